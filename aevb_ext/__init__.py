@@ -1,0 +1,23 @@
+"""Fused, numerically safe ELBO operations for PyTorch, and Auto-Encoding Variational Bayes on top of them."""
+
+from ._library import build_info
+from .functional import (
+    bernoulli_log_prob,
+    gaussian_kl,
+    gaussian_log_prob,
+    noise_key,
+    rsample,
+    rsample_kl,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "bernoulli_log_prob",
+    "build_info",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "noise_key",
+    "rsample",
+    "rsample_kl",
+]

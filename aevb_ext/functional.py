@@ -1,0 +1,250 @@
+"""The ELBO operations: what stands between a VAE's encoder and its loss.
+
+Conventions, the same everywhere:
+
+* A *data point* is indexed by the first ``batch_dims`` dimensions (``B``) of the tensor that is given one row per
+  data point; all later dimensions are the *event*. Dimensions before ``B`` are Monte Carlo samples (``*samples``).
+* ``spread`` says how every spread argument (``logvar``, ``prior_logvar``) is parameterised: ``"logvar"`` (log sigma^2,
+  the default), ``"log_std"``, ``"std"`` or ``"var"``.
+* ``reduction`` is ``"sample"`` (sum over the event: one value per data point and sample; the default), ``"none"``
+  (elementwise), ``"sum"`` (over everything) or ``"mean"`` (the mean of the per-sample sums, which is what the ELBO of
+  a minibatch is).
+* float64, float32, bfloat16 and float16 are accepted. Arithmetic is in float32 (float64 for float64), values come
+  back in that type, gradients in the type of their input.
+* Nothing here synchronises with the host, and the same inputs give the same bits.
+
+All values are in nats. Equation numbers are those of Kingma & Welling 2014 (arXiv 1312.6114).
+"""
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._library import ops
+
+__all__ = ["bernoulli_log_prob", "gaussian_kl", "gaussian_log_prob", "noise_key", "rsample", "rsample_kl"]
+
+# Devices whose kernels are compiled (or, for meta, shape-only). Everywhere else the reference formula is computed.
+_COMPILED = frozenset(("cpu", "cuda", "meta"))
+
+
+def noise_key(device=None, generator=None) -> Tensor:
+    """Draw a noise key: what makes the random functions here a pure function of their tensors.
+
+    The key comes from ``generator`` (default: PyTorch's own for ``device``), so ``torch.manual_seed`` and
+    ``torch.Generator`` do what they do elsewhere: the same generator state gives the same key and each call advances
+    the state. On CUDA the draw is safe under graph capture: each replay draws a new key.
+
+    Args:
+        device: where the key is to be used. Default: the generator's device, or PyTorch's default device.
+        generator: a ``torch.Generator`` on that device.
+
+    Returns:
+        int64 ``[2]`` on ``device``: ``(seed, offset)``; :mod:`aevb_ext.noise` defines the noise that it stands for.
+
+    Raises:
+        ValueError: the generator is on another device.
+    """
+    device = _device(device, generator)
+    if device.type not in _COMPILED:
+        return reference.noise_key(device, generator)
+    return ops.noise_key(device, generator=generator)
+
+
+def rsample(
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    n_samples: int | None = None,
+    key: Tensor | None = None,
+    generator=None,
+    spread: str = "logvar",
+) -> Tensor:
+    r"""Reparameterised samples :math:`z = \mu + \sigma \epsilon`, :math:`\epsilon \sim N(0, I)` (section 2.4).
+
+    The backward draws the noise again from the key, so neither :math:`\epsilon` nor :math:`\sigma` is kept.
+
+    Args:
+        mu: ``[B, *event]``, floating.
+        logvar: the spread, of mu's dtype and shape, or broadcasting to it.
+        n_samples: ``L >= 1`` samples of each data point in a new leading dimension; None: one, without it.
+        key: the noise key (:func:`noise_key`). Default: a fresh one from ``generator``.
+        generator: where a fresh key comes from; not together with ``key``.
+        spread: the parameterisation of ``logvar``.
+
+    Returns:
+        z, of mu's dtype: ``[B, *event]``, or ``[n_samples, B, *event]``. Differentiable in mu and logvar.
+
+    Raises:
+        ValueError: shapes, devices, the key, ``n_samples`` or ``spread`` do not fit.
+        TypeError: a dtype is not floating, or the dtypes differ.
+    """
+    if mu.device.type not in _COMPILED:
+        return reference.rsample(mu, logvar, n_samples=n_samples, key=key, generator=generator, spread=spread)
+    return ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, spread)
+
+
+def gaussian_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
+    *,
+    spread: str = "logvar",
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    r"""Analytic :math:`D_{KL}(N(\mu, \sigma^2) \| N(\mu_p, \sigma_p^2))` of diagonal Gaussians (appendix B).
+
+    .. math:: \tfrac12 \sum_j \left(e^{w_j} - 1 - w_j + (\mu_j - \mu_{p,j})^2 / \sigma_{p,j}^2\right),
+              \quad w = \log \sigma^2 - \log \sigma_p^2
+
+    computed without cancellation: right to a few ulp near the prior, and never negative.
+
+    Args:
+        mu: ``[B, *event]``, floating.
+        logvar: the spread, of mu's dtype and shape, or broadcasting to it.
+        prior_mu: the prior's mean, likewise. None: 0.
+        prior_logvar: the prior's spread, likewise and in the same parameterisation. None: unit variance.
+        spread: the parameterisation of ``logvar`` and ``prior_logvar``.
+        reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
+        batch_dims: how many dimensions of mu index data points.
+
+    Returns:
+        KL in nats: ``[B]``; ``[B, *event]`` for ``"none"``; a scalar for ``"sum"`` and ``"mean"``.
+
+    Raises:
+        ValueError: shapes, devices, ``spread``, ``reduction`` or ``batch_dims`` do not fit.
+        TypeError: a dtype is not floating, or the dtypes differ.
+    """
+    if mu.device.type not in _COMPILED:
+        return reference.gaussian_kl(
+            mu, logvar, prior_mu, prior_logvar, spread=spread, reduction=reduction, batch_dims=batch_dims
+        )
+    return ops.gaussian_kl(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims)
+
+
+def rsample_kl(
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    n_samples: int | None = None,
+    key: Tensor | None = None,
+    generator=None,
+    spread: str = "logvar",
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """:func:`rsample` and :func:`gaussian_kl` to N(0, I) in one pass over the posterior's parameters.
+
+    The two halves of the encoder's output are read once for both, and their gradients are written once.
+
+    Args:
+        mu, logvar, n_samples, key, generator, spread: as in :func:`rsample`.
+        reduction, batch_dims: as in :func:`gaussian_kl`.
+
+    Returns:
+        ``(z, kl)``: z as :func:`rsample` gives it for the same key, kl as :func:`gaussian_kl` gives it.
+
+    Raises:
+        ValueError, TypeError: as those two do.
+    """
+    if mu.device.type not in _COMPILED:
+        return reference.rsample_kl(
+            mu,
+            logvar,
+            n_samples=n_samples,
+            key=key,
+            generator=generator,
+            spread=spread,
+            reduction=reduction,
+            batch_dims=batch_dims,
+        )
+    return ops.rsample_kl(mu, logvar, _key(mu, key, generator), n_samples, spread, reduction, batch_dims)
+
+
+def bernoulli_log_prob(
+    x: Tensor,
+    logits: Tensor,
+    *,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    r"""Bernoulli log-likelihood :math:`\log p(x | z)` of a decoder's logits (appendix C.1, eq. 11).
+
+    .. math:: \sum_i x_i l_i - \log(1 + e^{l_i})
+
+    with x any number, usually in [0, 1] (grey pixels as targets, as the paper does). Stable for all logits.
+
+    Args:
+        x: data ``[B, *event]``: any float dtype, bool or uint8. Broadcast over samples without a copy.
+        logits: ``[*samples, B, *event]``, floating.
+        x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
+        reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
+        batch_dims: how many dimensions of x index data points.
+
+    Returns:
+        ``[*samples, B]``; the shape of logits for ``"none"``; a scalar for ``"sum"`` and ``"mean"``.
+        Differentiable in logits and in a floating x.
+
+    Raises:
+        ValueError: shapes, devices, ``reduction`` or ``batch_dims`` do not fit.
+        TypeError: a dtype is not supported.
+    """
+    if logits.device.type not in _COMPILED:
+        return reference.bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
+    return ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
+
+
+def gaussian_log_prob(
+    x: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    spread: str = "logvar",
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    r"""Gaussian log-likelihood :math:`\log p(x | z)` of a decoder's mean and spread (appendix C.2, eq. 12).
+
+    .. math:: -\tfrac12 \sum_i \log 2\pi + \log \sigma_i^2 + (x_i - \mu_i)^2 / \sigma_i^2
+
+    Args:
+        x: data ``[B, *event]``: any float dtype, bool or uint8. Broadcast over samples without a copy.
+        mu: the decoder's mean ``[*samples, B, *event]``, floating.
+        logvar: the decoder's spread, of mu's dtype and shape, or broadcasting to it (a learned scalar, one per
+            feature, per channel, per data point); its gradient comes back in its own shape.
+        spread: the parameterisation of ``logvar``.
+        x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
+        reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
+        batch_dims: how many dimensions of x index data points.
+
+    Returns:
+        ``[*samples, B]``; the shape of mu for ``"none"``; a scalar for ``"sum"`` and ``"mean"``.
+        Differentiable in mu, logvar and a floating x.
+
+    Raises:
+        ValueError: shapes, devices, ``spread``, ``reduction`` or ``batch_dims`` do not fit.
+        TypeError: a dtype is not supported, or those of mu and logvar differ.
+    """
+    if mu.device.type not in _COMPILED:
+        return reference.gaussian_log_prob(
+            x, mu, logvar, spread=spread, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+        )
+    return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
+
+
+def _device(device, generator) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    return generator.device if generator is not None else torch.get_default_device()
+
+
+def _key(mu: Tensor, key: Tensor | None, generator) -> Tensor:
+    if key is None:
+        return noise_key(mu.device, generator)
+    if generator is not None:
+        raise ValueError("key and generator were both given: the key alone determines the noise, give one of them")
+    return key

@@ -1,0 +1,55 @@
+"""Noise keys, and the definition of the standard normal noise that a key stands for.
+
+A *noise key* is an int64 tensor ``[2]``, ``(seed, offset)``, on the device it is used on. Element ``i`` of the
+noise (its row-major logical index, whatever the strides) is made from 32-bit word ``i % 4`` of the Philox4x32-10
+block (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with
+
+    key     = (seed mod 2^32, seed div 2^32)
+    counter = (block mod 2^32, block div 2^32, offset mod 2^32, offset div 2^32),   block = i div 4
+
+and each pair of words ``(a, b)`` gives two normals by Box and Muller (1958):
+
+    u = (a + 1/2) / 2^32,   t = b / 2^32,   r = sqrt(-2 ln u),   (r cos 2 pi t, r sin 2 pi t).
+
+The functions here are that definition in plain PyTorch. The compiled operators draw the same words.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+
+
+def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> list[Tensor]:
+    """Philox4x32: four 32-bit words from four counter words and two key words.
+
+    All words are int64 tensors holding values in ``[0, 2^32)``; they broadcast against each other.
+    """
+    counter, key = list(counter), list(key)
+    for _ in range(rounds):
+        # int64 products wrap modulo 2^64, so both halves of the 64-bit product are still there after masking.
+        product = [counter[2 * i] * _MULTIPLIER[i] for i in range(2)]
+        low, high = [p & _MASK for p in product], [(p >> 32) & _MASK for p in product]
+        counter = [high[1] ^ counter[1] ^ key[0], low[1], high[0] ^ counter[3] ^ key[1], low[0]]
+        key = [(k + w) & _MASK for k, w in zip(key, _WEYL, strict=True)]
+    return counter
+
+
+def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The noise of ``key``: standard normals of ``shape`` and ``dtype`` (float32 or float64) on the key's device."""
+    count = math.prod(shape)
+    seed, offset = key[0], key[1]
+    block = torch.arange((count + 3) // 4, device=key.device)
+    halves = [(part & _MASK, (part >> 32) & _MASK) for part in (block, offset, seed)]
+    words = philox4x32([*halves[0], *halves[1]], list(halves[2]))
+    normals = []
+    for a, b in (words[:2], words[2:]):
+        # Rounded in this order in every implementation, so that they agree on u to the last bit.
+        u = a.to(dtype) * 2.0**-32 + 2.0**-33
+        radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (b.to(dtype) * 2.0**-32)
+        normals += [radius * angle.cos(), radius * angle.sin()]
+    return torch.stack(normals, dim=-1).reshape(-1)[:count].reshape(shape)

@@ -1,0 +1,99 @@
+"""Every public function again, as the plain PyTorch formula.
+
+This is the definition that the tests and the benchmarks hold the compiled operators to, and what the public
+functions compute on a device that has no compiled kernel. Names, signatures and results are those of
+:mod:`aevb_ext.functional`, where they are documented.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .noise import standard_normal
+
+__all__ = ["bernoulli_log_prob", "gaussian_kl", "gaussian_log_prob", "noise_key", "rsample", "rsample_kl"]
+
+
+def noise_key(device=None, generator=None) -> Tensor:
+    if device is None:
+        device = generator.device if generator is not None else torch.get_default_device()
+    seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator)
+    return torch.cat([seed, torch.zeros_like(seed)])
+
+
+def rsample(mu, logvar, *, n_samples=None, key=None, generator=None, spread="logvar") -> Tensor:
+    shape = mu.shape if n_samples is None else (n_samples, *mu.shape)
+    if key is None:
+        key = noise_key(mu.device, generator)
+    mu32, logvar32 = _wide(mu), _logvar(_wide(logvar), spread)
+    eps = standard_normal(key, tuple(shape), mu32.dtype)
+    return (mu32 + (0.5 * logvar32).exp() * eps).to(mu.dtype)
+
+
+def gaussian_kl(
+    mu, logvar, prior_mu=None, prior_logvar=None, *, spread="logvar", reduction="sample", batch_dims=1
+) -> Tensor:
+    event_dims = mu.dim() - batch_dims
+    mu, v = _wide(mu), _logvar(_wide(logvar), spread)
+    if prior_mu is not None:
+        mu = mu - _wide(prior_mu)
+    precision = 1.0
+    if prior_logvar is not None:
+        prior_v = _logvar(_wide(prior_logvar), spread)
+        v, precision = v - prior_v, (-prior_v).exp()
+    return _reduce(0.5 * (torch.expm1(v) - v + mu.square() * precision), event_dims, reduction)
+
+
+def rsample_kl(
+    mu, logvar, *, n_samples=None, key=None, generator=None, spread="logvar", reduction="sample", batch_dims=1
+) -> tuple[Tensor, Tensor]:
+    z = rsample(mu, logvar, n_samples=n_samples, key=key, generator=generator, spread=spread)
+    return z, gaussian_kl(mu, logvar, spread=spread, reduction=reduction, batch_dims=batch_dims)
+
+
+def bernoulli_log_prob(x, logits, *, x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:
+    event_dims = x.dim() - batch_dims
+    logits = _wide(logits)
+    x = x.to(logits.dtype) * x_scale
+    return _reduce(x * logits + F.logsigmoid(-logits), event_dims, reduction)
+
+
+def gaussian_log_prob(x, mu, logvar, *, spread="logvar", x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:
+    event_dims = x.dim() - batch_dims
+    mu, v = _wide(mu), _logvar(_wide(logvar), spread)
+    x = x.to(mu.dtype) * x_scale
+    return _reduce(-0.5 * (math.log(2 * math.pi) + v + (x - mu).square() * (-v).exp()), event_dims, reduction)
+
+
+def _wide(t: Tensor) -> Tensor:
+    """The type that arithmetic is done in: float32, or float64 for float64."""
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def _logvar(s: Tensor, spread: str) -> Tensor:
+    match spread:
+        case "logvar":
+            return s
+        case "log_std":
+            return 2 * s
+        case "std":
+            return 2 * s.log()
+        case "var":
+            return s.log()
+    raise ValueError(f'spread must be "logvar", "log_std", "std" or "var", got "{spread}"')
+
+
+def _reduce(values: Tensor, event_dims: int, reduction: str) -> Tensor:
+    if reduction == "none":
+        return values
+    per_sample = values.flatten(values.dim() - event_dims).sum(-1) if event_dims else values
+    match reduction:
+        case "sample":
+            return per_sample
+        case "sum":
+            return per_sample.sum()
+        case "mean":
+            return per_sample.mean()
+    raise ValueError(f'reduction must be "none", "sample", "sum" or "mean", got "{reduction}"')
