@@ -1,0 +1,68 @@
+// What the operators (ops/, which know tensors) tell the kernels (cpu/ and cuda/, which know loops): plain data.
+//
+// A problem has `rows` rows (one data point, one sample) of `event` elements. Element e of row r has the flat index
+// r * event + e, and each operand says for itself how a flat index becomes an address.
+#pragma once
+#include <cstdint>
+
+namespace aevb {
+
+enum class Type : int { f64, f32, bf16, f16, u8 };
+enum class Spread : int { logvar, log_std, std, var };
+enum class Formula : int { bernoulli, gaussian, gaussian_kl, gaussian_kl_prior };
+
+// Row sums longer than this are summed in blocks of it, so that one long row can be shared by many threads, and so that
+// the order of summation never depends on how many there are.
+constexpr int64_t kBlock = 8192;
+constexpr int kMaxDims = 6;
+
+// A tensor read in logical order: dimensions merged where they can be; broadcast dimensions have stride 0.
+struct Input {
+  const void* data = nullptr;
+  Type type = Type::f32;
+  int dims = 0;
+  int64_t size[kMaxDims] = {};
+  int64_t stride[kMaxDims] = {};
+};
+
+// A contiguous result: one number for each element, or one for each block of each row (their sum).
+struct Output {
+  void* data = nullptr;
+  Type type = Type::f32;
+  bool per_block = false;
+};
+
+struct Params {
+  double x_scale = 1;
+  Spread spread = Spread::logvar;
+};
+
+// Arithmetic is in `wide`: f64 or f32.
+struct RowCall {
+  Formula formula;
+  Params params;
+  Type wide;
+  int64_t rows, event, blocks;
+  Input in[4];
+  Output value;     // forward
+  Input cotangent;  // backward: of the value, in `wide`, times `cotangent_scale`
+  double cotangent_scale = 1;
+  Output gradient[4];  // backward: of each input; no data: not wanted
+};
+
+// z = mu + sigma eps for `samples` draws, and the KL to N(0, I) where it is wanted.
+struct SampleCall {
+  Params params;
+  Type wide;
+  int64_t rows, event, blocks, samples;
+  Input mu, spread;
+  const int64_t* key;  // seed, offset, on the device
+  Output z;            // forward: [samples, rows, event]
+  Output kl;           // forward; no data: not wanted
+  Input z_cotangent;   // backward: over samples * rows * event flat indices; no data: zero
+  Input kl_cotangent;  // backward, in `wide`; no data: zero
+  double kl_cotangent_scale = 1;
+  Output gradient[2];  // backward: of mu and spread
+};
+
+}  // namespace aevb

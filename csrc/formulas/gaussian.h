@@ -1,0 +1,83 @@
+// Diagonal Gaussians: log-likelihood (Kingma & Welling 2014, appendix C.2), KL divergence (appendix B).
+#pragma once
+#include "formulas/spread.h"
+
+namespace aevb::AEVB_ISA {
+
+// log p(x | mu, sigma) = -1/2 (log 2 pi + log sigma^2 + t^2),  t = (x - mu) / sigma
+struct Gaussian {
+  static constexpr int arity = 3;  // x, mu, spread
+  static constexpr double log_2pi = 1.8378770664093454836;
+  double x_scale;
+  SpreadOf spread;
+
+  template <class N>
+  AEVB_INLINE N value(N x, N mu, N s) const {
+    N t = standardised(x, mu, s);
+    return N(-0.5) * (N(log_2pi) + spread.logvar(s) + t * t);
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N x, N mu, N s, N& dx, N& dmu, N& ds) const {
+    N t = standardised(x, mu, s);
+    dmu = product(t, spread.inverse_std(s));
+    dx = -dmu * N(x_scale);
+    ds = N(0.5) * (t * t - N(1)) * spread.slope(s);
+  }
+
+ private:
+  // The difference is scaled before it is squared: its square may overflow where t does not.
+  template <class N>
+  AEVB_INLINE N standardised(N x, N mu, N s) const {
+    return product(x * N(x_scale) - mu, spread.inverse_std(s));
+  }
+};
+
+// KL(N(mu, sigma^2) || N(mu_p, sigma_p^2)) = 1/2 (e^w - 1 - w + q^2),  w = log sigma^2/sigma_p^2,  q = (mu - mu_p) /
+// sigma_p
+struct GaussianKlPrior {
+  static constexpr int arity = 4;  // mu, spread, prior mu, prior spread
+  SpreadOf spread;
+
+  template <class N>
+  AEVB_INLINE N value(N mu, N s, N prior_mu, N prior_s) const {
+    N q = product(mu - prior_mu, spread.inverse_std(prior_s));
+    return N(0.5) * (Exponential<N>(spread.logvar_over(s, prior_s)).excess + q * q);
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N mu, N s, N prior_mu, N prior_s, N& dmu, N& ds, N& dprior_mu, N& dprior_s) const {
+    N precision = spread.inverse_std(prior_s);
+    N q = product(mu - prior_mu, precision);
+    N expm1 = Exponential<N>(spread.logvar_over(s, prior_s)).expm1;
+    dmu = product(q, precision);
+    dprior_mu = -dmu;
+    ds = product(N(0.5) * expm1, spread.slope(s));
+    dprior_s = product(N(-0.5) * (expm1 + q * q), spread.slope(prior_s));
+  }
+};
+
+// The same to the prior N(0, I), the KL term of eq. 10.
+struct GaussianKl {
+  static constexpr int arity = 2;  // mu, spread
+  SpreadOf spread;
+
+  template <class N>
+  AEVB_INLINE N value(N mu, N s) const {
+    return N(0.5) * (Exponential<N>(log_variance(s)).excess + mu * mu);
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N mu, N s, N& dmu, N& ds) const {
+    dmu = mu;
+    ds = product(N(0.5) * Exponential<N>(log_variance(s)).expm1, spread.slope(s));
+  }
+
+ private:
+  template <class N>
+  AEVB_INLINE N log_variance(N s) const {
+    return spread.logvar_over(s, N(spread.unit()));
+  }
+};
+
+}  // namespace aevb::AEVB_ISA

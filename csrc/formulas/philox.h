@@ -1,0 +1,41 @@
+// Philox4x32-10 (Salmon et al. 2011) and Box-Muller: a noise key and an index in, four standard normals out.
+// aevb_ext/noise.py is the same in Python, with the layout of key and counter in words.
+#pragma once
+#include "formulas/numerics.h"
+
+namespace aevb::AEVB_ISA {
+
+// U is an unsigned 32-bit number type with ^, + and multiply(U, constant, U& high, U& low), the two halves of the
+// product.
+template <class U>
+struct PhiloxBlock {
+  U word[4];
+};
+
+template <class U>
+AEVB_INLINE PhiloxBlock<U> philox4x32_10(PhiloxBlock<U> c, unsigned key0, unsigned key1) {
+  AEVB_UNROLL
+  for (int round = 0; round < 10; ++round) {
+    U high0, low0, high1, low1;
+    multiply(c.word[0], 0xD2511F53u, high0, low0);
+    multiply(c.word[2], 0xCD9E8D57u, high1, low1);
+    c = {{high1 ^ c.word[1] ^ U(key0), low1, high0 ^ c.word[3] ^ U(key1), low0}};
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return c;
+}
+
+// Two 32-bit words, already converted to N, to two normals. The first uniform is in (0, 1], the second in [0, 1].
+template <class N>
+AEVB_INLINE void box_muller(N a, N b, N& first, N& second) {
+  constexpr double ulp = 1.0 / 4294967296.0;
+  N u = a * N(ulp) + N(0.5 * ulp);
+  N radius = sqrt(N(-2) * log(u));
+  N sine, cosine;
+  sincos_turns(b * N(ulp), sine, cosine);
+  first = radius * cosine;
+  second = radius * sine;
+}
+
+}  // namespace aevb::AEVB_ISA

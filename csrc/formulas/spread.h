@@ -1,0 +1,81 @@
+// The four ways to give the spread of a Gaussian, each as what the formulas need of it.
+#pragma once
+#include "call.h"
+#include "formulas/numerics.h"
+
+namespace aevb::AEVB_ISA {
+
+struct SpreadOf {
+  Spread kind;
+
+  // v = log sigma^2
+  template <class N>
+  AEVB_INLINE N logvar(N s) const {
+    switch (kind) {
+      case Spread::log_std: return s + s;
+      case Spread::std: return N(2) * log(s);
+      case Spread::var: return log(s);
+      default: return s;
+    }
+  }
+
+  // dv / ds
+  template <class N>
+  AEVB_INLINE N slope(N s) const {
+    switch (kind) {
+      case Spread::log_std: return N(2);
+      case Spread::std: return N(2) / s;
+      case Spread::var: return N(1) / s;
+      default: return N(1);
+    }
+  }
+
+  // v(s) - v(prior), exact near the prior
+  template <class N>
+  AEVB_INLINE N logvar_over(N s, N prior) const {
+    switch (kind) {
+      case Spread::log_std: return N(2) * (s - prior);
+      case Spread::std: return N(2) * log_ratio(s, prior);
+      case Spread::var: return log_ratio(s, prior);
+      default: return s - prior;
+    }
+  }
+
+  // sigma
+  template <class N>
+  AEVB_INLINE N std(N s) const {
+    switch (kind) {
+      case Spread::log_std: return exp(s);
+      case Spread::std: return s;
+      case Spread::var: return sqrt(s);
+      default: return exp(N(0.5) * s);
+    }
+  }
+
+  // d sigma / ds
+  template <class N>
+  AEVB_INLINE N std_slope(N s) const {
+    switch (kind) {
+      case Spread::log_std: return exp(s);
+      case Spread::std: return N(1);
+      case Spread::var: return N(0.5) / sqrt(s);
+      default: return N(0.5) * exp(N(0.5) * s);
+    }
+  }
+
+  // 1 / sigma
+  template <class N>
+  AEVB_INLINE N inverse_std(N s) const {
+    switch (kind) {
+      case Spread::log_std: return exp(-s);
+      case Spread::std: return N(1) / s;
+      case Spread::var: return N(1) / sqrt(s);
+      default: return exp(N(-0.5) * s);
+    }
+  }
+
+  // The s that stands for sigma = 1.
+  double unit() const { return kind == Spread::std || kind == Spread::var ? 1.0 : 0.0; }
+};
+
+}  // namespace aevb::AEVB_ISA
