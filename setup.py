@@ -1,0 +1,277 @@
+"""Builds aevb_ext._C, the compiled operators; says in one line what it builds and why.
+
+Environment variables:
+    AEVB_CUDA             1: with CUDA, or an error that says what is missing. 0: without. Default: CUDA where torch has
+                          it and nvcc is found.
+    CUDA_HOME             the CUDA toolkit. Default: the one of the nvcc on PATH, or /usr/local/cuda.
+    TORCH_CUDA_ARCH_LIST  GPU architectures, e.g. "8.0;9.0+PTX". Default: those of the GPUs that are visible, or else
+                          every current one.
+    CXX, CXXFLAGS         the C++ compiler, and flags added to those given here.
+    MAX_JOBS              how many compilers run at once. Default: one per core.
+
+The objects are compiled here and not by torch's BuildExtension, which knows one set of flags for all C++ sources: the
+CPU kernels are one source compiled once per instruction set, and library.cpp alone is told the commit, so that a new
+commit does not compile everything again.
+"""
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, PlatformError
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+
+KERNELS = CSRC / "cpu" / "kernels.cpp"
+INSTRUCTION_SETS = {"baseline": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["avx2"] = _AVX2
+    INSTRUCTION_SETS["avx512"] = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+
+CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
+
+CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", f"-I{CSRC}"]
+# The kernels read neither errno nor the floating-point exception flags; nothing here changes a result.
+KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
+NVCC_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-lineinfo", "--expt-relaxed-constexpr", f"-I{CSRC}"]
+NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
+# at::parallel_for, a template, is serial in sources compiled without it.
+OPENMP_FLAGS = ["-fopenmp"] if sys.platform == "linux" else []
+
+
+class Unavailable(Exception):
+    """Why CUDA cannot be built here."""
+
+
+@dataclass(frozen=True)
+class Cuda:
+    nvcc: Path
+    home: Path
+    version: str
+    archs: tuple[str, ...]  # of nvcc's numbers: "90", "90+PTX"
+
+    @classmethod
+    def find(cls, torch) -> "Cuda":
+        if torch.version.cuda is None:
+            raise Unavailable(f"torch {torch.__version__} is built without CUDA: install a CUDA build of PyTorch")
+        nvcc = _find_nvcc()
+        version = re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))[1]
+        if version.split(".")[0] != torch.version.cuda.split(".")[0]:
+            raise Unavailable(
+                f"{nvcc} is of CUDA {version}, torch {torch.__version__} of CUDA {torch.version.cuda}, and the major "
+                "versions must agree: set CUDA_HOME to a toolkit that fits"
+            )
+        # nvcc knows its toolkit; its own path may be a wrapper's.
+        top = re.search(r"TOP=(.*)", _output(nvcc, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull))
+        home = Path(top[1].strip()).resolve() if top else nvcc.parent.parent
+        known = re.findall(r"compute_(\d+)", _output(nvcc, "--list-gpu-arch"))
+        return cls(nvcc, home, version, _archs(torch, known))
+
+    @property
+    def arch_list(self) -> str:
+        """The architectures as TORCH_CUDA_ARCH_LIST writes them."""
+        return ";".join(re.sub(r"^(\d+)(\d)", r"\1.\2", arch) for arch in self.archs)
+
+    @property
+    def arch_flags(self) -> list[str]:
+        flags = []
+        for arch in self.archs:
+            number = arch.removesuffix("+PTX")
+            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+            if arch.endswith("+PTX"):
+                flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+        return flags
+
+
+def _output(*command) -> str:
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout
+
+
+def _find_nvcc() -> Path:
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        if home := os.environ.get(name):
+            if (nvcc := Path(home) / "bin" / "nvcc").exists():
+                return nvcc
+            raise Unavailable(f"nvcc is missing: {name}={home} has no bin/nvcc")
+    if found := shutil.which("nvcc", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/local/cuda/bin"):
+        return Path(found)
+    raise Unavailable("nvcc is missing: it is neither on PATH nor in /usr/local/cuda, and CUDA_HOME is not set")
+
+
+def _archs(torch, known: list[str]) -> tuple[str, ...]:
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    if listed and listed != "native":
+        names = re.split(r"[;\s]+", listed.strip("; "))
+        for name in names:
+            if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
+                raise PlatformError(f"TORCH_CUDA_ARCH_LIST={listed}: {name} is not of the form 9.0, 9.0a or 9.0+PTX")
+        return tuple(name.replace(".", "") for name in names)
+    newest = max(known, key=int)
+    visible = {"%d%d" % torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    if visible:
+        archs = sorted(visible.intersection(known), key=int)
+        return tuple(archs) if visible <= set(known) else (*archs, f"{newest}+PTX")
+    archs = [arch for arch in CUDA_ARCHS if arch in known]
+    return (*archs[:-1], f"{archs[-1]}+PTX")
+
+
+def choose_cuda(torch) -> tuple[Cuda | None, str]:
+    """What to build CUDA with, or None, and why."""
+    wish = os.environ.get("AEVB_CUDA", "")
+    if wish not in ("", "0", "1"):
+        raise PlatformError(f"AEVB_CUDA={wish}: expected 1 (with CUDA), 0 (without) or nothing (where possible)")
+    if wish == "0":
+        return None, "AEVB_CUDA=0"
+    try:
+        cuda = Cuda.find(torch)
+    except Unavailable as missing:
+        if wish == "1":
+            raise PlatformError(f"AEVB_CUDA=1, but CUDA cannot be built: {missing}") from None
+        return None, str(missing)
+    return cuda, "AEVB_CUDA=1" if wish else f"torch {torch.__version__} has CUDA and {cuda.nvcc} is there"
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object file; it is compiled again when its command or a file that it read has changed."""
+
+    path: Path
+    source: Path
+    command: list[str]
+
+    def _notes(self) -> tuple[Path, Path]:
+        return Path(f"{self.path}.d"), Path(f"{self.path}.command")
+
+    def is_fresh(self) -> bool:
+        dependencies, command = self._notes()
+        try:
+            built = self.path.stat().st_mtime
+            read = shlex.split(dependencies.read_text().replace("\\\n", " "))[1:]
+            return command.read_text() == shlex.join(self.command) and all(os.stat(f).st_mtime <= built for f in read)
+        except OSError:
+            return False
+
+    def compile(self) -> None:
+        dependencies, command = self._notes()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        command.unlink(missing_ok=True)
+        flags = ["-MMD", "-MF", str(dependencies), "-c", str(self.source), "-o", str(self.path)]
+        if subprocess.run([*self.command, *flags]).returncode:
+            raise CompileError(f"{self.source.relative_to(ROOT)} does not compile: {shlex.join(self.command)}")
+        command.write_text(shlex.join(self.command))
+
+
+def compile_all(objects: list[Object]) -> None:
+    stale = [o for o in objects if not o.is_fresh()]
+
+    def compile_one(numbered: tuple[int, Object]) -> None:
+        number, one = numbered
+        print(f"[{number}/{len(stale)}] {one.path.parent.name}/{one.path.name}", flush=True)
+        one.compile()
+
+    pool = ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1))
+    try:
+        list(pool.map(compile_one, enumerate(stale, 1)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _commit() -> str:
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        return "unknown"
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    described = subprocess.run(command, capture_output=True, text=True)
+    return described.stdout.strip() if described.returncode == 0 else "unknown"
+
+
+class BuildOperators(build_ext):
+    def build_extension(self, extension: Extension) -> None:
+        try:
+            import torch
+        except ImportError:
+            raise PlatformError(
+                "aevb_ext is compiled against the torch it will run with, and this build sees none: install torch "
+                "first, then `pip install --no-build-isolation .`"
+            ) from None
+        cuda, why = choose_cuda(torch)
+        with_cuda = f"and for CUDA {cuda.version} ({cuda.arch_list})" if cuda else "alone, without CUDA"
+        print(f"aevb_ext: building for the CPU ({', '.join(INSTRUCTION_SETS)}) {with_cuda}: {why}", flush=True)
+        if cuda:
+            os.environ["CUDA_HOME"] = str(cuda.home)  # torch.utils.cpp_extension reads it when it is imported
+
+        objects = self._objects(torch, cuda)
+        compile_all(objects)
+        self._link(extension, objects, cuda)
+
+    def _objects(self, torch, cuda: Cuda | None) -> list[Object]:
+        from torch.utils.cpp_extension import include_paths
+
+        # One folder per torch: objects are never shared between two.
+        folder = Path(self.build_temp).resolve() / f"torch-{torch.__version__}" / ("cuda" if cuda else "cpu")
+        compiler = [*shlex.split(os.environ.get("CXX", "c++")), *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        system = [sysconfig.get_path("include"), *include_paths("cuda" if cuda else "cpu")]
+        if cuda:
+            # What a small toolkit leaves out (cublas, cusparse, ...) is in the packages that torch depends on.
+            system += [str(path) for path in Path(torch.__path__[0]).parent.glob("nvidia/cu*/include")]
+        host = [*compiler, *CXX_FLAGS, *OPENMP_FLAGS, "-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
+        if len(INSTRUCTION_SETS) == 1:
+            host.append("-DAEVB_BASELINE_ONLY")
+        if cuda:
+            host.append("-DAEVB_WITH_CUDA")
+        host += [word for path in system for word in ("-isystem", path)]
+
+        def compiled(source: Path, command: list[str], suffix: str = "") -> Object:
+            name = source.relative_to(CSRC)
+            return Object(folder / name.parent / f"{name.name}{suffix}.o", source, command)
+
+        # The longest first, so that they do not run alone at the end.
+        objects = []
+        if cuda:
+            nvcc = [str(cuda.nvcc), *NVCC_FLAGS, *cuda.arch_flags, *(w for p in system for w in ("-isystem", p))]
+            if "CXX" in os.environ:
+                nvcc += ["-ccbin", shlex.split(os.environ["CXX"])[-1]]  # the last word: CXX="ccache g++"
+            objects += [compiled(source, nvcc) for source in sorted(CSRC.glob("cuda/*.cu"))]
+        for name, flags in reversed(INSTRUCTION_SETS.items()):
+            command = [*compiler, *CXX_FLAGS, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}"]
+            objects.append(compiled(KERNELS, command, f".{name}"))
+        folders = ("ops", "cpu", "cuda") if cuda else ("ops", "cpu")
+        sources = [source for name in folders for source in sorted(CSRC.glob(f"{name}/*.cpp")) if source != KERNELS]
+        objects += [compiled(source, host) for source in sources]
+        about = {
+            "AEVB_VERSION": self.distribution.get_version(),
+            "AEVB_COMMIT": _commit(),
+            "AEVB_ARCH_LIST": cuda.arch_list if cuda else "",
+        }
+        macros = [f'-D{name}="{value}"' for name, value in about.items()]
+        objects.append(compiled(CSRC / "library.cpp", [*host, *macros]))
+        return objects
+
+    def _link(self, extension: Extension, objects: list[Object], cuda: Cuda | None) -> None:
+        from torch.utils.cpp_extension import library_paths
+
+        extension.extra_objects = [str(o.path) for o in objects]
+        extension.library_dirs = library_paths("cuda" if cuda else "cpu")
+        extension.libraries = ["c10", "torch", "torch_cpu", "torch_python"]
+        if cuda:
+            extension.libraries += ["cudart", "c10_cuda", "torch_cuda"]
+        extension.extra_link_args = OPENMP_FLAGS
+        # Objects of another torch can be older than the library that this one replaces.
+        self.force = True
+        super().build_extension(extension)
+
+
+if __name__ == "__main__":
+    setup(ext_modules=[Extension("aevb_ext._C", [], language="c++")], cmdclass={"build_ext": BuildOperators})
