@@ -1,0 +1,356 @@
+"""The one table of operators, shapes and layouts from which the tests come.
+
+A new operator is one more row of OPERATORS: values, gradients, layouts, opcheck, compile, export and functional
+transforms are tested from it.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from unittest import mock
+
+import torch
+from noise_definition import normals
+
+import aevb_ext
+from aevb_ext import reference
+
+SPREADS = ("logvar", "log_std", "std", "var")
+REDUCTIONS = ("sample", "none", "sum", "mean")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+X_DTYPES = ("same", torch.uint8, torch.bool, torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+# Both words of the seed and of the offset are used.
+KEY = (0x0123_4567_89AB_CDEF, 5 + (3 << 33))
+
+# What a float32 result may be off by, in units of eps x (1 + |the terms it is a sum of|). The tight bounds, in ulp and
+# over the whole range of the inputs, are those of test_extremes.py.
+VALUE_EPS, GRADIENT_EPS = 16, 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    batch: tuple[int, ...]
+    event: tuple[int, ...]
+    samples: tuple[int, ...] = ()
+
+
+SHAPES = {
+    "1d": Shape((6,), ()),
+    "event1": Shape((4,), (1,)),
+    "event3": Shape((4,), (3,)),
+    "event63": Shape((3,), (63,)),
+    "event784": Shape((2,), (784,)),
+    "image": Shape((2,), (3, 4, 6)),
+    "video": Shape((2,), (3, 2, 4, 6)),
+    "batch2": Shape((3, 2), (7,)),
+    "batch0": Shape((), (37,)),
+    "sampled": Shape((4,), (63,), samples=(3,)),
+    "sampled_image": Shape((2,), (3, 4, 6), samples=(2,)),
+    "sampled_twice": Shape((2,), (5,), samples=(2, 3)),
+}
+LONG = Shape((2,), (100003,))
+
+
+# How a tensor lies in memory. Each takes a contiguous tensor to one of the same shape; "expanded" alone changes the
+# values (to those of the first entry).
+
+
+def _halves(t):
+    """The second half of a tensor twice as wide, as `params.chunk(2, 1)` gives it: odd events are not even aligned."""
+    dim = min(1, t.dim() - 1)
+    return torch.cat([torch.full_like(t, math.nan), t], dim).chunk(2, dim)[1]
+
+
+def _transposed(t):
+    dims = tuple(reversed(range(t.dim())))
+    return t.permute(dims).contiguous().permute(dims)
+
+
+def _channels_last(t):
+    return t.movedim(1, -1).contiguous().movedim(-1, 1) if t.dim() > 1 else t
+
+
+def _every_other(t):
+    return torch.stack([t, torch.full_like(t, math.nan)], -1).flatten(-2)[..., ::2]
+
+
+def _expanded(t):
+    return t[:1].expand(t.shape)
+
+
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "halves": _halves,
+    "transposed": _transposed,
+    "channels_last": _channels_last,
+    "every_other": _every_other,
+    "expanded": _expanded,
+}
+
+
+def lay_out(t: torch.Tensor, layout: str) -> torch.Tensor:
+    if t.dim() == 0:
+        return t
+    if t.dtype in (torch.bool, torch.uint8):  # no NaN to fill the gaps with
+        return LAYOUTS[layout](t.double()).to(t.dtype) if layout != "expanded" else _expanded(t)
+    return LAYOUTS[layout](t)
+
+
+# Which shape an argument has.
+
+
+def _data(shape, _):
+    return shape.batch + shape.event
+
+
+def _decoder(shape, _):
+    return shape.samples + shape.batch + shape.event
+
+
+def _spread_of(full: Callable) -> Callable:
+    def broadcast(shape, form):
+        ones = (1,) * len(shape.event)
+        return {
+            "full": full(shape, form),
+            "scalar": (),
+            "feature": shape.event,
+            "channel": (shape.event[:1] + ones[1:]),
+            "point": shape.batch + ones,
+        }[form]
+
+    return broadcast
+
+
+SPREAD_FORMS = ("full", "scalar", "feature", "channel", "point")
+
+
+# Which values it has, in float64.
+
+
+def _normal(generator, shape):
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _unit(generator, shape):
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def _logits(generator, shape):
+    return 3 * _normal(generator, shape)
+
+
+def _log_variance(generator, shape):
+    return 4 * _unit(generator, shape) - 2
+
+
+@dataclass(frozen=True)
+class Argument:
+    values: Callable
+    shape: Callable
+    is_spread: bool = False
+
+
+def _spread(full):
+    return Argument(_log_variance, _spread_of(full), is_spread=True)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A public function: its tensors, and which of the common options it takes."""
+
+    name: str
+    arguments: dict[str, Argument]
+    draws_noise: bool = False
+    reduces: bool = True
+    forms: tuple[str, ...] = SPREAD_FORMS
+    variant: str = ""
+
+    @property
+    def takes_x(self):
+        return "x" in self.arguments
+
+    @property
+    def takes_spread(self):
+        return any(a.is_spread for a in self.arguments.values())
+
+    def __str__(self):
+        return f"{self.name}_{self.variant}" if self.variant else self.name
+
+
+_posterior = {"mu": Argument(_normal, _data), "logvar": _spread(_data)}
+OPERATORS = [
+    Operator("rsample", _posterior, draws_noise=True, reduces=False),
+    Operator("gaussian_kl", _posterior),
+    Operator(
+        "gaussian_kl",
+        {**_posterior, "prior_mu": Argument(_normal, _spread_of(_data)), "prior_logvar": _spread(_data)},
+        variant="to_prior",
+    ),
+    Operator("rsample_kl", _posterior, draws_noise=True),
+    Operator("bernoulli_log_prob", {"x": Argument(_unit, _data), "logits": Argument(_logits, _decoder)}),
+    Operator(
+        "gaussian_log_prob",
+        {"x": Argument(_unit, _data), "mu": Argument(_normal, _decoder), "logvar": _spread(_decoder)},
+    ),
+]
+
+
+def in_parameterisation(log_variance: torch.Tensor, spread: str) -> torch.Tensor:
+    return {
+        "logvar": lambda v: v,
+        "log_std": lambda v: v / 2,
+        "std": lambda v: (v / 2).exp(),
+        "var": lambda v: v.exp(),
+    }[spread](log_variance)
+
+
+@dataclass(frozen=True)
+class Case:
+    operator: Operator
+    shape: Shape
+    dtype: torch.dtype = torch.float64
+    layout: str = "contiguous"
+    reduction: str = "sample"
+    spread: str = "logvar"
+    form: str = "full"  # the shape that the spread (and the prior) broadcasts from
+    x_dtype: torch.dtype | str = "same"
+    name: str = field(default="", compare=False)
+
+    def __str__(self):
+        parts = [str(self.operator), self.name, self.layout, _short(self.dtype)]
+        parts += [self.reduction] if self.operator.reduces else []
+        parts += [self.spread, self.form] if self.operator.takes_spread else []
+        parts += ["x_" + _short(self.x_dtype)] if self.operator.takes_x else []
+        return "-".join(parts)
+
+    def build(self, device="cpu") -> "Call":
+        generator = torch.Generator().manual_seed(1312_6114)
+        tensors = {}
+        for name, argument in self.operator.arguments.items():
+            values = argument.values(generator, argument.shape(self.shape, self.form))
+            dtype = self.dtype
+            if argument.is_spread:
+                values = in_parameterisation(values, self.spread)
+            if name == "x" and self.x_dtype != "same":
+                dtype = self.x_dtype
+                values = {torch.uint8: (values * 255).round(), torch.bool: values > 0.5}.get(dtype, values)
+            tensors[name] = lay_out(values.to(device=device, dtype=dtype), self.layout)
+        return Call(self.operator.name, tensors, self._options(device))
+
+    def _options(self, device):
+        options = {}
+        if self.operator.reduces:
+            options |= {"reduction": self.reduction, "batch_dims": len(self.shape.batch)}
+        if self.operator.takes_spread:
+            options["spread"] = self.spread
+        if self.operator.takes_x:
+            options["x_scale"] = {torch.uint8: 1 / 255, "same": 1.0}.get(self.x_dtype, 0.75)
+        if self.operator.draws_noise:
+            options["key"] = torch.tensor(KEY, device=device)
+            options["n_samples"] = math.prod(self.shape.samples) if self.shape.samples else None
+        return options
+
+
+@dataclass
+class Call:
+    """A public function with its arguments."""
+
+    name: str
+    tensors: dict[str, torch.Tensor]
+    options: dict
+
+    def run(self, tensors=None) -> tuple[torch.Tensor, ...]:
+        return _tuple(getattr(aevb_ext, self.name)(**(tensors or self.tensors), **self.options))
+
+    def floating(self) -> dict[str, torch.Tensor]:
+        return {name: t for name, t in self.tensors.items() if t.is_floating_point()}
+
+    def differentiable(self) -> "Call":
+        """The same call on the same values and strides, recorded by autograd."""
+        tensors = {name: t.detach().requires_grad_(name in self.floating()) for name, t in self.tensors.items()}
+        return Call(self.name, tensors, self.options)
+
+    def exact(self, tensors=None, **options) -> tuple[torch.Tensor, ...]:
+        """The reference formula in float64 on the CPU, with the noise that the operator's arithmetic stands for."""
+        arithmetic = torch.float64 if self._dtype() == torch.float64 else torch.float32
+
+        def noise(key, shape, dtype):
+            return normals(key, shape, uniforms=arithmetic)[0]
+
+        tensors = tensors or {name: t.detach().cpu().double() for name, t in self.tensors.items()}
+        options = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in (self.options | options).items()}
+        with mock.patch.object(reference, "standard_normal", noise):
+            return _tuple(getattr(reference, self.name)(**tensors, **options))
+
+    def exact_terms(self) -> tuple[torch.Tensor, ...]:
+        """Before the reduction; what a result's rounding error is measured against."""
+        return self.exact(reduction="none") if "reduction" in self.options else self.exact()
+
+    def _dtype(self):
+        return next(t.dtype for name, t in self.tensors.items() if name in ("mu", "logits"))
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _tuple(outputs):
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _short(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def _factors(operator: Operator) -> dict[str, list]:
+    return {
+        "name": list(SHAPES),
+        "layout": list(LAYOUTS),
+        "dtype": list(DTYPES),
+        "reduction": list(REDUCTIONS) if operator.reduces else ["sample"],
+        "spread": list(SPREADS) if operator.takes_spread else ["logvar"],
+        "form": list(operator.forms) if operator.takes_spread else ["full"],
+        "x_dtype": list(X_DTYPES) if operator.takes_x else ["same"],
+    }
+
+
+def _pairwise(factors: dict[str, list]) -> list[dict]:
+    """Rows in which every two levels of every two factors meet at least once: the full product has thousands."""
+    choose = random.Random(0)
+    pairs = [((f, a), (g, b)) for f, g in itertools.combinations(factors, 2) for a in factors[f] for b in factors[g]]
+    missing, rows = dict.fromkeys(pairs), []
+    for pair in pairs:
+        if pair not in missing:
+            continue
+        candidates = [{f: choose.choice(levels) for f, levels in factors.items()} | dict(pair) for _ in range(40)]
+        covered = [[p for p in itertools.combinations(row.items(), 2) if p in missing] for row in candidates]
+        best = max(range(len(candidates)), key=lambda i: len(covered[i]))
+        rows.append(candidates[best])
+        for p in covered[best]:
+            del missing[p]
+    return rows
+
+
+def _cases() -> list[Case]:
+    cases = []
+    for operator in OPERATORS:
+        cases += [Case(operator, SHAPES[row["name"]], **row) for row in _pairwise(_factors(operator))]
+        cases += [
+            Case(operator, LONG, dtype, layout, name="event100003")
+            for dtype, layout in ((torch.float32, "halves"), (torch.bfloat16, "contiguous"))
+        ]
+    return cases
+
+
+CASES = _cases()
+
+# One small call of each operator with each spread and each reduction that it takes, for the tests of what PyTorch
+# does with an operator, which do not depend on its numbers.
+SMALL = Shape((2,), (3,), samples=(2,))
+
+
+def small_cases(**fixed) -> list[Case]:
+    return [Case(operator, SMALL, name="small", **fixed) for operator in OPERATORS]

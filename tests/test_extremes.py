@@ -1,0 +1,318 @@
+"""Values and gradients over the whole range of their inputs, against mpmath, in ulp.
+
+An error is counted in ulp of a stated scale: the result itself wherever its formula has no inherent cancellation,
+else the largest of the terms that cancel. Results below the smallest normal number may be flushed to zero.
+"""
+
+import math
+from dataclasses import dataclass
+
+import mpmath
+import pytest
+import torch
+from cases import SPREADS, in_parameterisation
+from mpmath import mp, mpf
+from noise_definition import normals
+
+import aevb_ext
+
+BERNOULLI_ULP = 4
+GAUSSIAN_ULP = 8
+
+LOGITS = [0.0, *(s * m for s in (-1, 1) for m in (*(10 ** (k / 4) for k in range(-32, 17)), 0.7, 17.0, 88.5, 104.0))]
+TARGETS = (0.0, 1.0, 0.5, 1e-3, 1 / 3, 0.9990234375, 1 - 2**-24)
+LOG_VARIANCES = [
+    0.0,
+    *(s * m for s in (-1, 1) for m in (*(10 ** (k / 3) for k in range(-24, 6)), 0.99, 1.0, 30.0, 60.0)),
+]
+MEANS = (0.0, 1e-8, -1e-8, 1e-4, 0.1, -1.0, 3.7, 100.0, -1e4, 1e4)
+
+
+@pytest.fixture(autouse=True)
+def precision():
+    with mpmath.workprec(400):
+        yield
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=str)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=["row", "column"])
+def grid(request, dtype, device):
+    """Every combination of some numbers: as one row (wide loads and their tail), or as rows of one element."""
+
+    def build(*axes):
+        tensors = torch.meshgrid(*(torch.tensor(a, dtype=torch.float64) for a in axes), indexing="ij")
+        shape = (1, -1) if request.param == "row" else (-1, 1)
+        return [t.reshape(shape).to(device, dtype) for t in tensors]
+
+    return build
+
+
+@dataclass
+class Exact:
+    value: mpf
+    scale: mpf  # what an ulp is counted of
+    slack: float = 0.0  # further ulp that rounding of the input to the formula costs
+
+
+def _ulp(scale, dtype):
+    info = torch.finfo(dtype)
+    scale = max(abs(scale), mpf(info.smallest_normal))
+    return mpf(2) ** (mpmath.floor(mpmath.log(scale, 2))) * info.eps
+
+
+def _worst(result, exact, bound):
+    """The largest error, in units of its bound."""
+    largest, worst = torch.finfo(result.dtype).max, 0.0
+    for got, e in zip(result.flatten().tolist(), exact, strict=True):
+        if abs(e.value) > largest:
+            assert got == math.copysign(math.inf, e.value), f"{got} where the exact result overflows"
+        elif abs(e.value) < largest / 4 or not math.isinf(got):
+            assert math.isfinite(got), f"{got} instead of {mpmath.nstr(e.value)}"
+            ulps = abs(mpf(got) - e.value) / _ulp(e.scale, result.dtype)
+            worst = max(worst, float(ulps / (bound + e.slack)))
+    return worst
+
+
+def _check(results, inputs, exact, bound):
+    """`exact` takes the numbers of one element and gives an Exact for each of `results`."""
+    rows = [exact(*(mpf(v) for v in values)) for values in zip(*(t.flatten().tolist() for t in inputs), strict=True)]
+    for name, result, column in zip(results, results.values(), zip(*rows, strict=True), strict=True):
+        worst = _worst(result.detach().cpu(), column, bound)
+        assert worst <= 1, f"{name}: {worst * bound:.1f} ulp"
+
+
+def _with_gradients(function, **inputs):
+    leaves = [t.clone().requires_grad_() for t in inputs.values()]
+    value = function(*leaves)
+    gradients = torch.autograd.grad(value.sum(), leaves)
+    return {"value": value} | {f"gradient of {n}": g for n, g in zip(inputs, gradients, strict=True)}
+
+
+def test_bernoulli(grid):
+    """Targets in [0, 1]: both terms of the log-likelihood have one sign, so the value is right relative to itself."""
+
+    def exact(x, l):  # noqa: E741
+        residual, e = x - (l > 0), mpmath.exp(-abs(l))
+        value = residual * l - mpmath.log1p(e)
+        tail = e / (1 + e)
+        gradient = residual + (tail if l <= 0 else -tail)
+        return Exact(value, value), Exact(l, l), Exact(gradient, abs(residual) + tail)
+
+    x, logits = grid(TARGETS, LOGITS)
+    results = _with_gradients(
+        lambda x, l: aevb_ext.bernoulli_log_prob(x, l, reduction="none"),
+        x=x,
+        logits=logits,
+    )
+    _check(results, (x, logits), exact, BERNOULLI_ULP)
+
+
+def _log_variance(s, spread):
+    return {
+        "logvar": lambda: s,
+        "log_std": lambda: 2 * s,
+        "std": lambda: 2 * mpmath.log(s),
+        "var": lambda: mpmath.log(s),
+    }[spread]()
+
+
+def _slope(s, spread):
+    """d log sigma^2 / d s"""
+    return {"logvar": mpf(1), "log_std": mpf(2), "std": 2 / s if s else 0, "var": 1 / s if s else 0}[spread]
+
+
+def _through_log(v, spread):
+    """e^v is right to |v| ulp where v is a rounded logarithm."""
+    return float(abs(v)) if spread in ("std", "var") else 0.0
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_gaussian_kl(grid, spread):
+    """A sum of two terms that are not negative: right relative to itself, near the prior and far from it."""
+
+    def exact(mu, s):
+        v = _log_variance(s, spread)
+        value = (mpmath.expm1(v) - v + mu * mu) / 2
+        d_v = mpmath.expm1(v) / 2
+        d_scale = d_v if spread in ("logvar", "log_std") else (mpmath.exp(v) + 1) / 2
+        slope, slack = _slope(s, spread), _through_log(v, spread)
+        return Exact(value, value, slack), Exact(mu, mu), Exact(d_v * slope, d_scale * slope, slack)
+
+    mu, v = grid(MEANS, LOG_VARIANCES)
+    s = in_parameterisation(v.double(), spread).to(v.dtype)
+    results = _with_gradients(
+        lambda mu, s: aevb_ext.gaussian_kl(mu, s, spread=spread, reduction="none"), mu=mu, spread=s
+    )
+    _check(results, (mu, s), exact, GAUSSIAN_ULP)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_gaussian_kl_to_a_prior(grid, spread):
+    """Also where the two nearly agree, about any prior: only w = log sigma^2 / sigma_p^2 is rounded first."""
+
+    def exact(mu, s, prior_mu, prior_s):
+        w = _log_variance(s, spread) - _log_variance(prior_s, spread)
+        precision = mpmath.exp(-_log_variance(prior_s, spread))
+        d = mu - prior_mu
+        value = (mpmath.expm1(w) - w + d * d * precision) / 2
+        d_w, d_mu = mpmath.expm1(w) / 2, d * precision
+        d_prior = (mpmath.expm1(w) + d * d * precision) / 2
+        d_scale = abs(d_w) if spread in ("logvar", "log_std") else (mpmath.exp(w) + 1) / 2
+        slack = float(abs(w)) + _through_log(w, spread)
+        return (
+            Exact(value, value, slack),
+            Exact(d_mu, d_mu),
+            Exact(d_w * _slope(s, spread), d_scale * _slope(s, spread), slack),
+            Exact(-d_mu, d_mu),
+            Exact(-d_prior * _slope(prior_s, spread), (d_scale + d * d * precision) * _slope(prior_s, spread), slack),
+        )
+
+    ratios = (0.0, 1e-6, -1e-3, 0.3, -2.0, 20.0)
+    mu, v, difference, ratio = grid((0.5, -100.0), (-20.0, -0.7, 0.0, 3.0), (0.0, 1e-5, 2.0), ratios)
+    s, prior_s = (in_parameterisation(t.double(), spread).to(t.dtype) for t in (v, v - ratio))
+    inputs = {"mu": mu, "spread": s, "prior_mu": mu - difference, "prior_spread": prior_s}
+    results = _with_gradients(lambda *a: aevb_ext.gaussian_kl(*a, spread=spread, reduction="none"), **inputs)
+    _check(results, list(inputs.values()), exact, GAUSSIAN_ULP)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_gaussian_log_prob(grid, spread):
+    """The three terms of the log-likelihood may cancel, as may the two of its slope: relative to their magnitudes."""
+
+    def exact(x, mu, s):
+        v = _log_variance(s, spread)
+        precision, d = mpmath.exp(-v), x - mu
+        terms = mpmath.log(2 * mp.pi) / 2, v / 2, d * d * precision / 2
+        d_mu, square = d * precision, d * d * precision
+        slope = _slope(s, spread)
+        return (
+            Exact(-sum(terms), sum(abs(t) for t in terms)),
+            Exact(-d_mu, d_mu),
+            Exact(d_mu, d_mu),
+            Exact((square - 1) / 2 * slope, (square + 1) / 2 * slope),
+        )
+
+    x, mu, v = grid((0.0, 1.0, 0.4), (*MEANS, 0.4, 0.4 + 1e-6), LOG_VARIANCES[::2])
+    s = in_parameterisation(v.double(), spread).to(v.dtype)
+    results = _with_gradients(
+        lambda *a: aevb_ext.gaussian_log_prob(*a, spread=spread, reduction="none"), x=x, mu=mu, spread=s
+    )
+    _check(results, (x, mu, s), exact, GAUSSIAN_ULP)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("fused", [False, True], ids=["rsample", "rsample_kl"])
+def test_rsample(grid, spread, fused):
+    """mu + sigma eps: relative to |mu| + sigma r, where r is the radius of Box and Muller."""
+    mu, v = grid(MEANS, LOG_VARIANCES)
+    s = in_parameterisation(v.double(), spread).to(v.dtype)
+    key = torch.tensor([11, 12], device=mu.device)
+    eps, radius = normals(key, mu.shape, uniforms=mu.dtype)
+    leaves = [mu.clone().requires_grad_(), s.clone().requires_grad_()]
+    if fused:
+        z = aevb_ext.rsample_kl(*leaves, key=key, spread=spread)[0]
+    else:
+        z = aevb_ext.rsample(*leaves, key=key, spread=spread)
+    gradients = torch.autograd.grad(z.sum(), leaves)
+    results = {"value": z, "gradient of mu": gradients[0], "gradient of spread": gradients[1]}
+
+    def exact(mu, s, eps, radius):
+        sigma = mpmath.exp(_log_variance(s, spread) / 2)
+        d_s = sigma / 2 * _slope(s, spread)
+        return (
+            Exact(mu + sigma * eps, abs(mu) + sigma * radius),
+            Exact(mpf(1), mpf(1)),
+            Exact(d_s * eps, d_s * radius),
+        )
+
+    _check(results, (mu, s, eps, radius), exact, GAUSSIAN_ULP)
+
+
+class TestNothingElseMakesANaN:
+    """Beyond the range where results are finite they are infinite, of the right sign, or still finite."""
+
+    @pytest.fixture
+    def column(self, device):
+        return lambda *values: torch.tensor(values, device=device).reshape(-1, 1)
+
+    def test_infinite_logits(self, column):
+        inf = math.inf
+        x, logits = column(1.0, 0.0, 0.0, 1.0, 0.5, 0.5), column(inf, -inf, inf, -inf, inf, -inf).requires_grad_()
+        value = aevb_ext.bernoulli_log_prob(x, logits)
+        assert value.tolist() == [0, 0, -inf, -inf, -inf, -inf]
+        value.sum().backward()
+        assert logits.grad.flatten().tolist() == [0, 0, -1, 1, -0.5, 0.5]
+
+    def test_far_spreads(self, column):
+        """e^200 and e^-200 are not float32 numbers, log-likelihoods and divergences are."""
+        x, mu, logvar = column(0.4, 0.4, 0.4), column(0.4, 0.4, 0.5), column(200.0, -200.0, 200.0).requires_grad_()
+        value = aevb_ext.gaussian_log_prob(x, mu, logvar)
+        half_log_2pi = 0.5 * math.log(2 * math.pi)
+        expected = torch.tensor([-half_log_2pi - 100, -half_log_2pi + 100, -half_log_2pi - 100])
+        torch.testing.assert_close(value.cpu(), expected)
+        value.sum().backward()
+        torch.testing.assert_close(logvar.grad.cpu(), torch.full((3, 1), -0.5))
+
+        assert aevb_ext.gaussian_log_prob(column(0.4), column(0.5), column(-200.0)).item() == -math.inf
+        assert aevb_ext.gaussian_kl(column(3.0), column(-200.0)).item() == pytest.approx(0.5 * (199 + 9))
+        assert aevb_ext.gaussian_kl(column(3.0), column(200.0)).item() == math.inf
+
+    def test_infinite_posteriors(self, column):
+        inf = math.inf
+        mu, logvar = column(inf, -inf, 0.0, 0.0), column(0.0, 0.0, inf, -inf)
+        assert (aevb_ext.gaussian_kl(mu, logvar) == inf).all()
+        assert aevb_ext.gaussian_log_prob(column(0.0, 0.0, 0.0), mu[:3], logvar[:3]).tolist() == [-inf] * 3
+        z = aevb_ext.rsample(column(1.5, inf, 0.0), column(-inf, 0.0, inf), key=torch.tensor([1, 2], device=mu.device))
+        assert z[0].item() == 1.5 and z[1].item() == inf and abs(z[2].item()) == inf
+
+    def test_a_zero_cotangent_at_an_overflow_gives_a_zero_gradient(self, column):
+        """A loss that masks the rows which overflowed must not get NaN from them."""
+        mask = column(0.0, 1.0).flatten()
+        mu, x = column(1.0, 1.0).requires_grad_(), column(0.0, 0.0).requires_grad_()
+        key = torch.tensor([1, 2], device=mu.device)
+        for value, others in (
+            (lambda s: aevb_ext.gaussian_log_prob(x, mu, s), (x, mu)),
+            (lambda s: aevb_ext.gaussian_kl(mu, -s), (mu,)),
+            (lambda s: aevb_ext.gaussian_kl(mu, mu, x, s), (mu, x)),
+            (lambda s: aevb_ext.rsample(mu, -s, key=key)[:, 0], (mu,)),
+            (lambda s: aevb_ext.rsample_kl(mu, -s, key=key)[1], (mu,)),
+        ):
+            spread = column(-300.0, 0.5).requires_grad_()
+            for gradient in torch.autograd.grad(value(spread), (*others, spread), mask):
+                assert gradient[0].item() == 0 and math.isfinite(gradient[1].item())
+
+    def test_a_nan_stays_in_its_row(self, device):
+        """And comes out of it, wherever it came in."""
+        good = torch.full((3, 37), 0.25, device=device)
+        key = torch.tensor([1, 2], device=device)
+        for function, arguments in (
+            (aevb_ext.bernoulli_log_prob, 2),
+            (aevb_ext.gaussian_log_prob, 3),
+            (aevb_ext.gaussian_kl, 2),
+            (aevb_ext.gaussian_kl, 4),
+            (lambda mu, logvar: aevb_ext.rsample_kl(mu, logvar, key=key)[1], 2),
+            (lambda mu, logvar: aevb_ext.rsample(mu, logvar, key=key).sum(-1), 2),
+        ):
+            for position in range(arguments):
+                for element in (0, 20, 36):
+                    inputs = [good.clone() for _ in range(arguments)]
+                    inputs[position][1, element] = math.nan
+                    leaves = [t.requires_grad_() for t in inputs]
+                    value = function(*leaves)
+                    assert value.isnan().tolist() == [False, True, False]
+                    for gradient in torch.autograd.grad(value.sum(), leaves):
+                        elsewhere = gradient.flatten()[torch.arange(3 * 37, device=device) != 37 + element]
+                        assert elsewhere.isfinite().all()
+
+    def test_a_nan_is_kept_by_every_reduction_and_type(self, device):
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            x, logits = torch.full((2, 5, 3), 0.5, device=device, dtype=dtype)
+            logits[2, 1] = math.nan
+            for reduction in ("sum", "mean"):
+                assert aevb_ext.bernoulli_log_prob(x, logits, reduction=reduction).isnan()
+            none = aevb_ext.bernoulli_log_prob(x, logits, reduction="none")
+            assert none.isnan().sum() == 1 and none[2, 1].isnan()
