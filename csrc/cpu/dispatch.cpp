@@ -1,0 +1,75 @@
+#include "cpu/dispatch.h"
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/kernels.h"
+
+namespace aevb::cpu {
+namespace {
+
+struct Candidate {
+  const CpuKernels* kernels;
+  bool runs_here;
+};
+
+std::vector<Candidate> candidates() {
+  std::vector<Candidate> all = {{&baseline::kernels, true}};
+#ifndef AEVB_BASELINE_ONLY
+  // Every feature that the object is compiled with (setup.py), not only the one that names it.
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  all.push_back({&avx2::kernels, avx2});
+  all.push_back({&avx512::kernels, avx512});
+#endif
+  return all;
+}
+
+// The widest that runs here, or the one that AEVB_CPU_ISA names.
+const CpuKernels& choose() {
+  const char* wanted = std::getenv("AEVB_CPU_ISA");
+  const CpuKernels* best = nullptr;
+  for (const auto& [kernels, runs_here] : candidates()) {
+    if (runs_here && (!wanted || !std::strcmp(wanted, kernels->name))) best = kernels;
+  }
+  TORCH_CHECK_VALUE(best, "AEVB_CPU_ISA is \"", wanted, "\", which this library or this CPU does not have");
+  return *best;
+}
+
+const CpuKernels& kernels() {
+  static const CpuKernels& chosen = choose();
+  return chosen;
+}
+
+// Below this many elements a thread costs more to wake than it saves.
+constexpr int64_t kGrain = 16384;
+
+template <class Call>
+void run(const Call& call, int64_t elements_each, void (*kernel)(const Call&, int64_t, int64_t)) {
+  if (call.rows == 0 || call.blocks == 0) return;
+  const Tiles tiles = kernels().tiles(call.rows, call.event, call.blocks);
+  const int64_t per_tile = std::max<int64_t>(call.rows * call.event * elements_each / tiles.count, 1);
+  at::parallel_for(0, tiles.count, std::max<int64_t>(kGrain / per_tile, 1),
+                   [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+}
+
+}  // namespace
+
+void row_forward(const RowCall& call) { run(call, 1, kernels().row_forward); }
+void row_backward(const RowCall& call) { run(call, 1, kernels().row_backward); }
+void sample_forward(const SampleCall& call) { run(call, call.samples, kernels().sample_forward); }
+void sample_backward(const SampleCall& call) { run(call, call.samples, kernels().sample_backward); }
+
+std::vector<const char*> instruction_sets() {
+  std::vector<const char*> names;
+  for (const auto& candidate : candidates()) names.push_back(candidate.kernels->name);
+  return names;
+}
+const char* instruction_set() { return kernels().name; }
+
+}  // namespace aevb::cpu

@@ -1,0 +1,31 @@
+// The kernels of the CPU: each does the tiles [begin, end) of a call, and nobody else's. Compiled once for each
+// instruction set; dispatch.cpp picks one.
+#pragma once
+#include "call.h"
+
+namespace aevb {
+
+// A tile is a block of one long row, or as many whole short rows as make up a chunk.
+struct Tiles {
+  int64_t rows_per_tile, count;
+};
+
+struct CpuKernels {
+  const char* name;
+  Tiles (*tiles)(int64_t rows, int64_t event, int64_t blocks);
+  void (*row_forward)(const RowCall&, int64_t begin, int64_t end);
+  void (*row_backward)(const RowCall&, int64_t begin, int64_t end);
+  void (*sample_forward)(const SampleCall&, int64_t begin, int64_t end);
+  void (*sample_backward)(const SampleCall&, int64_t begin, int64_t end);
+};
+
+#define AEVB_DECLARE_KERNELS(isa)  \
+  namespace isa {                  \
+  extern const CpuKernels kernels; \
+  }
+AEVB_DECLARE_KERNELS(baseline)
+AEVB_DECLARE_KERNELS(avx2)
+AEVB_DECLARE_KERNELS(avx512)
+#undef AEVB_DECLARE_KERNELS
+
+}  // namespace aevb

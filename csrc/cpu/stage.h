@@ -1,0 +1,167 @@
+// Between tensors in memory (any dtype, any strides) and short runs of numbers in the first-level cache: a formula only
+// ever sees contiguous float or double. An operand that is that already is used where it lies.
+#pragma once
+#include "call.h"
+#include "cpu/vec.h"
+
+namespace aevb::AEVB_ISA {
+
+// Elements that are worked on at a time: a dozen such buffers fit the first-level cache.
+constexpr int kChunk = 512;
+
+// Buffers end in room for one vector, so that the last, partial one can be read whole.
+template <class T>
+struct alignas(64) Buffer {
+  T data[kChunk + 16];
+};
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+using U16x = Raw<uint16_t, F32::lanes>;
+using U32x = Word::raw;
+
+AEVB_INLINE F32 widen(const BFloat16* p) {
+  U16x h;
+  memcpy(&h, p, sizeof h);
+  return {(F32::raw)(__builtin_convertvector(h, U32x) << 16)};
+}
+
+// The exponent is rebiased by a product, which turns subnormal halves into normal floats as well.
+AEVB_INLINE F32 widen(const Half* p) {
+  U16x h;
+  memcpy(&h, p, sizeof h);
+  U32x u = __builtin_convertvector(h, U32x);
+  U32x magnitude = u & 0x7fff;
+  U32x finite = (U32x)((F32::raw)(magnitude << 13) * 0x1p112f);
+  U32x special = (magnitude << 13) | 0x7f800000u;
+  return {(F32::raw)((magnitude >= 0x7c00 ? special : finite) | ((u & 0x8000) << 16))};
+}
+
+AEVB_INLINE F32 widen(const uint8_t* p) {
+  Raw<uint8_t, F32::lanes> b;
+  memcpy(&b, p, sizeof b);
+  return {__builtin_convertvector(__builtin_convertvector(b, F32::mask), F32::raw)};
+}
+
+// Round to nearest even; NaN stays NaN.
+AEVB_INLINE void narrow(F32 a, BFloat16* p) {
+  U32x u = (U32x)a.v;
+  U32x rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  U16x h = __builtin_convertvector((U32x)(a == a) ? rounded : (U32x)((u >> 16) | 0x40), U16x);
+  memcpy(p, &h, sizeof h);
+}
+
+AEVB_INLINE void narrow(F32 a, Half* p) {
+  U32x bits = (U32x)a.v, sign = bits & 0x80000000u, u = bits ^ sign;
+  // Normal halves: rebias the exponent and round. Subnormal ones: adding 1/2 lines the bits up and rounds.
+  U32x normal = (u - 0x38000000u + 0xfff + ((u >> 13) & 1)) >> 13;
+  U32x subnormal = (U32x)((F32::raw)u + 0.5f) - 0x3f000000u;
+  U32x special = u > 0x7f800000u ? U32x{} + 0x7e00 : U32x{} + 0x7c00;
+  U32x r = u >= 0x47800000u ? special : (u < 0x38800000u ? subnormal : normal);
+  U16x h = __builtin_convertvector(r | (sign >> 16), U16x);
+  memcpy(p, &h, sizeof h);
+}
+
+template <class W, class T>
+AEVB_INLINE W widen_one(T a) {
+  return W(a);
+}
+template <class W>
+AEVB_INLINE W widen_one(BFloat16 a) {
+  BFloat16 run[F32::lanes] = {a};
+  return widen(run).v[0];
+}
+template <class W>
+AEVB_INLINE W widen_one(Half a) {
+  Half run[F32::lanes] = {a};
+  return widen(run).v[0];
+}
+
+// `count` numbers, `stride` apart, to contiguous ones of the arithmetic's type.
+template <class T, class W>
+void gather(const T* from, int64_t stride, int count, W* to) {
+  if (stride == 0) {
+    const W one = widen_one<W>(*from);
+    for (int i = 0; i < count; ++i) to[i] = one;
+    return;
+  }
+  int i = 0;
+  if constexpr (sizeof(T) < 4 && sizeof(W) == 4) {
+    if (stride == 1)
+      for (; i + F32::lanes <= count; i += F32::lanes) widen(from + i).store(to + i);
+  }
+  for (; i < count; ++i) to[i] = widen_one<W>(from[i * stride]);
+}
+
+template <class W>
+void gather(Type type, const void* base, int64_t offset, int64_t stride, int count, W* to) {
+  switch (type) {
+    case Type::f64: return gather(static_cast<const double*>(base) + offset, stride, count, to);
+    case Type::f32: return gather(static_cast<const float*>(base) + offset, stride, count, to);
+    case Type::bf16: return gather(static_cast<const BFloat16*>(base) + offset, stride, count, to);
+    case Type::f16: return gather(static_cast<const Half*>(base) + offset, stride, count, to);
+    case Type::u8: return gather(static_cast<const uint8_t*>(base) + offset, stride, count, to);
+  }
+}
+
+// The elements of `input` with flat indices [begin, begin + count), contiguous: in place, or copied to `buffer`.
+template <class W>
+const W* stage(const Input& input, int64_t begin, int count, Type wide, Buffer<W>& buffer) {
+  const int last = input.dims - 1;
+  int64_t index[kMaxDims], offset = 0, rest = begin;
+  for (int d = last; d >= 0; --d) {
+    index[d] = d ? rest % input.size[d] : rest;
+    rest /= d ? input.size[d] : 1;
+    offset += index[d] * input.stride[d];
+  }
+  const int64_t stride = input.stride[last];
+  if (input.type == wide && stride == 1 && count <= input.size[last] - index[last])
+    return static_cast<const W*>(input.data) + offset;
+  for (int done = 0; done < count;) {
+    int64_t left = input.size[last] - index[last];
+    int run = left < count - done ? int(left) : count - done;
+    gather(input.type, input.data, offset, stride, run, buffer.data + done);
+    done += run;
+    offset += (run - 1) * stride;
+    index[last] += run - 1;
+    // One step on: the odometer's carry.
+    for (int d = last; d >= 0; --d) {
+      offset += input.stride[d];
+      if (++index[d] < input.size[d]) break;
+      offset -= index[d] * input.stride[d];
+      index[d] = 0;
+    }
+  }
+  return buffer.data;
+}
+
+// Where a chunk of an elementwise result is computed: in the result itself where its type is the arithmetic's.
+template <class W>
+W* target(const Output& output, int64_t begin, Type wide, Buffer<W>& buffer) {
+  return output.data && !output.per_block && output.type == wide ? static_cast<W*>(output.data) + begin : buffer.data;
+}
+
+template <class T>
+void scatter(const float* from, int count, T* to) {
+  int i = 0;
+  for (; i + F32::lanes <= count; i += F32::lanes) narrow(F32::load(from + i), to + i);
+  if (i < count) {
+    T tail[F32::lanes];
+    narrow(F32::load(from + i, count - i), tail);
+    memcpy(to + i, tail, (count - i) * sizeof(T));
+  }
+}
+
+// Writes a chunk that was computed in a buffer to where it belongs.
+AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const float* from) {
+  if (output.type == Type::bf16) scatter(from, count, static_cast<BFloat16*>(output.data) + begin);
+  if (output.type == Type::f16) scatter(from, count, static_cast<Half*>(output.data) + begin);
+}
+AEVB_INLINE void unstage(const Output&, int64_t, int, const double*) {}
+
+}  // namespace aevb::AEVB_ISA

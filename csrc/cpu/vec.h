@@ -1,0 +1,235 @@
+// The number types of the CPU: one vector register of float, double or 32-bit words, on the compiler's own vector
+// extension, so that this one source serves every instruction set. Nothing here comes from a shared library header:
+// an inline function compiled for AVX-512 must not be the copy that the linker keeps for everyone.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "formulas/numerics.h"
+
+namespace aevb::AEVB_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T, int lanes>
+struct RawVector {
+  typedef T type __attribute__((vector_size(sizeof(T) * lanes)));
+};
+template <class T, int lanes>
+using Raw = typename RawVector<T, lanes>::type;
+
+template <class T>
+struct Bits;
+template <>
+struct Bits<float> {
+  using type = int32_t;
+  static constexpr int digits = 24;
+};
+template <>
+struct Bits<double> {
+  using type = int64_t;
+  static constexpr int digits = 53;
+};
+
+template <class T>
+struct Vec {
+  using scalar = T;
+  using integer = typename Bits<T>::type;
+  static constexpr int digits = Bits<T>::digits;
+  static constexpr int lanes = kVectorBytes / sizeof(T);
+  using raw = Raw<T, lanes>;
+  using mask = Raw<integer, lanes>;
+  raw v;
+
+  Vec() = default;
+  AEVB_INLINE Vec(raw value) : v(value) {}
+  AEVB_INLINE explicit Vec(double value) : v(T(value) - raw{}) {}
+
+  AEVB_INLINE Vec operator-() const { return {-v}; }
+  AEVB_INLINE friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
+  AEVB_INLINE friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+  AEVB_INLINE friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+  AEVB_INLINE friend Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
+  AEVB_INLINE friend mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  AEVB_INLINE friend mask operator>(Vec a, Vec b) { return a.v > b.v; }
+  AEVB_INLINE friend mask operator==(Vec a, Vec b) { return a.v == b.v; }
+  AEVB_INLINE friend Vec select(mask m, Vec a, Vec b) { return {m ? a.v : b.v}; }
+  AEVB_INLINE friend Vec abs(Vec a) { return {(raw)((mask)a.v & ~(mask)(-raw{}))}; }
+
+  AEVB_INLINE static Vec load(const T* p) {
+    Vec r;
+    memcpy(&r.v, p, sizeof(raw));
+    return r;
+  }
+  AEVB_INLINE static Vec load(const T* p, int count) {
+    Vec r(0.0);
+    memcpy(&r.v, p, count * sizeof(T));
+    return r;
+  }
+  AEVB_INLINE void store(T* p) const { memcpy(p, &v, sizeof(raw)); }
+  AEVB_INLINE void store(T* p, int count) const { memcpy(p, &v, count * sizeof(T)); }
+};
+
+using F32 = Vec<float>;
+using F64 = Vec<double>;
+
+template <class T>
+AEVB_INLINE Vec<T> sqrt(Vec<T> a) {
+  Vec<T> r;
+  for (int i = 0; i < Vec<T>::lanes; ++i) {
+    if constexpr (sizeof(T) == 4)
+      r.v[i] = __builtin_sqrtf(a.v[i]);
+    else
+      r.v[i] = __builtin_sqrt(a.v[i]);
+  }
+  return r;
+}
+
+// float64 is for checking, not for speed: libm, lane by lane.
+AEVB_INLINE F64 exp(F64 a) {
+  for (int i = 0; i < F64::lanes; ++i) a.v[i] = __builtin_exp(a.v[i]);
+  return a;
+}
+AEVB_INLINE F64 log(F64 a) {
+  for (int i = 0; i < F64::lanes; ++i) a.v[i] = __builtin_log(a.v[i]);
+  return a;
+}
+AEVB_INLINE F64 log1p(F64 a) {
+  for (int i = 0; i < F64::lanes; ++i) a.v[i] = __builtin_log1p(a.v[i]);
+  return a;
+}
+AEVB_INLINE void sincos_turns(F64 t, F64& sine, F64& cosine) {
+  constexpr double two_pi = 6.283185307179586477;
+  for (int i = 0; i < F64::lanes; ++i) {
+    sine.v[i] = __builtin_sin(two_pi * t.v[i]);
+    cosine.v[i] = __builtin_cos(two_pi * t.v[i]);
+  }
+}
+
+// float32: the polynomials of the Cephes library (S. Moshier), 1 to 2 ulp.
+
+// The nearest integer, by adding and taking away 1.5 * 2^23: |a| < 2^22.
+AEVB_INLINE F32 round_to_integer(F32 a) { return (a + F32(12582912.0)) - F32(12582912.0); }
+AEVB_INLINE F32::mask to_int(F32 a) { return __builtin_convertvector(a.v, F32::mask); }
+AEVB_INLINE F32 power_of_two(F32::mask n) { return {(F32::raw)((n + 127) << 23)}; }
+
+AEVB_INLINE F32 exp(F32 x) {
+  // Beyond these the result is infinity or 0. Written so that NaN passes.
+  F32 capped = select(x > F32(89.0), F32(89.0), x);
+  capped = select(capped < F32(-105.0), F32(-105.0), capped);
+  F32 n = round_to_integer(capped * F32(1.44269504088896341));
+  F32 r = (capped - n * F32(0.693359375)) + n * F32(2.12194440e-4);
+  F32 p = F32(1.9875691500e-4);
+  p = p * r + F32(1.3981999507e-3);
+  p = p * r + F32(8.3334519073e-3);
+  p = p * r + F32(4.1665795894e-2);
+  p = p * r + F32(1.6666665459e-1);
+  p = p * r + F32(5.0000001201e-1);
+  p = (p * r) * r + r + F32(1.0);
+  // 2^n in two steps, since n may be below the smallest exponent or above the largest.
+  F32::mask power = to_int(n), half = power >> 1;
+  return p * power_of_two(half) * power_of_two(power - half);
+}
+
+AEVB_INLINE F32 log(F32 x) {
+  constexpr float infinity = __builtin_inff();
+  F32::mask tiny = x < F32(1.17549435e-38);
+  F32 scaled = select(tiny, x * F32(8388608.0), x);
+  // x = m 2^e with m in [sqrt(1/2), sqrt(2)), whose lower end has these bits.
+  F32::mask bits = (F32::mask)scaled.v;
+  F32::mask power = (bits - 0x3f3504f3) >> 23;
+  F32 m = {(F32::raw)(bits - (power << 23))};
+  F32 e = {__builtin_convertvector(tiny ? power - 23 : power, F32::raw)};
+  F32 f = m - F32(1.0), z = f * f;
+  F32 p = F32(7.0376836292e-2);
+  p = p * f - F32(1.1514610310e-1);
+  p = p * f + F32(1.1676998740e-1);
+  p = p * f - F32(1.2420140846e-1);
+  p = p * f + F32(1.4249322787e-1);
+  p = p * f - F32(1.6668057665e-1);
+  p = p * f + F32(2.0000714765e-1);
+  p = p * f - F32(2.4999993993e-1);
+  p = p * f + F32(3.3333331174e-1);
+  F32 y = (p * f * z - e * F32(2.12194440e-4)) - F32(0.5) * z;
+  F32 r = (f + y) + e * F32(0.693359375);
+  r = select(x > F32(0.0), r, F32(__builtin_nanf("")));
+  r = select(x == F32(0.0), F32(-infinity), r);
+  return select(x == F32(infinity), x, r);
+}
+
+// For -1 < t <= 1: the logarithm of the rounded 1 + t, and what the rounding lost.
+AEVB_INLINE F32 log1p(F32 t) {
+  F32 u = F32(1.0) + t;
+  return log(u) + (t - (u - F32(1.0))) / u;
+}
+
+// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to an eighth of a turn.
+AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
+  F32 quarter = round_to_integer(t * F32(4.0));
+  F32 x = (t - quarter * F32(0.25)) * F32(6.283185307179586477);
+  F32 z = x * x;
+  F32 s = ((F32(-1.9515295891e-4) * z + F32(8.3321608736e-3)) * z - F32(1.6666654611e-1)) * z * x + x;
+  F32 c = ((F32(2.443315711809948e-5) * z - F32(1.388731625493765e-3)) * z + F32(4.166664568298827e-2)) * z * z -
+          F32(0.5) * z + F32(1.0);
+  F32::mask q = to_int(quarter);
+  F32::mask odd = -(q & 1);
+  F32 a = select(odd, c, s), b = select(odd, s, c);
+  // Signs by quadrant: sine + + - -, cosine + - - +.
+  sine = {(F32::raw)((F32::mask)a.v ^ ((q & 2) << 30))};
+  cosine = {(F32::raw)((F32::mask)b.v ^ (((q + 1) & 2) << 30))};
+}
+
+// 32-bit words, as Philox wants them.
+struct Word {
+  static constexpr int lanes = kVectorBytes / 4;
+  using raw = Raw<uint32_t, lanes>;
+  raw v;
+
+  Word() = default;
+  AEVB_INLINE Word(raw value) : v(value) {}
+  AEVB_INLINE explicit Word(uint32_t value) : v(value - raw{}) {}
+  AEVB_INLINE friend Word operator^(Word a, Word b) { return {a.v ^ b.v}; }
+};
+
+// The 64-bit products of the low halves of 64-bit lanes: one instruction, which the compiler does not find by itself.
+using Wide = Raw<uint64_t, Word::lanes / 2>;
+AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
+#if defined(__AVX512F__)
+  return (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);  // plain mul_epu32 makes GCC 12 warn
+#elif defined(__AVX2__)
+  return (Wide)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (Wide)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+
+AEVB_INLINE void multiply(Word a, uint32_t constant, Word& high, Word& low) {
+  Wide pairs = (Wide)a.v, factor = uint64_t(constant) - Wide{};
+  Wide even = multiply_low_halves(pairs, factor);
+  Wide odd = multiply_low_halves(pairs >> 32, factor);
+  low.v = (Word::raw)((even & 0xffffffffu) | (odd << 32));
+  high.v = (Word::raw)((even >> 32) | (odd & ~uint64_t(0xffffffffu)));
+}
+
+template <class T>
+AEVB_INLINE T sum(Vec<T> a) {
+  // Halves are added to halves, as a wider or narrower register would do it.
+  T lane[Vec<T>::lanes];
+  a.store(lane);
+  for (int width = Vec<T>::lanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+}  // namespace aevb::AEVB_ISA

@@ -1,0 +1,8 @@
+#include "cuda/rows.cuh"
+
+namespace aevb::device {
+
+template cudaError_t run<Forward, Gaussian>(const RowCall&, cudaStream_t);
+template cudaError_t run<Backward, Gaussian>(const RowCall&, cudaStream_t);
+
+}  // namespace aevb::device

@@ -1,0 +1,8 @@
+#include "cuda/rows.cuh"
+
+namespace aevb::device {
+
+template cudaError_t run<Forward, GaussianKl>(const RowCall&, cudaStream_t);
+template cudaError_t run<Backward, GaussianKl>(const RowCall&, cudaStream_t);
+
+}  // namespace aevb::device

@@ -1,0 +1,241 @@
+// Between operands in memory (any dtype, any strides) and the numbers of a formula.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "cuda/scalar.h"
+#include "cuda/tiling.h"
+
+namespace aevb::device {
+
+constexpr int kWide = 16;  // bytes that one thread loads or stores at a time, at most
+
+// A dtype that is only known at run time.
+struct Any {};
+
+template <class T>
+struct Wide {
+  using type = float;
+};
+template <>
+struct Wide<double> {
+  using type = double;
+};
+// What arithmetic on T is done in.
+template <class T>
+using Number = Scalar<typename Wide<T>::type>;
+
+template <class T>
+constexpr Type kType = Type::f32;
+template <>
+constexpr Type kType<double> = Type::f64;
+template <>
+constexpr Type kType<__nv_bfloat16> = Type::bf16;
+template <>
+constexpr Type kType<__half> = Type::f16;
+template <>
+constexpr Type kType<uint8_t> = Type::u8;
+
+template <class N, class T>
+__device__ __forceinline__ N widen(T a) {
+  if constexpr (std::is_same_v<T, N>)
+    return a;
+  else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return N(__bfloat162float(a));
+  else if constexpr (std::is_same_v<T, __half>)
+    return N(__half2float(a));
+  else
+    return N(a);
+}
+
+template <class T>
+__device__ __forceinline__ T narrow(Number<T> a) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return __float2bfloat16_rn(a.v);
+  else if constexpr (std::is_same_v<T, __half>)
+    return __float2half_rn(a.v);
+  else
+    return a.v;
+}
+
+// W adjacent elements, moved in as few instructions as their size allows.
+template <class T, int W>
+struct alignas(sizeof(T) * W < kWide ? sizeof(T) * W : kWide) Pack {
+  T v[W];
+};
+
+template <int bytes>
+struct Bits;
+template <>
+struct Bits<1> {
+  using type = unsigned char;
+};
+template <>
+struct Bits<2> {
+  using type = unsigned short;
+};
+template <>
+struct Bits<4> {
+  using type = unsigned;
+};
+template <>
+struct Bits<8> {
+  using type = uint2;
+};
+template <>
+struct Bits<16> {
+  using type = uint4;
+};
+
+// Whether W elements may be moved as a Pack from or to `p`.
+template <int W, class T>
+__device__ __forceinline__ bool aligned(const T* p) {
+  return reinterpret_cast<uintptr_t>(p) % alignof(Pack<T, W>) == 0;
+}
+
+// Through the read-only path: no kernel writes what it reads.
+template <int W, class T>
+__device__ __forceinline__ Pack<T, W> load(const T* p) {
+  using Word = typename Bits<alignof(Pack<T, W>)>::type;
+  Pack<T, W> pack;
+#pragma unroll
+  for (int k = 0; k < int(sizeof(pack) / sizeof(Word)); ++k)
+    reinterpret_cast<Word*>(&pack)[k] = __ldg(reinterpret_cast<const Word*>(p) + k);
+  return pack;
+}
+
+template <class T, int W>
+__device__ __forceinline__ void store(T* p, const Pack<T, W>& pack) {
+  using Word = typename Bits<alignof(Pack<T, W>)>::type;
+#pragma unroll
+  for (int k = 0; k < int(sizeof(pack) / sizeof(Word)); ++k)
+    reinterpret_cast<Word*>(p)[k] = reinterpret_cast<const Word*>(&pack)[k];
+}
+
+template <class T, int W>
+__device__ __forceinline__ void store(void* data, int64_t at, const Number<T> (&value)[W]) {
+  Pack<T, W> pack;
+#pragma unroll
+  for (int j = 0; j < W; ++j) pack.v[j] = narrow<T>(value[j]);
+  store(static_cast<T*>(data) + at, pack);
+}
+
+// Divides by the 32-bit instructions where they do: a 64-bit division costs several times as much.
+__device__ __forceinline__ int64_t divide(int64_t a, int64_t b) {
+  if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+  return a / b;
+}
+
+// How far from the start the element with this row-major index lies.
+__device__ __forceinline__ int64_t offset(const Axes& axes, int64_t index) {
+  int64_t sum = 0;
+  int d = 0;
+  for (; d + 1 < axes.dims; ++d) {
+    const int64_t outer = divide(index, axes.size[d]);
+    sum += (index - outer * axes.size[d]) * axes.stride[d];
+    index = outer;
+  }
+  return sum + index * axes.stride[d];
+}
+
+// A tile, as one thread of its group sees it. Groups that have run out of tiles get an empty one, so that the threads of
+// a warp and of a block stay together.
+struct Tile {
+  int64_t index, row, start;
+  int size, lane;
+
+  __device__ __forceinline__ Tile(const Tiling& t, int64_t first) {
+    index = first + (threadIdx.x >> t.group_log2);
+    lane = threadIdx.x & (t.group - 1);
+    row = start = size = 0;
+    if (index >= t.tiles) return;
+    row = t.blocks == 1 ? index : divide(index, t.blocks);
+    start = (index - row * t.blocks) * t.block;
+    size = static_cast<int>(t.event - start < t.block ? t.event - start : t.block);
+  }
+};
+
+// Calls body(tile) for every tile of this thread's group.
+template <class Body>
+__device__ __forceinline__ void for_each_tile(const Tiling& t, Body body) {
+  const int groups = blockDim.x >> t.group_log2;
+  for (int64_t first = int64_t(blockIdx.x) * groups; first < t.tiles; first += int64_t(gridDim.x) * groups)
+    body(Tile(t, first));
+}
+
+// One element of an operand, which lies `at` elements from where it starts.
+template <class T>
+struct Element {
+  using type = T;
+  static __device__ __forceinline__ T get(const Operand& in, int64_t at) {
+    return load<1>(static_cast<const T*>(in.data) + at).v[0];
+  }
+};
+
+template <class N>
+struct Runtime {
+  using type = N;
+  static __device__ __forceinline__ N get(const Operand& in, int64_t at) {
+    switch (in.type) {
+      case Type::f64: return widen<N>(Element<double>::get(in, at));
+      case Type::bf16: return widen<N>(Element<__nv_bfloat16>::get(in, at));
+      case Type::f16: return widen<N>(Element<__half>::get(in, at));
+      case Type::u8: return widen<N>(Element<uint8_t>::get(in, at));
+      default: return widen<N>(Element<float>::get(in, at));
+    }
+  }
+};
+
+// An operand within one tile: elements of type T to be used as numbers N.
+template <class T, class N>
+class View {
+  using Get = std::conditional_t<std::is_same_v<T, Any>, Runtime<N>, Element<T>>;
+
+ public:
+  using Raw = typename Get::type;
+
+  View() = default;
+  __device__ __forceinline__ View(const Operand& operand, int64_t row, int64_t start) : in_(&operand) {
+    origin_ = offset(operand.row, row);
+    start_ = start;
+    if (affine()) origin_ += start * stride();
+    if (uniform()) same_ = widen<N>(Get::get(*in_, origin_));
+  }
+
+  // One number for the whole tile: it is loaded once.
+  __device__ __forceinline__ bool uniform() const { return affine() && stride() == 0; }
+  // Side by side in memory: W elements can be loaded as one Pack.
+  __device__ __forceinline__ bool adjacent() const { return affine() && stride() == 1 && !std::is_same_v<T, Any>; }
+  __device__ __forceinline__ const T* data() const { return static_cast<const T*>(in_->data) + origin_; }
+
+  // Element i of the tile; nothing is loaded, and `number` does not look, where they are all the same.
+  __device__ __forceinline__ Raw get(int i) const {
+    if (uniform()) return Raw{};
+    if (affine()) return Get::get(*in_, origin_ + i * stride());
+    return Get::get(*in_, origin_ + offset(in_->event, start_ + i));
+  }
+  // W elements at once: of an aligned adjacent operand, or of a uniform one.
+  template <int W>
+  __device__ __forceinline__ Pack<Raw, W> get_pack(int i) const {
+    if constexpr (W == 1) {
+      return {{get(i)}};
+    } else {
+      if constexpr (!std::is_same_v<T, Any>)
+        if (!uniform()) return load<W>(data() + i);
+      return {};
+    }
+  }
+  __device__ __forceinline__ N number(Raw raw) const { return uniform() ? same_ : widen<N>(raw); }
+
+ private:
+  __device__ __forceinline__ bool affine() const { return in_->event.dims == 1; }
+  __device__ __forceinline__ int64_t stride() const { return in_->event.stride[0]; }
+
+  const Operand* in_;
+  int64_t origin_, start_;
+  N same_ = N(0);
+};
+
+}  // namespace aevb::device

@@ -1,0 +1,382 @@
+// A formula over rows: its values and their sums, or the gradients of its operands.
+//
+// Every operand is read once and every result written once; that is also the least that has to be moved:
+//   forward   the operands, and one number a row (or an element, where nothing is summed)
+//   backward  the operands, the cotangents (one a row, or an element), and the wanted gradients
+// An operand that is broadcast comes from the cache after the first time.
+#pragma once
+#include "cuda/launch.cuh"
+#include "cuda/load.cuh"
+#include "cuda/reduce.cuh"
+#include "formulas/bernoulli.h"
+#include "formulas/gaussian.h"
+
+namespace aevb::device {
+
+// Where nothing is summed, a tile is what a warp does in a few rounds.
+constexpr int kElementTile = 512;
+// Rows of more than this many packs are summed by a thread block.
+constexpr int kBlockUnits = 256;
+
+// Elements of a pack, the unit of work in aligned memory; and how many packs, or single elements elsewhere, a thread has
+// in flight.
+template <class T>
+constexpr int kPack = kWide / sizeof(T);
+constexpr int kPacksInFlight = 2;
+constexpr int kElementsInFlight = 4;
+
+// The same formulas with the spread known to the compiler.
+template <class F, Spread spread>
+AEVB_INLINE F formula(double x_scale) {
+  if constexpr (std::is_same_v<F, Bernoulli>)
+    return {x_scale};
+  else if constexpr (std::is_same_v<F, Gaussian>)
+    return {x_scale, {spread}};
+  else
+    return {{spread}};
+}
+
+template <class F, class N>
+__device__ __forceinline__ N value_of(const F& f, const N (&in)[F::arity]) {
+  if constexpr (F::arity == 2) return f.value(in[0], in[1]);
+  if constexpr (F::arity == 3) return f.value(in[0], in[1], in[2]);
+  if constexpr (F::arity == 4) return f.value(in[0], in[1], in[2], in[3]);
+}
+template <class F, class N>
+__device__ __forceinline__ void gradient_of(const F& f, const N (&in)[F::arity], N (&d)[F::arity]) {
+  if constexpr (F::arity == 2) f.gradient(in[0], in[1], d[0], d[1]);
+  if constexpr (F::arity == 3) f.gradient(in[0], in[1], in[2], d[0], d[1], d[2]);
+  if constexpr (F::arity == 4) f.gradient(in[0], in[1], in[2], in[3], d[0], d[1], d[2], d[3]);
+}
+
+struct RowTask {
+  Tiling tiling;
+  double x_scale;
+  Operand in[4];
+};
+struct RowForward : RowTask {
+  Output value;
+};
+struct RowBackward : RowTask {
+  Operand cotangent;
+  double cotangent_scale;
+  Output gradient[4];
+};
+
+// The part of a tile where packs of V elements are aligned for every operand and result alike.
+template <int V>
+class Packed {
+ public:
+  // Where the first pack of `element`-sized numbers could begin, if `data` is element 0 of the tile.
+  __device__ __forceinline__ void include(const void* data, int element) {
+    const int period = (V * element < kWide ? V * element : kWide) / element;
+    const int head = -static_cast<int>(reinterpret_cast<uintptr_t>(data) / element) & (period - 1);
+    const int common = (period < period_ ? period : period_) - 1;
+    if ((head ^ head_) & common) exclude();
+    if (period > period_) period_ = period, head_ = head;
+  }
+  template <class T, class N>
+  __device__ __forceinline__ void include(const View<T, N>& view) {
+    if (view.uniform()) return;
+    if (view.adjacent())
+      include(view.data(), sizeof(typename View<T, N>::Raw));
+    else
+      exclude();
+  }
+  template <class T>
+  __device__ __forceinline__ void include(const Output& out, int64_t first) {
+    if (!out.data || out.per_block) return;
+    const int element = out.type == kType<T> ? sizeof(T) : sizeof(Number<T>);
+    include(static_cast<const char*>(out.data) + first * element, element);
+  }
+  __device__ __forceinline__ void exclude() { possible_ = false; }
+
+  __device__ __forceinline__ int begin() const { return head_; }
+  __device__ __forceinline__ int packs(int size) const { return possible_ && size > head_ ? (size - head_) / V : 0; }
+
+ private:
+  int head_ = 0, period_ = 1;
+  bool possible_ = true;
+};
+
+// Calls work.load<W>(i), several times, and then work.use(i, loaded) for `count` runs of W elements, at place(0..count-1).
+template <int W, int in_flight, class Work, class Place>
+__device__ __forceinline__ void sweep(Work& work, int count, int lane, int group, Place place) {
+  for (int k = lane; k < count; k += in_flight * group) {
+    decltype(work.template load<W>(0)) loaded[in_flight];
+#pragma unroll
+    for (int u = 0; u < in_flight; ++u)
+      if (k + u * group < count) loaded[u] = work.template load<W>(place(k + u * group));
+#pragma unroll
+    for (int u = 0; u < in_flight; ++u)
+      if (k + u * group < count) work.use(place(k + u * group), loaded[u]);
+  }
+}
+
+// The elements of a tile: those in packs, then the rest, one by one.
+template <int V, class Work>
+__device__ __forceinline__ void sweep_tile(Work& work, const Tile& tile, int group, const Packed<V>& packed) {
+  const int begin = packed.begin(), packs = packed.packs(tile.size);
+  sweep<V, kPacksInFlight>(work, packs, tile.lane, group, [=](int k) { return begin + k * V; });
+  sweep<1, kElementsInFlight>(work, tile.size - packs * V, tile.lane, group,
+                              [=](int k) { return packs == 0 || k < begin ? k : k + packs * V; });
+}
+
+template <class T, int W>
+__device__ __forceinline__ void write(const Output& out, int64_t at, const Number<T> (&value)[W]) {
+  if (out.type == kType<T>)
+    store<T>(out.data, at, value);
+  else
+    store<typename Wide<T>::type>(out.data, at, value);
+}
+
+// The operands within a tile: the first of type X, the others of type T.
+template <int arity, class T, class X>
+struct Operands {
+  using N = Number<T>;
+  View<X, N> first;
+  View<T, N> rest[arity - 1];
+
+  template <int W>
+  struct Loaded {
+    Pack<typename View<X, N>::Raw, W> first;
+    Pack<T, W> rest[arity - 1];
+  };
+
+  __device__ __forceinline__ Operands(const Operand* in, const Tile& tile) : first(in[0], tile.row, tile.start) {
+#pragma unroll
+    for (int k = 0; k < arity - 1; ++k) rest[k] = View<T, N>(in[k + 1], tile.row, tile.start);
+  }
+  template <int V>
+  __device__ __forceinline__ void limit(Packed<V>& packed) const {
+    packed.include(first);
+#pragma unroll
+    for (int k = 0; k < arity - 1; ++k) packed.include(rest[k]);
+  }
+  template <int W>
+  __device__ __forceinline__ Loaded<W> load(int i) const {
+    Loaded<W> loaded;
+    loaded.first = first.template get_pack<W>(i);
+#pragma unroll
+    for (int k = 0; k < arity - 1; ++k) loaded.rest[k] = rest[k].template get_pack<W>(i);
+    return loaded;
+  }
+  template <int W>
+  __device__ __forceinline__ void numbers(const Loaded<W>& loaded, int j, N (&out)[arity]) const {
+    out[0] = first.number(loaded.first.v[j]);
+#pragma unroll
+    for (int k = 0; k < arity - 1; ++k) out[k + 1] = rest[k].number(loaded.rest[k].v[j]);
+  }
+};
+
+template <class F, class T, class X>
+struct ForwardWork {
+  using N = Number<T>;
+  using In = Operands<F::arity, T, X>;
+  const F& formula;
+  const Output& out;
+  const In& in;
+  int64_t first;  // the flat index of the tile's element 0
+  N sum[1];
+
+  template <int W>
+  __device__ __forceinline__ auto load(int i) const {
+    return in.template load<W>(i);
+  }
+  template <int W>
+  __device__ __forceinline__ void use(int i, const typename In::template Loaded<W>& loaded) {
+    N value[W];
+#pragma unroll
+    for (int j = 0; j < W; ++j) {
+      N operands[F::arity];
+      in.numbers(loaded, j, operands);
+      value[j] = value_of(formula, operands);
+      sum[0] = sum[0] + value[j];
+    }
+    if (!out.per_block) write<T>(out, first + i, value);
+  }
+};
+
+template <class F, Spread spread, class T, class X>
+__global__ void __launch_bounds__(kBlockThreads) row_forward(const __grid_constant__ RowForward task) {
+  using N = Number<T>;
+  const F formula = device::formula<F, spread>(task.x_scale);
+  const int group = task.tiling.group;
+  for_each_tile(task.tiling, [&](const Tile& tile) {
+    const Operands<F::arity, T, X> in(task.in, tile);
+    const int64_t first = tile.row * task.tiling.event + tile.start;
+    Packed<kPack<T>> packed;
+    in.limit(packed);
+    packed.template include<T>(task.value, first);
+
+    ForwardWork<F, T, X> work = {formula, task.value, in, first, {N(0)}};
+    sweep_tile(work, tile, group, packed);
+    if (!task.value.per_block) return;
+    group_sum(work.sum, group);
+    if (tile.lane == 0 && tile.size > 0) write<typename Wide<T>::type>(task.value, tile.index, work.sum);
+  });
+}
+
+template <class F, class T, class X>
+struct BackwardWork {
+  using N = Number<T>;
+  using In = Operands<F::arity, T, X>;
+  const F& formula;
+  const Output* out;
+  const In& in;
+  const View<typename Wide<T>::type, N>& cotangent;
+  N scale;
+  int64_t first;
+  N sum[F::arity];
+
+  template <int W>
+  struct Loaded {
+    typename In::template Loaded<W> in;
+    Pack<typename Wide<T>::type, W> cotangent;
+  };
+
+  template <int W>
+  __device__ __forceinline__ Loaded<W> load(int i) const {
+    return {in.template load<W>(i), cotangent.template get_pack<W>(i)};
+  }
+  template <int W>
+  __device__ __forceinline__ void use(int i, const Loaded<W>& loaded) {
+    N gradient[F::arity][W];
+#pragma unroll
+    for (int j = 0; j < W; ++j) {
+      N operands[F::arity], derivative[F::arity];
+      in.numbers(loaded.in, j, operands);
+      gradient_of(formula, operands, derivative);
+      const N c = cotangent.number(loaded.cotangent.v[j]) * scale;
+#pragma unroll
+      for (int k = 0; k < F::arity; ++k) gradient[k][j] = chain(c, derivative[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < F::arity; ++k) {
+      if (!out[k].data) continue;
+      if (!out[k].per_block) {
+        write<T>(out[k], first + i, gradient[k]);
+        continue;
+      }
+#pragma unroll
+      for (int j = 0; j < W; ++j) sum[k] = sum[k] + gradient[k][j];
+    }
+  }
+};
+
+template <class F, Spread spread, class T, class X>
+__global__ void __launch_bounds__(kBlockThreads) row_backward(const __grid_constant__ RowBackward task) {
+  using N = Number<T>;
+  const F formula = device::formula<F, spread>(task.x_scale);
+  const int group = task.tiling.group;
+  bool summed = false;
+#pragma unroll
+  for (int k = 0; k < F::arity; ++k) summed |= task.gradient[k].per_block;
+
+  for_each_tile(task.tiling, [&](const Tile& tile) {
+    const Operands<F::arity, T, X> in(task.in, tile);
+    const View<typename Wide<T>::type, N> cotangent(task.cotangent, tile.row, tile.start);
+    const int64_t first = tile.row * task.tiling.event + tile.start;
+    Packed<kPack<T>> packed;
+    in.limit(packed);
+    packed.include(cotangent);
+#pragma unroll
+    for (int k = 0; k < F::arity; ++k) packed.template include<T>(task.gradient[k], first);
+
+    BackwardWork<F, T, X> work = {formula, task.gradient, in, cotangent, N(task.cotangent_scale), first, {}};
+#pragma unroll
+    for (int k = 0; k < F::arity; ++k) work.sum[k] = N(0);
+    sweep_tile(work, tile, group, packed);
+    if (!summed) return;
+    group_sum(work.sum, group);
+    if (tile.lane != 0 || tile.size == 0) return;
+#pragma unroll
+    for (int k = 0; k < F::arity; ++k) {
+      const N sum[1] = {work.sum[k]};
+      if (task.gradient[k].data && task.gradient[k].per_block)
+        write<typename Wide<T>::type>(task.gradient[k], tile.index, sum);
+    }
+  });
+}
+
+// ---- From the call to the kernel ----
+
+// A problem in which nothing is summed and every operand is one run through memory is one row.
+inline bool is_flat(const RowCall& call, int arity) {
+  bool flat = is_one_run(call.cotangent) && !call.value.per_block;
+  for (int k = 0; k < arity; ++k) flat = flat && is_one_run(call.in[k]) && !call.gradient[k].per_block;
+  return flat;
+}
+
+template <class F, class T>
+RowTask task_of(const RowCall& call) {
+  bool summed = call.value.per_block;
+  for (int k = 0; k < F::arity; ++k) summed = summed || call.gradient[k].per_block;
+  const bool flat = is_flat(call, F::arity);
+  RowTask task;
+  task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, summed ? kBlock : kElementTile,
+                     kPack<T>, kBlockUnits);
+  task.x_scale = call.params.x_scale;
+  for (int k = 0; k < F::arity; ++k) task.in[k] = Operand(call.in[k], task.tiling.event);
+  return task;
+}
+
+struct Forward {
+  template <class F, Spread spread, class T, class X>
+  static cudaError_t run(const RowCall& call, cudaStream_t stream) {
+    const RowForward task = {task_of<F, T>(call), call.value};
+    return launch(row_forward<F, spread, T, X>, task.tiling.grid(), task.tiling.threads(), stream, task);
+  }
+};
+
+struct Backward {
+  template <class F, Spread spread, class T, class X>
+  static cudaError_t run(const RowCall& call, cudaStream_t stream) {
+    RowBackward task = {task_of<F, T>(call), {}, call.cotangent_scale, {}};
+    task.cotangent = Operand(call.cotangent, task.tiling.event);
+    for (int k = 0; k < F::arity; ++k) task.gradient[k] = call.gradient[k];
+    return launch(row_backward<F, spread, T, X>, task.tiling.grid(), task.tiling.threads(), stream, task);
+  }
+};
+
+template <class Direction, class F, class T, class X>
+cudaError_t with_spread(const RowCall& call, cudaStream_t stream) {
+  if constexpr (!std::is_same_v<F, Bernoulli>) {
+    switch (call.params.spread) {
+      case Spread::log_std: return Direction::template run<F, Spread::log_std, T, X>(call, stream);
+      case Spread::std: return Direction::template run<F, Spread::std, T, X>(call, stream);
+      case Spread::var: return Direction::template run<F, Spread::var, T, X>(call, stream);
+      default: break;
+    }
+  }
+  return Direction::template run<F, Spread::logvar, T, X>(call, stream);
+}
+
+// Data comes in the dtype of the other operands, as floats or as bytes; what else there is takes the slower way of a
+// dtype that is looked up at every load.
+template <class Direction, class F, class T>
+cudaError_t with_data(const RowCall& call, cudaStream_t stream) {
+  const Type x = call.in[0].type;
+  if (x == kType<T>) return with_spread<Direction, F, T, T>(call, stream);
+  if constexpr (F::arity != 4 && !std::is_same_v<F, GaussianKl>) {
+    if constexpr (!std::is_same_v<T, double>) {
+      if (x == Type::f32) return with_spread<Direction, F, T, float>(call, stream);
+      if (x == Type::u8) return with_spread<Direction, F, T, uint8_t>(call, stream);
+    }
+    return with_spread<Direction, F, T, Any>(call, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <class Direction, class F>
+cudaError_t run(const RowCall& call, cudaStream_t stream) {
+  switch (call.in[F::arity - 1].type) {
+    case Type::f64: return with_data<Direction, F, double>(call, stream);
+    case Type::f32: return with_data<Direction, F, float>(call, stream);
+    case Type::bf16: return with_data<Direction, F, __nv_bfloat16>(call, stream);
+    case Type::f16: return with_data<Direction, F, __half>(call, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace aevb::device

@@ -1,0 +1,79 @@
+// How a problem is cut up. A tile is a run of elements of one row: the whole row or one block of it. A group of threads
+// works on one tile at a time: one thread on a row of a few elements, a warp on a row of hundreds, a thread block on
+// longer ones. How a row is summed therefore depends on its length, never on how many rows there are.
+#pragma once
+#include <algorithm>
+
+#include "call.h"
+
+namespace aevb::device {
+
+constexpr int kWarp = 32;
+constexpr int kBlockThreads = 256;  // a group that is a whole thread block
+constexpr int kWarpThreads = 128;   // a thread block of smaller groups
+constexpr int64_t kMaxGrid = 65536;
+
+struct Tiling {
+  int64_t rows, event, block, blocks, tiles;
+  int group, group_log2;
+
+  unsigned threads() const { return group > kWarp ? kBlockThreads : kWarpThreads; }
+  unsigned grid() const {
+    const int64_t groups = threads() / group;
+    return static_cast<unsigned>(std::min((tiles + groups - 1) / groups, kMaxGrid));
+  }
+};
+
+// `block` elements are a tile; a thread takes `unit` adjacent ones at a time; more than `block_units` units are worth a
+// thread block.
+inline Tiling tile(int64_t rows, int64_t event, int64_t block, int unit, int block_units) {
+  Tiling t = {rows, event, block, (event + block - 1) / block, 0, 1, 0};
+  t.tiles = rows * t.blocks;
+  const int64_t units = (std::min(event, block) + unit - 1) / unit;
+  if (units > block_units) {
+    t.group = kBlockThreads;
+  } else {
+    while (t.group < kWarp && t.group < units) t.group *= 2;
+  }
+  while (1 << t.group_log2 < t.group) ++t.group_log2;
+  return t;
+}
+
+// Dimensions, innermost first.
+struct Axes {
+  int dims = 1;
+  int64_t size[kMaxDims] = {1};
+  int64_t stride[kMaxDims] = {};
+};
+
+// An operand: where row r starts, and where element e of a row lies from there.
+struct Operand {
+  const void* data = nullptr;
+  Type type = Type::f32;
+  Axes row, event;
+
+  Operand() = default;
+  // Cuts the dimensions of `in` in two, so that the inner ones have `elements` elements.
+  Operand(const Input& in, int64_t elements) : data(in.data), type(in.type) {
+    row.dims = event.dims = 0;
+    for (int d = in.dims - 1; d >= 0; --d) {
+      const int64_t inside = std::min(in.size[d], elements);
+      if (inside > 1) push(event, inside, in.stride[d]);
+      if (in.size[d] > inside) push(row, in.size[d] / inside, in.stride[d] * inside);
+      elements /= inside;
+    }
+    if (!row.dims) push(row, 1, 0);
+    if (!event.dims) push(event, 1, 0);
+  }
+
+ private:
+  static void push(Axes& axes, int64_t size, int64_t stride) {
+    axes.size[axes.dims] = size;
+    axes.stride[axes.dims++] = stride;
+  }
+};
+
+// Where nothing is summed, rows mean nothing: if every operand is one run through memory, so may the problem be.
+inline bool is_one_run(const Input& in) { return !in.data || in.dims == 1; }
+
+}  // namespace aevb::device

@@ -1,0 +1,35 @@
+// The library of operators (each registers itself in ops/), and the Python module, which only says how it was built.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include "cpu/dispatch.h"
+#ifdef AEVB_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
+TORCH_LIBRARY(aevb_ext, m) { m.set_python_module("aevb_ext"); }
+
+namespace {
+
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["version"] = AEVB_VERSION;
+  info["commit"] = AEVB_COMMIT;
+  info["torch"] = TORCH_VERSION;
+#ifdef AEVB_WITH_CUDA
+  info["cuda"] = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+#else
+  info["cuda"] = pybind11::none();
+#endif
+  info["arch_list"] = AEVB_ARCH_LIST;
+  info["compiler"] = __VERSION__;
+  info["cpu_built"] = aevb::cpu::instruction_sets();
+  info["cpu_in_use"] = aevb::cpu::instruction_set();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("build_info", &build_info); }

@@ -1,0 +1,31 @@
+// What the operators ask of their arguments. Every message names the argument, what was given and what is expected.
+// Shapes are symbolic, so that the same checks serve the compiler's fake tensors.
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <string_view>
+
+#include "call.h"
+
+namespace aevb {
+
+enum class Reduction { none, sample, sum, mean };
+
+Reduction parse_reduction(std::string_view name);
+Spread parse_spread(std::string_view name);
+
+// float64, float32, bfloat16 or float16
+void check_floating(const char* name, const at::Tensor& t);
+// What a likelihood's data may be: floating, uint8 or bool
+void check_data(const char* name, const at::Tensor& t);
+void check_same_device(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);
+// Floating, and like `other` in device and dtype, and broadcasting to its shape
+void check_like(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);
+// Broadcasting to the last dimensions of `other`
+void check_broadcasts(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);
+void check_batch_dims(int64_t batch_dims, const char* name, const at::Tensor& t);
+void check_key(const at::Tensor& key, const at::Tensor& mu);
+void check_n_samples(const std::optional<c10::SymInt>& n_samples);
+
+}  // namespace aevb

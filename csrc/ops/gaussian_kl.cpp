@@ -1,0 +1,129 @@
+#include "ops/gaussian_kl.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+
+#include "ops/register.h"
+#include "ops/rows.h"
+#include "ops/spread.h"
+
+namespace aevb {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// What the KL divergence and its backward are called with, beside tensors.
+struct GaussianKl {
+  static constexpr const char* name = "GaussianKl";
+  std::string spread, reduction;
+  int64_t batch_dims = 1;
+
+  // Without a prior: the formula to N(0, I). With half of one, the other half is that of N(0, I).
+  RowProblem problem(const Tensor& mu, const Tensor& logvar, Tensor prior_mu, Tensor prior_logvar) const {
+    const Spread kind = parse_spread(spread);
+    RowProblem problem = {Formula::gaussian_kl,      {1.0, kind}, {mu, logvar}, 0, mu.dim() - batch_dims,
+                          parse_reduction(reduction)};
+    if (!prior_mu.defined() && !prior_logvar.defined()) return problem;
+    problem.formula = Formula::gaussian_kl_prior;
+    const bool linear = kind == Spread::std || kind == Spread::var;
+    if (!prior_mu.defined()) prior_mu = at::zeros({}, mu.options());
+    if (!prior_logvar.defined()) prior_logvar = at::full({}, linear ? 1 : 0, mu.options());
+    problem.operands.push_back(prior_mu);
+    problem.operands.push_back(prior_logvar);
+    return problem;
+  }
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
+                               at::ArrayRef<bool> wanted) const;
+};
+
+Tensor forward(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+               const OptionalTensor& prior_logvar, c10::string_view spread, c10::string_view reduction,
+               int64_t batch_dims) {
+  check_floating("mu", mu);
+  check_like("logvar", logvar, "mu", mu);
+  if (prior_mu) check_like("prior_mu", *prior_mu, "mu", mu);
+  if (prior_logvar) check_like("prior_logvar", *prior_logvar, "mu", mu);
+  check_batch_dims(batch_dims, "mu", mu);
+  return row_values(GaussianKl{std::string(spread), std::string(reduction), batch_dims}.problem(
+      mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& mu, const Tensor& logvar,
+                                                    const OptionalTensor& prior_mu, const OptionalTensor& prior_logvar,
+                                                    c10::string_view spread, c10::string_view reduction,
+                                                    int64_t batch_dims, std::array<bool, 4> wanted) {
+  const GaussianKl op{std::string(spread), std::string(reduction), batch_dims};
+  const RowProblem problem = op.problem(mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor()));
+  auto gradients = row_gradients(problem, cotangent, at::ArrayRef<bool>(wanted).slice(0, problem.operands.size()));
+  gradients.resize(4);
+  return {gradients[0], gradients[1], gradients[2], gradients[3]};
+}
+
+variable_list GaussianKl::fused(const variable_list& cotangents, const variable_list& saved,
+                                at::ArrayRef<bool> wanted) const {
+  static auto op = find_operator<decltype(backward)>("aevb_ext::gaussian_kl_backward");
+  const auto optional = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
+  auto [dmu, dlogvar, dprior_mu, dprior_logvar] =
+      op.call(cotangents[0], saved[0], saved[1], optional(saved[2]), optional(saved[3]), spread, reduction, batch_dims,
+              {wanted[0], wanted[1], wanted[2], wanted[3]});
+  return {dmu, dlogvar, dprior_mu, dprior_logvar};
+}
+
+variable_list GaussianKl::differentiable(const variable_list& cotangents, const variable_list& saved,
+                                         at::ArrayRef<bool> wanted) const {
+  return differentiable_kl_backward(cotangents[0], saved, spread, reduction, batch_dims, wanted);
+}
+
+Tensor autograd(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+                const OptionalTensor& prior_logvar, c10::string_view spread, c10::string_view reduction,
+                int64_t batch_dims) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::gaussian_kl");
+  const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
+  return record(GaussianKl{std::string(spread), std::string(reduction), batch_dims}, inputs, inputs,
+                [&] { return op.call(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims); });
+}
+
+}  // namespace
+
+variable_list differentiable_kl_backward(const Tensor& cotangent, const variable_list& saved, const std::string& spread,
+                                         const std::string& reduction, int64_t batch_dims, at::ArrayRef<bool> wanted) {
+  const Tensor &mu = saved[0], &logvar = saved[1], &prior_mu = saved[2], &prior_logvar = saved[3];
+  const Spread kind = parse_spread(spread);
+  const auto wide = wide_type(mu);
+  const Tensor g = differentiable_cotangent(cotangent, mu, mu.dim() - batch_dims, parse_reduction(reduction));
+  const Tensor s = logvar.to(wide);
+  Tensor w = logvar_of(s, kind), q = mu.to(wide), dmu, prior_s;
+  if (prior_mu.defined()) q = q - prior_mu.to(wide);
+  dmu = q;
+  if (prior_logvar.defined()) {
+    prior_s = prior_logvar.to(wide);
+    const Tensor prior_v = logvar_of(prior_s, kind), precision = (-0.5 * prior_v).exp();
+    w = w - prior_v;
+    q = q * precision;
+    dmu = q * precision;
+  }
+  const Tensor expm1 = w.expm1();
+  variable_list gradients(4);
+  if (wanted[0]) gradients[0] = as_operand(g * dmu, mu);
+  if (wanted[1])
+    gradients[1] = as_operand((g * times_slope(0.5 * expm1, s, kind)).expand_symint(mu.sym_sizes()), logvar);
+  if (wanted[2]) gradients[2] = as_operand(-g * dmu, prior_mu);
+  if (wanted[3]) gradients[3] = as_operand(times_slope(-0.5 * g * (expm1 + q * q), prior_s, kind), prior_logvar);
+  return gradients;
+}
+
+TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
+  m.def(
+      "gaussian_kl(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str spread, str reduction, "
+      "int batch_dims) -> Tensor");
+  m.def(
+      "gaussian_kl_backward(Tensor cotangent, Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, "
+      "str spread, str reduction, int batch_dims, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+AEVB_REGISTER("gaussian_kl", forward)
+AEVB_REGISTER("gaussian_kl_backward", backward)
+TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("gaussian_kl", TORCH_FN(autograd)); }
+
+}  // namespace aevb

@@ -1,0 +1,94 @@
+#include "ops/autograd.h"
+#include "ops/register.h"
+#include "ops/rows.h"
+#include "ops/spread.h"
+
+namespace aevb {
+namespace {
+
+using at::Tensor;
+
+// What log p(x | mu, sigma) and its backward are called with, beside tensors.
+struct GaussianLogProb {
+  static constexpr const char* name = "GaussianLogProb";
+  std::string spread;
+  double x_scale = 1;
+  std::string reduction;
+  int64_t batch_dims = 1;
+
+  RowProblem problem(const Tensor& x, const Tensor& mu, const Tensor& logvar) const {
+    return {Formula::gaussian,    {x_scale, parse_spread(spread)}, {x, mu, logvar}, 1,
+            x.dim() - batch_dims, parse_reduction(reduction)};
+  }
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
+                               at::ArrayRef<bool> wanted) const;
+};
+
+Tensor forward(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
+               c10::string_view reduction, int64_t batch_dims) {
+  check_floating("mu", mu);
+  check_data("x", x);
+  check_same_device("x", x, "mu", mu);
+  check_like("logvar", logvar, "mu", mu);
+  check_batch_dims(batch_dims, "x", x);
+  check_broadcasts("x", x, "mu", mu);
+  return row_values(
+      GaussianLogProb{std::string(spread), x_scale, std::string(reduction), batch_dims}.problem(x, mu, logvar));
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& x, const Tensor& mu,
+                                            const Tensor& logvar, c10::string_view spread, double x_scale,
+                                            c10::string_view reduction, int64_t batch_dims,
+                                            std::array<bool, 3> wanted) {
+  const GaussianLogProb op{std::string(spread), x_scale, std::string(reduction), batch_dims};
+  auto gradients = row_gradients(op.problem(x, mu, logvar), cotangent, wanted);
+  return {gradients[0], gradients[1], gradients[2]};
+}
+
+variable_list GaussianLogProb::fused(const variable_list& cotangents, const variable_list& saved,
+                                     at::ArrayRef<bool> wanted) const {
+  static auto op = find_operator<decltype(backward)>("aevb_ext::gaussian_log_prob_backward");
+  auto [dx, dmu, dlogvar] = op.call(cotangents[0], saved[0], saved[1], saved[2], spread, x_scale, reduction, batch_dims,
+                                    {wanted[0], wanted[1], wanted[2]});
+  return {dx, dmu, dlogvar};
+}
+
+variable_list GaussianLogProb::differentiable(const variable_list& cotangents, const variable_list& saved,
+                                              at::ArrayRef<bool> wanted) const {
+  const Tensor &x = saved[0], &mu = saved[1], &logvar = saved[2];
+  const Spread kind = parse_spread(spread);
+  const auto wide = wide_type(mu);
+  const Tensor g = differentiable_cotangent(cotangents[0], mu, x.dim() - batch_dims, parse_reduction(reduction));
+  const Tensor s = logvar.to(wide), inverse_std = (-0.5 * logvar_of(s, kind)).exp();
+  const Tensor t = (x.to(wide) * x_scale - mu.to(wide)) * inverse_std;
+  const Tensor dmu = g * t * inverse_std;
+  variable_list gradients(3);
+  if (wanted[0]) gradients[0] = as_operand(-dmu * x_scale, x);
+  if (wanted[1]) gradients[1] = as_operand(dmu, mu);
+  if (wanted[2]) gradients[2] = as_operand(times_slope(g * 0.5 * (t * t - 1), s, kind), logvar);
+  return gradients;
+}
+
+Tensor autograd(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
+                c10::string_view reduction, int64_t batch_dims) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::gaussian_log_prob");
+  return record(GaussianLogProb{std::string(spread), x_scale, std::string(reduction), batch_dims}, {x, mu, logvar},
+                {x, mu, logvar}, [&] { return op.call(x, mu, logvar, spread, x_scale, reduction, batch_dims); });
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
+  m.def(
+      "gaussian_log_prob(Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, str reduction, "
+      "int batch_dims) -> Tensor");
+  m.def(
+      "gaussian_log_prob_backward(Tensor cotangent, Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, "
+      "str reduction, int batch_dims, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+}
+AEVB_REGISTER("gaussian_log_prob", forward)
+AEVB_REGISTER("gaussian_log_prob_backward", backward)
+TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("gaussian_log_prob", TORCH_FN(autograd)); }
+
+}  // namespace aevb

@@ -1,0 +1,30 @@
+// Registration: one function serves every device that has kernels, and shape-only tensors.
+#pragma once
+#include <torch/library.h>
+
+namespace aevb {
+
+// In a build without CUDA, what a CUDA tensor gets.
+inline std::string needs_cuda_build_message(const std::string& name) {
+  return name +
+         " was given CUDA tensors, but this aevb_ext was built for the CPU only. Build it with CUDA: with nvcc and a "
+         "CUDA "
+         "build of PyTorch installed, run `AEVB_CUDA=1 pip install --no-build-isolation .` in the source folder "
+         "(`aevb doctor` says what is missing).";
+}
+inline void needs_cuda_build(const c10::OperatorHandle& op, torch::jit::Stack*) {
+  TORCH_CHECK(false, needs_cuda_build_message(op.schema().name()));
+}
+
+#ifdef AEVB_WITH_CUDA
+#define AEVB_CUDA_KERNEL(function) TORCH_FN(function)
+#else
+#define AEVB_CUDA_KERNEL(function) torch::CppFunction::makeFromBoxedFunction<&::aevb::needs_cuda_build>()
+#endif
+
+#define AEVB_REGISTER(name, function)                                                 \
+  TORCH_LIBRARY_IMPL(aevb_ext, CPU, m) { m.impl(name, TORCH_FN(function)); }          \
+  TORCH_LIBRARY_IMPL(aevb_ext, CUDA, m) { m.impl(name, AEVB_CUDA_KERNEL(function)); } \
+  TORCH_LIBRARY_IMPL(aevb_ext, Meta, m) { m.impl(name, TORCH_FN(function)); }
+
+}  // namespace aevb

@@ -1,0 +1,129 @@
+#include "ops/rows.h"
+
+#include <ATen/ops/empty.h>
+
+#include "ops/launch.h"
+
+namespace aevb {
+namespace {
+
+// The sizes of the rows: those of `full` without the event.
+c10::SymDimVector row_sizes(const at::Tensor& full, int64_t event_dims) {
+  const auto sizes = full.sym_sizes();
+  return c10::SymDimVector(sizes.begin(), sizes.end() - event_dims);
+}
+
+RowCall call_of(RowProblem& problem) {
+  const auto sizes = problem.shape_of().sizes();
+  RowCall call = {};
+  call.formula = problem.formula;
+  call.params = problem.params;
+  call.wide = type_of(wide_type(problem.shape_of()));
+  call.event = c10::multiply_integers(sizes.slice(sizes.size() - problem.event_dims));
+  call.rows = c10::multiply_integers(sizes.slice(0, sizes.size() - problem.event_dims));
+  call.blocks = blocks_of(call.event);
+  for (size_t k = 0; k < problem.operands.size(); ++k) call.in[k] = describe(problem.operands[k], sizes);
+  return call;
+}
+
+}  // namespace
+
+at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element) {
+  const auto options = full.options().dtype(wide_type(full));
+  if (per_element) return at::empty_symint(full.sym_sizes(), options);
+  auto sizes = row_sizes(full, event_dims);
+  if (!full.is_meta()) {
+    const int64_t blocks = blocks_of(c10::multiply_integers(full.sizes().slice(sizes.size())));
+    if (blocks != 1) sizes.push_back(blocks);
+  }
+  return at::empty_symint(sizes, options);
+}
+
+at::Tensor reduce(at::Tensor values, const at::Tensor& full, int64_t event_dims, Reduction reduction) {
+  if (reduction == Reduction::none) return values;
+  if (values.dim() > full.dim() - event_dims) values = values.sum(-1);
+  switch (reduction) {
+    case Reduction::sum: return values.sum();
+    case Reduction::mean: return values.mean();
+    default: return values;
+  }
+}
+
+at::Tensor row_values(RowProblem problem) {
+  const bool per_element = problem.reduction == Reduction::none;
+  at::Tensor values = empty_values(problem.shape_of(), problem.event_dims, per_element);
+  if (!values.is_meta()) {
+    RowCall call = call_of(problem);
+    call.value = {values.mutable_data_ptr(), call.wide, !per_element};
+    row_forward(call, values.device());
+  }
+  return reduce(values, problem.shape_of(), problem.event_dims, problem.reduction);
+}
+
+at::Tensor over_event(const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims, Reduction reduction) {
+  if (reduction != Reduction::sample) return cotangent;
+  auto sizes = row_sizes(full, event_dims);
+  sizes.resize(full.dim(), 1);
+  return cotangent.reshape_symint(sizes);
+}
+
+at::Tensor differentiable_cotangent(const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims,
+                                    Reduction reduction) {
+  at::Tensor g = over_event(cotangent, full, event_dims, reduction).to(wide_type(full));
+  if (reduction != Reduction::mean) return g;
+  c10::SymInt rows = 1;
+  for (const auto& size : row_sizes(full, event_dims)) rows *= size;
+  return g / c10::Scalar(rows);
+}
+
+OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted)
+    : operand_(operand) {
+  if (!wanted) return;
+  const auto own = operand.sym_sizes(), all = full.sym_sizes();
+  final_ = full.is_meta() || (own == all && operand.scalar_type() == full.scalar_type());
+  if (final_) {
+    buffer_ = at::empty_symint(own, operand.options());
+    return;
+  }
+  // One number for a whole event (a learned scalar, one for each data point): its gradient is a sum over rows.
+  per_block_ = event_dims > 0;
+  for (int64_t d = 0; d < std::min<int64_t>(event_dims, operand.dim()); ++d)
+    per_block_ = per_block_ && own[own.size() - 1 - d] == 1;
+  buffer_ = empty_values(full, event_dims, !per_block_);
+}
+
+Output OperandGradient::output() const {
+  if (!buffer_.defined()) return {};
+  return {buffer_.mutable_data_ptr(), type_of(buffer_.scalar_type()), per_block_};
+}
+
+at::Tensor OperandGradient::finish(const at::Tensor& full, int64_t event_dims) const {
+  if (final_) return buffer_;
+  if (!per_block_) return as_operand(buffer_, operand_);
+  const at::Tensor rows = reduce(buffer_, full, event_dims, Reduction::sample);
+  return as_operand(over_event(rows, full, event_dims, Reduction::sample), operand_);
+}
+
+at::Tensor as_operand(const at::Tensor& gradient, const at::Tensor& operand) {
+  return gradient.sum_to_size_symint(operand.sym_sizes()).to(operand.scalar_type());
+}
+
+std::vector<at::Tensor> row_gradients(RowProblem problem, at::Tensor cotangent, at::ArrayRef<bool> wanted) {
+  const at::Tensor full = problem.shape_of();
+  std::vector<OperandGradient> gradients;
+  for (size_t k = 0; k < problem.operands.size(); ++k)
+    gradients.emplace_back(problem.operands[k], full, problem.event_dims, wanted[k]);
+  if (!full.is_meta()) {
+    RowCall call = call_of(problem);
+    cotangent = over_event(cotangent, full, problem.event_dims, problem.reduction).to(wide_type(full));
+    call.cotangent = describe(cotangent, full.sizes());
+    if (problem.reduction == Reduction::mean) call.cotangent_scale = 1.0 / double(call.rows);
+    for (size_t k = 0; k < gradients.size(); ++k) call.gradient[k] = gradients[k].output();
+    row_backward(call, full.device());
+  }
+  std::vector<at::Tensor> results;
+  for (const auto& gradient : gradients) results.push_back(gradient.finish(full, problem.event_dims));
+  return results;
+}
+
+}  // namespace aevb

@@ -1,0 +1,57 @@
+// What the operators over rows share: the shape of a problem, its call to the kernels, and its reduction.
+#pragma once
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "ops/check.h"
+#include "ops/layout.h"
+
+namespace aevb {
+
+// A formula and its operands. One of them, `full`, has the whole shape; the others broadcast to it. Its last
+// `event_dims` dimensions are the event.
+struct RowProblem {
+  Formula formula;
+  Params params;
+  std::vector<at::Tensor> operands;
+  int full;
+  int64_t event_dims;
+  Reduction reduction;
+
+  const at::Tensor& shape_of() const { return operands[full]; }
+};
+
+at::Tensor row_values(RowProblem problem);
+
+// One gradient for each operand, undefined where it is not wanted.
+std::vector<at::Tensor> row_gradients(RowProblem problem, at::Tensor cotangent, at::ArrayRef<bool> wanted);
+
+// The kernels' results are one number for each element ("none"), or the sums of each row's blocks.
+at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element);
+at::Tensor reduce(at::Tensor values, const at::Tensor& full, int64_t event_dims, Reduction reduction);
+
+// A reduction's cotangent, with a dimension for each of full's, to be broadcast over it.
+at::Tensor over_event(const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims, Reduction reduction);
+
+// The same in the type of the arithmetic and with the mean's 1 / rows in it, for differentiable backwards.
+at::Tensor differentiable_cotangent(const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims,
+                                    Reduction reduction);
+
+// The gradient of one operand: what the kernel fills, and how that becomes the operand's own shape and dtype.
+class OperandGradient {
+ public:
+  OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted);
+  Output output() const;
+  at::Tensor finish(const at::Tensor& full, int64_t event_dims) const;
+
+ private:
+  at::Tensor operand_, buffer_;
+  bool final_ = true, per_block_ = false;
+};
+
+// `gradient`, of the full shape, in the shape and dtype of an operand that was broadcast to it.
+at::Tensor as_operand(const at::Tensor& gradient, const at::Tensor& operand);
+
+}  // namespace aevb

@@ -1,0 +1,75 @@
+#include "ops/register.h"
+#include "ops/sampling.h"
+
+namespace aevb {
+namespace {
+
+using at::Tensor;
+
+// What sampling and its backward are called with, beside tensors.
+struct Rsample {
+  static constexpr const char* name = "Rsample";
+  Samples n_samples;
+  std::string spread;
+
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
+                               at::ArrayRef<bool> wanted) const;
+};
+
+// There is no reduction here: the last dimensions are the event only so that work can be shared out.
+int64_t any_event(const Tensor& mu) { return std::max<int64_t>(mu.dim() - 1, 0); }
+
+Tensor forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, const Samples& n_samples,
+               c10::string_view spread) {
+  check_sampling(mu, logvar, key, n_samples);
+  const SampleProblem problem = {logvar, key, n_samples, parse_spread(spread), any_event(mu)};
+  return std::get<0>(problem.forward(mu, std::nullopt));
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logvar, const Tensor& key,
+                                    const Samples& n_samples, c10::string_view spread, std::array<bool, 2> wanted) {
+  const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
+  const SampleProblem problem = {logvar, key, n_samples, parse_spread(spread), any_event(like_mu)};
+  return problem.backward(cotangent, Tensor(), Tensor(), like_mu, Reduction::none, wanted);
+}
+
+variable_list Rsample::fused(const variable_list& cotangents, const variable_list& saved,
+                             at::ArrayRef<bool> wanted) const {
+  static auto op = find_operator<decltype(backward)>("aevb_ext::rsample_backward");
+  variable_list gradients(2);
+  // One sample's gradient goes to mu as it is.
+  const bool as_it_is = wanted[0] && !n_samples;
+  const std::array<bool, 2> computed = {wanted[0] && n_samples, wanted[1]};
+  if (computed[0] || computed[1])
+    std::tie(gradients[0], gradients[1]) = op.call(cotangents[0], saved[0], saved[1], n_samples, spread, computed);
+  if (as_it_is) gradients[0] = cotangents[0];
+  return gradients;
+}
+
+variable_list Rsample::differentiable(const variable_list& cotangents, const variable_list& saved,
+                                      at::ArrayRef<bool> wanted) const {
+  return differentiable_sample_backward(cotangents[0], saved[0], saved[1], n_samples, parse_spread(spread), wanted);
+}
+
+Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, const Samples& n_samples,
+                c10::string_view spread) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
+  // Neither mu nor the noise nor sigma is kept: the backward draws the noise again.
+  return record(Rsample{n_samples, std::string(spread)}, {mu, logvar}, {logvar, key},
+                [&] { return op.call(mu, logvar, key, n_samples, spread); });
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
+  m.def("rsample(Tensor mu, Tensor logvar, Tensor key, SymInt? n_samples, str spread) -> Tensor");
+  m.def(
+      "rsample_backward(Tensor cotangent, Tensor logvar, Tensor key, SymInt? n_samples, str spread, bool[2] wanted) -> "
+      "(Tensor, Tensor)");
+}
+AEVB_REGISTER("rsample", forward)
+AEVB_REGISTER("rsample_backward", backward)
+TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("rsample", TORCH_FN(autograd)); }
+
+}  // namespace aevb

@@ -1,0 +1,107 @@
+#include "ops/sampling.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include "ops/launch.h"
+#include "ops/spread.h"
+
+namespace aevb {
+
+using at::Tensor;
+
+void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, const Samples& n_samples) {
+  check_floating("mu", mu);
+  check_like("logvar", logvar, "mu", mu);
+  check_key(key, mu);
+  check_n_samples(n_samples);
+}
+
+namespace {
+
+c10::SymDimVector with_samples(const Samples& n_samples, c10::SymIntArrayRef sizes) {
+  c10::SymDimVector all(sizes.begin(), sizes.end());
+  if (n_samples) all.insert(all.begin(), *n_samples);
+  return all;
+}
+
+// What forward and backward tell the kernels alike. Tensors that are described are kept alive by the caller.
+SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& logvar, Tensor& key) {
+  const auto sizes = like_mu.sizes();
+  SampleCall call = {};
+  call.params.spread = problem.spread;
+  call.wide = type_of(wide_type(like_mu));
+  call.event = c10::multiply_integers(sizes.slice(sizes.size() - problem.event_dims));
+  call.rows = c10::multiply_integers(sizes.slice(0, sizes.size() - problem.event_dims));
+  call.blocks = blocks_of(call.event);
+  call.samples = problem.n_samples ? problem.n_samples->expect_int() : 1;
+  call.spread = describe(logvar, sizes);
+  key = key.contiguous();
+  call.key = key.const_data_ptr<int64_t>();
+  return call;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> SampleProblem::forward(Tensor mu, std::optional<Reduction> reduction) const {
+  const Tensor full = mu;
+  const bool per_element = reduction == Reduction::none;
+  Tensor z = at::empty_symint(with_samples(n_samples, full.sym_sizes()), full.options()), kl;
+  if (reduction) kl = empty_values(full, event_dims, per_element);
+  if (!full.is_meta()) {
+    Tensor s = logvar, k = key;
+    SampleCall call = call_of(*this, full, s, k);
+    call.mu = describe(mu, full.sizes());
+    call.z = {z.mutable_data_ptr(), type_of(z.scalar_type()), false};
+    if (kl.defined()) call.kl = {kl.mutable_data_ptr(), call.wide, !per_element};
+    sample_forward(call, full.device());
+  }
+  if (reduction) kl = reduce(kl, full, event_dims, *reduction);
+  return {z, kl};
+}
+
+std::tuple<Tensor, Tensor> SampleProblem::backward(Tensor z_cotangent, Tensor kl_cotangent, Tensor mu,
+                                                   const Tensor& like_mu, Reduction reduction,
+                                                   std::array<bool, 2> wanted) const {
+  const OperandGradient dmu(like_mu, like_mu, event_dims, wanted[0]), dlogvar(logvar, like_mu, event_dims, wanted[1]);
+  if (!like_mu.is_meta()) {
+    Tensor s = logvar, k = key;
+    SampleCall call = call_of(*this, like_mu, s, k);
+    if (z_cotangent.defined()) {
+      const auto sizes = z_cotangent.sizes().vec();
+      call.z_cotangent = describe(z_cotangent, sizes);
+    }
+    if (kl_cotangent.defined()) {
+      kl_cotangent = over_event(kl_cotangent, like_mu, event_dims, reduction).to(wide_type(like_mu));
+      call.kl_cotangent = describe(kl_cotangent, like_mu.sizes());
+      if (reduction == Reduction::mean) call.kl_cotangent_scale = 1.0 / double(call.rows);
+      call.mu = describe(mu, like_mu.sizes());
+    }
+    call.gradient[0] = dmu.output();
+    call.gradient[1] = dlogvar.output();
+    sample_backward(call, like_mu.device());
+  }
+  return {dmu.finish(like_mu, event_dims), dlogvar.finish(like_mu, event_dims)};
+}
+
+variable_list differentiable_sample_backward(const Tensor& z_cotangent, const Tensor& logvar, const Tensor& key,
+                                             const Samples& n_samples, Spread spread, at::ArrayRef<bool> wanted) {
+  using Rsample = Tensor(const Tensor&, const Tensor&, const Tensor&, const Samples&, c10::string_view);
+  static auto rsample = find_operator<Rsample>("aevb_ext::rsample");
+  const auto wide = wide_type(logvar);
+  auto sizes = z_cotangent.sym_sizes();
+  if (n_samples) sizes = sizes.slice(1);
+  const auto over_samples = [&](const Tensor& t) { return n_samples ? t.sum(0) : t; };
+  const Tensor g = z_cotangent.to(wide), s = logvar.to(wide);
+  variable_list gradients(2);
+  if (wanted[0]) gradients[0] = over_samples(g).to(z_cotangent.scalar_type());
+  if (wanted[1]) {
+    const Tensor zero = at::zeros_symint(sizes, g.options());
+    const Tensor eps = rsample.call(zero, zero, key, n_samples, "logvar");
+    const Tensor half_std = 0.5 * (0.5 * logvar_of(s, spread)).exp();
+    gradients[1] = as_operand(over_samples(g * eps) * times_slope(half_std, s, spread), logvar);
+  }
+  return gradients;
+}
+
+}  // namespace aevb

@@ -1,0 +1,33 @@
+// What rsample and rsample_kl share: reparameterised samples z = mu + sigma eps of a noise key, with or without the KL.
+#pragma once
+#include "ops/autograd.h"
+#include "ops/rows.h"
+
+namespace aevb {
+
+using Samples = std::optional<c10::SymInt>;  // how many, in a leading dimension; none: one, without it
+
+struct SampleProblem {
+  at::Tensor logvar, key;
+  Samples n_samples;
+  Spread spread;
+  int64_t event_dims;
+
+  // z, and the KL unless `reduction` is absent
+  std::tuple<at::Tensor, at::Tensor> forward(at::Tensor mu, std::optional<Reduction> reduction) const;
+
+  // The gradients of mu and logvar. Cotangents may be undefined; mu may be where there is none of the KL. `like_mu` has
+  // its shape and dtype.
+  std::tuple<at::Tensor, at::Tensor> backward(at::Tensor z_cotangent, at::Tensor kl_cotangent, at::Tensor mu,
+                                              const at::Tensor& like_mu, Reduction reduction,
+                                              std::array<bool, 2> wanted) const;
+};
+
+void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, const Samples& n_samples);
+
+// rsample's backward as differentiable ATen operations: the gradients of mu and logvar.
+variable_list differentiable_sample_backward(const at::Tensor& z_cotangent, const at::Tensor& logvar,
+                                             const at::Tensor& key, const Samples& n_samples, Spread spread,
+                                             at::ArrayRef<bool> wanted);
+
+}  // namespace aevb

@@ -1,0 +1,29 @@
+// Spreads as differentiable ATen operations, for backwards of backwards: formulas/spread.h has the kernels'.
+#pragma once
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+
+#include "call.h"
+
+namespace aevb {
+
+inline at::Tensor logvar_of(const at::Tensor& s, Spread spread) {
+  switch (spread) {
+    case Spread::log_std: return 2 * s;
+    case Spread::std: return 2 * s.log();
+    case Spread::var: return s.log();
+    default: return s;
+  }
+}
+
+// t times d logvar / ds
+inline at::Tensor times_slope(const at::Tensor& t, const at::Tensor& s, Spread spread) {
+  switch (spread) {
+    case Spread::log_std: return 2 * t;
+    case Spread::std: return 2 * t / s;
+    case Spread::var: return t / s;
+    default: return t;
+  }
+}
+
+}  // namespace aevb
