@@ -1,0 +1,73 @@
+# make train    learn the embedded digits: .venv, PyTorch, the build and `aevb train`, from nothing (ARGS="--latent 2")
+# make test     the tests, in the same .venv (ARGS="-k kl")
+# make lint     ruff and clang-format
+# make cuda     the CUDA build in .venv-cuda, checked without a GPU
+# make gpu      on a machine with a GPU: build in place with PYTHON as it is, tests, sanitizer, benchmarks
+# make clean    remove what these made
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+CUDA_TORCH ?= torch==2.11.0
+CUDA_HOME ?= /usr/local/cuda
+ARGS ?=
+
+SOURCES := setup.py $(shell find csrc -type f)
+MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
+
+.PHONY: train test lint cuda gpu clean FORCE
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+train: .venv/installed
+	.venv/bin/aevb train $(ARGS)
+
+test: .venv/installed-test
+	.venv/bin/pytest $(ARGS)
+
+lint: .venv/installed-lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs .venv/bin/clang-format --dry-run -Werror
+
+cuda: .venv-cuda/installed
+	@# From .venv-cuda, where `import aevb_ext` finds the installed package and not this folder's CPU build.
+	cd .venv-cuda && AEVB_CUDA=1 bin/pytest -c ../pyproject.toml --rootdir .. -m "not slow and not cuda" $(ARGS) ../tests
+
+gpu:
+	@$(PYTHON) benchmarks/gpu_check.py $(ARGS)
+
+clean:
+	rm -rf .venv .venv-cuda build *.egg-info aevb_ext/_C*.so
+
+# What an environment was made from. The file changes only when the text does, and then the environment is made anew.
+build/venv.from: WANTED = $(PYTHON) $(TORCH)
+build/venv-cuda.from: WANTED = $(PYTHON) $(CUDA_TORCH)
+build/venv.from build/venv-cuda.from: FORCE
+	@mkdir -p build; echo '$(WANTED)' | cmp -s - $@ || echo '$(WANTED)' >$@
+
+.venv/torch: build/venv.from
+.venv-cuda/torch: build/venv-cuda.from
+.venv/torch .venv-cuda/torch:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit(f"aevb_ext needs Python 3.10 or later; $(PYTHON) is {sys.version.split()[0]}: make PYTHON=...")'
+	@echo 'Installing $(lastword $(shell cat $<)) into $(@D)'
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/pip install -q --disable-pip-version-check 'setuptools>=77,<82' numpy '$(lastword $(shell cat $<))'
+	@touch $@
+
+.venv/built: .venv/torch $(SOURCES)
+	@.venv/bin/python setup.py -q build_ext --inplace
+	@touch $@
+
+# The build is fresh already; pip installs what else is needed, and a link to this folder.
+.venv/installed: WHAT = .
+.venv/installed-test: WHAT = .[test]
+.venv/installed-lint: WHAT = .[lint]
+.venv/installed .venv/installed-test .venv/installed-lint: pyproject.toml | .venv/built
+	@.venv/bin/pip install -q --disable-pip-version-check --no-build-isolation -e '$(WHAT)'
+	@touch $@
+
+.venv-cuda/installed: .venv-cuda/torch pyproject.toml $(SOURCES) $(MODULES)
+	@rm -rf build/lib*
+	@AEVB_CUDA=1 CUDA_HOME=$(CUDA_HOME) .venv-cuda/bin/python setup.py -q build_ext
+	@AEVB_CUDA=1 CUDA_HOME=$(CUDA_HOME) .venv-cuda/bin/pip install -q --disable-pip-version-check --no-build-isolation '.[test]'
+	@touch $@
