@@ -122,10 +122,12 @@ __device__ __forceinline__ void store(void* data, int64_t at, const Number<T> (&
   store(static_cast<T*>(data) + at, pack);
 }
 
-// Divides by the 32-bit instructions where they do: a 64-bit division costs several times as much.
-__device__ __forceinline__ int64_t divide(int64_t a, int64_t b) {
-  if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
-  return a / b;
+// The quotient; `index` becomes the remainder.
+__device__ __forceinline__ int64_t divide(int64_t& index, const Divisor& by) {
+  uint64_t quotient = __umul64hi(index, by.reciprocal);
+  index -= quotient * by.value;
+  if (static_cast<uint64_t>(index) >= by.value) ++quotient, index -= by.value;
+  return quotient;
 }
 
 // How far from the start the element with this row-major index lies.
@@ -134,7 +136,7 @@ __device__ __forceinline__ int64_t offset(const Axes& axes, int64_t index) {
   int d = 0;
   for (; d + 1 < axes.dims; ++d) {
     const int64_t outer = divide(index, axes.size[d]);
-    sum += (index - outer * axes.size[d]) * axes.stride[d];
+    sum += index * axes.stride[d];
     index = outer;
   }
   return sum + index * axes.stride[d];
@@ -143,16 +145,18 @@ __device__ __forceinline__ int64_t offset(const Axes& axes, int64_t index) {
 // A tile, as one thread of its group sees it. Groups that have run out of tiles get an empty one, so that the threads of
 // a warp and of a block stay together.
 struct Tile {
-  int64_t index, row, start;
+  int64_t index, row, start, first;  // `first` is the flat index of its element 0, which is element `start` of the row
   int size, lane;
 
   __device__ __forceinline__ Tile(const Tiling& t, int64_t first) {
     index = first + (threadIdx.x >> t.group_log2);
     lane = threadIdx.x & (t.group - 1);
-    row = start = size = 0;
+    row = start = first = size = 0;
     if (index >= t.tiles) return;
-    row = t.blocks == 1 ? index : divide(index, t.blocks);
-    start = (index - row * t.blocks) * t.block;
+    int64_t block = index;
+    row = divide(block, t.blocks);
+    start = block * t.block;
+    first = row * t.event + start;
     size = static_cast<int>(t.event - start < t.block ? t.event - start : t.block);
   }
 };
@@ -165,56 +169,64 @@ __device__ __forceinline__ void for_each_tile(const Tiling& t, Body body) {
     body(Tile(t, first));
 }
 
-// One element of an operand, which lies `at` elements from where it starts.
-template <class T>
+// What is loaded for an element of type T, to become a number N.
+template <class T, class N>
 struct Element {
-  using type = T;
-  static __device__ __forceinline__ T get(const Operand& in, int64_t at) {
-    return load<1>(static_cast<const T*>(in.data) + at).v[0];
+  using Raw = T;
+  static __device__ __forceinline__ const void* advance(Type, const void* p, int64_t elements) {
+    return static_cast<const T*>(p) + elements;
+  }
+  static __device__ __forceinline__ Raw get(Type, const void* p, int64_t at) {
+    return load<1>(static_cast<const T*>(p) + at).v[0];
   }
 };
 
 template <class N>
-struct Runtime {
-  using type = N;
-  static __device__ __forceinline__ N get(const Operand& in, int64_t at) {
-    switch (in.type) {
-      case Type::f64: return widen<N>(Element<double>::get(in, at));
-      case Type::bf16: return widen<N>(Element<__nv_bfloat16>::get(in, at));
-      case Type::f16: return widen<N>(Element<__half>::get(in, at));
-      case Type::u8: return widen<N>(Element<uint8_t>::get(in, at));
-      default: return widen<N>(Element<float>::get(in, at));
+struct Element<Any, N> {
+  using Raw = N;
+  static __device__ __forceinline__ const void* advance(Type type, const void* p, int64_t elements) {
+    const int size = type == Type::f64 ? 8 : type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2;
+    return static_cast<const char*>(p) + elements * size;
+  }
+  static __device__ __forceinline__ Raw get(Type type, const void* p, int64_t at) {
+    switch (type) {
+      case Type::f64: return as<double>(p, at);
+      case Type::bf16: return as<__nv_bfloat16>(p, at);
+      case Type::f16: return as<__half>(p, at);
+      case Type::u8: return as<uint8_t>(p, at);
+      default: return as<float>(p, at);
     }
+  }
+
+ private:
+  template <class T>
+  static __device__ __forceinline__ N as(const void* p, int64_t at) {
+    return widen<N>(load<1>(static_cast<const T*>(p) + at).v[0]);
   }
 };
 
 // An operand within one tile: elements of type T to be used as numbers N.
 template <class T, class N>
 class View {
-  using Get = std::conditional_t<std::is_same_v<T, Any>, Runtime<N>, Element<T>>;
-
  public:
-  using Raw = typename Get::type;
+  using Raw = typename Element<T, N>::Raw;
 
   View() = default;
-  __device__ __forceinline__ View(const Operand& operand, int64_t row, int64_t start) : in_(&operand) {
-    origin_ = offset(operand.row, row);
-    start_ = start;
-    if (affine()) origin_ += start * stride();
-    if (uniform()) same_ = widen<N>(Get::get(*in_, origin_));
+  __device__ __forceinline__ View(const Operand& in, int64_t row, int64_t start) : in_(&in), start_(start) {
+    data_ = Element<T, N>::advance(in.type, in.data, offset(in.row, row) + (affine() ? start * stride() : 0));
+    if (uniform()) same_ = widen<N>(Element<T, N>::get(in.type, data_, 0));
   }
 
   // One number for the whole tile: it is loaded once.
   __device__ __forceinline__ bool uniform() const { return affine() && stride() == 0; }
   // Side by side in memory: W elements can be loaded as one Pack.
   __device__ __forceinline__ bool adjacent() const { return affine() && stride() == 1 && !std::is_same_v<T, Any>; }
-  __device__ __forceinline__ const T* data() const { return static_cast<const T*>(in_->data) + origin_; }
+  __device__ __forceinline__ const T* data() const { return static_cast<const T*>(data_); }
 
   // Element i of the tile; nothing is loaded, and `number` does not look, where they are all the same.
   __device__ __forceinline__ Raw get(int i) const {
     if (uniform()) return Raw{};
-    if (affine()) return Get::get(*in_, origin_ + i * stride());
-    return Get::get(*in_, origin_ + offset(in_->event, start_ + i));
+    return Element<T, N>::get(in_->type, data_, affine() ? i * stride() : offset(in_->event, start_ + i));
   }
   // W elements at once: of an aligned adjacent operand, or of a uniform one.
   template <int W>
@@ -234,7 +246,8 @@ class View {
   __device__ __forceinline__ int64_t stride() const { return in_->event.stride[0]; }
 
   const Operand* in_;
-  int64_t origin_, start_;
+  const void* data_;  // element 0 of the tile where the operand is affine, else of the row
+  int64_t start_;
   N same_ = N(0);
 };
 

@@ -204,12 +204,11 @@ __global__ void __launch_bounds__(kBlockThreads) row_forward(const __grid_consta
   const int group = task.tiling.group;
   for_each_tile(task.tiling, [&](const Tile& tile) {
     const Operands<F::arity, T, X> in(task.in, tile);
-    const int64_t first = tile.row * task.tiling.event + tile.start;
     Packed<kPack<T>> packed;
     in.limit(packed);
-    packed.template include<T>(task.value, first);
+    packed.template include<T>(task.value, tile.first);
 
-    ForwardWork<F, T, X> work = {formula, task.value, in, first, {N(0)}};
+    ForwardWork<F, T, X> work = {formula, task.value, in, tile.first, {N(0)}};
     sweep_tile(work, tile, group, packed);
     if (!task.value.per_block) return;
     group_sum(work.sum, group);
@@ -276,14 +275,13 @@ __global__ void __launch_bounds__(kBlockThreads) row_backward(const __grid_const
   for_each_tile(task.tiling, [&](const Tile& tile) {
     const Operands<F::arity, T, X> in(task.in, tile);
     const View<typename Wide<T>::type, N> cotangent(task.cotangent, tile.row, tile.start);
-    const int64_t first = tile.row * task.tiling.event + tile.start;
     Packed<kPack<T>> packed;
     in.limit(packed);
     packed.include(cotangent);
 #pragma unroll
-    for (int k = 0; k < F::arity; ++k) packed.template include<T>(task.gradient[k], first);
+    for (int k = 0; k < F::arity; ++k) packed.template include<T>(task.gradient[k], tile.first);
 
-    BackwardWork<F, T, X> work = {formula, task.gradient, in, cotangent, N(task.cotangent_scale), first, {}};
+    BackwardWork<F, T, X> work = {formula, task.gradient, in, cotangent, N(task.cotangent_scale), tile.first, {}};
 #pragma unroll
     for (int k = 0; k < F::arity; ++k) work.sum[k] = N(0);
     sweep_tile(work, tile, group, packed);

@@ -13,8 +13,17 @@ constexpr int kBlockThreads = 256;  // a group that is a whole thread block
 constexpr int kWarpThreads = 128;   // a thread block of smaller groups
 constexpr int64_t kMaxGrid = 65536;
 
+// Division by a number that is known before the kernel starts: by its reciprocal, which is one too small at most.
+struct Divisor {
+  uint64_t value = 1, reciprocal = UINT64_MAX;
+
+  Divisor() = default;
+  explicit Divisor(int64_t by) : value(by), reciprocal(UINT64_MAX / by) {}
+};
+
 struct Tiling {
-  int64_t rows, event, block, blocks, tiles;
+  int64_t rows, event, block, tiles;
+  Divisor blocks;  // of a row
   int group, group_log2;
 
   unsigned threads() const { return group > kWarp ? kBlockThreads : kWarpThreads; }
@@ -27,8 +36,8 @@ struct Tiling {
 // `block` elements are a tile; a thread takes `unit` adjacent ones at a time; more than `block_units` units are worth a
 // thread block.
 inline Tiling tile(int64_t rows, int64_t event, int64_t block, int unit, int block_units) {
-  Tiling t = {rows, event, block, (event + block - 1) / block, 0, 1, 0};
-  t.tiles = rows * t.blocks;
+  const int64_t blocks = (event + block - 1) / block;
+  Tiling t = {rows, event, block, rows * blocks, Divisor(blocks), 1, 0};
   const int64_t units = (std::min(event, block) + unit - 1) / unit;
   if (units > block_units) {
     t.group = kBlockThreads;
@@ -42,7 +51,7 @@ inline Tiling tile(int64_t rows, int64_t event, int64_t block, int unit, int blo
 // Dimensions, innermost first.
 struct Axes {
   int dims = 1;
-  int64_t size[kMaxDims] = {1};
+  Divisor size[kMaxDims];
   int64_t stride[kMaxDims] = {};
 };
 
@@ -68,7 +77,7 @@ struct Operand {
 
  private:
   static void push(Axes& axes, int64_t size, int64_t stride) {
-    axes.size[axes.dims] = size;
+    axes.size[axes.dims] = Divisor(size);
     axes.stride[axes.dims++] = stride;
   }
 };

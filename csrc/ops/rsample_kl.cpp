@@ -23,7 +23,7 @@ struct RsampleKl {
                                at::ArrayRef<bool> wanted) const;
 };
 
-std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, const Samples& n_samples,
+std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
                                    c10::string_view spread, c10::string_view reduction, int64_t batch_dims) {
   check_sampling(mu, logvar, key, n_samples);
   check_batch_dims(batch_dims, "mu", mu);
@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const
 }
 
 std::tuple<Tensor, Tensor> backward(const OptionalTensor& z_cotangent, const OptionalTensor& kl_cotangent,
-                                    const Tensor& mu, const Tensor& logvar, const Tensor& key, const Samples& n_samples,
+                                    const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
                                     c10::string_view spread, c10::string_view reduction, int64_t batch_dims,
                                     std::array<bool, 2> wanted) {
   const RsampleKl op{n_samples, std::string(spread), std::string(reduction), batch_dims};
@@ -64,7 +64,7 @@ variable_list RsampleKl::differentiable(const variable_list& cotangents, const v
   return of_z;
 }
 
-std::tuple<Tensor, Tensor> autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, const Samples& n_samples,
+std::tuple<Tensor, Tensor> autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
                                     c10::string_view spread, c10::string_view reduction, int64_t batch_dims) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample_kl");
   return record(RsampleKl{n_samples, std::string(spread), std::string(reduction), batch_dims}, {mu, logvar},

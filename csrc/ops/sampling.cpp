@@ -10,7 +10,7 @@ namespace aevb {
 
 using at::Tensor;
 
-void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, const Samples& n_samples) {
+void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples) {
   check_floating("mu", mu);
   check_like("logvar", logvar, "mu", mu);
   check_key(key, mu);
@@ -19,7 +19,7 @@ void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, c
 
 namespace {
 
-c10::SymDimVector with_samples(const Samples& n_samples, c10::SymIntArrayRef sizes) {
+c10::SymDimVector with_samples(Samples n_samples, c10::SymIntArrayRef sizes) {
   c10::SymDimVector all(sizes.begin(), sizes.end());
   if (n_samples) all.insert(all.begin(), *n_samples);
   return all;
@@ -85,8 +85,8 @@ std::tuple<Tensor, Tensor> SampleProblem::backward(Tensor z_cotangent, Tensor kl
 }
 
 variable_list differentiable_sample_backward(const Tensor& z_cotangent, const Tensor& logvar, const Tensor& key,
-                                             const Samples& n_samples, Spread spread, at::ArrayRef<bool> wanted) {
-  using Rsample = Tensor(const Tensor&, const Tensor&, const Tensor&, const Samples&, c10::string_view);
+                                             Samples n_samples, Spread spread, at::ArrayRef<bool> wanted) {
+  using Rsample = Tensor(const Tensor&, const Tensor&, const Tensor&, Samples, c10::string_view);
   static auto rsample = find_operator<Rsample>("aevb_ext::rsample");
   const auto wide = wide_type(logvar);
   auto sizes = z_cotangent.sym_sizes();

@@ -23,11 +23,11 @@ struct SampleProblem {
                                               std::array<bool, 2> wanted) const;
 };
 
-void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, const Samples& n_samples);
+void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, Samples n_samples);
 
 // rsample's backward as differentiable ATen operations: the gradients of mu and logvar.
 variable_list differentiable_sample_backward(const at::Tensor& z_cotangent, const at::Tensor& logvar,
-                                             const at::Tensor& key, const Samples& n_samples, Spread spread,
+                                             const at::Tensor& key, Samples n_samples, Spread spread,
                                              at::ArrayRef<bool> wanted);
 
 }  // namespace aevb
