@@ -1,0 +1,5 @@
+"""How parameters are learnt."""
+
+from .aevb import AEVB
+
+__all__ = ["AEVB"]
