@@ -1,5 +1,6 @@
 """Fused, numerically safe ELBO operations for PyTorch, and Auto-Encoding Variational Bayes on top of them."""
 
+from . import _library, _vmap
 from ._library import build_info
 from .functional import (
     bernoulli_log_prob,
@@ -11,6 +12,9 @@ from .functional import (
 )
 
 __version__ = "0.1.0"
+
+if _library.is_loaded():
+    _vmap.register()
 
 __all__ = [
     "bernoulli_log_prob",

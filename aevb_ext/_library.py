@@ -1,5 +1,7 @@
 """Loads the compiled operators; says what to do when they cannot be loaded."""
 
+import importlib
+
 import torch
 
 
@@ -14,7 +16,7 @@ class _Missing:
 
 
 def _cure(error: ImportError) -> str:
-    if "No module named" in str(error):
+    if isinstance(error, ModuleNotFoundError):
         return (
             "aevb_ext's compiled library is not there: the package was not built. "
             "Run `pip install --no-build-isolation .` in the source folder (see `aevb doctor`)."
@@ -27,12 +29,15 @@ def _cure(error: ImportError) -> str:
 
 
 try:
-    from . import _C
-
+    _C = importlib.import_module("._C", __package__)
     ops = torch.ops.aevb_ext
 except ImportError as error:
     _C = None
     ops = _Missing(_cure(error))
+
+
+def is_loaded() -> bool:
+    return _C is not None
 
 
 def build_info() -> dict:
@@ -46,6 +51,6 @@ def build_info() -> dict:
     Raises:
         ImportError: the compiled library does not load; the message names the cure.
     """
-    if _C is None:
+    if not is_loaded():
         raise ImportError(ops.why)
     return _C.build_info()

@@ -1,0 +1,61 @@
+"""Batching rules of the operators over rows: a vmapped dimension becomes one more dimension of rows.
+
+(The samplers have none: PyTorch's own fallback runs them once for each element.)
+"""
+
+import torch
+from torch import Tensor
+
+from ._library import ops
+
+
+def _front(t: Tensor | None, dim: int | None, ndim: int) -> Tensor | None:
+    """``t`` with its vmapped dimension first and ones between that and its own, to be of ``ndim`` dimensions beside."""
+    if t is None or dim is None:
+        return t
+    t = t.movedim(dim, 0)
+    return t.reshape(t.shape[0], *(1,) * (ndim - (t.dim() - 1)), *t.shape[1:])
+
+
+def _whole(t: Tensor, dim: int | None, size: int) -> Tensor:
+    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+
+def _reduce(per_sample: Tensor, reduction: str) -> Tensor:
+    """What a reduction makes of each vmapped element's rows."""
+    if reduction in ("none", "sample"):
+        return per_sample
+    rows = per_sample.flatten(1) if per_sample.dim() > 1 else per_sample.unsqueeze(1)
+    return rows.sum(1) if reduction == "sum" else rows.mean(1)
+
+
+def _first_pass(reduction: str) -> str:
+    return "none" if reduction == "none" else "sample"
+
+
+def _bernoulli_log_prob(info, in_dims, x, logits, x_scale, reduction, batch_dims):
+    logits = _whole(logits, in_dims[1], info.batch_size)
+    event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
+    x = _front(x, in_dims[0], logits.dim() - 1)
+    values = ops.bernoulli_log_prob(x, logits, x_scale, _first_pass(reduction), x.dim() - event_dims)
+    return _reduce(values, reduction), 0
+
+
+def _gaussian_log_prob(info, in_dims, x, mu, logvar, spread, x_scale, reduction, batch_dims):
+    mu = _whole(mu, in_dims[1], info.batch_size)
+    event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
+    x = _front(x, in_dims[0], mu.dim() - 1)
+    logvar = _front(logvar, in_dims[2], mu.dim() - 1)
+    values = ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, _first_pass(reduction), x.dim() - event_dims)
+    return _reduce(values, reduction), 0
+
+
+def _gaussian_kl(info, in_dims, mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims):
+    mu = _whole(mu, in_dims[0], info.batch_size)
+    rest = (_front(t, dim, mu.dim() - 1) for t, dim in zip((logvar, prior_mu, prior_logvar), in_dims[1:4], strict=True))
+    return _reduce(ops.gaussian_kl(mu, *rest, spread, _first_pass(reduction), batch_dims + 1), reduction), 0
+
+
+def register() -> None:
+    for rule in (_bernoulli_log_prob, _gaussian_log_prob, _gaussian_kl):
+        torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
