@@ -120,7 +120,8 @@ def _archs(torch, known: list[str]) -> tuple[str, ...]:
                 raise PlatformError(f"TORCH_CUDA_ARCH_LIST={listed}: {name} is not of the form 9.0, 9.0a or 9.0+PTX")
         return tuple(name.replace(".", "") for name in names)
     newest = max(known, key=int)
-    visible = {"%d%d" % torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    capabilities = (torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
+    visible = {f"{major}{minor}" for major, minor in capabilities}
     if visible:
         archs = sorted(visible.intersection(known), key=int)
         return tuple(archs) if visible <= set(known) else (*archs, f"{newest}+PTX")
