@@ -181,14 +181,14 @@ class Operator:
 
 
 _posterior = {"mu": Argument(_normal, _data), "logvar": _spread(_data)}
+_prior_mean = {"prior_mu": Argument(_normal, _spread_of(_data))}
+_prior_spread = {"prior_logvar": _spread(_data)}
 OPERATORS = [
     Operator("rsample", _posterior, draws_noise=True, reduces=False),
     Operator("gaussian_kl", _posterior),
-    Operator(
-        "gaussian_kl",
-        {**_posterior, "prior_mu": Argument(_normal, _spread_of(_data)), "prior_logvar": _spread(_data)},
-        variant="to_prior",
-    ),
+    Operator("gaussian_kl", {**_posterior, **_prior_mean, **_prior_spread}, variant="to_prior"),
+    Operator("gaussian_kl", {**_posterior, **_prior_mean}, variant="to_prior_mean"),
+    Operator("gaussian_kl", {**_posterior, **_prior_spread}, variant="to_prior_spread"),
     Operator("rsample_kl", _posterior, draws_noise=True),
     Operator("bernoulli_log_prob", {"x": Argument(_unit, _data), "logits": Argument(_logits, _decoder)}),
     Operator(

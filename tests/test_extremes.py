@@ -6,6 +6,7 @@ else the largest of the terms that cancel. Results below the smallest normal num
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import mpmath
 import pytest
@@ -95,34 +96,33 @@ def _with_gradients(function, **inputs):
 def test_bernoulli(grid):
     """Targets in [0, 1]: both terms of the log-likelihood have one sign, so the value is right relative to itself."""
 
-    def exact(x, l):  # noqa: E741
-        residual, e = x - (l > 0), mpmath.exp(-abs(l))
-        value = residual * l - mpmath.log1p(e)
+    def exact(x, logit):
+        residual, e = x - (logit > 0), mpmath.exp(-abs(logit))
+        value = residual * logit - mpmath.log1p(e)
         tail = e / (1 + e)
-        gradient = residual + (tail if l <= 0 else -tail)
-        return Exact(value, value), Exact(l, l), Exact(gradient, abs(residual) + tail)
+        gradient = residual + (tail if logit > 0 else -tail)
+        return Exact(value, value), Exact(logit, logit), Exact(gradient, abs(residual) + tail)
 
     x, logits = grid(TARGETS, LOGITS)
-    results = _with_gradients(
-        lambda x, l: aevb_ext.bernoulli_log_prob(x, l, reduction="none"),
-        x=x,
-        logits=logits,
-    )
+    results = _with_gradients(partial(aevb_ext.bernoulli_log_prob, reduction="none"), x=x, logits=logits)
     _check(results, (x, logits), exact, BERNOULLI_ULP)
 
 
 def _log_variance(s, spread):
-    return {
-        "logvar": lambda: s,
-        "log_std": lambda: 2 * s,
-        "std": lambda: 2 * mpmath.log(s),
-        "var": lambda: mpmath.log(s),
-    }[spread]()
+    match spread:
+        case "logvar":
+            return s
+        case "log_std":
+            return 2 * s
+        case "std":
+            return 2 * mpmath.log(s)
+        case "var":
+            return mpmath.log(s)
 
 
 def _slope(s, spread):
     """d log sigma^2 / d s"""
-    return {"logvar": mpf(1), "log_std": mpf(2), "std": 2 / s if s else 0, "var": 1 / s if s else 0}[spread]
+    return {"logvar": mpf(1), "log_std": mpf(2), "std": s and 2 / s, "var": s and 1 / s}[spread]
 
 
 def _through_log(v, spread):
@@ -144,9 +144,7 @@ def test_gaussian_kl(grid, spread):
 
     mu, v = grid(MEANS, LOG_VARIANCES)
     s = in_parameterisation(v.double(), spread).to(v.dtype)
-    results = _with_gradients(
-        lambda mu, s: aevb_ext.gaussian_kl(mu, s, spread=spread, reduction="none"), mu=mu, spread=s
-    )
+    results = _with_gradients(partial(aevb_ext.gaussian_kl, spread=spread, reduction="none"), mu=mu, spread=s)
     _check(results, (mu, s), exact, GAUSSIAN_ULP)
 
 
@@ -175,7 +173,7 @@ def test_gaussian_kl_to_a_prior(grid, spread):
     mu, v, difference, ratio = grid((0.5, -100.0), (-20.0, -0.7, 0.0, 3.0), (0.0, 1e-5, 2.0), ratios)
     s, prior_s = (in_parameterisation(t.double(), spread).to(t.dtype) for t in (v, v - ratio))
     inputs = {"mu": mu, "spread": s, "prior_mu": mu - difference, "prior_spread": prior_s}
-    results = _with_gradients(lambda *a: aevb_ext.gaussian_kl(*a, spread=spread, reduction="none"), **inputs)
+    results = _with_gradients(partial(aevb_ext.gaussian_kl, spread=spread, reduction="none"), **inputs)
     _check(results, list(inputs.values()), exact, GAUSSIAN_ULP)
 
 
@@ -199,7 +197,7 @@ def test_gaussian_log_prob(grid, spread):
     x, mu, v = grid((0.0, 1.0, 0.4), (*MEANS, 0.4, 0.4 + 1e-6), LOG_VARIANCES[::2])
     s = in_parameterisation(v.double(), spread).to(v.dtype)
     results = _with_gradients(
-        lambda *a: aevb_ext.gaussian_log_prob(*a, spread=spread, reduction="none"), x=x, mu=mu, spread=s
+        partial(aevb_ext.gaussian_log_prob, spread=spread, reduction="none"), x=x, mu=mu, spread=s
     )
     _check(results, (x, mu, s), exact, GAUSSIAN_ULP)
 
