@@ -13,6 +13,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <algorithm>
 #include <mutex>
 #include <type_traits>
 #include <vector>
@@ -32,6 +33,9 @@ struct Backward final : torch::autograd::Node {
 
   variable_list apply(variable_list&& cotangents) override {
     std::lock_guard<std::mutex> lock(mutex_);
+    // A node after this one may have had no gradient to give.
+    const bool any = std::any_of(cotangents.begin(), cotangents.end(), [](const auto& g) { return g.defined(); });
+    if (!any) return variable_list(num_outputs());
     variable_list inputs;
     for (auto& variable : saved) inputs.push_back(variable.unpack());
     c10::SmallVector<bool, 4> wanted;
