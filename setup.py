@@ -6,6 +6,7 @@ Environment variables:
     CUDA_HOME             the CUDA toolkit. Default: the one of the nvcc on PATH, or /usr/local/cuda.
     TORCH_CUDA_ARCH_LIST  GPU architectures, e.g. "8.0;9.0+PTX". Default: those of the GPUs that are visible, or else
                           every current one.
+    AEVB_COMMIT           what build_info() says of the source, where this is no git repository.
     CXX, CXXFLAGS         the C++ compiler, and flags added to those given here.
     MAX_JOBS              how many compilers run at once. Default: one per core.
 
@@ -192,7 +193,7 @@ def compile_all(objects: list[Object]) -> None:
 
 def _commit() -> str:
     if not (ROOT / ".git").exists() or not shutil.which("git"):
-        return "unknown"
+        return os.environ.get("AEVB_COMMIT", "unknown")
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     described = subprocess.run(command, capture_output=True, text=True)
     return described.stdout.strip() if described.returncode == 0 else "unknown"

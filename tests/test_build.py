@@ -195,3 +195,20 @@ def test_objects_share_no_symbol_between_instruction_sets(isa):
     symbols = [line.split()[-2:] for line in listed.splitlines()]
     shared = [name for kind, name in symbols if kind.isupper() or kind in "uvw"]
     assert shared and [name for name in shared if not of_instruction_set(name, isa)] == []
+
+
+@needs_several
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-user is not installed")
+@pytest.mark.parametrize("cpu, isa", [("Nehalem", "baseline"), ("IvyBridge", "baseline"), ("Haswell", "avx2")])
+def test_older_cpus(cpu, isa):
+    """On a CPU without AVX, with AVX alone, and with AVX2 every operator runs, forward and backward, and is right."""
+    # OpenBLAS, which NumPy brings, takes an emulated CPU for one with instructions that it lacks.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Prescott"}
+    environment.pop("AEVB_CPU_ISA", None)
+    command = ["qemu-x86_64", "-cpu", cpu, sys.executable, "-m", "aevb_ext", "doctor"]
+    done = subprocess.run(
+        command, cwd=Path(aevb_ext.__file__).parents[1], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"instruction set +{isa} ", done.stdout)

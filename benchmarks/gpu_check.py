@@ -1,0 +1,204 @@
+"""``make gpu``: build in place, test, sanitise and time on the GPU of this machine; write one results file.
+
+A stage that fails or runs out of its time is recorded and the next one still runs. The whole ends inside nine minutes.
+The results go to benchmarks/results/<gpu>.json and, where the environment variable OUT names a folder, there too.
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LOGS = ROOT / "build" / "gpu"
+PYTHON = sys.executable
+
+
+@dataclass
+class Stage:
+    name: str
+    command: list[str]
+    limit_s: int  # all together: 510 s
+    environment: dict[str, str] = field(default_factory=dict)
+    outcome: str = "not run"
+    seconds: float = 0.0
+    # The last lines, kept where it failed.
+    output: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        print(f"{self.name} ...", flush=True)
+        start = time.monotonic()
+        with open(LOGS / f"{self.name}.log", "w+") as log:
+            process = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                status = process.wait(self.limit_s)
+                self.outcome = "passed" if status == 0 else f"failed (exit status {status})"
+            except subprocess.TimeoutExpired:
+                self.outcome = f"ran out of its {self.limit_s} s"
+                _end(process)
+            log.seek(0)
+            lines = log.read().splitlines()
+        self.seconds = round(time.monotonic() - start, 1)
+        if self.outcome != "passed":
+            self.output = lines[-60:]
+            print("\n".join(self.output))
+        print(f"{self.name}: {self.outcome}, {self.seconds:.0f} s", flush=True)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Interrupt the stage, so that pytest still writes its report; then kill what is left of it."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(8)
+    except subprocess.TimeoutExpired:
+        pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def stages() -> list[Stage]:
+    pytest = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    parallel = ["-n", "8"] if importlib.util.find_spec("xdist") else []
+    found = [
+        Stage("build", [PYTHON, "setup.py", "-q", "build_ext", "--inplace"], 150, {"AEVB_CUDA": "1"}),
+        Stage("doctor", [PYTHON, "-m", "aevb_ext", "doctor"], 30),
+        Stage("tests", [*pytest, *parallel, "-m", "cuda", f"--junitxml={LOGS / 'tests.xml'}", "tests"], 120),
+    ]
+    if sanitizer := _compute_sanitizer():
+        # Without the cache every tensor is an allocation of its own, whose end the sanitizer knows.
+        alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(ROOT)}
+        for tool in ("memcheck", "racecheck"):
+            command = [sanitizer, "--tool", tool, "--error-exitcode", "9", PYTHON, "benchmarks/sanitized.py"]
+            found.append(Stage(tool, command, 45, alone))
+    else:
+        print("compute-sanitizer is not here: memcheck and racecheck are left out")
+    found.append(Stage("benchmarks", [*pytest, f"--benchmark-json={LOGS / 'benchmarks.json'}", "benchmarks"], 120))
+    return found
+
+
+def _compute_sanitizer() -> str | None:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("compute-sanitizer", path=f"{os.environ.get('PATH', '')}{os.pathsep}{home}/bin")
+
+
+def machine(torch) -> dict:
+    gpu = torch.cuda.get_device_properties(0)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+    driver = subprocess.run(query, capture_output=True, text=True).stdout.strip() if shutil.which(query[0]) else ""
+    return {
+        "gpu": gpu.name,
+        "capability": f"{gpu.major}.{gpu.minor}",
+        "memory_GiB": round(gpu.total_memory / 2**30, 1),
+        "multiprocessors": gpu.multi_processor_count,
+        "driver": driver or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+    }
+
+
+def build_info() -> dict | None:
+    """Of the library just built; asked in a process of its own, as it may not load."""
+    program = "import aevb_ext, json; print(json.dumps(aevb_ext.build_info()))"
+    done = subprocess.run([PYTHON, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def test_summary() -> dict | None:
+    try:
+        suite = ElementTree.parse(LOGS / "tests.xml").getroot().find("testsuite")
+    except (OSError, ElementTree.ParseError):
+        return None
+    count = {name: int(suite.get(name)) for name in ("tests", "failures", "errors", "skipped")}
+    bad = [
+        f"{case.get('classname')}::{case.get('name')}"
+        for case in suite.iter("testcase")
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
+    count["passed"] = count["tests"] - count["failures"] - count["errors"] - count["skipped"]
+    return {**count, "failed": bad}
+
+
+def figures() -> list[dict]:
+    try:
+        measured = json.loads((LOGS / "benchmarks.json").read_text())["benchmarks"]
+    except (OSError, ValueError):
+        return []
+    return [
+        {
+            "name": one["name"],
+            "median_us": round(one["stats"]["median"] * 1e6, 3),
+            "iqr_us": round(one["stats"]["iqr"] * 1e6, 3),
+            "rounds": one["stats"]["rounds"],
+            **one["extra_info"],
+        }
+        for one in measured
+    ]
+
+
+def main() -> int:
+    try:
+        import torch
+    except ImportError:
+        return f"make gpu: {PYTHON} has no torch: name one that has it, make gpu PYTHON=..."
+    if not torch.cuda.is_available():
+        return f"make gpu needs a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda}) sees none here"
+    if missing := [name for name in ("pytest", "pytest_benchmark") if importlib.util.find_spec(name) is None]:
+        return f"make gpu: {PYTHON} lacks {', '.join(missing)}"
+
+    shutil.rmtree(LOGS, ignore_errors=True)
+    LOGS.mkdir(parents=True)
+    start = time.monotonic()
+    done = stages()
+    for stage in done:
+        stage.run()
+        if stage.name == "build" and stage.outcome != "passed":
+            break  # all others need what it makes
+
+    tests, figured = test_summary(), figures()
+    results = {
+        "machine": machine(torch),
+        "build": build_info(),
+        "stages": [{k: v for k, v in asdict(s).items() if k in ("name", "outcome", "seconds", "output")} for s in done],
+        "tests": tests,
+        "benchmarks": figured,
+    }
+    name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["gpu"].lower()).strip("-")
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    if out := os.environ.get("OUT"):
+        shutil.copy(path, out)
+
+    print(f"\n{results['machine']['gpu']}, {time.monotonic() - start:.0f} s in all; {path.relative_to(ROOT)}")
+    for stage in done:
+        print(f"  {stage.name:<11}{stage.outcome}, {stage.seconds:.0f} s")
+    if tests:
+        print(f"  {tests['passed']} passed, {tests['failures'] + tests['errors']} failed, {tests['skipped']} skipped")
+        for test in tests["failed"][:20]:
+            print(f"    {test}")
+    print(f"  {len(figured)} benchmarks")
+    return 0 if all(stage.outcome == "passed" for stage in done) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
