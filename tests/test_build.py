@@ -200,9 +200,9 @@ def test_objects_share_no_symbol_between_instruction_sets(isa):
 @needs_several
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-user is not installed")
-@pytest.mark.parametrize("cpu, isa", [("Nehalem", "baseline"), ("IvyBridge", "baseline"), ("Haswell", "avx2")])
+@pytest.mark.parametrize("cpu, isa", [("Nehalem", "baseline"), ("Haswell", "avx2")])
 def test_older_cpus(cpu, isa):
-    """On a CPU without AVX, with AVX alone, and with AVX2 every operator runs, forward and backward, and is right."""
+    """On a CPU without AVX and on one with AVX2 alone every operator runs, forward and backward, and is right."""
     # OpenBLAS, which NumPy brings, takes an emulated CPU for one with instructions that it lacks.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Prescott"}
     environment.pop("AEVB_CPU_ISA", None)
