@@ -205,6 +205,18 @@ struct Element<Any, N> {
   }
 };
 
+// Ways to load: see View.
+template <int W>
+struct Packs {
+  static constexpr int width = W;
+};
+struct Singles {
+  static constexpr int width = 1;
+};
+struct Scattered {
+  static constexpr int width = 1;
+};
+
 // An operand within one tile: elements of type T to be used as numbers N.
 template <class T, class N>
 class View {
@@ -223,27 +235,30 @@ class View {
   __device__ __forceinline__ bool adjacent() const { return affine() && stride() == 1 && !std::is_same_v<T, Any>; }
   __device__ __forceinline__ const T* data() const { return static_cast<const T*>(data_); }
 
-  // Element i of the tile; nothing is loaded, and `number` does not look, where they are all the same.
-  __device__ __forceinline__ Raw get(int i) const {
-    if (uniform()) return Raw{};
-    return Element<T, N>::get(in_->type, data_, affine() ? i * stride() : offset(in_->event, start_ + i));
-  }
-  // W elements at once: of an aligned adjacent operand, or of a uniform one.
-  template <int W>
-  __device__ __forceinline__ Pack<Raw, W> get_pack(int i) const {
-    if constexpr (W == 1) {
-      return {{get(i)}};
-    } else {
-      if constexpr (!std::is_same_v<T, Any>)
-        if (!uniform()) return load<W>(data() + i);
-      return {};
+  // Whether finding an element takes divisions.
+  __device__ __forceinline__ bool scattered() const { return !affine(); }
+
+  // W adjacent elements, from element i of the tile on, by one of three ways: `Packs`, if the operand is adjacent there
+  // and aligned, or uniform; `Singles`, if it is not scattered; `Scattered`. Of a uniform operand nothing is loaded, and
+  // `number` does not look.
+  template <class Way, int W = Way::width>
+  __device__ __forceinline__ Pack<Raw, W> get(Way, int i) const {
+    if (!uniform()) {
+      if constexpr (std::is_same_v<Way, Scattered>)
+        return {{at(affine() ? i * stride() : offset(in_->event, start_ + i))}};
+      else if constexpr (std::is_same_v<Way, Singles>)
+        return {{at(i * stride())}};
+      else if constexpr (!std::is_same_v<T, Any>)
+        return load<W>(data() + i);
     }
+    return {};
   }
   __device__ __forceinline__ N number(Raw raw) const { return uniform() ? same_ : widen<N>(raw); }
 
  private:
   __device__ __forceinline__ bool affine() const { return in_->event.dims == 1; }
   __device__ __forceinline__ int64_t stride() const { return in_->event.stride[0]; }
+  __device__ __forceinline__ Raw at(int64_t i) const { return Element<T, N>::get(in_->type, data_, i); }
 
   const Operand* in_;
   const void* data_;  // element 0 of the tile where the operand is affine, else of the row

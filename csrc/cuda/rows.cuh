@@ -8,6 +8,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/load.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/rows.h"
 #include "formulas/bernoulli.h"
 #include "formulas/gaussian.h"
 
@@ -22,8 +23,7 @@ constexpr int kBlockUnits = 256;
 // in flight.
 template <class T>
 constexpr int kPack = kWide / sizeof(T);
-constexpr int kPacksInFlight = 2;
-constexpr int kElementsInFlight = 4;
+constexpr int kSinglesInFlight = 4;
 
 // The same formulas with the spread known to the compiler.
 template <class F, Spread spread>
@@ -78,6 +78,7 @@ class Packed {
   template <class T, class N>
   __device__ __forceinline__ void include(const View<T, N>& view) {
     if (view.uniform()) return;
+    scattered_ |= view.scattered();
     if (view.adjacent())
       include(view.data(), sizeof(typename View<T, N>::Raw));
     else
@@ -91,22 +92,23 @@ class Packed {
   }
   __device__ __forceinline__ void exclude() { possible_ = false; }
 
+  __device__ __forceinline__ bool scattered() const { return scattered_; }
   __device__ __forceinline__ int begin() const { return head_; }
   __device__ __forceinline__ int packs(int size) const { return possible_ && size > head_ ? (size - head_) / V : 0; }
 
  private:
   int head_ = 0, period_ = 1;
-  bool possible_ = true;
+  bool possible_ = true, scattered_ = false;
 };
 
-// Calls work.load<W>(i), several times, and then work.use(i, loaded) for `count` runs of W elements, at place(0..count-1).
-template <int W, int in_flight, class Work, class Place>
-__device__ __forceinline__ void sweep(Work& work, int count, int lane, int group, Place place) {
+// For `count` runs of elements, the k-th from element place(k) on: calls work.load for several and then work.use.
+template <int in_flight, class Way, class Work, class Place>
+__device__ __forceinline__ void sweep(Way way, Work& work, int count, int lane, int group, Place place) {
   for (int k = lane; k < count; k += in_flight * group) {
-    decltype(work.template load<W>(0)) loaded[in_flight];
+    decltype(work.load(way, 0)) loaded[in_flight];
 #pragma unroll
     for (int u = 0; u < in_flight; ++u)
-      if (k + u * group < count) loaded[u] = work.template load<W>(place(k + u * group));
+      if (k + u * group < count) loaded[u] = work.load(way, place(k + u * group));
 #pragma unroll
     for (int u = 0; u < in_flight; ++u)
       if (k + u * group < count) work.use(place(k + u * group), loaded[u]);
@@ -116,10 +118,12 @@ __device__ __forceinline__ void sweep(Work& work, int count, int lane, int group
 // The elements of a tile: those in packs, then the rest, one by one.
 template <int V, class Work>
 __device__ __forceinline__ void sweep_tile(Work& work, const Tile& tile, int group, const Packed<V>& packed) {
+  if (packed.scattered())
+    return sweep<1>(Scattered(), work, tile.size, tile.lane, group, [](int k) { return k; });
   const int begin = packed.begin(), packs = packed.packs(tile.size);
-  sweep<V, kPacksInFlight>(work, packs, tile.lane, group, [=](int k) { return begin + k * V; });
-  sweep<1, kElementsInFlight>(work, tile.size - packs * V, tile.lane, group,
-                              [=](int k) { return packs == 0 || k < begin ? k : k + packs * V; });
+  sweep<Work::In::arity == 2 && V <= 4 ? 2 : 1>(Packs<V>(), work, packs, tile.lane, group, [=](int k) { return begin + k * V; });
+  sweep<kSinglesInFlight>(Singles(), work, tile.size - packs * V, tile.lane, group,
+                          [=](int k) { return packs == 0 || k < begin ? k : k + packs * V; });
 }
 
 template <class T, int W>
@@ -131,8 +135,9 @@ __device__ __forceinline__ void write(const Output& out, int64_t at, const Numbe
 }
 
 // The operands within a tile: the first of type X, the others of type T.
-template <int arity, class T, class X>
+template <int count, class T, class X>
 struct Operands {
+  static constexpr int arity = count;
   using N = Number<T>;
   View<X, N> first;
   View<T, N> rest[arity - 1];
@@ -153,12 +158,12 @@ struct Operands {
 #pragma unroll
     for (int k = 0; k < arity - 1; ++k) packed.include(rest[k]);
   }
-  template <int W>
-  __device__ __forceinline__ Loaded<W> load(int i) const {
-    Loaded<W> loaded;
-    loaded.first = first.template get_pack<W>(i);
+  template <class Way>
+  __device__ __forceinline__ Loaded<Way::width> load(Way way, int i) const {
+    Loaded<Way::width> loaded;
+    loaded.first = first.get(way, i);
 #pragma unroll
-    for (int k = 0; k < arity - 1; ++k) loaded.rest[k] = rest[k].template get_pack<W>(i);
+    for (int k = 0; k < arity - 1; ++k) loaded.rest[k] = rest[k].get(way, i);
     return loaded;
   }
   template <int W>
@@ -179,9 +184,9 @@ struct ForwardWork {
   int64_t first;  // the flat index of the tile's element 0
   N sum[1];
 
-  template <int W>
-  __device__ __forceinline__ auto load(int i) const {
-    return in.template load<W>(i);
+  template <class Way>
+  __device__ __forceinline__ auto load(Way way, int i) const {
+    return in.load(way, i);
   }
   template <int W>
   __device__ __forceinline__ void use(int i, const typename In::template Loaded<W>& loaded) {
@@ -198,7 +203,7 @@ struct ForwardWork {
 };
 
 template <class F, Spread spread, class T, class X>
-__global__ void __launch_bounds__(kBlockThreads) row_forward(const __grid_constant__ RowForward task) {
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : F::arity == 2 ? 4 : 3) row_forward(const __grid_constant__ RowForward task) {
   using N = Number<T>;
   const F formula = device::formula<F, spread>(task.x_scale);
   const int group = task.tiling.group;
@@ -234,9 +239,9 @@ struct BackwardWork {
     Pack<typename Wide<T>::type, W> cotangent;
   };
 
-  template <int W>
-  __device__ __forceinline__ Loaded<W> load(int i) const {
-    return {in.template load<W>(i), cotangent.template get_pack<W>(i)};
+  template <class Way>
+  __device__ __forceinline__ Loaded<Way::width> load(Way way, int i) const {
+    return {in.load(way, i), cotangent.get(way, i)};
   }
   template <int W>
   __device__ __forceinline__ void use(int i, const Loaded<W>& loaded) {
@@ -264,7 +269,7 @@ struct BackwardWork {
 };
 
 template <class F, Spread spread, class T, class X>
-__global__ void __launch_bounds__(kBlockThreads) row_backward(const __grid_constant__ RowBackward task) {
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 2) row_backward(const __grid_constant__ RowBackward task) {
   using N = Number<T>;
   const F formula = device::formula<F, spread>(task.x_scale);
   const int group = task.tiling.group;

@@ -6,9 +6,14 @@
 
 #ifdef __CUDACC__
 #define AEVB_INLINE __host__ __device__ __forceinline__
-#define AEVB_UNROLL _Pragma("unroll")
 #else
 #define AEVB_INLINE inline __attribute__((always_inline))
+#endif
+#if defined(__CUDA_ARCH__)
+#define AEVB_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define AEVB_UNROLL  // nvcc's pass for the host knows neither pragma
+#else
 #define AEVB_UNROLL _Pragma("GCC unroll 32")
 #endif
 

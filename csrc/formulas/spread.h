@@ -75,7 +75,7 @@ struct SpreadOf {
   }
 
   // The s that stands for sigma = 1.
-  double unit() const { return kind == Spread::std || kind == Spread::var ? 1.0 : 0.0; }
+  AEVB_INLINE double unit() const { return kind == Spread::std || kind == Spread::var ? 1.0 : 0.0; }
 };
 
 }  // namespace aevb::AEVB_ISA

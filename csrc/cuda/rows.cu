@@ -1,0 +1,25 @@
+// Which formula a call is for: each is compiled in a file of its own.
+#include "cuda/kernels.h"
+#include "cuda/rows.h"
+
+namespace aevb::cuda {
+namespace {
+
+template <class Direction>
+cudaError_t run(const RowCall& call, cudaStream_t stream) {
+  if (call.rows == 0 || call.event == 0) return cudaSuccess;
+  switch (call.formula) {
+    case Formula::bernoulli: return device::run<Direction, device::Bernoulli>(call, stream);
+    case Formula::gaussian: return device::run<Direction, device::Gaussian>(call, stream);
+    case Formula::gaussian_kl: return device::run<Direction, device::GaussianKl>(call, stream);
+    case Formula::gaussian_kl_prior: return device::run<Direction, device::GaussianKlPrior>(call, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+cudaError_t row_forward(const RowCall& call, cudaStream_t stream) { return run<device::Forward>(call, stream); }
+cudaError_t row_backward(const RowCall& call, cudaStream_t stream) { return run<device::Backward>(call, stream); }
+
+}  // namespace aevb::cuda

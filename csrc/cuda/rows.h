@@ -1,0 +1,20 @@
+// The two directions of a formula over rows, without their kernels: what rows.cu calls and each formula's file compiles.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include "call.h"
+
+namespace aevb::device {
+
+struct Bernoulli;
+struct Gaussian;
+struct GaussianKl;
+struct GaussianKlPrior;
+
+struct Forward;
+struct Backward;
+
+template <class Direction, class F>
+cudaError_t run(const RowCall& call, cudaStream_t stream);
+
+}  // namespace aevb::device
