@@ -193,16 +193,16 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def _find(data_dir, folder: str, file: str) -> Path | None:
-    return next((path for path in _places(data_dir, folder, file) if path.is_file()), None)
+    return next((path for place in _places(data_dir, folder) if (path := place / file).is_file()), None)
 
 
-def _places(data_dir, folder: str, file: str) -> list[Path]:
-    return [] if data_dir is None else [Path(data_dir) / folder / file, Path(data_dir) / file]
+def _places(data_dir, folder: str) -> list[Path]:
+    return [] if data_dir is None else [Path(data_dir) / folder, Path(data_dir)]
 
 
 def _missing(what: str, file: str, data_dir, folder: str, url: str) -> str:
-    places = " and ".join(str(path.parent) for path in _places(data_dir, folder, ""))
-    looked = f"{file} was looked for in {places}" if data_dir is not None else "no data_dir was given (--data-dir)"
+    places = " and ".join(str(place) for place in _places(data_dir, folder))
+    looked = f"{file} was looked for in {places}" if places else "no data_dir was given (--data-dir)"
     return f"{what} is not there: {looked}. It can be had from {url}; `aevb train --download` fetches it."
 
 
@@ -225,7 +225,7 @@ def _shuffled(images: np.ndarray) -> np.ndarray:
 
 
 def _rows(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(images.reshape(len(images), -1).copy())
+    return torch.from_numpy(images.reshape(len(images), math.prod(images.shape[1:])).copy())
 
 
 def _md5(content) -> str:

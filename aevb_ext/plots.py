@@ -84,7 +84,7 @@ def _save_grid(path, images: Tensor, columns: int, title: str) -> None:
     inches = 7 / canvas.shape[1]
     figure = Figure(figsize=(7, canvas.shape[0] * inches + 0.4), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
     _save(path, figure)

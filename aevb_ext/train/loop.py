@@ -68,8 +68,8 @@ def fit(
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1).
 
     Minibatches are drawn with replacement. The same arguments and initial parameters give the same run, on the CPU bit
-    for bit. The test bound is that of the whole test split, the train bound that of as many training points; both on the
-    same noise each time.
+    for bit. The test bound is that of the whole test split, the train bound that of as many training points, both on
+    the same noise each time.
 
     Args:
         model: the VAE, trained in place and left on ``device``.

@@ -1,0 +1,131 @@
+"""The command `aevb`: what it writes, what it prints, and how it fails."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from aevb_ext.cli import main
+
+QUICK = ["train", "--hidden", "16", "--latent", "2", "--samples-seen", "1.5e4"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main([*QUICK, "--out", str(out)]) == 0
+    return out
+
+
+def test_train_writes_everything(run):
+    names = {path.name for path in run.iterdir()}
+    pictures = {"curve.png", "manifold.png", "reconstructions.png", "samples.png"}
+    assert names == {"checkpoint.pt", "config.json", "metrics.jsonl"} | pictures
+
+
+def test_evaluate_gives_the_bound_of_the_run(run, capsys):
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert main(["evaluate", str(run / "checkpoint.pt"), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert f"test bound {last['test']:.2f} +- {last['test_stderr']:.2f} nats (297 points)" in printed
+    assert re.search(r"train bound -\d+\.\d\d \+- \d+\.\d\d nats \(1500 points\)", printed)
+    # The estimators are of the same bound: within 5 of the standard error of either's noise over the data.
+    assert main(["evaluate", str(run / "checkpoint.pt"), "--estimator", "a", "--samples", "3"]) == 0
+    other = float(re.search(r"test bound (\S+)", capsys.readouterr().out)[1])
+    assert abs(other - last["test"]) < 5 * last["test_stderr"]
+
+
+def test_sample_writes_a_picture(run, tmp_path):
+    for n in ("1", "7"):
+        picture = tmp_path / f"{n}.png"
+        assert main(["sample", str(run / "checkpoint.pt"), "--out", str(picture), "--n", n]) == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_epochs_are_passes_over_the_training_data(tmp_path):
+    out = tmp_path / "run"
+    arguments = [
+        "train",
+        "--hidden",
+        "8",
+        "--epochs",
+        "2",
+        "--out",
+        str(out),
+        "--optimizer",
+        "adam",
+        "--estimator",
+        "a",
+    ]
+    assert main([*arguments, "--samples", "2", "--batch-size", "50", "--likelihood", "gaussian"]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["samples_seen"] == 2 * 1500 and config["lr"] == 1e-3 and config["batch_size"] == 50
+    assert config["model"]["latent"] == 5 and config["model"]["hidden"] == 8
+    assert config["model"]["likelihood"] == "gaussian" and config["n_samples"] == 2
+
+
+def test_runs_without_out_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["train", "--hidden", "4", "--samples-seen", "100"]) == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"digits-1", "digits-2"}
+
+
+def failure(capsys, *arguments):
+    assert main([str(a) for a in arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    return captured.err.splitlines()[-1]
+
+
+def test_failures_say_why(run, tmp_path, capsys):
+    out = tmp_path / "new"
+    assert re.match("aevb: error: out: .*not empty", failure(capsys, *QUICK, "--out", run))
+    assert "MNIST is not there" in failure(capsys, "train", "--data", "mnist", "--data-dir", tmp_path, "--out", out)
+    assert "--data-dir" in failure(capsys, "train", "--data", "freyface", "--download", "--out", out)
+    assert "lr must be" in failure(capsys, *QUICK, "--lr", "0", "--out", out)
+    assert "device 'abacus'" in failure(capsys, *QUICK, "--device", "abacus", "--out", out)
+    assert "there is no checkpoint" in failure(capsys, "evaluate", tmp_path / "none.pt")
+    assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.pt", "--out", out)
+    assert list(tmp_path.iterdir()) == []
+    truncated = tmp_path / "c.pt"
+    truncated.write_bytes((run / "checkpoint.pt").read_bytes()[:-10])
+    assert "truncated" in failure(capsys, "sample", truncated, "--out", tmp_path / "x.png")
+    assert list(tmp_path.iterdir()) == [truncated]
+
+
+def test_divergence_is_a_failure_with_a_step(tmp_path, capsys):
+    message = failure(capsys, *QUICK, "--optimizer", "sgd", "--lr", "1e30", "--out", tmp_path / "run")
+    assert re.search(r"the bound is \S+ at step \d+: .*smaller stepsize", message)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--latent", "0"],
+        ["train", "--samples-seen", "0.5"],
+        ["train", "--samples-seen", "1e4", "--epochs", "3"],
+        ["train", "--data", "cifar"],
+        ["sample", "c.pt"],
+        ["fly"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2 and "usage: aevb" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "aevb_ext", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and re.fullmatch(r"aevb \d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_gpu_is_named(tmp_path, capsys):
+    assert "sees no CUDA device" in failure(capsys, *QUICK, "--device", "cuda", "--out", tmp_path / "run")

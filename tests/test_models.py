@@ -1,0 +1,113 @@
+"""The paper's networks, and the likelihoods of the decoders against torch.distributions."""
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Independent, Normal
+
+from aevb_ext.models import mlp_vae
+
+
+def model(likelihood="bernoulli", seed=0, **kwargs):
+    generator = torch.Generator().manual_seed(seed)
+    return mlp_vae(12, latent=3, hidden=7, likelihood=likelihood, generator=generator, **kwargs)
+
+
+def test_parameters_are_the_papers():
+    vae = mlp_vae(784, latent=20, hidden=500, generator=torch.Generator().manual_seed(0))
+    assert [tuple(p.shape) for p in vae.parameters()] == [
+        (500, 784),
+        (500,),
+        (40, 500),
+        (40,),
+        (500, 20),
+        (500,),
+        (784, 500),
+        (784,),
+    ]
+    for parameter in vae.parameters():
+        # N(0, 0.01^2): the mean and the variance of n draws have standard errors s / sqrt(n) and s^2 sqrt(2 / n).
+        # 5 of them: an error rate below 1e-6 for each.
+        n, values = parameter.numel(), parameter.detach().double()
+        assert abs(values.mean()) < 5 * 0.01 / n**0.5
+        assert abs(values.square().mean() - 1e-4) < 5 * 1e-4 * (2 / n) ** 0.5
+
+
+def test_initial_parameters_follow_the_generator():
+    first, again, other = model(seed=1), model(seed=1), model(seed=2)
+    for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_posterior_is_halves_of_one_tensor():
+    mu, logvar = model().posterior(torch.rand(5, 12))
+    assert mu.shape == logvar.shape == (5, 3)
+    assert mu.untyped_storage().data_ptr() == logvar.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("n_samples", [(), (1,), (4,)])
+def test_bernoulli_likelihood(n_samples):
+    vae = model().double()
+    x, z = torch.randint(2, (5, 12), dtype=torch.uint8), torch.randn(*n_samples, 5, 3, dtype=torch.float64)
+    expected = Independent(Bernoulli(logits=vae.decoder.net(z)), 1).log_prob(x.double())
+    torch.testing.assert_close(vae.log_likelihood(x, z), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("n_samples", [(), (1,), (4,)])
+def test_gaussian_likelihood_of_scaled_bytes(n_samples):
+    vae = model("gaussian", x_scale=1 / 256).double()
+    x = torch.randint(256, (5, 12), dtype=torch.uint8)
+    z = torch.randn(*n_samples, 5, 3, dtype=torch.float64)
+    mean, logvar = vae.decoder.net(z).chunk(2, -1)
+    expected = Independent(Normal(mean.sigmoid(), (0.5 * logvar).exp()), 1).log_prob(x.double() / 256)
+    torch.testing.assert_close(vae.log_likelihood(x, z), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_bytes_and_their_scaled_values_are_the_same_data(likelihood):
+    x = torch.randint(256, (5, 12), dtype=torch.uint8)
+    of_bytes, of_floats = model(likelihood, x_scale=1 / 255), model(likelihood)
+    torch.testing.assert_close(of_bytes.posterior(x), of_floats.posterior(x / 255))
+    z = torch.randn(5, 3)
+    torch.testing.assert_close(of_bytes.log_likelihood(x, z), of_floats.log_likelihood(x / 255, z))
+    torch.testing.assert_close(of_bytes.reconstruct(x), of_floats.reconstruct(x / 255))
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_means_are_probabilities_or_grey_values(likelihood):
+    mean = model(likelihood).decoder.mean(100 * torch.randn(50, 3))
+    assert mean.shape == (50, 12) and (mean >= 0).all() and (mean <= 1).all()
+
+
+@pytest.mark.parametrize(
+    "bad", [{"x_dim": 0}, {"latent": 0}, {"hidden": -1}, {"likelihood": "poisson"}], ids=lambda bad: next(iter(bad))
+)
+def test_bad_arguments_are_named(bad):
+    arguments = {"x_dim": 12, "latent": 3, "hidden": 7} | bad
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        mlp_vae(arguments.pop("x_dim"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.tensor([[0.0, 1.5]]), torch.tensor([[-0.1, 1.0]]), torch.tensor([[0.5, float("nan")]])],
+    ids=["above", "below", "nan"],
+)
+def test_bernoulli_support(x):
+    with pytest.raises(ValueError, match=r"data\.test .*\[0, 1\]"):
+        model().decoder.check_support(x, 1.0, "data.test")
+
+
+def test_bernoulli_support_of_bytes():
+    x = torch.tensor([[0, 255]], dtype=torch.uint8)
+    model().decoder.check_support(x, 1 / 255, "x")
+    model().decoder.check_support(x[:0], 1 / 255, "x")
+    with pytest.raises(ValueError, match="x_scale"):
+        model().decoder.check_support(x, 1.0, "x")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_gaussian_support(value):
+    decoder = model("gaussian").decoder
+    decoder.check_support(torch.tensor([[-3.0, 1e30]]), 1.0, "data.train")
+    with pytest.raises(ValueError, match=r"data\.train"):
+        decoder.check_support(torch.tensor([[0.5, value]]), 1.0, "data.train")
