@@ -34,9 +34,18 @@ def copied_package(folder: Path) -> Path:
     return Path(shutil.copytree(PACKAGE, folder / "aevb_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__")))
 
 
+# An editable installation's import hook would find the true library for the copied package.
+PROGRAM = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+from aevb_ext import doctor
+raise SystemExit(doctor.main())
+"""
+
+
 def run_doctor(folder: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-c", "from aevb_ext import doctor; raise SystemExit(doctor.main())"]
+    command = [sys.executable, "-c", PROGRAM]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
