@@ -120,7 +120,7 @@ def _rows():
         yield pytest.param(lambda p=prior: _kl(None, None, *p), exception, words, id=f"kl-{what}")
 
 
-@pytest.mark.parametrize(("call", "exception", "words"), _rows())
+@pytest.mark.parametrize(("call", "exception", "words"), list(_rows()))
 def test_bad_input(call, exception, words):
     with pytest.raises(exception) as caught:
         call()
@@ -130,7 +130,7 @@ def test_bad_input(call, exception, words):
     assert "csrc" not in message and "Exception raised from" not in message, "a user does not need the C++ stack"
 
 
-@pytest.mark.parametrize(("call", "exception", "words"), _rows())
+@pytest.mark.parametrize(("call", "exception", "words"), list(_rows()))
 def test_bad_input_is_found_where_it_was_traced(call, exception, words):
     """torch.compile reports the same mistake instead of compiling it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -161,14 +161,3 @@ def test_a_cuda_tensor_in_a_build_without_cuda(case):
         operator.redispatch(cuda, *arguments)
     for word in (case.operator.name, "CUDA", "CPU only", "AEVB_CUDA=1", "pip install --no-build-isolation ."):
         assert word in str(caught.value)
-
-
-def test_a_failed_call_changes_nothing():
-    """Not the generator either: the arguments are checked before noise is drawn."""
-    state = torch.get_rng_state()
-    for arguments in ({"n_samples": 0}, {"spread": "sigma"}, {"logvar": _f(4, 2)}):
-        with pytest.raises(ValueError):
-            aevb_ext.rsample(**({"mu": _f(4, 3), "logvar": _f(4, 3)} | arguments))
-        with pytest.raises(ValueError):
-            aevb_ext.rsample_kl(**({"mu": _f(4, 3), "logvar": _f(4, 3)} | arguments))
-    assert torch.equal(state, torch.get_rng_state())

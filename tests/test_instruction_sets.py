@@ -1,0 +1,30 @@
+"""The same numbers from every build of the CPU kernels: the tests of the noise and of the extremes, in each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aevb_ext
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("instruction_set", aevb_ext.build_info()["cpu_built"])
+def test_instruction_set(instruction_set):
+    if instruction_set == aevb_ext.build_info()["cpu_in_use"]:
+        pytest.skip("all the other tests run with it")
+    files = [str(TESTS / name) for name in ("test_noise.py", "test_extremes.py")]
+    chosen = ["-k", "not float64 and not cuda and not column", "-m", "not cuda", "-p", "no:cacheprovider"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", *chosen, *files],
+        env=os.environ | {"AEVB_CPU_ISA": instruction_set},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "this CPU does not have" in run.stdout:
+        pytest.skip("not on this CPU")
+    assert run.returncode == 0, run.stdout[-3000:]
