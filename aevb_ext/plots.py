@@ -33,6 +33,9 @@ def curve(path, history, name: str) -> None:
     axes.plot(seen, [record.train for record in history], "--", label="train")
     axes.plot(seen, [record.test for record in history], "-", label="test")
     axes.set(xscale="log", xlabel="training samples seen", ylabel="bound (nats per data point)", title=name)
+    # The steep start may leave the frame at the bottom: what came after it is what the picture is for.
+    later = [record for record in history if record.samples_seen >= seen[-1] / 30]
+    axes.set_ylim(bottom=min(min(record.train, record.test) for record in later))
     axes.grid(alpha=0.3)
     axes.legend()
     _save(path, figure)

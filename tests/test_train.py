@@ -89,7 +89,7 @@ def test_the_digits_are_learnt():
     x = data.test.double() * data.x_scale
     constant = (x * p.log() + (1 - x) * (-p).log1p()).sum(1)
     vae = model(x_dim=data.dim, latent=5, hidden=50, x_scale=data.x_scale)
-    result = fit(vae, data, samples_seen=50_000, optimizer="adam", lr=3e-3, progress=False)
+    result = fit(vae, data, samples_seen=120_000, progress=False)
     assert result.test.mean > constant.mean() + 5 * result.test.stderr
 
 
@@ -207,8 +207,7 @@ def test_a_bound_that_is_not_finite_stops_the_run_at_its_step(tmp_path):
     with pytest.raises(NonFiniteBound, match="at step 2: "):
         fit(model(), data, optimizer="sgd", lr=1e38, out=tmp_path / "other", progress=False)
     for name in ("run", "other"):
-        assert [path.name for path in (tmp_path / name).iterdir()] == ["config.json"]
-        json.loads((tmp_path / name / "config.json").read_text())
+        assert list((tmp_path / name).iterdir()) == []
 
 
 def save(path, vae):

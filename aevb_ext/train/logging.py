@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -69,22 +70,20 @@ class RunFolder:
                 error.errno, f"out: the folder cannot be written: {error.strerror}", str(self.path)
             ) from None
 
-    def write_config(self, config: dict) -> None:
-        """config.json: what was run."""
-        with atomic_write(self.path / "config.json") as file:
-            file.write(json.dumps(config, indent=2).encode() + b"\n")
+    def write(self, record, model, data, config: dict) -> None:
+        """An evaluation's line of metrics.jsonl, and checkpoint.pt as of now in place of the one before.
 
-    def write_checkpoint(self, model, data, samples_seen: int) -> None:
-        """checkpoint.pt: the model as it is now, in place of the one before."""
+        The first one writes config.json too, so that a run that comes to nothing leaves an empty folder.
+        """
+        if not (self.path / "config.json").exists():
+            with atomic_write(self.path / "config.json") as file:
+                file.write(json.dumps(config, indent=2).encode() + b"\n")
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
         save_checkpoint(
             self.path / "checkpoint.pt",
             model,
             data=data.name,
             image_shape=data.image_shape,
-            samples_seen=samples_seen,
+            samples_seen=record.samples_seen,
         )
-
-    def append_metrics(self, record: dict) -> None:
-        """metrics.jsonl: one line an evaluation."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")

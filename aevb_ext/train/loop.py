@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -67,9 +67,9 @@ def fit(
 ) -> Result:
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1).
 
-    Minibatches are drawn with replacement. The same arguments and initial parameters give the same run, on the CPU bit
-    for bit. The test bound is that of the whole test split, the train bound that of as many training points, both on
-    the same noise each time.
+    Minibatches are drawn with replacement. The same arguments, initial parameters and number of threads give the
+    same run, on the CPU bit for bit. The test bound is that of the whole test split, the train bound that of as many
+    training points, both on the same noise each time.
 
     Args:
         model: the VAE, trained in place and left on ``device``.
@@ -108,11 +108,10 @@ def fit(
     estimate = {"estimator": estimator, "n_samples": n_samples}
     learner = AEVB(model, n_train, batch_size=batch_size, optimizer=optimizer, lr=lr, generator=generator, **estimate)
     folder = None if out is None else RunFolder(out)
-    if folder:
-        settings = {"samples_seen": samples_seen, "batch_size": batch_size, **estimate}
-        settings |= {"optimizer": optimizer, "lr": learner.lr, "seed": seed, "device": str(device)}
-        versions = {"aevb_ext": __version__, "torch": torch.__version__, "python": platform.python_version()}
-        folder.write_config({"data": data.name, "model": model.config, **settings, **versions})
+    settings = {"samples_seen": samples_seen, "batch_size": batch_size, **estimate}
+    settings |= {"optimizer": optimizer, "lr": learner.lr, "seed": seed, "device": str(device)}
+    versions = {"aevb_ext": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    config = {"data": data.name, "model": model.config, **settings, **versions}
 
     def step():
         rows = torch.randint(n_train, (batch_size,), generator=generator, device=device)
@@ -137,8 +136,7 @@ def fit(
             history.append(record)
             bar.evaluated(record)
             if folder:
-                folder.append_metrics(asdict(record))
-                folder.write_checkpoint(model, data, record.samples_seen)
+                folder.write(record, model, data, config)
     if folder:
         plots.save_all(folder.path, model, data, history, seed)
     return Result(train, test, history)
