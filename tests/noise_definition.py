@@ -20,23 +20,23 @@ def philox4x32_10(counter, key):
     return c0, c1, c2, c3
 
 
-def words(key, count):
-    """The first `count` pairs of words of `key`, as two arrays: those of the radius and those of the angle."""
+def words(key, count, start=0):
+    """`count` pairs of words of `key` from block `start` on, as two arrays: those of the radius, those of the angle."""
     seed, offset = (np.uint64(int(k) % 2**64) for k in key)
-    block = np.arange((count + 1) // 2, dtype=np.uint64)
+    block = np.uint64(start) + np.arange((count + 1) // 2, dtype=np.uint64)
     halves = [(part & _MASK, part >> _SHIFT) for part in (block, offset, seed)]
     a0, b0, a1, b1 = philox4x32_10([*halves[0], *halves[1]], halves[2])
     return np.stack([a0, a1], -1).ravel()[:count], np.stack([b0, b1], -1).ravel()[:count]
 
 
-def normals(key, shape, uniforms=torch.float64):
+def normals(key, shape, uniforms=torch.float64, start=0):
     """Standard normals of `key` in float64, and the radius of each (the scale that their rounding errors have).
 
-    `uniforms` is the type in which the words become uniform numbers, which is where float32 and float64 noise part;
+    They are those from index `4 * start` on. `uniforms` is the type in which the words become uniform numbers, which is where float32 and float64 noise part;
     what follows (logarithm, root, sine and cosine) is exact to float64 either way.
     """
     count = math.prod(shape)
-    a, b = words(key.tolist(), (count + 1) // 2)
+    a, b = words(key.tolist(), (count + 1) // 2, start)
     number = np.float32 if uniforms == torch.float32 else np.float64
     u = (a.astype(number) * number(2.0**-32) + number(2.0**-33)).astype(np.float64)
     t = (b.astype(number) * number(2.0**-32)).astype(np.float64)
