@@ -237,6 +237,17 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
             load_checkpoint(path)
 
 
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    save(path, model())
+    content = bytearray(path.read_bytes())
+    # One bit of the first weight.
+    content[content.index(model().encoder[0].weight.detach().numpy().tobytes()) + 2] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"c\.pt is truncated, damaged .*checksum"):
+        load_checkpoint(path)
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "c.pt"
     with pytest.raises(FileNotFoundError, match=r"c\.pt"):

@@ -1,6 +1,7 @@
 """Checkpoints: a model and where it came from, in one file that is whole or absent."""
 
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +63,12 @@ def load_checkpoint(path, model: VAE | None = None) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
+        # torch.load does not look at the checksums that torch.save wrote.
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is truncated, damaged or not a checkpoint: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
