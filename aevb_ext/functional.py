@@ -70,7 +70,7 @@ def rsample(
         n_samples: ``L >= 1`` samples of each data point in a new leading dimension; None: one, without it.
         key: the noise key (:func:`noise_key`). Default: a fresh one from ``generator``.
         generator: where a fresh key comes from; not together with ``key``. (torch.compile cannot trace a Generator:
-            draw the key outside, ``key=noise_key(generator=...)``; without either, it is drawn inside as in eager mode.)
+            draw the key outside, ``key=noise_key(generator=...)``; with neither, it is drawn inside as in eager mode.)
         spread: the parameterisation of ``logvar``.
 
     Returns:
