@@ -2,5 +2,5 @@
 
 import os
 
-# Below errors PyTorch's profiler, which counts the memory, writes two lines a use.
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+# PyTorch's profiler, which counts the memory, would write two lines at each use. Read when torch is imported.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")

@@ -64,7 +64,8 @@ def main():
     device = torch.device(arguments.device)
 
     about, bandwidth = environment(device), copy_bandwidth(device)
-    print(f"{about['device']}, torch {about['torch']}; a large copy moves {bandwidth / 1e9:.1f} GB/s", flush=True)
+    where = about["device"] + (f", {about['threads']} threads" if about["threads"] else "")
+    print(f"{where}, torch {about['torch']}; a large copy moves {bandwidth / 1e9:.1f} GB/s", flush=True)
     print("vs: how many times as long as ours. of copy: GB/s of the floor (the fewest bytes) against the large copy.")
     print("x floor: time against that of copying as many bytes as the floor.", header(), sep="\n", flush=True)
     results = []
