@@ -32,8 +32,8 @@ def words(key, count, start=0):
 def normals(key, shape, uniforms=torch.float64, start=0):
     """Standard normals of `key` in float64, and the radius of each (the scale that their rounding errors have).
 
-    They are those from index `4 * start` on. `uniforms` is the type in which the words become uniform numbers, which is where float32 and float64 noise part;
-    what follows (logarithm, root, sine and cosine) is exact to float64 either way.
+    They are those from index `4 * start` on. `uniforms` is the type in which the words become uniform numbers, which is
+    where float32 and float64 noise part; what follows (logarithm, root, sine and cosine) is exact to float64 anyway.
     """
     count = math.prod(shape)
     a, b = words(key.tolist(), (count + 1) // 2, start)
