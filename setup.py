@@ -161,7 +161,7 @@ class Object:
         dependencies, command = self._notes()
         try:
             built = self.path.stat().st_mtime
-            read = shlex.split(dependencies.read_text().replace("\\\n", " "))[1:]
+            read = shlex.split(dependencies.read_text().replace("\\\n", " ").partition(": ")[2])
             return command.read_text() == shlex.join(self.command) and all(os.stat(f).st_mtime <= built for f in read)
         except OSError:
             return False
