@@ -47,7 +47,7 @@ CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-
 # The kernels read neither errno nor the floating-point exception flags; nothing here changes a result.
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
 NVCC_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-lineinfo", "--expt-relaxed-constexpr", f"-I{CSRC}"]
-NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
+NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall", "-Xfatbin", "-compress-all"]
 # at::parallel_for, a template, is serial in sources compiled without it.
 OPENMP_FLAGS = ["-fopenmp"] if sys.platform == "linux" else []
 
