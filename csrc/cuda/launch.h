@@ -1,4 +1,5 @@
-// The kernels of the GPU for the operators: on a device, on PyTorch's current stream there, launch errors as exceptions.
+// The kernels of the GPU for the operators: on a device, on PyTorch's current stream there, launch errors as
+// exceptions.
 #pragma once
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>

@@ -134,6 +134,7 @@ __device__ __forceinline__ int64_t divide(int64_t& index, const Divisor& by) {
 __device__ __forceinline__ int64_t offset(const Axes& axes, int64_t index) {
   int64_t sum = 0;
   int d = 0;
+#pragma unroll 1
   for (; d + 1 < axes.dims; ++d) {
     const int64_t outer = divide(index, axes.size[d]);
     sum += index * axes.stride[d];
@@ -142,14 +143,14 @@ __device__ __forceinline__ int64_t offset(const Axes& axes, int64_t index) {
   return sum + index * axes.stride[d];
 }
 
-// A tile, as one thread of its group sees it. Groups that have run out of tiles get an empty one, so that the threads of
-// a warp and of a block stay together.
+// A tile, as one thread of its group sees it. Groups that have run out of tiles get an empty one, so that the threads
+// of a warp and of a block stay together.
 struct Tile {
   int64_t index, row, start, first;  // `first` is the flat index of its element 0, which is element `start` of the row
   int size, lane;
 
-  __device__ __forceinline__ Tile(const Tiling& t, int64_t first) {
-    index = first + (threadIdx.x >> t.group_log2);
+  __device__ __forceinline__ Tile(const Tiling& t, int64_t from) {
+    index = from + (threadIdx.x >> t.group_log2);
     lane = threadIdx.x & (t.group - 1);
     row = start = first = size = 0;
     if (index >= t.tiles) return;
@@ -239,8 +240,8 @@ class View {
   __device__ __forceinline__ bool scattered() const { return !affine(); }
 
   // W adjacent elements, from element i of the tile on, by one of three ways: `Packs`, if the operand is adjacent there
-  // and aligned, or uniform; `Singles`, if it is not scattered; `Scattered`. Of a uniform operand nothing is loaded, and
-  // `number` does not look.
+  // and aligned, or uniform; `Singles`, if it is not scattered; `Scattered`. Of a uniform operand nothing is loaded,
+  // and `number` does not look.
   template <class Way, int W = Way::width>
   __device__ __forceinline__ Pack<Raw, W> get(Way, int i) const {
     if (!uniform()) {

@@ -15,7 +15,8 @@ struct KeyTask {
   int64_t* key;
 };
 
-// In a captured graph the state is in device memory, and only when the graph is replayed: hence a kernel for two numbers.
+// In a captured graph the state is in device memory, and only when the graph is replayed: hence a kernel for two
+// numbers.
 __global__ void write_key(const __grid_constant__ KeyTask task) {
   const auto [seed, offset, offset_in_graph, captured] = task.state;
   task.key[0] = static_cast<int64_t>((captured ? static_cast<uint64_t>(*seed.ptr) : seed.val) ^ kApart);

@@ -19,10 +19,10 @@ constexpr int kElementTile = 512;
 // Rows of more than this many packs are summed by a thread block.
 constexpr int kBlockUnits = 256;
 
-// Elements of a pack, the unit of work in aligned memory; and how many packs, or single elements elsewhere, a thread has
-// in flight.
+// Elements of a pack, the unit of work in aligned memory. A double is wide enough alone, and its code long enough.
 template <class T>
-constexpr int kPack = kWide / sizeof(T);
+constexpr int kPack = sizeof(T) < 8 ? kWide / sizeof(T) : 1;
+// Elements that a thread has in flight where memory is not aligned.
 constexpr int kSinglesInFlight = 4;
 
 // The same formulas with the spread known to the compiler.
@@ -49,17 +49,21 @@ __device__ __forceinline__ void gradient_of(const F& f, const N (&in)[F::arity],
   if constexpr (F::arity == 4) f.gradient(in[0], in[1], in[2], in[3], d[0], d[1], d[2], d[3]);
 }
 
+// Factors come in the type of the arithmetic, so that no thread has to convert them.
+template <class Factor>
 struct RowTask {
   Tiling tiling;
-  double x_scale;
+  Factor x_scale;
   Operand in[4];
 };
-struct RowForward : RowTask {
+template <class Factor>
+struct RowForward : RowTask<Factor> {
   Output value;
 };
-struct RowBackward : RowTask {
+template <class Factor>
+struct RowBackward : RowTask<Factor> {
   Operand cotangent;
-  double cotangent_scale;
+  Factor cotangent_scale;
   Output gradient[4];
 };
 
@@ -118,10 +122,13 @@ __device__ __forceinline__ void sweep(Way way, Work& work, int count, int lane, 
 // The elements of a tile: those in packs, then the rest, one by one.
 template <int V, class Work>
 __device__ __forceinline__ void sweep_tile(Work& work, const Tile& tile, int group, const Packed<V>& packed) {
-  if (packed.scattered())
-    return sweep<1>(Scattered(), work, tile.size, tile.lane, group, [](int k) { return k; });
-  const int begin = packed.begin(), packs = packed.packs(tile.size);
-  sweep<Work::In::arity == 2 && V <= 4 ? 2 : 1>(Packs<V>(), work, packs, tile.lane, group, [=](int k) { return begin + k * V; });
+  if (packed.scattered()) return sweep<1>(Scattered(), work, tile.size, tile.lane, group, [](int k) { return k; });
+  int begin = 0, packs = 0;
+  if constexpr (V > 1) {
+    begin = packed.begin(), packs = packed.packs(tile.size);
+    constexpr int in_flight = Work::In::arity == 2 && V <= 4 ? 2 : 1;
+    sweep<in_flight>(Packs<V>(), work, packs, tile.lane, group, [=](int k) { return begin + k * V; });
+  }
   sweep<kSinglesInFlight>(Singles(), work, tile.size - packs * V, tile.lane, group,
                           [=](int k) { return packs == 0 || k < begin ? k : k + packs * V; });
 }
@@ -203,7 +210,10 @@ struct ForwardWork {
 };
 
 template <class F, Spread spread, class T, class X>
-__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : F::arity == 2 ? 4 : 3) row_forward(const __grid_constant__ RowForward task) {
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1
+                                                 : F::arity == 4           ? 2
+                                                                           : 3)
+    row_forward(const __grid_constant__ RowForward<typename Wide<T>::type> task) {
   using N = Number<T>;
   const F formula = device::formula<F, spread>(task.x_scale);
   const int group = task.tiling.group;
@@ -269,7 +279,8 @@ struct BackwardWork {
 };
 
 template <class F, Spread spread, class T, class X>
-__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 2) row_backward(const __grid_constant__ RowBackward task) {
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 2)
+    row_backward(const __grid_constant__ RowBackward<typename Wide<T>::type> task) {
   using N = Number<T>;
   const F formula = device::formula<F, spread>(task.x_scale);
   const int group = task.tiling.group;
@@ -312,14 +323,14 @@ inline bool is_flat(const RowCall& call, int arity) {
 }
 
 template <class F, class T>
-RowTask task_of(const RowCall& call) {
+RowTask<typename Wide<T>::type> task_of(const RowCall& call) {
   bool summed = call.value.per_block;
   for (int k = 0; k < F::arity; ++k) summed = summed || call.gradient[k].per_block;
   const bool flat = is_flat(call, F::arity);
-  RowTask task;
+  RowTask<typename Wide<T>::type> task;
   task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, summed ? kBlock : kElementTile,
                      kPack<T>, kBlockUnits);
-  task.x_scale = call.params.x_scale;
+  task.x_scale = static_cast<typename Wide<T>::type>(call.params.x_scale);
   for (int k = 0; k < F::arity; ++k) task.in[k] = Operand(call.in[k], task.tiling.event);
   return task;
 }
@@ -327,7 +338,7 @@ RowTask task_of(const RowCall& call) {
 struct Forward {
   template <class F, Spread spread, class T, class X>
   static cudaError_t run(const RowCall& call, cudaStream_t stream) {
-    const RowForward task = {task_of<F, T>(call), call.value};
+    const RowForward<typename Wide<T>::type> task = {task_of<F, T>(call), call.value};
     return launch(row_forward<F, spread, T, X>, task.tiling.grid(), task.tiling.threads(), stream, task);
   }
 };
@@ -335,7 +346,8 @@ struct Forward {
 struct Backward {
   template <class F, Spread spread, class T, class X>
   static cudaError_t run(const RowCall& call, cudaStream_t stream) {
-    RowBackward task = {task_of<F, T>(call), {}, call.cotangent_scale, {}};
+    using Factor = typename Wide<T>::type;
+    RowBackward<Factor> task = {task_of<F, T>(call), {}, static_cast<Factor>(call.cotangent_scale), {}};
     task.cotangent = Operand(call.cotangent, task.tiling.event);
     for (int k = 0; k < F::arity; ++k) task.gradient[k] = call.gradient[k];
     return launch(row_backward<F, spread, T, X>, task.tiling.grid(), task.tiling.threads(), stream, task);

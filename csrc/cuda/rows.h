@@ -1,4 +1,5 @@
-// The two directions of a formula over rows, without their kernels: what rows.cu calls and each formula's file compiles.
+// The two directions of a formula over rows, without their kernels: what rows.cu calls and each formula's file
+// compiles.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -52,7 +52,8 @@ class Noise {
     for (int by = 2; by > 0; --by) {
       const bool shift = skip & by;
 #pragma unroll
-      for (int j = 0; j < kQuad; ++j) eps[j] = select(shift, j + by < kQuad ? eps[j + by] : next[j + by - kQuad], eps[j]);
+      for (int j = 0; j < kQuad; ++j)
+        eps[j] = select(shift, j + by < kQuad ? eps[j + by] : next[j + by - kQuad], eps[j]);
 #pragma unroll
       for (int j = 0; j + by < kQuad; ++j) next[j] = select(shift, next[j + by], next[j]);
     }
@@ -63,8 +64,7 @@ class Noise {
     PhiloxBlock<Word> words = {{Word(number), Word(number >> 32), Word(offset_), Word(offset_ >> 32)}};
     words = philox4x32_10(words, seed_, seed_ >> 32);
 #pragma unroll
-    for (int j = 0; j < kQuad; j += 2)
-      box_muller(N(words.word[j].v), N(words.word[j + 1].v), eps[j], eps[j + 1]);
+    for (int j = 0; j < kQuad; j += 2) box_muller(N(words.word[j].v), N(words.word[j + 1].v), eps[j], eps[j + 1]);
   }
 
   uint64_t seed_, offset_;
@@ -75,7 +75,9 @@ class Noise {
 struct Quad {
   int at, size;  // element 0 of the four, which may be negative; elements in the tile
 
-  __device__ __forceinline__ bool has(int j) const { return static_cast<unsigned>(at + j) < static_cast<unsigned>(size); }
+  __device__ __forceinline__ bool has(int j) const {
+    return static_cast<unsigned>(at + j) < static_cast<unsigned>(size);
+  }
   __device__ __forceinline__ bool whole() const { return has(0) && has(kQuad - 1); }
 };
 
@@ -95,8 +97,7 @@ __device__ __forceinline__ void load(const View<T, N>& view, const Quad& quad, N
     for (int j = 0; j < kQuad; ++j) out[j] = view.number(pack.v[j]);
   } else {
 #pragma unroll
-    for (int j = 0; j < kQuad; ++j)
-      out[j] = quad.has(j) ? view.number(view.get(Scattered(), quad.at + j).v[0]) : N(1);
+    for (int j = 0; j < kQuad; ++j) out[j] = quad.has(j) ? view.number(view.get(Scattered(), quad.at + j).v[0]) : N(1);
   }
 }
 
@@ -129,7 +130,8 @@ __device__ __forceinline__ void add(N& sum, const Quad& quad, const N (&value)[k
 
 // Thread blocks of one blockIdx.x share the samples among them; the first one also has the KL.
 template <class T, Spread kind>
-__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 4) sample_forward(const __grid_constant__ SampleForward task) {
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 4)
+    sample_forward(const __grid_constant__ SampleForward task) {
   using N = Number<T>;
   const SpreadOf spread = {kind};
   const GaussianKl kl = {spread};
@@ -172,7 +174,8 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 :
 
 // d/dmu = sum_l g_l,  d/ds = d sigma/ds sum_l g_l eps_l,  and the KL's part of each. The noise is drawn again.
 template <class T, Spread kind>
-__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 3) sample_backward(const __grid_constant__ SampleBackward task) {
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 3)
+    sample_backward(const __grid_constant__ SampleBackward task) {
   using N = Number<T>;
   using W = typename Wide<T>::type;
   const SpreadOf spread = {kind};
@@ -184,7 +187,7 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 :
   const bool summed = task.gradient[0].per_block || task.gradient[1].per_block;
 
   for_each_tile(task.tiling, [&](const Tile& tile) {
-    const View<T, N> mu_of(task.mu, tile.row, tile.start), spread_of(task.spread, tile.row, tile.start);
+    const View<T, N> spread_of(task.spread, tile.row, tile.start);
     N sum[2] = {N(0), N(0)};
     for_each_quad(tile, task.tiling.group, [&](const Quad& quad) {
       N s[kQuad], gradient[2][kQuad];
@@ -208,6 +211,7 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 :
         for (int j = 0; j < kQuad; ++j) gradient[1][j] = chain(gradient[1][j], spread.std_slope(s[j]));
       }
       if (kl_wanted) {
+        const View<T, N> mu_of(task.mu, tile.row, tile.start);
         const View<W, N> cotangent_of(task.kl_cotangent, tile.row, tile.start);
         N mu[kQuad], g[kQuad];
         load(mu_of, quad, mu);
@@ -248,8 +252,8 @@ inline SampleTask task_of(const SampleCall& call) {
   const bool flat = !summed && is_one_run(call.mu) && is_one_run(call.spread) && is_one_run(call.z_cotangent) &&
                     is_one_run(call.kl_cotangent);
   SampleTask task;
-  task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, summed ? kBlock : kQuadTile, kQuad,
-                     kBlockQuads);
+  task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, summed ? kBlock : kQuadTile,
+                     kQuad, kBlockQuads);
   task.samples = call.samples;
   task.key = call.key;
   task.mu = Operand(call.mu, task.tiling.event);
@@ -265,7 +269,8 @@ struct DrawForward {
     constexpr int64_t blocks_wanted = 2048, most = 65535;
     const unsigned grid = task.tiling.grid();
     const int64_t share = std::min(std::max<int64_t>(blocks_wanted / grid, 1), std::min(call.samples, most));
-    return launch(sample_forward<T, kind>, dim3(grid, static_cast<unsigned>(share)), task.tiling.threads(), stream, task);
+    return launch(sample_forward<T, kind>, dim3(grid, static_cast<unsigned>(share)), task.tiling.threads(), stream,
+                  task);
   }
 };
 
@@ -294,7 +299,7 @@ cudaError_t with_spread(const SampleCall& call, cudaStream_t stream) {
 
 template <class Direction>
 cudaError_t run(const SampleCall& call, cudaStream_t stream) {
-  switch (call.mu.type) {
+  switch (call.spread.type) {  // mu's too, but a backward without the KL has no mu
     case Type::f64: return with_spread<Direction, double>(call, stream);
     case Type::f32: return with_spread<Direction, float>(call, stream);
     case Type::bf16: return with_spread<Direction, __nv_bfloat16>(call, stream);
