@@ -20,15 +20,14 @@ struct Rsample {
 // There is no reduction here: the last dimensions are the event only so that work can be shared out.
 int64_t any_event(const Tensor& mu) { return std::max<int64_t>(mu.dim() - 1, 0); }
 
-Tensor forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
-               c10::string_view spread) {
+Tensor forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
   check_sampling(mu, logvar, key, n_samples);
   const SampleProblem problem = {logvar, key, n_samples, parse_spread(spread), any_event(mu)};
   return std::get<0>(problem.forward(mu, std::nullopt));
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logvar, const Tensor& key,
-                                    Samples n_samples, c10::string_view spread, std::array<bool, 2> wanted) {
+std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logvar, const Tensor& key, Samples n_samples,
+                                    c10::string_view spread, std::array<bool, 2> wanted) {
   const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
   const SampleProblem problem = {logvar, key, n_samples, parse_spread(spread), any_event(like_mu)};
   return problem.backward(cotangent, Tensor(), Tensor(), like_mu, Reduction::none, wanted);
@@ -52,8 +51,7 @@ variable_list Rsample::differentiable(const variable_list& cotangents, const var
   return differentiable_sample_backward(cotangents[0], saved[0], saved[1], n_samples, parse_spread(spread), wanted);
 }
 
-Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
-                c10::string_view spread) {
+Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
   // Neither mu nor the noise nor sigma is kept: the backward draws the noise again.
   return record(Rsample{n_samples, std::string(spread)}, {mu, logvar}, {logvar, key},
