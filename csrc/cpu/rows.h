@@ -45,18 +45,16 @@ void rows_forward(const F& formula, const RowCall& call, int64_t begin, int64_t 
   Buffer<T> staged[arity], values;
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](int64_t row, int rows, int64_t first, int count) {
-      const int64_t flat = row * call.event + first;
-      const int total = rows * count;
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
       const T* in[arity];
-      for (int k = 0; k < arity; ++k) in[k] = stage(call.in[k], flat, total, call.wide, staged[k]);
-      T* out = target(call.value, flat, call.wide, values);
-      along<T>(total, [&](auto load, auto store) {
+      for (int k = 0; k < arity; ++k) in[k] = stage(call.in[k], chunk.flat, chunk.size, call.wide, staged[k]);
+      T* out = target(call.value, chunk.flat, call.wide, values);
+      along<T>(chunk.size, [&](auto load, auto store) {
         Vec<T> operands[arity];
         for (int k = 0; k < arity; ++k) operands[k] = load(in[k]);
         store(value_of(formula, operands, IndicesOf<arity>()), out);
       });
-      if (call.value.per_block) add_row_sums(call.value, call.blocks, row, rows, first, count, out);
+      deliver(call.value, chunk, out);
     });
 }
 
@@ -67,17 +65,15 @@ void rows_backward(const F& formula, const RowCall& call, int64_t begin, int64_t
   const Vec<T> scale(call.cotangent_scale);
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](int64_t row, int rows, int64_t first, int count) {
-      const int64_t flat = row * call.event + first;
-      const int total = rows * count;
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
       const T* in[arity];
       T* out[arity];
       for (int k = 0; k < arity; ++k) {
-        in[k] = stage(call.in[k], flat, total, call.wide, staged[k]);
-        out[k] = target(call.gradient[k], flat, call.wide, gradients[k]);
+        in[k] = stage(call.in[k], chunk.flat, chunk.size, call.wide, staged[k]);
+        out[k] = target(call.gradient[k], chunk.flat, call.wide, gradients[k]);
       }
-      const T* cotangent = stage(call.cotangent, flat, total, call.wide, cotangents);
-      along<T>(total, [&](auto load, auto store) {
+      const T* cotangent = stage(call.cotangent, chunk.flat, chunk.size, call.wide, cotangents);
+      along<T>(chunk.size, [&](auto load, auto store) {
         Vec<T> operands[arity], d[arity];
         for (int k = 0; k < arity; ++k) operands[k] = load(in[k]);
         gradient_of(formula, operands, d, IndicesOf<arity>());
@@ -85,14 +81,7 @@ void rows_backward(const F& formula, const RowCall& call, int64_t begin, int64_t
         for (int k = 0; k < arity; ++k)
           if (call.gradient[k].data) store(chain(g, d[k]), out[k]);
       });
-      for (int k = 0; k < arity; ++k) {
-        const Output& gradient = call.gradient[k];
-        if (!gradient.data) continue;
-        if (gradient.per_block)
-          add_row_sums(gradient, call.blocks, row, rows, first, count, out[k]);
-        else
-          unstage(gradient, flat, total, out[k]);
-      }
+      for (int k = 0; k < arity; ++k) deliver(call.gradient[k], chunk, out[k]);
     });
 }
 

@@ -65,23 +65,21 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
   alignas(64) T eps_buffer[Noise::kRoom];
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](int64_t row, int rows, int64_t first, int count) {
-      const int64_t flat = row * call.event + first;
-      const int total = rows * count;
-      const T* mu = stage(call.mu, flat, total, call.wide, mu_buffer);
-      const T* s = stage(call.spread, flat, total, call.wide, s_buffer);
-      along<T>(total, [&](auto load, auto store) { store(spread.std(load(s)), std.data); });
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
+      const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
+      const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
+      along<T>(chunk.size, [&](auto load, auto store) { store(spread.std(load(s)), std.data); });
       if (call.kl.data) {
-        T* out = target(call.kl, flat, call.wide, values);
-        along<T>(total, [&](auto load, auto store) { store(kl.value(load(mu), load(s)), out); });
-        if (call.kl.per_block) add_row_sums(call.kl, call.blocks, row, rows, first, count, out);
+        T* out = target(call.kl, chunk.flat, call.wide, values);
+        along<T>(chunk.size, [&](auto load, auto store) { store(kl.value(load(mu), load(s)), out); });
+        deliver(call.kl, chunk, out);
       }
       for (int64_t k = 0; k < call.samples; ++k) {
-        const int64_t index = k * elements + flat;
-        const T* eps = noise.draw(index, total, eps_buffer);
+        const int64_t index = k * elements + chunk.flat;
+        const T* eps = noise.draw(index, chunk.size, eps_buffer);
         T* z = target(call.z, index, call.wide, z_buffer);
-        along<T>(total, [&](auto load, auto store) { store(load(mu) + load(std.data) * load(eps), z); });
-        unstage(call.z, index, total, z);
+        along<T>(chunk.size, [&](auto load, auto store) { store(load(mu) + load(std.data) * load(eps), z); });
+        unstage(call.z, index, chunk.size, z);
       }
     });
 }
@@ -99,31 +97,29 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   alignas(64) T eps_buffer[Noise::kRoom];
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](int64_t row, int rows, int64_t first, int count) {
-      const int64_t flat = row * call.event + first;
-      const int total = rows * count;
-      const T* s = stage(call.spread, flat, total, call.wide, s_buffer);
-      T* dmu = target(call.gradient[0], flat, call.wide, dmu_buffer);
-      T* ds = target(call.gradient[1], flat, call.wide, ds_buffer);
-      memset(dmu, 0, total * sizeof(T));
-      memset(ds, 0, total * sizeof(T));
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
+      const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
+      T* dmu = target(call.gradient[0], chunk.flat, call.wide, dmu_buffer);
+      T* ds = target(call.gradient[1], chunk.flat, call.wide, ds_buffer);
+      memset(dmu, 0, chunk.size * sizeof(T));
+      memset(ds, 0, chunk.size * sizeof(T));
       if (call.z_cotangent.data) {
         for (int64_t k = 0; k < call.samples; ++k) {
-          const int64_t index = k * elements + flat;
-          const T* eps = noise.draw(index, total, eps_buffer);
-          const T* g = stage(call.z_cotangent, index, total, call.wide, z_buffer);
-          along<T>(total, [&](auto load, auto store) {
+          const int64_t index = k * elements + chunk.flat;
+          const T* eps = noise.draw(index, chunk.size, eps_buffer);
+          const T* g = stage(call.z_cotangent, index, chunk.size, call.wide, z_buffer);
+          along<T>(chunk.size, [&](auto load, auto store) {
             const N cotangent = load(g);
             store(load(dmu) + cotangent, dmu);
             store(load(ds) + cotangent * load(eps), ds);
           });
         }
-        along<T>(total, [&](auto load, auto store) { store(chain(load(ds), spread.std_slope(load(s))), ds); });
+        along<T>(chunk.size, [&](auto load, auto store) { store(chain(load(ds), spread.std_slope(load(s))), ds); });
       }
       if (call.kl_cotangent.data) {
-        const T* mu = stage(call.mu, flat, total, call.wide, mu_buffer);
-        const T* g = stage(call.kl_cotangent, flat, total, call.wide, kl_buffer);
-        along<T>(total, [&](auto load, auto store) {
+        const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
+        const T* g = stage(call.kl_cotangent, chunk.flat, chunk.size, call.wide, kl_buffer);
+        along<T>(chunk.size, [&](auto load, auto store) {
           N kl_dmu, kl_ds;
           kl.gradient(load(mu), load(s), kl_dmu, kl_ds);
           const N cotangent = load(g) * kl_scale;
@@ -131,15 +127,8 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
           store(load(ds) + chain(cotangent, kl_ds), ds);
         });
       }
-      const T* results[2] = {dmu, ds};
-      for (int k = 0; k < 2; ++k) {
-        const Output& gradient = call.gradient[k];
-        if (!gradient.data) continue;
-        if (gradient.per_block)
-          add_row_sums(gradient, call.blocks, row, rows, first, count, results[k]);
-        else
-          unstage(gradient, flat, total, results[k]);
-      }
+      deliver(call.gradient[0], chunk, dmu);
+      deliver(call.gradient[1], chunk, ds);
     });
 }
 

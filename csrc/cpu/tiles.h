@@ -11,14 +11,24 @@ inline Tiles tiles(int64_t rows, int64_t event, int64_t blocks) {
   return {rows_per_tile, (rows + rows_per_tile - 1) / rows_per_tile * blocks};
 }
 
-// Calls body(row, rows, first, count) for the chunks of tile `index`: `count` elements of each of `rows` rows, from
-// element `first` on, rows * count <= kChunk. Only whole rows come in groups, so a chunk is one flat run.
+// A run of elements that is worked on at a time: `count` elements of each of `rows` rows, from element `first` of row
+// `row` on. Only whole rows come in groups, so it is one flat run of `size` elements.
+struct Chunk {
+  int64_t row, first, flat, blocks;
+  int rows, count, size;
+};
+
+// Calls body(chunk) for the chunks of tile `index`.
 template <class Call, class Body>
 AEVB_INLINE void for_each_chunk(const Call& call, const Tiles& tiles, int64_t index, Body body) {
-  int64_t row = index / call.blocks * tiles.rows_per_tile, block = index % call.blocks;
-  int64_t rows = call.rows - row < tiles.rows_per_tile ? call.rows - row : tiles.rows_per_tile;
-  int64_t first = block * kBlock, end = first + kBlock < call.event ? first + kBlock : call.event;
-  for (; first < end; first += kChunk) body(row, int(rows), first, int(end - first < kChunk ? end - first : kChunk));
+  const int64_t row = index / call.blocks * tiles.rows_per_tile, block = index % call.blocks;
+  const int rows = int(call.rows - row < tiles.rows_per_tile ? call.rows - row : tiles.rows_per_tile);
+  int64_t first = block * kBlock;
+  const int64_t end = first + kBlock < call.event ? first + kBlock : call.event;
+  for (; first < end; first += kChunk) {
+    const int count = int(end - first < kChunk ? end - first : kChunk);
+    body(Chunk{row, first, row * call.event + first, call.blocks, rows, count, rows * count});
+  }
 }
 
 template <class T>
@@ -32,13 +42,20 @@ T sum(const T* from, int count) {
 
 // The sums of a chunk's rows go to their blocks' places; further chunks of the same block are added to the first.
 template <class T>
-void add_row_sums(const Output& output, int64_t blocks, int64_t row, int rows, int64_t first, int count,
-                  const T* from) {
-  T* to = static_cast<T*>(output.data) + row * blocks + first / kBlock;
-  for (int r = 0; r < rows; ++r, to += blocks) {
-    T part = sum(from + r * count, count);
-    *to = first % kBlock ? *to + part : part;
+void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
+  T* to = static_cast<T*>(output.data) + chunk.row * chunk.blocks + chunk.first / kBlock;
+  for (int r = 0; r < chunk.rows; ++r, to += chunk.blocks) {
+    const T part = sum(from + r * chunk.count, chunk.count);
+    *to = chunk.first % kBlock ? *to + part : part;
   }
+}
+
+// A chunk's results, computed at `from`, to where they belong: their row sums, or each to its place (where it may lie
+// already: see `target`).
+template <class T>
+void deliver(const Output& output, const Chunk& chunk, const T* from) {
+  if (!output.data) return;
+  output.per_block ? add_row_sums(output, chunk, from) : unstage(output, chunk.flat, chunk.size, from);
 }
 
 }  // namespace aevb::AEVB_ISA
