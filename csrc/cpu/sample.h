@@ -47,8 +47,12 @@ class Noise {
       }
       box_muller(uniform[0], uniform[1], normal[0], normal[1]);
       box_muller(uniform[2], uniform[3], normal[2], normal[3]);
-      for (int i = 0; i < lanes; ++i)
-        for (int j = 0; j < 4; ++j) to[4 * (part + i) + j] = normal[j].v[i];
+      // Lane i of the four is block i: first, second, third and fourth in turn.
+      interleave(normal[0], normal[2]);
+      interleave(normal[1], normal[3]);
+      interleave(normal[0], normal[1]);
+      interleave(normal[2], normal[3]);
+      for (int j = 0; j < 4; ++j) normal[j].store(to + 4 * part + j * lanes);
     }
   }
 
@@ -101,8 +105,10 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
       T* dmu = target(call.gradient[0], chunk.flat, call.wide, dmu_buffer);
       T* ds = target(call.gradient[1], chunk.flat, call.wide, ds_buffer);
-      memset(dmu, 0, chunk.size * sizeof(T));
-      memset(ds, 0, chunk.size * sizeof(T));
+      along<T>(chunk.size, [&](auto, auto store) {
+        store(N(0), dmu);
+        store(N(0), ds);
+      });
       if (call.z_cotangent.data) {
         for (int64_t k = 0; k < call.samples; ++k) {
           const int64_t index = k * elements + chunk.flat;

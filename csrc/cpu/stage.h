@@ -1,6 +1,8 @@
 // Between tensors in memory (any dtype, any strides) and short runs of numbers in the first-level cache: a formula only
 // ever sees contiguous float or double. An operand that is that already is used where it lies.
 #pragma once
+#include <type_traits>
+
 #include "call.h"
 #include "cpu/vec.h"
 
@@ -82,18 +84,22 @@ AEVB_INLINE W widen_one(Half a) {
   return widen(run).v[0];
 }
 
-// `count` numbers, `stride` apart, to contiguous ones of the arithmetic's type.
+// `count` numbers, `stride` apart, to contiguous ones of the arithmetic's type. They are stored in whole vectors, which
+// may run past the end: what is read in whole vectors soon after then comes straight from the store buffer.
 template <class T, class W>
 void gather(const T* from, int64_t stride, int count, W* to) {
+  constexpr int lanes = Vec<W>::lanes;
+  int i = 0;
   if (stride == 0) {
-    const W one = widen_one<W>(*from);
-    for (int i = 0; i < count; ++i) to[i] = one;
+    const Vec<W> one(double(widen_one<W>(*from)));
+    for (; i < count; i += lanes) one.store(to + i);
     return;
   }
-  int i = 0;
-  if constexpr (sizeof(T) < 4 && sizeof(W) == 4) {
-    if (stride == 1)
-      for (; i + F32::lanes <= count; i += F32::lanes) widen(from + i).store(to + i);
+  if (stride == 1) {
+    if constexpr (std::is_same_v<T, W>)
+      for (; i + lanes <= count; i += lanes) Vec<W>::load(from + i).store(to + i);
+    else if constexpr (sizeof(T) < 4 && sizeof(W) == 4)
+      for (; i + lanes <= count; i += lanes) widen(from + i).store(to + i);
   }
   for (; i < count; ++i) to[i] = widen_one<W>(from[i * stride]);
 }

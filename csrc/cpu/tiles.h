@@ -7,7 +7,8 @@
 namespace aevb::AEVB_ISA {
 
 inline Tiles tiles(int64_t rows, int64_t event, int64_t blocks) {
-  const int64_t rows_per_tile = event > 0 && event < kChunk ? kChunk / event : 1;
+  // Rows in groups are staged where they do not lie side by side; longer ones are better read where they lie.
+  const int64_t rows_per_tile = 0 < event && event < kChunk / 4 ? kChunk / event : 1;
   return {rows_per_tile, (rows + rows_per_tile - 1) / rows_per_tile * blocks};
 }
 

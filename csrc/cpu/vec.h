@@ -222,6 +222,28 @@ AEVB_INLINE void multiply(Word a, uint32_t constant, Word& high, Word& low) {
   high.v = (Word::raw)((even >> 32) | (odd & ~uint64_t(0xffffffffu)));
 }
 
+// a0 a1 a2 a3, b0 b1 b2 b3 -> a0 b0 a1 b1, a2 b2 a3 b3
+template <class T>
+AEVB_INLINE void interleave(Vec<T>& a, Vec<T>& b) {
+  constexpr int lanes = Vec<T>::lanes;
+#if defined(__clang__)
+  typename Vec<T>::raw low, high;
+  for (int i = 0; i < lanes; ++i) {
+    low[i] = (i % 2 ? b.v : a.v)[i / 2];
+    high[i] = (i % 2 ? b.v : a.v)[(i + lanes) / 2];
+  }
+#else
+  typename Vec<T>::mask from_low, from_high;
+  for (int i = 0; i < lanes; ++i) {
+    from_low[i] = i / 2 + i % 2 * lanes;
+    from_high[i] = (i + lanes) / 2 + i % 2 * lanes;
+  }
+  const auto low = __builtin_shuffle(a.v, b.v, from_low), high = __builtin_shuffle(a.v, b.v, from_high);
+#endif
+  a.v = low;
+  b.v = high;
+}
+
 template <class T>
 AEVB_INLINE T sum(Vec<T> a) {
   // Halves are added to halves, as a wider or narrower register would do it.
