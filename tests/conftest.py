@@ -1,3 +1,9 @@
+import os
+
+# Before torch starts its threads: on a machine with other work they wait asleep and not spinning, or else a small
+# operator would take whole time slices of the scheduler.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 
