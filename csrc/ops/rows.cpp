@@ -18,10 +18,7 @@ RowCall call_of(RowProblem& problem) {
   RowCall call = {};
   call.formula = problem.formula;
   call.params = problem.params;
-  call.wide = type_of(wide_type(problem.shape_of()));
-  call.event = c10::multiply_integers(sizes.slice(sizes.size() - problem.event_dims));
-  call.rows = c10::multiply_integers(sizes.slice(0, sizes.size() - problem.event_dims));
-  call.blocks = blocks_of(call.event);
+  set_shape(call, problem.shape_of(), problem.event_dims);
   for (size_t k = 0; k < problem.operands.size(); ++k) call.in[k] = describe(problem.operands[k], sizes);
   return call;
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <c10/util/accumulate.h>
 
 #include <vector>
 
@@ -22,6 +23,16 @@ struct RowProblem {
 
   const at::Tensor& shape_of() const { return operands[full]; }
 };
+
+// What every call to the kernels says of its shape: that of `full`, whose last `event_dims` dimensions are the event.
+template <class Call>
+void set_shape(Call& call, const at::Tensor& full, int64_t event_dims) {
+  const auto sizes = full.sizes();
+  call.wide = type_of(wide_type(full));
+  call.event = c10::multiply_integers(sizes.slice(sizes.size() - event_dims));
+  call.rows = c10::multiply_integers(sizes.slice(0, sizes.size() - event_dims));
+  call.blocks = blocks_of(call.event);
+}
 
 at::Tensor row_values(RowProblem problem);
 

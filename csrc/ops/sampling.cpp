@@ -27,15 +27,11 @@ c10::SymDimVector with_samples(Samples n_samples, c10::SymIntArrayRef sizes) {
 
 // What forward and backward tell the kernels alike. Tensors that are described are kept alive by the caller.
 SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& logvar, Tensor& key) {
-  const auto sizes = like_mu.sizes();
   SampleCall call = {};
   call.params.spread = problem.spread;
-  call.wide = type_of(wide_type(like_mu));
-  call.event = c10::multiply_integers(sizes.slice(sizes.size() - problem.event_dims));
-  call.rows = c10::multiply_integers(sizes.slice(0, sizes.size() - problem.event_dims));
-  call.blocks = blocks_of(call.event);
+  set_shape(call, like_mu, problem.event_dims);
   call.samples = problem.n_samples ? problem.n_samples->expect_int() : 1;
-  call.spread = describe(logvar, sizes);
+  call.spread = describe(logvar, like_mu.sizes());
   key = key.contiguous();
   call.key = key.const_data_ptr<int64_t>();
   return call;
