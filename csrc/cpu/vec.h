@@ -75,12 +75,38 @@ struct Vec {
     memcpy(&r.v, p, count * sizeof(T));
     return r;
   }
+  // To memory and past the caches: what is too large to be found in them again then costs no reading of its lines
+  // before they are written, and leaves in the caches what is there. `p` is aligned to the vector.
+  AEVB_INLINE void stream(T* p) const {
+#if defined(__AVX512F__)
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#elif defined(__AVX2__)
+    _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#elif defined(__SSE2__)
+    _mm_stream_si128((__m128i*)p, (__m128i)v);
+#else
+    store(p);
+#endif
+  }
+  // The first `count` lanes, and zeros.
+  AEVB_INLINE Vec first(int count) const {
+    Vec r(0.0);
+    memcpy(&r.v, &v, count * sizeof(T));
+    return r;
+  }
   AEVB_INLINE void store(T* p) const { memcpy(p, &v, sizeof(raw)); }
   AEVB_INLINE void store(T* p, int count) const { memcpy(p, &v, count * sizeof(T)); }
 };
 
 using F32 = Vec<float>;
 using F64 = Vec<double>;
+
+// Streamed stores are done before anything that follows.
+AEVB_INLINE void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 
 template <class T>
 AEVB_INLINE Vec<T> sqrt(Vec<T> a) {
@@ -122,22 +148,40 @@ AEVB_INLINE F32 round_to_integer(F32 a) { return (a + F32(12582912.0)) - F32(125
 AEVB_INLINE F32::mask to_int(F32 a) { return __builtin_convertvector(a.v, F32::mask); }
 AEVB_INLINE F32 power_of_two(F32::mask n) { return {(F32::raw)((n + 127) << 23)}; }
 
-AEVB_INLINE F32 exp(F32 x) {
-  // Beyond these the result is infinity or 0. Written so that NaN passes.
-  F32 capped = select(x > F32(89.0), F32(89.0), x);
-  capped = select(capped < F32(-105.0), F32(-105.0), capped);
-  F32 n = round_to_integer(capped * F32(1.44269504088896341));
-  F32 r = (capped - n * F32(0.693359375)) + n * F32(2.12194440e-4);
-  F32 p = F32(1.9875691500e-4);
-  p = p * r + F32(1.3981999507e-3);
-  p = p * r + F32(8.3334519073e-3);
-  p = p * r + F32(4.1665795894e-2);
-  p = p * r + F32(1.6666665459e-1);
-  p = p * r + F32(5.0000001201e-1);
-  p = (p * r) * r + r + F32(1.0);
-  // 2^n in two steps, since n may be below the smallest exponent or above the largest.
+// p * 2^n for whole n, where 2^n alone may be below the smallest number or above the largest.
+AEVB_INLINE F32 scale_by_power_of_two(F32 p, F32 n) {
+#if defined(__AVX512F__)
+  return {(F32::raw)_mm512_maskz_scalef_ps(0xffff, (__m512)p.v, (__m512)n.v)};
+#else
   F32::mask power = to_int(n), half = power >> 1;
   return p * power_of_two(half) * power_of_two(power - half);
+#endif
+}
+
+// x, but no less and no more than these. NaN passes, as the second operand of these instructions does.
+AEVB_INLINE F32 between(double low, double high, F32 x) {
+  const F32::raw least = F32(low).v, most = F32(high).v;
+#if defined(__AVX512F__)
+  const __m512 raised = _mm512_maskz_max_ps(0xffff, (__m512)least, (__m512)x.v);
+  return {(F32::raw)_mm512_maskz_min_ps(0xffff, (__m512)most, raised)};
+#elif defined(__AVX2__)
+  return {(F32::raw)_mm256_min_ps((__m256)most, _mm256_max_ps((__m256)least, (__m256)x.v))};
+#elif defined(__SSE2__)
+  return {(F32::raw)_mm_min_ps((__m128)most, _mm_max_ps((__m128)least, (__m128)x.v))};
+#else
+  const F32 raised = select(x < F32(least), F32(least), x);
+  return select(raised > F32(most), F32(most), raised);
+#endif
+}
+
+AEVB_INLINE F32 exp(F32 x) {
+  F32 capped = between(-105.0, 89.0, x);  // beyond these the result is 0 or infinity
+  F32 n = round_to_integer(capped * F32(1.44269504088896341));
+  F32 r = (capped - n * F32(0.693359375)) + n * F32(2.12194440e-4);
+  constexpr double c[] = {5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2,
+                          8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4};
+  F32 p = (polynomial(r, c) * r) * r + r + F32(1.0);
+  return scale_by_power_of_two(p, n);
 }
 
 AEVB_INLINE F32 log(F32 x) {

@@ -12,7 +12,7 @@ struct Bernoulli {
   //   log p = (x - [l > 0]) l - log(1 + e^-|l|)
   template <class N>
   AEVB_INLINE N value(N x, N l) const {
-    return product(residual(x, l), l) - log1p(exp(-abs(l)));
+    return product(residual(x, l), l) - log1p_unit(exp(-abs(l)));
   }
 
   // d log p / dl = x - sigmoid(l) = (x - [l > 0]) +- sigmoid(-|l|)
