@@ -122,6 +122,16 @@ AEVB_INLINE F32 round_to_integer(F32 a) { return (a + F32(12582912.0)) - F32(125
 AEVB_INLINE F32::mask to_int(F32 a) { return __builtin_convertvector(a.v, F32::mask); }
 AEVB_INLINE F32 power_of_two(F32::mask n) { return {(F32::raw)((n + 127) << 23)}; }
 
+// p * 2^n for whole n, where 2^n alone may be below the smallest number or above the largest.
+AEVB_INLINE F32 scale_by_power_of_two(F32 p, F32 n) {
+#if defined(__AVX512F__)
+  return {(F32::raw)_mm512_maskz_scalef_ps(0xffff, (__m512)p.v, (__m512)n.v)};
+#else
+  F32::mask power = to_int(n), half = power >> 1;
+  return p * power_of_two(half) * power_of_two(power - half);
+#endif
+}
+
 AEVB_INLINE F32 exp(F32 x) {
   // Beyond these the result is infinity or 0. Written so that NaN passes.
   F32 capped = select(x > F32(89.0), F32(89.0), x);
@@ -135,9 +145,7 @@ AEVB_INLINE F32 exp(F32 x) {
   p = p * r + F32(1.6666665459e-1);
   p = p * r + F32(5.0000001201e-1);
   p = (p * r) * r + r + F32(1.0);
-  // 2^n in two steps, since n may be below the smallest exponent or above the largest.
-  F32::mask power = to_int(n), half = power >> 1;
-  return p * power_of_two(half) * power_of_two(power - half);
+  return scale_by_power_of_two(p, n);
 }
 
 AEVB_INLINE F32 log(F32 x) {
@@ -172,36 +180,62 @@ AEVB_INLINE F32 log1p(F32 t) {
   return log(u) + (t - (u - F32(1.0))) / u;
 }
 
-// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to an eighth of a turn.
-AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
-  F32 quarter = round_to_integer(t * F32(4.0));
-  F32 x = (t - quarter * F32(0.25)) * F32(6.283185307179586477);
-  F32 z = x * x;
-  F32 s = ((F32(-1.9515295891e-4) * z + F32(8.3321608736e-3)) * z - F32(1.6666654611e-1)) * z * x + x;
-  F32 c = ((F32(2.443315711809948e-5) * z - F32(1.388731625493765e-3)) * z + F32(4.166664568298827e-2)) * z * z -
-          F32(0.5) * z + F32(1.0);
-  F32::mask q = to_int(quarter);
-  F32::mask odd = -(q & 1);
-  F32 a = select(odd, c, s), b = select(odd, s, c);
-  // Signs by quadrant: sine + + - -, cosine + - - +.
-  sine = {(F32::raw)((F32::mask)a.v ^ ((q & 2) << 30))};
-  cosine = {(F32::raw)((F32::mask)b.v ^ (((q + 1) & 2) << 30))};
+// Box and Muller's radius, sqrt(-2 log u). For 0 < u <= 1 that is not subnormal; right to an ulp, also next to u = 1.
+AEVB_INLINE F32 normal_radius(F32 u) {
+  // u = (1 + f) 2^e with 1 + f in [2/3, 4/3), whose lower end has these bits; e stays in the place of the exponent.
+  F32::mask bits = (F32::mask)u.v, power = (bits - 0x3f2aaaab) & ~0x7fffff;
+  F32 e = {__builtin_convertvector(power, F32::raw)};
+  F32 f = F32((F32::raw)(bits - power)) - F32(1.0);
+  // The minimax polynomial for log(1 + f) / f, to 2.6e-8, times -2.
+  F32 p = F32(-2 * 0.14056113084249489);
+  p = p * f + F32(2 * 0.15403197669183544);
+  p = p * f - F32(2 * 0.13987650846046296);
+  p = p * f + F32(2 * 0.1641279117291298);
+  p = p * f - F32(2 * 0.20011944368838142);
+  p = p * f + F32(2 * 0.2500802725603879);
+  p = p * f - F32(2 * 0.3333316870455926);
+  p = p * f + F32(2 * 0.4999993212222057);
+  p = p * f - F32(2.0);
+  return sqrt(e * F32(-2 * 0.69314718055994531 / 8388608) + p * f);
 }
 
-// 32-bit words, as Philox wants them.
+// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to a quarter of a turn either side of the nearest half turn.
+// Minimax polynomials, to 3e-9 of the radius.
+AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
+  F32 shifted = t * F32(2.0) + F32(12582912.0);  // rounds; the lowest bit is that of the number of half turns
+  F32 x = t - (shifted - F32(12582912.0)) * F32(0.5);
+  F32 z = x * x;
+  F32 s = F32(39.536923117081216);
+  s = s * z - F32(76.54981496469463);
+  s = s * z + F32(81.60100576049483);
+  s = s * z - F32(41.34165506546907);
+  s = s * z + F32(6.2831851602994);
+  F32 c = F32(-24.982237858479326);
+  c = c * z + F32(60.1440150995754);
+  c = c * z - F32(85.45357162708734);
+  c = c * z + F32(64.9393466294915);
+  c = c * z - F32(19.739208548913535);
+  c = c * z + F32(1.0);
+  F32::mask sign = (F32::mask)shifted.v << 31;
+  sine = {(F32::raw)((F32::mask)(x * s).v ^ sign)};
+  cosine = {(F32::raw)((F32::mask)c.v ^ sign)};
+}
+
+// 32-bit words, as Philox wants them: each is the low half of a 64-bit lane, which has room for a product. What the
+// high half has is of no account. Two registers of them, so that there is work while a chain of rounds waits.
+using Wide = Raw<uint64_t, kVectorBytes / 8>;
 struct Word {
   static constexpr int lanes = kVectorBytes / 4;
-  using raw = Raw<uint32_t, lanes>;
-  raw v;
+  using raw = Raw<uint32_t, lanes>;  // packed
+  Wide half[2];
 
   Word() = default;
-  AEVB_INLINE Word(raw value) : v(value) {}
-  AEVB_INLINE explicit Word(uint32_t value) : v(value - raw{}) {}
-  AEVB_INLINE friend Word operator^(Word a, Word b) { return {a.v ^ b.v}; }
+  AEVB_INLINE Word(Wide a, Wide b) : half{a, b} {}
+  AEVB_INLINE explicit Word(uint32_t value) : half{uint64_t(value) - Wide{}, uint64_t(value) - Wide{}} {}
+  AEVB_INLINE friend Word operator^(Word a, Word b) { return {a.half[0] ^ b.half[0], a.half[1] ^ b.half[1]}; }
 };
 
 // The 64-bit products of the low halves of 64-bit lanes: one instruction, which the compiler does not find by itself.
-using Wide = Raw<uint64_t, Word::lanes / 2>;
 AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
 #if defined(__AVX512F__)
   return (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);  // plain mul_epu32 makes GCC 12 warn
@@ -215,30 +249,32 @@ AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
 }
 
 AEVB_INLINE void multiply(Word a, uint32_t constant, Word& high, Word& low) {
-  Wide pairs = (Wide)a.v, factor = uint64_t(constant) - Wide{};
-  Wide even = multiply_low_halves(pairs, factor);
-  Wide odd = multiply_low_halves(pairs >> 32, factor);
-  low.v = (Word::raw)((even & 0xffffffffu) | (odd << 32));
-  high.v = (Word::raw)((even >> 32) | (odd & ~uint64_t(0xffffffffu)));
+  const Wide factor = uint64_t(constant) - Wide{};
+  for (int h = 0; h < 2; ++h) {
+    low.half[h] = multiply_low_halves(a.half[h], factor);
+    high.half[h] = low.half[h] >> 32;
+  }
 }
 
-// a0 a1 a2 a3, b0 b1 b2 b3 -> a0 b0 a1 b1, a2 b2 a3 b3
-template <class T>
-AEVB_INLINE void interleave(Vec<T>& a, Vec<T>& b) {
-  constexpr int lanes = Vec<T>::lanes;
+// The low halves of a and of b in turn.
+AEVB_INLINE Word::raw pair_low_halves(Wide a, Wide b) {
+  return (Word::raw)((a & 0xffffffffu) | (b << 32));
+}
+
+// Of every four elements of a and b, a0 a1 a2 a3 and b0 b1 b2 b3 -> a0 b0 a1 b1 and a2 b2 a3 b3.
+AEVB_INLINE void interleave_fours(F32& a, F32& b) {
+  constexpr int lanes = F32::lanes;
 #if defined(__clang__)
-  typename Vec<T>::raw low, high;
+  F32::raw low, high;
   for (int i = 0; i < lanes; ++i) {
-    low[i] = (i % 2 ? b.v : a.v)[i / 2];
-    high[i] = (i % 2 ? b.v : a.v)[(i + lanes) / 2];
+    const int from = i / 4 * 4 + i % 4 / 2;
+    low[i] = (i % 2 ? b.v : a.v)[from];
+    high[i] = (i % 2 ? b.v : a.v)[from + 2];
   }
 #else
-  typename Vec<T>::mask from_low, from_high;
-  for (int i = 0; i < lanes; ++i) {
-    from_low[i] = i / 2 + i % 2 * lanes;
-    from_high[i] = (i + lanes) / 2 + i % 2 * lanes;
-  }
-  const auto low = __builtin_shuffle(a.v, b.v, from_low), high = __builtin_shuffle(a.v, b.v, from_high);
+  F32::mask from;
+  for (int i = 0; i < lanes; ++i) from[i] = i / 4 * 4 + i % 4 / 2 + i % 2 * lanes;
+  const auto low = __builtin_shuffle(a.v, b.v, from), high = __builtin_shuffle(a.v, b.v, from + 2);
 #endif
   a.v = low;
   b.v = high;

@@ -26,12 +26,16 @@ AEVB_INLINE PhiloxBlock<U> philox4x32_10(PhiloxBlock<U> c, unsigned key0, unsign
   return c;
 }
 
+template <class N>
+AEVB_INLINE N normal_radius(N u) {
+  return sqrt(N(-2) * log(u));
+}
+
 // Two 32-bit words, already converted to N, to two normals. The first uniform is in (0, 1], the second in [0, 1].
 template <class N>
 AEVB_INLINE void box_muller(N a, N b, N& first, N& second) {
   constexpr double ulp = 1.0 / 4294967296.0;
-  N u = a * N(ulp) + N(0.5 * ulp);
-  N radius = sqrt(N(-2) * log(u));
+  N radius = normal_radius(a * N(ulp) + N(0.5 * ulp));
   N sine, cosine;
   sincos_turns(b * N(ulp), sine, cosine);
   first = radius * cosine;
