@@ -6,31 +6,39 @@
 
 namespace aevb::AEVB_ISA {
 
-// The noise of one key. Element i is number i % 4 of Philox block i / 4.
+// The noise of one key, drawn along a tensor. Element i is number i % 4 of Philox block i / 4.
 class Noise {
  public:
-  explicit Noise(const int64_t* key) : seed_(key[0]), offset_(key[1]) {}
+  explicit Noise(const int64_t* key) : key_{uint64_t(key[0]), uint64_t(key[1])}, ahead_(words(key_, 0)) {}
 
   // Calls body(load, store, eps) as `along` does, with the noise of elements [begin, begin + count). It is drawn a
-  // group at a time, so that there is something to compute while the operands come from memory.
+  // group at a time, so that there is something to compute while operands come from memory. Philox is a group ahead of
+  // Box and Muller: both are long chains of dependent steps, which take turns at waiting.
   template <class T, class Body>
-  AEVB_INLINE void along(int64_t begin, int count, Body body) const {
+  AEVB_INLINE void along(int64_t begin, int count, Body body) {
     constexpr int lanes = Vec<T>::lanes;
     alignas(64) T buffer[kChunk + 2 * kGroup];
     const int skip = begin % 4;
     const T* eps = buffer + skip;
+    const Key key = key_;  // a copy, which no store can change
+    int64_t block = begin / 4;
+    PhiloxBlock<Word> ahead = block == block_ahead_ ? ahead_ : words(key, block);
     int i = 0;
     for (int drawn = -skip; drawn < count;) {
-      draw((begin + drawn) / 4, buffer + skip + drawn);
+      const PhiloxBlock<Word> now = ahead;
+      ahead = words(key, block += kBlocks);
+      normals(now, buffer + skip + drawn);
       drawn += kGroup;
       const int ready = drawn < count ? drawn : count;
       for (; i + lanes <= ready; i += lanes)
-        body([i](const T* p) { return Vec<T>::load(p + i); }, [i](Vec<T> v, T* p) { v.store(p + i); },
-             Vec<T>::load(eps + i));
+        body([i](const T* p) AEVB_INLINE_LAMBDA { return Vec<T>::load(p + i); },
+             [i](Vec<T> v, T* p) AEVB_INLINE_LAMBDA { v.store(p + i); }, Vec<T>::load(eps + i));
     }
     if (i < count)
-      body([=](const T* p) { return Vec<T>::load(p + i, count - i); },
-           [=](Vec<T> v, T* p) { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
+      body([=](const T* p) AEVB_INLINE_LAMBDA { return Vec<T>::load(p + i, count - i); },
+           [=](Vec<T> v, T* p) AEVB_INLINE_LAMBDA { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
+    ahead_ = ahead;
+    block_ahead_ = block;
   }
 
  private:
@@ -40,7 +48,11 @@ class Noise {
   // so that interleaving fours puts all normals in order.
   static constexpr int block_at(int h, int i) { return kBlocks / 2 * h + i / 2 + i % 2 * (kBlocks / 4); }
 
-  AEVB_INLINE PhiloxBlock<Word> words(int64_t block) const {
+  struct Key {
+    uint64_t seed, offset;
+  };
+
+  static AEVB_INLINE PhiloxBlock<Word> words(const Key& key, int64_t block) {
     PhiloxBlock<Word> counter;
     for (int h = 0; h < 2; ++h) {
       Wide at;
@@ -48,13 +60,12 @@ class Noise {
       counter.word[0].half[h] = at + uint64_t(block);
       counter.word[1].half[h] = counter.word[0].half[h] >> 32;
     }
-    counter.word[2] = Word(uint32_t(offset_));
-    counter.word[3] = Word(uint32_t(offset_ >> 32));
-    return philox4x32_10(counter, uint32_t(seed_), uint32_t(seed_ >> 32));
+    counter.word[2] = Word(uint32_t(key.offset));
+    counter.word[3] = Word(uint32_t(key.offset >> 32));
+    return philox4x32_10(counter, uint32_t(key.seed), uint32_t(key.seed >> 32));
   }
 
-  AEVB_INLINE void draw(int64_t block, float* to) const {
-    const PhiloxBlock<Word> w = words(block);
+  static AEVB_INLINE void normals(const PhiloxBlock<Word>& w, float* to) {
     for (int h = 0; h < 2; ++h) {
       const auto a = pair_low_halves(w.word[0].half[h], w.word[2].half[h]);
       const auto b = pair_low_halves(w.word[1].half[h], w.word[3].half[h]);
@@ -66,8 +77,7 @@ class Noise {
     }
   }
 
-  void draw(int64_t block, double* to) const {
-    const PhiloxBlock<Word> w = words(block);
+  static void normals(const PhiloxBlock<Word>& w, double* to) {
     for (int h = 0; h < 2; ++h) {
       F64 number[4], normal[4];
       for (int j = 0; j < 4; ++j)
@@ -79,36 +89,38 @@ class Noise {
     }
   }
 
-  uint64_t seed_, offset_;
+  Key key_;
+  int64_t block_ahead_ = 0;
+  PhiloxBlock<Word> ahead_;
 };
 
 template <class T, Spread kind>
 void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
-  const Noise noise(call.key);
-  const SpreadOf spread = {kind};
-  const GaussianKl kl = {spread};
+  Noise noise(call.key);
   const int64_t elements = call.rows * call.event;
+  const bool kl_wanted = call.kl.data, again = call.samples > 1;
   Buffer<T> mu_buffer, s_buffer, std, values, z_buffer;
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
     for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
       const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
+      T* const sigmas = std.data;
       T* divergence = target(call.kl, chunk.flat, call.wide, values);
       for (int64_t k = 0; k < call.samples; ++k) {
         const int64_t index = k * elements + chunk.flat;
         T* z = target(call.z, index, call.wide, z_buffer);
         if (k == 0)
-          noise.along<T>(index, chunk.size, [&](auto load, auto store, N eps) {
-            const N m = load(mu), v = load(s), sigma = spread.std(v);
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_LAMBDA {
+            const N m = load(mu), v = load(s), sigma = SpreadOf{kind}.std(v);
             store(m + sigma * eps, z);
-            if (call.kl.data) store(kl.value(m, v), divergence);
-            if (call.samples > 1) store(sigma, std.data);
+            if (kl_wanted) store(GaussianKl{{kind}}.value(m, v), divergence);
+            if (again) store(sigma, sigmas);
           });
         else
           noise.along<T>(index, chunk.size,
-                         [&](auto load, auto store, N eps) { store(load(mu) + load(std.data) * eps, z); });
+                         [=](auto load, auto store, N eps) AEVB_INLINE_LAMBDA { store(load(mu) + load(sigmas) * eps, z); });
         unstage(call.z, index, chunk.size, z);
       }
       deliver(call.kl, chunk, divergence);
@@ -119,11 +131,10 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
 template <class T, Spread kind>
 void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
-  const Noise noise(call.key);
-  const SpreadOf spread = {kind};
-  const GaussianKl kl = {spread};
+  Noise noise(call.key);
   const N kl_scale(call.kl_cotangent_scale);
   const int64_t elements = call.rows * call.event, samples = call.z_cotangent.data ? call.samples : 0;
+  const bool kl_wanted = call.kl_cotangent.data;
   Buffer<T> mu_buffer, s_buffer, z_buffer, kl_buffer, dmu_buffer, ds_buffer, sum, sum_eps;
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
@@ -131,18 +142,20 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
       const T* mu = nullptr;
       const T* kl_cotangent = nullptr;
-      if (call.kl_cotangent.data) {
+      if (kl_wanted) {
         mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
         kl_cotangent = stage(call.kl_cotangent, chunk.flat, chunk.size, call.wide, kl_buffer);
       }
       T* dmu = target(call.gradient[0], chunk.flat, call.wide, dmu_buffer);
       T* ds = target(call.gradient[1], chunk.flat, call.wide, ds_buffer);
-      const auto finish = [&](auto load, auto store, N g, N g_eps) {
+      T* const g_sum = sum.data;
+      T* const g_eps_sum = sum_eps.data;
+      const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_LAMBDA {
         const N v = load(s);
-        g_eps = chain(g_eps, spread.std_slope(v));
-        if (call.kl_cotangent.data) {
+        g_eps = chain(g_eps, SpreadOf{kind}.std_slope(v));
+        if (kl_wanted) {
           N kl_dmu, kl_ds;
-          kl.gradient(load(mu), v, kl_dmu, kl_ds);
+          GaussianKl{{kind}}.gradient(load(mu), v, kl_dmu, kl_ds);
           const N cotangent = load(kl_cotangent) * kl_scale;
           g = g + chain(cotangent, kl_dmu);
           g_eps = g_eps + chain(cotangent, kl_ds);
@@ -154,22 +167,22 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
         const int64_t index = k * elements + chunk.flat;
         const T* g = stage(call.z_cotangent, index, chunk.size, call.wide, z_buffer);
         if (samples == 1)
-          noise.along<T>(index, chunk.size, [&](auto load, auto store, N eps) {
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_LAMBDA {
             const N cotangent = load(g);
             finish(load, store, cotangent, cotangent * eps);
           });
         else
-          noise.along<T>(index, chunk.size, [&](auto load, auto store, N eps) {
-            const N cotangent = load(g), before = k ? load(sum.data) : N(0), before_eps = k ? load(sum_eps.data) : N(0);
-            store(before + cotangent, sum.data);
-            store(before_eps + cotangent * eps, sum_eps.data);
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_LAMBDA {
+            const N cotangent = load(g), before = k ? load(g_sum) : N(0), before_eps = k ? load(g_eps_sum) : N(0);
+            store(before + cotangent, g_sum);
+            store(before_eps + cotangent * eps, g_eps_sum);
           });
       }
       if (samples == 0)
-        along<T>(chunk.size, [&](auto load, auto store) { finish(load, store, N(0), N(0)); });
+        along<T>(chunk.size, [=](auto load, auto store) AEVB_INLINE_LAMBDA { finish(load, store, N(0), N(0)); });
       else if (samples > 1)
         along<T>(chunk.size,
-                 [&](auto load, auto store) { finish(load, store, load(sum.data), load(sum_eps.data)); });
+                 [=](auto load, auto store) AEVB_INLINE_LAMBDA { finish(load, store, load(g_sum), load(g_eps_sum)); });
       deliver(call.gradient[0], chunk, dmu);
       deliver(call.gradient[1], chunk, ds);
     });

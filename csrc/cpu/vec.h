@@ -71,12 +71,20 @@ struct Vec {
     return r;
   }
   AEVB_INLINE static Vec load(const T* p, int count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return {(raw)_mm512_maskz_loadu_ps((1 << count) - 1, p)};
+#endif
     Vec r(0.0);
     memcpy(&r.v, p, count * sizeof(T));
     return r;
   }
   AEVB_INLINE void store(T* p) const { memcpy(p, &v, sizeof(raw)); }
-  AEVB_INLINE void store(T* p, int count) const { memcpy(p, &v, count * sizeof(T)); }
+  AEVB_INLINE void store(T* p, int count) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(p, (1 << count) - 1, (__m512)v);
+#endif
+    memcpy(p, &v, count * sizeof(T));
+  }
 };
 
 using F32 = Vec<float>;

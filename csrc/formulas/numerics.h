@@ -9,6 +9,7 @@
 #else
 #define AEVB_INLINE inline __attribute__((always_inline))
 #endif
+#define AEVB_INLINE_LAMBDA __attribute__((always_inline))
 #if defined(__CUDA_ARCH__)
 #define AEVB_UNROLL _Pragma("unroll")
 #elif defined(__CUDACC__)
