@@ -9,7 +9,8 @@ namespace aevb::AEVB_ISA {
 // The noise of one key, drawn along a tensor. Element i is number i % 4 of Philox block i / 4.
 class Noise {
  public:
-  explicit Noise(const int64_t* key) : key_{uint64_t(key[0]), uint64_t(key[1])}, ahead_(words(key_, 0)) {}
+  explicit Noise(const int64_t* key)
+      : keys_(uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)), offset_(key[1]), ahead_(words(0)) {}
 
   // Calls body(load, store, eps) as `along` does, with the noise of elements [begin, begin + count). It is drawn a
   // group at a time, so that there is something to compute while operands come from memory. Philox is a group ahead of
@@ -20,13 +21,12 @@ class Noise {
     alignas(64) T buffer[kChunk + 2 * kGroup];
     const int skip = begin % 4;
     const T* eps = buffer + skip;
-    const Key key = key_;  // a copy, which no store can change
     int64_t block = begin / 4;
-    PhiloxBlock<Word> ahead = block == block_ahead_ ? ahead_ : words(key, block);
+    PhiloxBlock<Word> ahead = block == block_ahead_ ? ahead_ : words(block);
     int i = 0;
     for (int drawn = -skip; drawn < count;) {
       const PhiloxBlock<Word> now = ahead;
-      ahead = words(key, block += kBlocks);
+      ahead = words(block += kBlocks);
       normals(now, buffer + skip + drawn);
       drawn += kGroup;
       const int ready = drawn < count ? drawn : count;
@@ -48,11 +48,7 @@ class Noise {
   // so that interleaving fours puts all normals in order.
   static constexpr int block_at(int h, int i) { return kBlocks / 2 * h + i / 2 + i % 2 * (kBlocks / 4); }
 
-  struct Key {
-    uint64_t seed, offset;
-  };
-
-  static AEVB_INLINE PhiloxBlock<Word> words(const Key& key, int64_t block) {
+  AEVB_INLINE PhiloxBlock<Word> words(int64_t block) const {
     PhiloxBlock<Word> counter;
     for (int h = 0; h < 2; ++h) {
       Wide at;
@@ -60,9 +56,9 @@ class Noise {
       counter.word[0].half[h] = at + uint64_t(block);
       counter.word[1].half[h] = counter.word[0].half[h] >> 32;
     }
-    counter.word[2] = Word(uint32_t(key.offset));
-    counter.word[3] = Word(uint32_t(key.offset >> 32));
-    return philox4x32_10(counter, uint32_t(key.seed), uint32_t(key.seed >> 32));
+    counter.word[2] = Word(uint32_t(offset_));
+    counter.word[3] = Word(uint32_t(offset_ >> 32));
+    return philox4x32_10(counter, keys_);
   }
 
   static AEVB_INLINE void normals(const PhiloxBlock<Word>& w, float* to) {
@@ -89,7 +85,8 @@ class Noise {
     }
   }
 
-  Key key_;
+  PhiloxKeys<EveryWord> keys_;
+  uint64_t offset_;
   int64_t block_ahead_ = 0;
   PhiloxBlock<Word> ahead_;
 };
@@ -103,7 +100,7 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
   Buffer<T> mu_buffer, s_buffer, std, values, z_buffer;
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_LAMBDA {
       const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
       T* const sigmas = std.data;
@@ -138,7 +135,7 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   Buffer<T> mu_buffer, s_buffer, z_buffer, kl_buffer, dmu_buffer, ds_buffer, sum, sum_eps;
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_LAMBDA {
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
       const T* mu = nullptr;
       const T* kl_cotangent = nullptr;

@@ -243,6 +243,15 @@ struct Word {
   AEVB_INLINE friend Word operator^(Word a, Word b) { return {a.half[0] ^ b.half[0], a.half[1] ^ b.half[1]}; }
 };
 
+// One word for every lane.
+struct EveryWord {
+  Wide v;
+
+  EveryWord() = default;
+  AEVB_INLINE explicit EveryWord(uint32_t value) : v(uint64_t(value) - Wide{}) {}
+  AEVB_INLINE friend Word operator^(Word a, EveryWord b) { return {a.half[0] ^ b.v, a.half[1] ^ b.v}; }
+};
+
 // The 64-bit products of the low halves of 64-bit lanes: one instruction, which the compiler does not find by itself.
 AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
 #if defined(__AVX512F__)
