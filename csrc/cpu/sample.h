@@ -6,28 +6,23 @@
 
 namespace aevb::AEVB_ISA {
 
-// The noise of one key, drawn along a tensor. Element i is number i % 4 of Philox block i / 4.
+// The noise of one key. Element i is number i % 4 of Philox block i / 4.
 class Noise {
  public:
   explicit Noise(const int64_t* key)
-      : keys_(uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)), offset_(key[1]), ahead_(words(0)) {}
+      : keys_(uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)), offset_(uint64_t(key[1])) {}
 
   // Calls body(load, store, eps) as `along` does, with the noise of elements [begin, begin + count). It is drawn a
-  // group at a time, so that there is something to compute while operands come from memory. Philox is a group ahead of
-  // Box and Muller: both are long chains of dependent steps, which take turns at waiting.
+  // group at a time, so that there is something to compute while operands come from memory.
   template <class T, class Body>
-  AEVB_INLINE void along(int64_t begin, int count, Body body) {
+  AEVB_INLINE void along(int64_t begin, int count, Body body) const {
     constexpr int lanes = Vec<T>::lanes;
     alignas(64) T buffer[kChunk + 2 * kGroup];
     const int skip = begin % 4;
     const T* eps = buffer + skip;
-    int64_t block = begin / 4;
-    PhiloxBlock<Word> ahead = block == block_ahead_ ? ahead_ : words(block);
     int i = 0;
     for (int drawn = -skip; drawn < count;) {
-      const PhiloxBlock<Word> now = ahead;
-      ahead = words(block += kBlocks);
-      normals(now, buffer + skip + drawn);
+      draw((begin + drawn) / 4, buffer + skip + drawn);
       drawn += kGroup;
       const int ready = drawn < count ? drawn : count;
       for (; i + lanes <= ready; i += lanes)
@@ -37,64 +32,62 @@ class Noise {
     if (i < count)
       body([=](const T* p) AEVB_INLINE_LAMBDA { return Vec<T>::load(p + i, count - i); },
            [=](Vec<T> v, T* p) AEVB_INLINE_LAMBDA { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
-    ahead_ = ahead;
-    block_ahead_ = block;
   }
 
  private:
   static constexpr int kBlocks = Word::lanes, kGroup = 4 * kBlocks;  // blocks and normals drawn at once
 
-  // Lane i of half h of the words is this block of the group: the two of a quarter register lie half a register apart,
+  // Lane i of part k of the words is this block of the group: the two of a quarter register lie half a register apart,
   // so that interleaving fours puts all normals in order.
-  static constexpr int block_at(int h, int i) { return kBlocks / 2 * h + i / 2 + i % 2 * (kBlocks / 4); }
+  static constexpr int kPart = kBlocks / Word::parts;
+  static constexpr int block_at(int k, int i) { return kPart * k + i / 2 + i % 2 * (kPart / 2); }
 
   AEVB_INLINE PhiloxBlock<Word> words(int64_t block) const {
     PhiloxBlock<Word> counter;
-    for (int h = 0; h < 2; ++h) {
+    for (int k = 0; k < Word::parts; ++k) {
       Wide at;
-      for (int i = 0; i < kBlocks / 2; ++i) at[i] = block_at(h, i);
-      counter.word[0].half[h] = at + uint64_t(block);
-      counter.word[1].half[h] = counter.word[0].half[h] >> 32;
+      for (int i = 0; i < kPart; ++i) at[i] = block_at(k, i);
+      counter.word[0].part[k] = at + uint64_t(block);
+      counter.word[1].part[k] = counter.word[0].part[k] >> 32;
     }
     counter.word[2] = Word(uint32_t(offset_));
     counter.word[3] = Word(uint32_t(offset_ >> 32));
     return philox4x32_10(counter, keys_);
   }
 
-  static AEVB_INLINE void normals(const PhiloxBlock<Word>& w, float* to) {
-    for (int h = 0; h < 2; ++h) {
-      const auto a = pair_low_halves(w.word[0].half[h], w.word[2].half[h]);
-      const auto b = pair_low_halves(w.word[1].half[h], w.word[3].half[h]);
+  AEVB_INLINE void draw(int64_t block, float* to) const {
+    const PhiloxBlock<Word> w = words(block);
+    const auto number = [](Wide a, Wide b) { return F32(__builtin_convertvector(pair_low_halves(a, b), F32::raw)); };
+    for (int k = 0; k < Word::parts; ++k, to += 2 * F32::lanes) {
       F32 first, second;
-      box_muller(F32(__builtin_convertvector(a, F32::raw)), F32(__builtin_convertvector(b, F32::raw)), first, second);
+      box_muller(number(w.word[0].part[k], w.word[2].part[k]), number(w.word[1].part[k], w.word[3].part[k]), first,
+                 second);
       interleave_fours(first, second);
-      first.store(to + 2 * h * F32::lanes);
-      second.store(to + (2 * h + 1) * F32::lanes);
+      first.store(to);
+      second.store(to + F32::lanes);
     }
   }
 
-  static void normals(const PhiloxBlock<Word>& w, double* to) {
-    for (int h = 0; h < 2; ++h) {
-      F64 number[4], normal[4];
-      for (int j = 0; j < 4; ++j)
-        number[j] = {__builtin_convertvector(w.word[j].half[h] & 0xffffffffu, F64::raw)};
-      box_muller(number[0], number[1], normal[0], normal[1]);
-      box_muller(number[2], number[3], normal[2], normal[3]);
+  void draw(int64_t block, double* to) const {
+    const PhiloxBlock<Word> w = words(block);
+    const auto number = [](Wide a) { return F64(__builtin_convertvector(a & 0xffffffffu, F64::raw)); };
+    for (int k = 0; k < Word::parts; ++k) {
+      F64 normal[4];
+      for (int j = 0; j < 4; j += 2)
+        box_muller(number(w.word[j].part[k]), number(w.word[j + 1].part[k]), normal[j], normal[j + 1]);
       for (int i = 0; i < F64::lanes; ++i)
-        for (int j = 0; j < 4; ++j) to[4 * block_at(h, i) + j] = normal[j].v[i];
+        for (int j = 0; j < 4; ++j) to[4 * block_at(k, i) + j] = normal[j].v[i];
     }
   }
 
   PhiloxKeys<EveryWord> keys_;
   uint64_t offset_;
-  int64_t block_ahead_ = 0;
-  PhiloxBlock<Word> ahead_;
 };
 
 template <class T, Spread kind>
 void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
-  Noise noise(call.key);
+  const Noise noise(call.key);
   const int64_t elements = call.rows * call.event;
   const bool kl_wanted = call.kl.data, again = call.samples > 1;
   Buffer<T> mu_buffer, s_buffer, std, values, z_buffer;
@@ -128,7 +121,7 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
 template <class T, Spread kind>
 void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
-  Noise noise(call.key);
+  const Noise noise(call.key);
   const N kl_scale(call.kl_cotangent_scale);
   const int64_t elements = call.rows * call.event, samples = call.z_cotangent.data ? call.samples : 0;
   const bool kl_wanted = call.kl_cotangent.data;

@@ -25,7 +25,6 @@ struct Half {
 };
 
 using U16x = Raw<uint16_t, F32::lanes>;
-using U32x = Word::raw;
 
 AEVB_INLINE F32 widen(const BFloat16* p) {
   U16x h;

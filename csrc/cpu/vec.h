@@ -230,17 +230,21 @@ AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
 }
 
 // 32-bit words, as Philox wants them: each is the low half of a 64-bit lane, which has room for a product. What the
-// high half has is of no account. Two registers of them, so that there is work while a chain of rounds waits.
+// high half has is of no account. Several registers of them, so that one chain of rounds works while others wait.
 using Wide = Raw<uint64_t, kVectorBytes / 8>;
 struct Word {
-  static constexpr int lanes = kVectorBytes / 4;
-  using raw = Raw<uint32_t, lanes>;  // packed
-  Wide half[2];
+  static constexpr int parts = kVectorBytes == 64 ? 4 : 2;  // as many as there are registers for
+  static constexpr int lanes = parts * kVectorBytes / 8;
+  Wide part[parts];
 
   Word() = default;
-  AEVB_INLINE Word(Wide a, Wide b) : half{a, b} {}
-  AEVB_INLINE explicit Word(uint32_t value) : half{uint64_t(value) - Wide{}, uint64_t(value) - Wide{}} {}
-  AEVB_INLINE friend Word operator^(Word a, Word b) { return {a.half[0] ^ b.half[0], a.half[1] ^ b.half[1]}; }
+  AEVB_INLINE explicit Word(uint32_t value) {
+    for (Wide& p : part) p = uint64_t(value) - Wide{};
+  }
+  AEVB_INLINE friend Word operator^(Word a, const Word& b) {
+    for (int k = 0; k < parts; ++k) a.part[k] ^= b.part[k];
+    return a;
+  }
 };
 
 // One word for every lane.
@@ -249,7 +253,10 @@ struct EveryWord {
 
   EveryWord() = default;
   AEVB_INLINE explicit EveryWord(uint32_t value) : v(uint64_t(value) - Wide{}) {}
-  AEVB_INLINE friend Word operator^(Word a, EveryWord b) { return {a.half[0] ^ b.v, a.half[1] ^ b.v}; }
+  AEVB_INLINE friend Word operator^(Word a, const EveryWord& b) {
+    for (Wide& p : a.part) p ^= b.v;
+    return a;
+  }
 };
 
 // The 64-bit products of the low halves of 64-bit lanes: one instruction, which the compiler does not find by itself.
@@ -265,17 +272,19 @@ AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
 #endif
 }
 
-AEVB_INLINE void multiply(Word a, uint32_t constant, Word& high, Word& low) {
+AEVB_INLINE void multiply(const Word& a, uint32_t constant, Word& high, Word& low) {
   const Wide factor = uint64_t(constant) - Wide{};
-  for (int h = 0; h < 2; ++h) {
-    low.half[h] = multiply_low_halves(a.half[h], factor);
-    high.half[h] = low.half[h] >> 32;
+  for (int k = 0; k < Word::parts; ++k) {
+    low.part[k] = multiply_low_halves(a.part[k], factor);
+    high.part[k] = low.part[k] >> 32;
   }
 }
 
+using U32x = Raw<uint32_t, F32::lanes>;
+
 // The low halves of a and of b in turn.
-AEVB_INLINE Word::raw pair_low_halves(Wide a, Wide b) {
-  return (Word::raw)((a & 0xffffffffu) | (b << 32));
+AEVB_INLINE U32x pair_low_halves(Wide a, Wide b) {
+  return (U32x)((a & 0xffffffffu) | (b << 32));
 }
 
 // Of every four elements of a and b, a0 a1 a2 a3 and b0 b1 b2 b3 -> a0 b0 a1 b1 and a2 b2 a3 b3.
