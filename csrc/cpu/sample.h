@@ -9,133 +9,193 @@ namespace aevb::AEVB_ISA {
 // The noise of one key. Element i is number i % 4 of Philox block i / 4.
 class Noise {
  public:
-  explicit Noise(const int64_t* key) : seed_(key[0]), offset_(key[1]) {}
+  explicit Noise(const int64_t* key)
+      : keys_(uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)), offset_(uint64_t(key[1])) {}
 
-  // The noise of elements [begin, begin + count): a pointer into `buffer`, which has room for it.
-  template <class T>
-  const T* draw(int64_t begin, int count, T* buffer) const {
+  // Calls body(load, store, eps) as `along` does, with the noise of elements [begin, begin + count). It is drawn a
+  // group at a time, so that there is something to compute while operands come from memory.
+  template <class T, class Body>
+  AEVB_INLINE void along(int64_t begin, int count, Body body) const {
+    constexpr int lanes = Vec<T>::lanes;
+    alignas(64) T buffer[kChunk + 2 * kGroup];
     const int skip = begin % 4;
-    for (int done = 0; done < skip + count; done += 4 * Word::lanes) draw_blocks(begin / 4 + done / 4, buffer + done);
-    return buffer + skip;
+    const T* eps = buffer + skip;
+    int i = 0;
+    for (int drawn = -skip; drawn < count;) {
+      draw((begin + drawn) / 4, buffer + skip + drawn);
+      drawn += kGroup;
+      const int ready = drawn < count ? drawn : count;
+      for (; i + lanes <= ready; i += lanes)
+        body([i](const T* p) AEVB_INLINE_BODY { return Vec<T>::load(p + i); },
+             [i](Vec<T> v, T* p) AEVB_INLINE_BODY { v.store(p + i); }, Vec<T>::load(eps + i));
+    }
+    if (i < count)
+      body([=](const T* p) AEVB_INLINE_BODY { return Vec<T>::load(p + i, count - i); },
+           [=](Vec<T> v, T* p) AEVB_INLINE_BODY { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
   }
-
-  // What `draw` may write for a chunk: whole blocks from an aligned start.
-  static constexpr int kRoom = kChunk + 8 * Word::lanes;
 
  private:
-  template <class T>
-  void draw_blocks(int64_t block, T* to) const {
-    uint32_t low[Word::lanes], high[Word::lanes];
-    for (int i = 0; i < Word::lanes; ++i) {
-      low[i] = uint32_t(block + i);
-      high[i] = uint32_t(uint64_t(block + i) >> 32);
-    }
+  static constexpr int kBlocks = Word::lanes, kGroup = 4 * kBlocks;  // blocks and normals drawn at once
+
+  // Lane i of part k of the words is this block of the group: the two of a quarter register lie half a register apart,
+  // so that interleaving fours puts all normals in order.
+  static constexpr int kPart = kBlocks / Word::parts;
+  static constexpr int block_at(int k, int i) { return kPart * k + i / 2 + i % 2 * (kPart / 2); }
+
+  AEVB_INLINE PhiloxBlock<Word> words(int64_t block) const {
     PhiloxBlock<Word> counter;
-    memcpy(&counter.word[0], low, sizeof low);
-    memcpy(&counter.word[1], high, sizeof high);
+    for (int k = 0; k < Word::parts; ++k) {
+      Wide at;
+      for (int i = 0; i < kPart; ++i) at[i] = block_at(k, i);
+      counter.word[0].part[k] = at + uint64_t(block);
+      counter.word[1].part[k] = counter.word[0].part[k] >> 32;
+    }
     counter.word[2] = Word(uint32_t(offset_));
     counter.word[3] = Word(uint32_t(offset_ >> 32));
-    counter = philox4x32_10(counter, uint32_t(seed_), uint32_t(seed_ >> 32));
+    return philox4x32_10(counter, keys_);
+  }
 
-    constexpr int lanes = Vec<T>::lanes;
-    for (int part = 0; part < Word::lanes; part += lanes) {
-      Vec<T> uniform[4], normal[4];
-      for (int j = 0; j < 4; ++j) {
-        Raw<uint32_t, lanes> words;
-        memcpy(&words, reinterpret_cast<const char*>(&counter.word[j]) + part * sizeof(uint32_t), sizeof words);
-        uniform[j] = {__builtin_convertvector(words, typename Vec<T>::raw)};
-      }
-      box_muller(uniform[0], uniform[1], normal[0], normal[1]);
-      box_muller(uniform[2], uniform[3], normal[2], normal[3]);
-      // Lane i of the four is block i: first, second, third and fourth in turn.
-      interleave(normal[0], normal[2]);
-      interleave(normal[1], normal[3]);
-      interleave(normal[0], normal[1]);
-      interleave(normal[2], normal[3]);
-      for (int j = 0; j < 4; ++j) normal[j].store(to + 4 * part + j * lanes);
+  AEVB_INLINE void draw(int64_t block, float* to) const {
+    const PhiloxBlock<Word> w = words(block);
+    const auto number = [](Wide a, Wide b) { return F32(__builtin_convertvector(pair_low_halves(a, b), F32::raw)); };
+    for (int k = 0; k < Word::parts; ++k, to += 2 * F32::lanes) {
+      F32 first, second;
+      box_muller(number(w.word[0].part[k], w.word[2].part[k]), number(w.word[1].part[k], w.word[3].part[k]), first,
+                 second);
+      interleave_fours(first, second);
+      first.store(to);
+      second.store(to + F32::lanes);
     }
   }
 
-  uint64_t seed_, offset_;
+  void draw(int64_t block, double* to) const {
+    const PhiloxBlock<Word> w = words(block);
+    const auto number = [](Wide a) { return F64(__builtin_convertvector(a & 0xffffffffu, F64::raw)); };
+    for (int k = 0; k < Word::parts; ++k) {
+      F64 normal[4];
+      for (int j = 0; j < 4; j += 2)
+        box_muller(number(w.word[j].part[k]), number(w.word[j + 1].part[k]), normal[j], normal[j + 1]);
+      for (int i = 0; i < F64::lanes; ++i)
+        for (int j = 0; j < 4; ++j) to[4 * block_at(k, i) + j] = normal[j].v[i];
+    }
+  }
+
+  PhiloxKeys<EveryWord> keys_;
+  uint64_t offset_;
 };
 
-template <class T>
+template <class T, Spread kind>
 void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
+  using N = Vec<T>;
   const Noise noise(call.key);
-  const SpreadOf spread = {call.params.spread};
-  const GaussianKl kl = {spread};
   const int64_t elements = call.rows * call.event;
+  const bool kl_wanted = call.kl.data, again = call.samples > 1;
   Buffer<T> mu_buffer, s_buffer, std, values, z_buffer;
-  alignas(64) T eps_buffer[Noise::kRoom];
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_BODY {
       const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
-      along<T>(chunk.size, [&](auto load, auto store) { store(spread.std(load(s)), std.data); });
-      if (call.kl.data) {
-        T* out = target(call.kl, chunk.flat, call.wide, values);
-        along<T>(chunk.size, [&](auto load, auto store) { store(kl.value(load(mu), load(s)), out); });
-        deliver(call.kl, chunk, out);
-      }
+      T* const sigmas = std.data;
+      T* divergence = target(call.kl, chunk.flat, call.wide, values);
       for (int64_t k = 0; k < call.samples; ++k) {
         const int64_t index = k * elements + chunk.flat;
-        const T* eps = noise.draw(index, chunk.size, eps_buffer);
         T* z = target(call.z, index, call.wide, z_buffer);
-        along<T>(chunk.size, [&](auto load, auto store) { store(load(mu) + load(std.data) * load(eps), z); });
+        if (k == 0)
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
+            const N m = load(mu), v = load(s), sigma = SpreadOf{kind}.std(v);
+            store(m + sigma * eps, z);
+            if (kl_wanted) store(GaussianKl{{kind}}.value(m, v), divergence);
+            if (again) store(sigma, sigmas);
+          });
+        else
+          noise.along<T>(index, chunk.size,
+                         [=](auto load, auto store, N eps) AEVB_INLINE_BODY { store(load(mu) + load(sigmas) * eps, z); });
         unstage(call.z, index, chunk.size, z);
       }
+      deliver(call.kl, chunk, divergence);
     });
 }
 
 // dL/dmu = sum_l g_l,  dL/ds = d sigma/ds sum_l g_l eps_l,  and the KL's part of each.
-template <class T>
+template <class T, Spread kind>
 void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
   const Noise noise(call.key);
-  const SpreadOf spread = {call.params.spread};
-  const GaussianKl kl = {spread};
   const N kl_scale(call.kl_cotangent_scale);
-  const int64_t elements = call.rows * call.event;
-  Buffer<T> mu_buffer, s_buffer, z_buffer, kl_buffer, dmu_buffer, ds_buffer;
-  alignas(64) T eps_buffer[Noise::kRoom];
+  const int64_t elements = call.rows * call.event, samples = call.z_cotangent.data ? call.samples : 0;
+  const bool kl_wanted = call.kl_cotangent.data;
+  Buffer<T> mu_buffer, s_buffer, z_buffer, kl_buffer, dmu_buffer, ds_buffer, sum, sum_eps;
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_BODY {
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
+      const T* mu = nullptr;
+      const T* kl_cotangent = nullptr;
+      if (kl_wanted) {
+        mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
+        kl_cotangent = stage(call.kl_cotangent, chunk.flat, chunk.size, call.wide, kl_buffer);
+      }
       T* dmu = target(call.gradient[0], chunk.flat, call.wide, dmu_buffer);
       T* ds = target(call.gradient[1], chunk.flat, call.wide, ds_buffer);
-      along<T>(chunk.size, [&](auto, auto store) {
-        store(N(0), dmu);
-        store(N(0), ds);
-      });
-      if (call.z_cotangent.data) {
-        for (int64_t k = 0; k < call.samples; ++k) {
-          const int64_t index = k * elements + chunk.flat;
-          const T* eps = noise.draw(index, chunk.size, eps_buffer);
-          const T* g = stage(call.z_cotangent, index, chunk.size, call.wide, z_buffer);
-          along<T>(chunk.size, [&](auto load, auto store) {
-            const N cotangent = load(g);
-            store(load(dmu) + cotangent, dmu);
-            store(load(ds) + cotangent * load(eps), ds);
-          });
-        }
-        along<T>(chunk.size, [&](auto load, auto store) { store(chain(load(ds), spread.std_slope(load(s))), ds); });
-      }
-      if (call.kl_cotangent.data) {
-        const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
-        const T* g = stage(call.kl_cotangent, chunk.flat, chunk.size, call.wide, kl_buffer);
-        along<T>(chunk.size, [&](auto load, auto store) {
+      T* const g_sum = sum.data;
+      T* const g_eps_sum = sum_eps.data;
+      const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_BODY {
+        const N v = load(s);
+        g_eps = chain(g_eps, SpreadOf{kind}.std_slope(v));
+        if (kl_wanted) {
           N kl_dmu, kl_ds;
-          kl.gradient(load(mu), load(s), kl_dmu, kl_ds);
-          const N cotangent = load(g) * kl_scale;
-          store(load(dmu) + chain(cotangent, kl_dmu), dmu);
-          store(load(ds) + chain(cotangent, kl_ds), ds);
-        });
+          GaussianKl{{kind}}.gradient(load(mu), v, kl_dmu, kl_ds);
+          const N cotangent = load(kl_cotangent) * kl_scale;
+          g = g + chain(cotangent, kl_dmu);
+          g_eps = g_eps + chain(cotangent, kl_ds);
+        }
+        store(g, dmu);
+        store(g_eps, ds);
+      };
+      for (int64_t k = 0; k < samples; ++k) {
+        const int64_t index = k * elements + chunk.flat;
+        const T* g = stage(call.z_cotangent, index, chunk.size, call.wide, z_buffer);
+        if (samples == 1)
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
+            const N cotangent = load(g);
+            finish(load, store, cotangent, cotangent * eps);
+          });
+        else
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
+            const N cotangent = load(g), before = k ? load(g_sum) : N(0), before_eps = k ? load(g_eps_sum) : N(0);
+            store(before + cotangent, g_sum);
+            store(before_eps + cotangent * eps, g_eps_sum);
+          });
       }
+      if (samples == 0)
+        along<T>(chunk.size, [=](auto load, auto store) AEVB_INLINE_BODY { finish(load, store, N(0), N(0)); });
+      else if (samples > 1)
+        along<T>(chunk.size,
+                 [=](auto load, auto store) AEVB_INLINE_BODY { finish(load, store, load(g_sum), load(g_eps_sum)); });
       deliver(call.gradient[0], chunk, dmu);
       deliver(call.gradient[1], chunk, ds);
     });
+}
+
+// Each spread has its own copy of the loops, which are too short to ask which it is.
+template <class T>
+void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
+  switch (call.params.spread) {
+    case Spread::logvar: return samples_forward<T, Spread::logvar>(call, begin, end);
+    case Spread::log_std: return samples_forward<T, Spread::log_std>(call, begin, end);
+    case Spread::std: return samples_forward<T, Spread::std>(call, begin, end);
+    case Spread::var: return samples_forward<T, Spread::var>(call, begin, end);
+  }
+}
+template <class T>
+void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
+  switch (call.params.spread) {
+    case Spread::logvar: return samples_backward<T, Spread::logvar>(call, begin, end);
+    case Spread::log_std: return samples_backward<T, Spread::log_std>(call, begin, end);
+    case Spread::std: return samples_backward<T, Spread::std>(call, begin, end);
+    case Spread::var: return samples_backward<T, Spread::var>(call, begin, end);
+  }
 }
 
 }  // namespace aevb::AEVB_ISA

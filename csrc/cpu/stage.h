@@ -25,7 +25,6 @@ struct Half {
 };
 
 using U16x = Raw<uint16_t, F32::lanes>;
-using U32x = Raw<uint32_t, F32::lanes>;
 
 // Zeros in front. (The compiler's own conversion of vectors takes these instructions apart.)
 AEVB_INLINE U32x extended(const uint16_t* p) {

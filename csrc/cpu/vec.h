@@ -71,6 +71,9 @@ struct Vec {
     return r;
   }
   AEVB_INLINE static Vec load(const T* p, int count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return {(raw)_mm512_maskz_loadu_ps((1 << count) - 1, p)};
+#endif
     Vec r(0.0);
     memcpy(&r.v, p, count * sizeof(T));
     return r;
@@ -95,7 +98,12 @@ struct Vec {
     return r;
   }
   AEVB_INLINE void store(T* p) const { memcpy(p, &v, sizeof(raw)); }
-  AEVB_INLINE void store(T* p, int count) const { memcpy(p, &v, count * sizeof(T)); }
+  AEVB_INLINE void store(T* p, int count) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(p, (1 << count) - 1, (__m512)v);
+#endif
+    memcpy(p, &v, count * sizeof(T));
+  }
 };
 
 using F32 = Vec<float>;
@@ -216,36 +224,78 @@ AEVB_INLINE F32 log1p(F32 t) {
   return log(u) + (t - (u - F32(1.0))) / u;
 }
 
-// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to an eighth of a turn.
-AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
-  F32 quarter = round_to_integer(t * F32(4.0));
-  F32 x = (t - quarter * F32(0.25)) * F32(6.283185307179586477);
-  F32 z = x * x;
-  F32 s = ((F32(-1.9515295891e-4) * z + F32(8.3321608736e-3)) * z - F32(1.6666654611e-1)) * z * x + x;
-  F32 c = ((F32(2.443315711809948e-5) * z - F32(1.388731625493765e-3)) * z + F32(4.166664568298827e-2)) * z * z -
-          F32(0.5) * z + F32(1.0);
-  F32::mask q = to_int(quarter);
-  F32::mask odd = -(q & 1);
-  F32 a = select(odd, c, s), b = select(odd, s, c);
-  // Signs by quadrant: sine + + - -, cosine + - - +.
-  sine = {(F32::raw)((F32::mask)a.v ^ ((q & 2) << 30))};
-  cosine = {(F32::raw)((F32::mask)b.v ^ (((q + 1) & 2) << 30))};
+// Box and Muller's radius, sqrt(-2 log u). For 0 < u <= 1 that is not subnormal; right to an ulp, also next to u = 1.
+AEVB_INLINE F32 normal_radius(F32 u) {
+  // u = (1 + f) 2^e with 1 + f in [2/3, 4/3), whose lower end has these bits; e stays in the place of the exponent.
+  F32::mask bits = (F32::mask)u.v, power = (bits - 0x3f2aaaab) & ~0x7fffff;
+  F32 e = {__builtin_convertvector(power, F32::raw)};
+  F32 f = F32((F32::raw)(bits - power)) - F32(1.0);
+  // The minimax polynomial for log(1 + f) / f, to 2.6e-8, times -2.
+  F32 p = F32(-2 * 0.14056113084249489);
+  p = p * f + F32(2 * 0.15403197669183544);
+  p = p * f - F32(2 * 0.13987650846046296);
+  p = p * f + F32(2 * 0.1641279117291298);
+  p = p * f - F32(2 * 0.20011944368838142);
+  p = p * f + F32(2 * 0.2500802725603879);
+  p = p * f - F32(2 * 0.3333316870455926);
+  p = p * f + F32(2 * 0.4999993212222057);
+  p = p * f - F32(2.0);
+  return sqrt(e * F32(-2 * 0.69314718055994531 / 8388608) + p * f);
 }
 
-// 32-bit words, as Philox wants them.
+// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to a quarter of a turn either side of the nearest half turn.
+// Minimax polynomials, to 3e-9 of the radius.
+AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
+  F32 shifted = t * F32(2.0) + F32(12582912.0);  // rounds; the lowest bit is that of the number of half turns
+  F32 x = t - (shifted - F32(12582912.0)) * F32(0.5);
+  F32 z = x * x;
+  F32 s = F32(39.536923117081216);
+  s = s * z - F32(76.54981496469463);
+  s = s * z + F32(81.60100576049483);
+  s = s * z - F32(41.34165506546907);
+  s = s * z + F32(6.2831851602994);
+  F32 c = F32(-24.982237858479326);
+  c = c * z + F32(60.1440150995754);
+  c = c * z - F32(85.45357162708734);
+  c = c * z + F32(64.9393466294915);
+  c = c * z - F32(19.739208548913535);
+  c = c * z + F32(1.0);
+  F32::mask sign = (F32::mask)shifted.v << 31;
+  sine = {(F32::raw)((F32::mask)(x * s).v ^ sign)};
+  cosine = {(F32::raw)((F32::mask)c.v ^ sign)};
+}
+
+// 32-bit words, as Philox wants them: each is the low half of a 64-bit lane, which has room for a product. What the
+// high half has is of no account. Several registers of them, so that one chain of rounds works while others wait.
+using Wide = Raw<uint64_t, kVectorBytes / 8>;
 struct Word {
-  static constexpr int lanes = kVectorBytes / 4;
-  using raw = Raw<uint32_t, lanes>;
-  raw v;
+  static constexpr int parts = kVectorBytes == 64 ? 4 : 2;  // as many as there are registers for
+  static constexpr int lanes = parts * kVectorBytes / 8;
+  Wide part[parts];
 
   Word() = default;
-  AEVB_INLINE Word(raw value) : v(value) {}
-  AEVB_INLINE explicit Word(uint32_t value) : v(value - raw{}) {}
-  AEVB_INLINE friend Word operator^(Word a, Word b) { return {a.v ^ b.v}; }
+  AEVB_INLINE explicit Word(uint32_t value) {
+    for (Wide& p : part) p = uint64_t(value) - Wide{};
+  }
+  AEVB_INLINE friend Word operator^(Word a, const Word& b) {
+    for (int k = 0; k < parts; ++k) a.part[k] ^= b.part[k];
+    return a;
+  }
+};
+
+// One word for every lane.
+struct EveryWord {
+  Wide v;
+
+  EveryWord() = default;
+  AEVB_INLINE explicit EveryWord(uint32_t value) : v(uint64_t(value) - Wide{}) {}
+  AEVB_INLINE friend Word operator^(Word a, const EveryWord& b) {
+    for (Wide& p : a.part) p ^= b.v;
+    return a;
+  }
 };
 
 // The 64-bit products of the low halves of 64-bit lanes: one instruction, which the compiler does not find by itself.
-using Wide = Raw<uint64_t, Word::lanes / 2>;
 AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
 #if defined(__AVX512F__)
   return (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);  // plain mul_epu32 makes GCC 12 warn
@@ -258,31 +308,35 @@ AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
 #endif
 }
 
-AEVB_INLINE void multiply(Word a, uint32_t constant, Word& high, Word& low) {
-  Wide pairs = (Wide)a.v, factor = uint64_t(constant) - Wide{};
-  Wide even = multiply_low_halves(pairs, factor);
-  Wide odd = multiply_low_halves(pairs >> 32, factor);
-  low.v = (Word::raw)((even & 0xffffffffu) | (odd << 32));
-  high.v = (Word::raw)((even >> 32) | (odd & ~uint64_t(0xffffffffu)));
+AEVB_INLINE void multiply(const Word& a, uint32_t constant, Word& high, Word& low) {
+  const Wide factor = uint64_t(constant) - Wide{};
+  for (int k = 0; k < Word::parts; ++k) {
+    low.part[k] = multiply_low_halves(a.part[k], factor);
+    high.part[k] = low.part[k] >> 32;
+  }
 }
 
-// a0 a1 a2 a3, b0 b1 b2 b3 -> a0 b0 a1 b1, a2 b2 a3 b3
-template <class T>
-AEVB_INLINE void interleave(Vec<T>& a, Vec<T>& b) {
-  constexpr int lanes = Vec<T>::lanes;
+using U32x = Raw<uint32_t, F32::lanes>;
+
+// The low halves of a and of b in turn.
+AEVB_INLINE U32x pair_low_halves(Wide a, Wide b) {
+  return (U32x)((a & 0xffffffffu) | (b << 32));
+}
+
+// Of every four elements of a and b, a0 a1 a2 a3 and b0 b1 b2 b3 -> a0 b0 a1 b1 and a2 b2 a3 b3.
+AEVB_INLINE void interleave_fours(F32& a, F32& b) {
+  constexpr int lanes = F32::lanes;
 #if defined(__clang__)
-  typename Vec<T>::raw low, high;
+  F32::raw low, high;
   for (int i = 0; i < lanes; ++i) {
-    low[i] = (i % 2 ? b.v : a.v)[i / 2];
-    high[i] = (i % 2 ? b.v : a.v)[(i + lanes) / 2];
+    const int from = i / 4 * 4 + i % 4 / 2;
+    low[i] = (i % 2 ? b.v : a.v)[from];
+    high[i] = (i % 2 ? b.v : a.v)[from + 2];
   }
 #else
-  typename Vec<T>::mask from_low, from_high;
-  for (int i = 0; i < lanes; ++i) {
-    from_low[i] = i / 2 + i % 2 * lanes;
-    from_high[i] = (i + lanes) / 2 + i % 2 * lanes;
-  }
-  const auto low = __builtin_shuffle(a.v, b.v, from_low), high = __builtin_shuffle(a.v, b.v, from_high);
+  F32::mask from;
+  for (int i = 0; i < lanes; ++i) from[i] = i / 4 * 4 + i % 4 / 2 + i % 2 * lanes;
+  const auto low = __builtin_shuffle(a.v, b.v, from), high = __builtin_shuffle(a.v, b.v, from + 2);
 #endif
   a.v = low;
   b.v = high;

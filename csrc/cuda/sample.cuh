@@ -62,7 +62,7 @@ class Noise {
  private:
   __device__ __forceinline__ void block(int64_t number, N (&eps)[kQuad]) const {
     PhiloxBlock<Word> words = {{Word(number), Word(number >> 32), Word(offset_), Word(offset_ >> 32)}};
-    words = philox4x32_10(words, seed_, seed_ >> 32);
+    words = philox4x32_10(words, PhiloxKeys<Word>(seed_, seed_ >> 32));
 #pragma unroll
     for (int j = 0; j < kQuad; j += 2) box_muller(N(words.word[j].v), N(words.word[j + 1].v), eps[j], eps[j + 1]);
   }

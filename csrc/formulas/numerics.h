@@ -36,17 +36,23 @@ AEVB_INLINE N chain(N cotangent, N derivative) {
 }
 
 // e^w - 1 and e^w - 1 - w to full relative precision. The second is a parabola at 0, where every difference of e^w, 1
-// and w cancels, so there it is summed as w^2/2 (1 + w/3 (1 + w/4 (1 + ...))).
+// and w cancels, so there it is summed as w^2 (1/2! + w/3! + w^2/4! + ...).
 template <class N>
 struct Exponential {
   N expm1, excess;
 
   AEVB_INLINE explicit Exponential(N w) {
     constexpr int terms = N::digits > 24 ? 19 : 11;  // |w| <= 1: the first term left out is below an ulp
-    N series = N(1);
+    double coefficient = 1;
     AEVB_UNROLL
-    for (int k = terms; k >= 3; --k) series = N(1) + series * (w * N(1.0 / k));
-    N near = N(0.5) * w * w * series;
+    for (int k = 2; k <= terms; ++k) coefficient /= k;
+    N series = N(coefficient);
+    AEVB_UNROLL
+    for (int k = terms; k >= 3; --k) {
+      coefficient *= k;
+      series = series * w + N(coefficient);
+    }
+    N near = w * w * series;
     // Where e^w is infinite so is the excess; the cap keeps w = infinity from making infinity - infinity.
     N far = exp(w) - N(1);
     N capped = select(w > N(1e4), N(1e4), w);

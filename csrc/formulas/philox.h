@@ -5,33 +5,48 @@
 
 namespace aevb::AEVB_ISA {
 
-// U is an unsigned 32-bit number type with ^, + and multiply(U, constant, U& high, U& low), the two halves of the
-// product.
+// U is an unsigned 32-bit number type with ^ and multiply(U, constant, U& high, U& low), the two halves of the product.
 template <class U>
 struct PhiloxBlock {
   U word[4];
 };
 
-template <class U>
-AEVB_INLINE PhiloxBlock<U> philox4x32_10(PhiloxBlock<U> c, unsigned key0, unsigned key1) {
+// The two key words of each round. K is what U can be xored with.
+template <class K>
+struct PhiloxKeys {
+  K word[10][2];
+
+  AEVB_INLINE PhiloxKeys(unsigned key0, unsigned key1) {
+    AEVB_UNROLL
+    for (int round = 0; round < 10; ++round) {
+      word[round][0] = K(key0 + round * 0x9E3779B9u);
+      word[round][1] = K(key1 + round * 0xBB67AE85u);
+    }
+  }
+};
+
+template <class U, class K>
+AEVB_INLINE PhiloxBlock<U> philox4x32_10(PhiloxBlock<U> c, const PhiloxKeys<K>& key) {
   AEVB_UNROLL
   for (int round = 0; round < 10; ++round) {
     U high0, low0, high1, low1;
     multiply(c.word[0], 0xD2511F53u, high0, low0);
     multiply(c.word[2], 0xCD9E8D57u, high1, low1);
-    c = {{high1 ^ c.word[1] ^ U(key0), low1, high0 ^ c.word[3] ^ U(key1), low0}};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+    c = {{high1 ^ c.word[1] ^ key.word[round][0], low1, high0 ^ c.word[3] ^ key.word[round][1], low0}};
   }
   return c;
+}
+
+template <class N>
+AEVB_INLINE N normal_radius(N u) {
+  return sqrt(N(-2) * log(u));
 }
 
 // Two 32-bit words, already converted to N, to two normals. The first uniform is in (0, 1], the second in [0, 1].
 template <class N>
 AEVB_INLINE void box_muller(N a, N b, N& first, N& second) {
   constexpr double ulp = 1.0 / 4294967296.0;
-  N u = a * N(ulp) + N(0.5 * ulp);
-  N radius = sqrt(N(-2) * log(u));
+  N radius = normal_radius(a * N(ulp) + N(0.5 * ulp));
   N sine, cosine;
   sincos_turns(b * N(ulp), sine, cosine);
   first = radius * cosine;
