@@ -104,13 +104,13 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
         if (k == 0)
           noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
             const N m = load(mu), v = load(s), sigma = SpreadOf{kind}.std(v);
-            store(m + sigma * eps, z);
+            store(fma(sigma, eps, m), z);
             if (kl_wanted) store(GaussianKl{{kind}}.value(m, v), divergence);
             if (again) store(sigma, sigmas);
           });
         else
           noise.along<T>(index, chunk.size,
-                         [=](auto load, auto store, N eps) AEVB_INLINE_BODY { store(load(mu) + load(sigmas) * eps, z); });
+                         [=](auto load, auto store, N eps) AEVB_INLINE_BODY { store(fma(load(sigmas), eps, load(mu)), z); });
         unstage(call.z, index, chunk.size, z);
       }
       deliver(call.kl, chunk, divergence);
@@ -165,7 +165,7 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
           noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
             const N cotangent = load(g), before = k ? load(g_sum) : N(0), before_eps = k ? load(g_eps_sum) : N(0);
             store(before + cotangent, g_sum);
-            store(before_eps + cotangent * eps, g_eps_sum);
+            store(fma(cotangent, eps, before_eps), g_eps_sum);
           });
       }
       if (samples == 0)
