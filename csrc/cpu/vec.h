@@ -140,20 +140,50 @@ AEVB_INLINE F32 scale_by_power_of_two(F32 p, F32 n) {
 #endif
 }
 
+// b where either is NaN.
+AEVB_INLINE F32 min(F32 a, F32 b) {
+#if defined(__AVX512F__)
+  return {(F32::raw)_mm512_maskz_min_ps(0xffff, (__m512)a.v, (__m512)b.v)};
+#elif defined(__AVX2__)
+  return {(F32::raw)_mm256_min_ps((__m256)a.v, (__m256)b.v)};
+#else
+  return select(a < b, a, b);
+#endif
+}
+AEVB_INLINE F32 max(F32 a, F32 b) {
+#if defined(__AVX512F__)
+  return {(F32::raw)_mm512_maskz_max_ps(0xffff, (__m512)a.v, (__m512)b.v)};
+#elif defined(__AVX2__)
+  return {(F32::raw)_mm256_max_ps((__m256)a.v, (__m256)b.v)};
+#else
+  return select(a > b, a, b);
+#endif
+}
+
+// e^x = (1 + q) 2^n for whole n. Beyond the ends that x is held to, the result is infinity or 0.
+AEVB_INLINE void split_exp(F32 x, F32& q, F32& n) {
+  x = max(F32(-105.0), min(F32(89.0), x));
+  n = round_to_integer(x * F32(1.44269504088896341));
+  F32 r = (x - n * F32(0.693359375)) + n * F32(2.12194440e-4), z = r * r;
+  F32 p = F32(1.9875691500e-4) * r + F32(1.3981999507e-3);
+  p = p * z + (F32(8.3334519073e-3) * r + F32(4.1665795894e-2));
+  p = p * z + (F32(1.6666665459e-1) * r + F32(5.0000001201e-1));
+  q = p * z + r;
+}
+
 AEVB_INLINE F32 exp(F32 x) {
-  // Beyond these the result is infinity or 0. Written so that NaN passes.
-  F32 capped = select(x > F32(89.0), F32(89.0), x);
-  capped = select(capped < F32(-105.0), F32(-105.0), capped);
-  F32 n = round_to_integer(capped * F32(1.44269504088896341));
-  F32 r = (capped - n * F32(0.693359375)) + n * F32(2.12194440e-4);
-  F32 p = F32(1.9875691500e-4);
-  p = p * r + F32(1.3981999507e-3);
-  p = p * r + F32(8.3334519073e-3);
-  p = p * r + F32(4.1665795894e-2);
-  p = p * r + F32(1.6666665459e-1);
-  p = p * r + F32(5.0000001201e-1);
-  p = (p * r) * r + r + F32(1.0);
-  return scale_by_power_of_two(p, n);
+  F32 q, n;
+  split_exp(x, q, n);
+  return scale_by_power_of_two(q + F32(1.0), n);
+}
+
+// e^x and e^2x, each as exact as from exp: the square also has what rounding took from 1 + q.
+AEVB_INLINE void exp_and_square(F32 x, F32& e, F32& square) {
+  F32 q, n;
+  split_exp(x, q, n);
+  F32 p = q + F32(1.0), lost = q - (p - F32(1.0));
+  e = scale_by_power_of_two(p, n);
+  square = scale_by_power_of_two(scale_by_power_of_two(p * p + (p + p) * lost, n), n);
 }
 
 AEVB_INLINE F32 log(F32 x) {
@@ -306,14 +336,20 @@ AEVB_INLINE void interleave_fours(F32& a, F32& b) {
   b.v = high;
 }
 
+// Halves are added to halves, as a wider or narrower register would do it.
 template <class T>
 AEVB_INLINE T sum(Vec<T> a) {
-  // Halves are added to halves, as a wider or narrower register would do it.
-  T lane[Vec<T>::lanes];
-  a.store(lane);
-  for (int width = Vec<T>::lanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  return lane[0];
+  constexpr int lanes = Vec<T>::lanes;
+  for (int width = lanes / 2; width > 0; width /= 2) {
+#if defined(__clang__)
+    for (int i = 0; i < width; ++i) a.v[i] += a.v[i + width];
+#else
+    typename Vec<T>::mask from;
+    for (int i = 0; i < lanes; ++i) from[i] = (i + width) % lanes;
+    a.v += __builtin_shuffle(a.v, from);
+#endif
+  }
+  return a.v[0];
 }
 
 }  // namespace aevb::AEVB_ISA
