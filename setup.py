@@ -44,8 +44,9 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 
 CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", f"-I{CSRC}"]
-# The kernels read neither errno nor the floating-point exception flags; nothing here changes a result.
-KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
+# The kernels read neither errno nor the floating-point exception flags; nothing here changes a result. They say where
+# a product and a sum are one operation (csrc/cpu/vec.h, fma).
+KERNEL_FLAGS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
 NVCC_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-lineinfo", "--expt-relaxed-constexpr", f"-I{CSRC}"]
 NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall", "-Xfatbin", "-compress-all"]
 # at::parallel_for, a template, is serial in sources compiled without it.

@@ -8,6 +8,14 @@
 namespace aevb {
 
 enum class Type : int { f64, f32, bf16, f16, u8 };
+constexpr int size_of(Type type) {
+  switch (type) {
+    case Type::f64: return 8;
+    case Type::f32: return 4;
+    case Type::u8: return 1;
+    default: return 2;
+  }
+}
 enum class Spread : int { logvar, log_std, std, var };
 enum class Formula : int { bernoulli, gaussian, gaussian_kl, gaussian_kl_prior };
 
@@ -44,10 +52,11 @@ struct RowCall {
   Type wide;
   int64_t rows, event, blocks;
   Input in[4];
-  Output value;     // forward
-  Input cotangent;  // backward: of the value, in `wide`, times `cotangent_scale`
+  Output value;     // no data: not wanted
+  Input cotangent;  // of the value, in `wide`, times `cotangent_scale`; no data: one
   double cotangent_scale = 1;
-  Output gradient[4];  // backward: of each input; no data: not wanted
+  Output gradient[4];  // of each input; no data: not wanted
+  bool beyond_caches = false;
 };
 
 // z = mu + sigma eps for `samples` draws, and the KL to N(0, I) where it is wanted.

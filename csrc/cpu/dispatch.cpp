@@ -46,6 +46,21 @@ const CpuKernels& kernels() {
   return chosen;
 }
 
+// More than this is not found in the caches again. (What machines say of their own last level cannot be relied on:
+// virtual ones name that of the whole host.)
+constexpr int64_t kCacheBytes = 32 << 20;
+
+// What a call reads and writes for its elements.
+int64_t bytes_of(const RowCall& call) {
+  int64_t each = 0;
+  for (const Input& input : call.in)
+    if (input.data && input.stride[input.dims - 1]) each += size_of(input.type);
+  for (const Output& gradient : call.gradient)
+    if (gradient.data && !gradient.per_block) each += size_of(gradient.type);
+  if (call.value.data && !call.value.per_block) each += size_of(call.value.type);
+  return call.rows * call.event * each;
+}
+
 // Below this many elements a thread costs more to wake than it saves.
 constexpr int64_t kGrain = 16384;
 
@@ -60,8 +75,11 @@ void run(const Call& call, int64_t elements_each, void (*kernel)(const Call&, in
 
 }  // namespace
 
-void row_forward(const RowCall& call) { run(call, 1, kernels().row_forward); }
-void row_backward(const RowCall& call) { run(call, 1, kernels().row_backward); }
+void rows(const RowCall& call) {
+  RowCall sized = call;
+  sized.beyond_caches = bytes_of(call) > kCacheBytes;
+  run(sized, 1, kernels().rows);
+}
 void sample_forward(const SampleCall& call) { run(call, call.samples, kernels().sample_forward); }
 void sample_backward(const SampleCall& call) { run(call, call.samples, kernels().sample_backward); }
 

@@ -6,8 +6,7 @@
 
 namespace aevb::cpu {
 
-void row_forward(const RowCall& call);
-void row_backward(const RowCall& call);
+void rows(const RowCall& call);
 void sample_forward(const SampleCall& call);
 void sample_backward(const SampleCall& call);
 

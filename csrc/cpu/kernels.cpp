@@ -4,18 +4,20 @@
 namespace aevb::AEVB_ISA {
 namespace {
 
-void row_forward(const RowCall& call, int64_t begin, int64_t end) {
-  with_formula(call, [&](const auto& formula) {
-    call.wide == Type::f64 ? rows_forward<double>(formula, call, begin, end)
-                           : rows_forward<float>(formula, call, begin, end);
+template <bool values, bool gradients>
+void rows(const RowCall& call, int64_t begin, int64_t end) {
+  with_formula(call, [&](auto recipe) {
+    using Recipe = decltype(recipe);
+    call.wide == Type::f64 ? RowPass<double, Recipe, values, gradients>(call).run(begin, end)
+                           : RowPass<float, Recipe, values, gradients>(call).run(begin, end);
   });
 }
 
-void row_backward(const RowCall& call, int64_t begin, int64_t end) {
-  with_formula(call, [&](const auto& formula) {
-    call.wide == Type::f64 ? rows_backward<double>(formula, call, begin, end)
-                           : rows_backward<float>(formula, call, begin, end);
-  });
+void rows(const RowCall& call, int64_t begin, int64_t end) {
+  bool gradients = false;
+  for (const Output& gradient : call.gradient) gradients = gradients || gradient.data;
+  if (call.value.data && gradients) return rows<true, true>(call, begin, end);
+  gradients ? rows<false, true>(call, begin, end) : rows<true, false>(call, begin, end);
 }
 
 void sample_forward(const SampleCall& call, int64_t begin, int64_t end) {
@@ -31,7 +33,6 @@ void sample_backward(const SampleCall& call, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles,          row_forward,
-                                   row_backward,        sample_forward, sample_backward};
+extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles, rows, sample_forward, sample_backward};
 
 }  // namespace aevb::AEVB_ISA

@@ -13,8 +13,7 @@ struct Tiles {
 struct CpuKernels {
   const char* name;
   Tiles (*tiles)(int64_t rows, int64_t event, int64_t blocks);
-  void (*row_forward)(const RowCall&, int64_t begin, int64_t end);
-  void (*row_backward)(const RowCall&, int64_t begin, int64_t end);
+  void (*rows)(const RowCall&, int64_t begin, int64_t end);  // whichever results the call has a place for
   void (*sample_forward)(const SampleCall&, int64_t begin, int64_t end);
   void (*sample_backward)(const SampleCall&, int64_t begin, int64_t end);
 };

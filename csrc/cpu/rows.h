@@ -1,4 +1,4 @@
-// A formula over rows: its values and their row sums, or the gradients of its operands.
+// A formula over rows: its values and their row sums, the gradients of its operands, or both in one pass.
 #pragma once
 #include "cpu/tiles.h"
 #include "formulas/bernoulli.h"
@@ -6,7 +6,7 @@
 
 namespace aevb::AEVB_ISA {
 
-// Calls body(vector count, lanes) along `count` elements: whole vectors, then what is left.
+// Calls body(load, store) along `count` elements: whole vectors, then what is left.
 template <class T, class Body>
 AEVB_INLINE void along(int count, Body body) {
   constexpr int lanes = Vec<T>::lanes;
@@ -16,6 +16,36 @@ AEVB_INLINE void along(int count, Body body) {
   if (i < count)
     body([=](const T* p) { return Vec<T>::load(p + i, count - i); },
          [=](Vec<T> v, T* p) { v.store(p + i, count - i); });
+}
+
+// An operand's elements in a chunk: `step` is 0 where they are all the same, one vector of them, and else all ones.
+template <class T>
+struct Run {
+  const T* data;
+  int step;
+};
+
+template <class T>
+Run<T> run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
+  const int last = input.dims - 1;
+  // Not even the division that finds the place in its row is needed for a number that is always the same.
+  if (input.stride[last] == 0 && (last == 0 || (chunk.rows == 1 && input.size[last] % chunk.event == 0))) {
+    int64_t offset = 0, rest = last ? chunk.flat / input.size[last] : 0;
+    for (int d = last - 1; d >= 0; --d) {
+      offset += (d ? rest % input.size[d] : rest) * input.stride[d];
+      rest /= d ? input.size[d] : 1;
+    }
+    gather(input.type, input.data, offset, 0, Vec<T>::lanes, buffer.data);
+    return {buffer.data, 0};
+  }
+  return {stage(input, chunk.flat, chunk.size, wide, buffer), -1};
+}
+
+// Whether an operand is read where it lies, and so needs no chunk that fits a buffer.
+inline bool stays(const Input& input, const RowCall& call) {
+  const int last = input.dims - 1;
+  return input.size[last] % call.event == 0 &&
+         (input.stride[last] == 0 || (input.stride[last] == 1 && input.type == call.wide));
 }
 
 // The formula's value and gradient with operands and results in arrays.
@@ -39,62 +69,145 @@ AEVB_INLINE void gradient_of(const F& f, const N* in, N* d, Indices<i...>) {
   f.gradient(in[i]..., d[i]...);
 }
 
-template <class T, class F>
-void rows_forward(const F& formula, const RowCall& call, int64_t begin, int64_t end) {
-  constexpr int arity = F::arity;
-  Buffer<T> staged[arity], values;
-  const Tiles tile = tiles(call.rows, call.event, call.blocks);
-  for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
-      const T* in[arity];
-      for (int k = 0; k < arity; ++k) in[k] = stage(call.in[k], chunk.flat, chunk.size, call.wide, staged[k]);
-      T* out = target(call.value, chunk.flat, call.wide, values);
-      along<T>(chunk.size, [&](auto load, auto store) {
-        Vec<T> operands[arity];
-        for (int k = 0; k < arity; ++k) operands[k] = load(in[k]);
-        store(value_of(formula, operands, IndicesOf<arity>()), out);
-      });
-      deliver(call.value, chunk, out);
-    });
-}
+// How a call's formula is made where it is used, so that the compiler knows the usual one of the four spreads.
+template <class F, bool logvar>
+struct Recipe {
+  using Formula = F;
 
-template <class T, class F>
-void rows_backward(const F& formula, const RowCall& call, int64_t begin, int64_t end) {
-  constexpr int arity = F::arity;
-  Buffer<T> staged[arity], gradients[arity], cotangents;
-  const Vec<T> scale(call.cotangent_scale);
-  const Tiles tile = tiles(call.rows, call.event, call.blocks);
-  for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) {
-      const T* in[arity];
-      T* out[arity];
-      for (int k = 0; k < arity; ++k) {
-        in[k] = stage(call.in[k], chunk.flat, chunk.size, call.wide, staged[k]);
-        out[k] = target(call.gradient[k], chunk.flat, call.wide, gradients[k]);
-      }
-      const T* cotangent = stage(call.cotangent, chunk.flat, chunk.size, call.wide, cotangents);
-      along<T>(chunk.size, [&](auto load, auto store) {
-        Vec<T> operands[arity], d[arity];
-        for (int k = 0; k < arity; ++k) operands[k] = load(in[k]);
-        gradient_of(formula, operands, d, IndicesOf<arity>());
-        const Vec<T> g = load(cotangent) * scale;
-        for (int k = 0; k < arity; ++k)
-          if (call.gradient[k].data) store(chain(g, d[k]), out[k]);
-      });
-      for (int k = 0; k < arity; ++k) deliver(call.gradient[k], chunk, out[k]);
-    });
-}
-
-// Calls run(formula) for the formula of a call.
-template <class Run>
-AEVB_INLINE void with_formula(const RowCall& call, Run run) {
-  const SpreadOf spread = {call.params.spread};
-  switch (call.formula) {
-    case Formula::bernoulli: return run(Bernoulli{call.params.x_scale});
-    case Formula::gaussian: return run(Gaussian{call.params.x_scale, spread});
-    case Formula::gaussian_kl: return run(GaussianKl{spread});
-    case Formula::gaussian_kl_prior: return run(GaussianKlPrior{spread});
+  AEVB_INLINE static F make(const Params& params) {
+    const SpreadOf spread = {logvar ? Spread::logvar : params.spread};
+    if constexpr (std::is_same_v<F, Bernoulli>)
+      return {params.x_scale};
+    else if constexpr (std::is_same_v<F, Gaussian>)
+      return {params.x_scale, spread};
+    else
+      return {spread};
   }
+};
+
+// The cotangent of a whole chunk, if it is one number (not zero, which would need the care of `chain`).
+template <class T>
+struct OneCotangent {
+  Vec<T> g;
+  template <class Load>
+  AEVB_INLINE Vec<T> operator()(Load, Vec<T> derivative) const {
+    return g * derivative;
+  }
+};
+template <class T>
+struct Cotangents {
+  Run<T> run;
+  Vec<T> scale;
+  template <class Load>
+  AEVB_INLINE Vec<T> operator()(Load load, Vec<T> derivative) const {
+    return chain(load(run) * scale, derivative);
+  }
+};
+
+// The results of a pass: the value (where `values`), then the gradients.
+template <class T, class Recipe, bool values, bool gradients>
+class RowPass {
+  using F = typename Recipe::Formula;
+  static constexpr int arity = F::arity, results = (values ? 1 : 0) + (gradients ? arity : 0);
+  using N = Vec<T>;
+
+ public:
+  explicit RowPass(const RowCall& call) : call_(call) {
+    if constexpr (values) output_[0] = &call.value;
+    if constexpr (gradients)
+      for (int k = 0; k < arity; ++k) output_[values + k] = &call.gradient[k];
+    bool in_place = true;
+    for (int k = 0; k < arity; ++k) in_place = in_place && stays(call.in[k], call);
+    for (const Output* out : output_)
+      in_place = in_place && (!out->data || out->per_block || out->type == call.wide);
+    if (gradients && call.cotangent.data) in_place = in_place && stays(call.cotangent, call);
+    limit_ = in_place ? int(kBlock) : kChunk;
+  }
+
+  void run(int64_t begin, int64_t end) {
+    const Tiles tile = tiles(call_.rows, call_.event, call_.blocks);
+    for (int64_t t = begin; t < end; ++t)
+      for_each_chunk(call_, tile, t, [&](const Chunk& chunk) { one(chunk); }, limit_);
+    if (call_.beyond_caches) finish_streams();
+  }
+
+ private:
+  void one(const Chunk& chunk) {
+    Run<T> in[arity];
+    for (int k = 0; k < arity; ++k) in[k] = run_of(call_.in[k], chunk, call_.wide, staged_[k]);
+    const N scale(call_.cotangent_scale);
+    if (!gradients || !call_.cotangent.data) return compute(chunk, in, OneCotangent<T>{scale});
+    const Run<T> cotangent = run_of(call_.cotangent, chunk, call_.wide, cotangents_);
+    if (!cotangent.step && cotangent.data[0] != 0)
+      compute(chunk, in, OneCotangent<T>{N::load(cotangent.data) * scale});
+    else
+      compute(chunk, in, Cotangents<T>{cotangent, scale});
+  }
+
+  template <class Chain>
+  AEVB_INLINE void compute(const Chunk& chunk, const Run<T>* in, const Chain& chained) {
+    T* to[results];
+    N total[results];
+    bool wanted[results], summed[results], streamed[results];
+    for (int k = 0; k < results; ++k) {
+      wanted[k] = output_[k]->data;
+      // One row's sum is kept in a register; several rows' values go by way of a buffer.
+      summed[k] = output_[k]->per_block && chunk.rows == 1;
+      to[k] = target(*output_[k], chunk.flat, call_.wide, computed_[k]);
+      total[k] = N(0);
+      streamed[k] = call_.beyond_caches && to[k] != computed_[k].data && uintptr_t(to[k]) % sizeof(N) == 0;
+    }
+    const F formula = Recipe::make(call_.params);
+    const auto body = [&](auto load, auto store, auto keep) AEVB_INLINE_BODY {
+      N operand[arity], derivative[arity];
+      for (int k = 0; k < arity; ++k) operand[k] = load(in[k]);
+      const auto put = [&](int k, N result) AEVB_INLINE_BODY {
+        if (summed[k])
+          total[k] = total[k] + keep(result);
+        else
+          store(result, to[k], streamed[k]);
+      };
+      if constexpr (values) put(0, value_of(formula, operand, IndicesOf<arity>()));
+      if constexpr (gradients) {
+        gradient_of(formula, operand, derivative, IndicesOf<arity>());
+        for (int k = 0; k < arity; ++k)
+          if (wanted[values + k]) put(values + k, chained(load, derivative[k]));
+      }
+    };
+    constexpr int lanes = N::lanes;
+    int i = 0;
+    for (; i + lanes <= chunk.size; i += lanes)
+      body([i](Run<T> run) { return N::load(run.data + (i & run.step)); }, [i](N v, T* p, bool streamed) { streamed ? v.stream(p + i) : v.store(p + i); }, [](N v) { return v; });
+    if (const int rest = chunk.size - i; rest > 0)
+      body([=](Run<T> run) { return N::load(run.data + (i & run.step), rest); },
+           [=](N v, T* p, bool) { v.store(p + i, rest); }, [=](N v) { return v.first(rest); });
+    for (int k = 0; k < results; ++k) {
+      if (!wanted[k]) continue;
+      if (summed[k])
+        add_block_sum(*output_[k], chunk, 0, sum(total[k]));
+      else
+        deliver(*output_[k], chunk, to[k]);
+    }
+  }
+
+  const RowCall& call_;
+  const Output* output_[results];
+  int limit_;
+  Buffer<T> staged_[arity], computed_[results], cotangents_;
+};
+
+// Calls run(recipe) for the formula of a call.
+template <class Run>
+void with_formula(const RowCall& call, Run run) {
+  if (call.formula == Formula::bernoulli) return run(Recipe<Bernoulli, true>());
+  const auto gaussian = [&](auto logvar) {
+    switch (call.formula) {
+      case Formula::gaussian: return run(Recipe<Gaussian, logvar>());
+      case Formula::gaussian_kl: return run(Recipe<GaussianKl, logvar>());
+      default: return run(Recipe<GaussianKlPrior, logvar>());
+    }
+  };
+  call.params.spread == Spread::logvar ? gaussian(std::true_type()) : gaussian(std::false_type());
 }
 
 }  // namespace aevb::AEVB_ISA

@@ -26,12 +26,12 @@ class Noise {
       drawn += kGroup;
       const int ready = drawn < count ? drawn : count;
       for (; i + lanes <= ready; i += lanes)
-        body([i](const T* p) AEVB_INLINE_LAMBDA { return Vec<T>::load(p + i); },
-             [i](Vec<T> v, T* p) AEVB_INLINE_LAMBDA { v.store(p + i); }, Vec<T>::load(eps + i));
+        body([i](const T* p) AEVB_INLINE_BODY { return Vec<T>::load(p + i); },
+             [i](Vec<T> v, T* p) AEVB_INLINE_BODY { v.store(p + i); }, Vec<T>::load(eps + i));
     }
     if (i < count)
-      body([=](const T* p) AEVB_INLINE_LAMBDA { return Vec<T>::load(p + i, count - i); },
-           [=](Vec<T> v, T* p) AEVB_INLINE_LAMBDA { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
+      body([=](const T* p) AEVB_INLINE_BODY { return Vec<T>::load(p + i, count - i); },
+           [=](Vec<T> v, T* p) AEVB_INLINE_BODY { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
   }
 
  private:
@@ -93,7 +93,7 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
   Buffer<T> mu_buffer, s_buffer, std, values, z_buffer;
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_LAMBDA {
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_BODY {
       const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
       T* const sigmas = std.data;
@@ -102,17 +102,17 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
         const int64_t index = k * elements + chunk.flat;
         T* z = target(call.z, index, call.wide, z_buffer);
         if (k == 0)
-          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_LAMBDA {
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
             const N m = load(mu), v = load(s);
             N sigma, variance;
             SpreadOf{kind}.std_and_var(v, sigma, variance);
-            store(m + sigma * eps, z);
+            store(fma(sigma, eps, m), z);
             if (kl_wanted) store(GaussianKl{{kind}}.value(m, v, variance), divergence);
             if (again) store(sigma, sigmas);
           });
         else
           noise.along<T>(index, chunk.size,
-                         [=](auto load, auto store, N eps) AEVB_INLINE_LAMBDA { store(load(mu) + load(sigmas) * eps, z); });
+                         [=](auto load, auto store, N eps) AEVB_INLINE_BODY { store(fma(load(sigmas), eps, load(mu)), z); });
         unstage(call.z, index, chunk.size, z);
       }
       deliver(call.kl, chunk, divergence);
@@ -130,7 +130,7 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   Buffer<T> mu_buffer, s_buffer, z_buffer, kl_buffer, dmu_buffer, ds_buffer, sum, sum_eps;
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
   for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_LAMBDA {
+    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_BODY {
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
       const T* mu = nullptr;
       const T* kl_cotangent = nullptr;
@@ -142,7 +142,7 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
       T* ds = target(call.gradient[1], chunk.flat, call.wide, ds_buffer);
       T* const g_sum = sum.data;
       T* const g_eps_sum = sum_eps.data;
-      const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_LAMBDA {
+      const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_BODY {
         const N v = load(s);
         N sigma, variance;
         SpreadOf{kind}.std_and_var(v, sigma, variance);
@@ -161,22 +161,22 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
         const int64_t index = k * elements + chunk.flat;
         const T* g = stage(call.z_cotangent, index, chunk.size, call.wide, z_buffer);
         if (samples == 1)
-          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_LAMBDA {
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
             const N cotangent = load(g);
             finish(load, store, cotangent, cotangent * eps);
           });
         else
-          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_LAMBDA {
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
             const N cotangent = load(g), before = k ? load(g_sum) : N(0), before_eps = k ? load(g_eps_sum) : N(0);
             store(before + cotangent, g_sum);
-            store(before_eps + cotangent * eps, g_eps_sum);
+            store(fma(cotangent, eps, before_eps), g_eps_sum);
           });
       }
       if (samples == 0)
-        along<T>(chunk.size, [=](auto load, auto store) AEVB_INLINE_LAMBDA { finish(load, store, N(0), N(0)); });
+        along<T>(chunk.size, [=](auto load, auto store) AEVB_INLINE_BODY { finish(load, store, N(0), N(0)); });
       else if (samples > 1)
         along<T>(chunk.size,
-                 [=](auto load, auto store) AEVB_INLINE_LAMBDA { finish(load, store, load(g_sum), load(g_eps_sum)); });
+                 [=](auto load, auto store) AEVB_INLINE_BODY { finish(load, store, load(g_sum), load(g_eps_sum)); });
       deliver(call.gradient[0], chunk, dmu);
       deliver(call.gradient[1], chunk, ds);
     });

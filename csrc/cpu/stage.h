@@ -26,46 +26,78 @@ struct Half {
 
 using U16x = Raw<uint16_t, F32::lanes>;
 
-AEVB_INLINE F32 widen(const BFloat16* p) {
+// Zeros in front. (The compiler's own conversion of vectors takes these instructions apart.)
+AEVB_INLINE U32x extended(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (U32x)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (U32x)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#else
   U16x h;
   memcpy(&h, p, sizeof h);
-  return {(F32::raw)(__builtin_convertvector(h, U32x) << 16)};
+  return __builtin_convertvector(h, U32x);
+#endif
+}
+AEVB_INLINE U32x extended(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (U32x)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (U32x)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  Raw<uint8_t, F32::lanes> b;
+  memcpy(&b, p, sizeof b);
+  return __builtin_convertvector(b, U32x);
+#endif
 }
 
-// The exponent is rebiased by a product, which turns subnormal halves into normal floats as well.
+AEVB_INLINE F32 widen(const BFloat16* p) { return {(F32::raw)(extended(&p->bits) << 16)}; }
+AEVB_INLINE F32 widen(const uint8_t* p) { return {__builtin_convertvector((F32::mask)extended(p), F32::raw)}; }
+
 AEVB_INLINE F32 widen(const Half* p) {
-  U16x h;
-  memcpy(&h, p, sizeof h);
-  U32x u = __builtin_convertvector(h, U32x);
+#if defined(__AVX512F__)
+  return {(F32::raw)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p))};
+#elif defined(__F16C__)
+  return {(F32::raw)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p))};
+#else
+  // The exponent is rebiased by a product, which turns subnormal halves into normal floats as well.
+  U32x u = extended(&p->bits);
   U32x magnitude = u & 0x7fff;
   U32x finite = (U32x)((F32::raw)(magnitude << 13) * 0x1p112f);
   U32x special = (magnitude << 13) | 0x7f800000u;
   return {(F32::raw)((magnitude >= 0x7c00 ? special : finite) | ((u & 0x8000) << 16))};
+#endif
 }
 
-AEVB_INLINE F32 widen(const uint8_t* p) {
-  Raw<uint8_t, F32::lanes> b;
-  memcpy(&b, p, sizeof b);
-  return {__builtin_convertvector(__builtin_convertvector(b, F32::mask), F32::raw)};
+AEVB_INLINE void shortened(U32x u, uint16_t* p) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)u));
+#else
+  U16x h = __builtin_convertvector(u, U16x);
+  memcpy(p, &h, sizeof h);
+#endif
 }
 
 // Round to nearest even; NaN stays NaN.
 AEVB_INLINE void narrow(F32 a, BFloat16* p) {
   U32x u = (U32x)a.v;
   U32x rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  U16x h = __builtin_convertvector((U32x)(a == a) ? rounded : (U32x)((u >> 16) | 0x40), U16x);
-  memcpy(p, &h, sizeof h);
+  shortened((U32x)(a == a) ? rounded : (U32x)((u >> 16) | 0x40), &p->bits);
 }
 
 AEVB_INLINE void narrow(F32 a, Half* p) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtps_ph(0xffff, (__m512)a.v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)a.v, _MM_FROUND_TO_NEAREST_INT));
+#else
   U32x bits = (U32x)a.v, sign = bits & 0x80000000u, u = bits ^ sign;
   // Normal halves: rebias the exponent and round. Subnormal ones: adding 1/2 lines the bits up and rounds.
   U32x normal = (u - 0x38000000u + 0xfff + ((u >> 13) & 1)) >> 13;
   U32x subnormal = (U32x)((F32::raw)u + 0.5f) - 0x3f000000u;
   U32x special = u > 0x7f800000u ? U32x{} + 0x7e00 : U32x{} + 0x7c00;
   U32x r = u >= 0x47800000u ? special : (u < 0x38800000u ? subnormal : normal);
-  U16x h = __builtin_convertvector(r | (sign >> 16), U16x);
-  memcpy(p, &h, sizeof h);
+  shortened(r | (sign >> 16), &p->bits);
+#endif
 }
 
 template <class W, class T>

@@ -15,20 +15,20 @@ inline Tiles tiles(int64_t rows, int64_t event, int64_t blocks) {
 // A run of elements that is worked on at a time: `count` elements of each of `rows` rows, from element `first` of row
 // `row` on. Only whole rows come in groups, so it is one flat run of `size` elements.
 struct Chunk {
-  int64_t row, first, flat, blocks;
+  int64_t row, first, flat, event, blocks;
   int rows, count, size;
 };
 
-// Calls body(chunk) for the chunks of tile `index`.
+// Calls body(chunk) for the chunks, of at most `limit` elements of a row, of tile `index`.
 template <class Call, class Body>
-AEVB_INLINE void for_each_chunk(const Call& call, const Tiles& tiles, int64_t index, Body body) {
+AEVB_INLINE void for_each_chunk(const Call& call, const Tiles& tiles, int64_t index, Body body, int limit = kChunk) {
   const int64_t row = index / call.blocks * tiles.rows_per_tile, block = index % call.blocks;
   const int rows = int(call.rows - row < tiles.rows_per_tile ? call.rows - row : tiles.rows_per_tile);
   int64_t first = block * kBlock;
   const int64_t end = first + kBlock < call.event ? first + kBlock : call.event;
-  for (; first < end; first += kChunk) {
-    const int count = int(end - first < kChunk ? end - first : kChunk);
-    body(Chunk{row, first, row * call.event + first, call.blocks, rows, count, rows * count});
+  for (; first < end; first += limit) {
+    const int count = int(end - first < limit ? end - first : limit);
+    body(Chunk{row, first, row * call.event + first, call.event, call.blocks, rows, count, rows * count});
   }
 }
 
@@ -41,14 +41,17 @@ T sum(const T* from, int count) {
   return sum(total);
 }
 
-// The sums of a chunk's rows go to their blocks' places; further chunks of the same block are added to the first.
+// The sum of row `r` of a chunk goes to its block's place; further chunks of the same block are added to the first.
+template <class T>
+void add_block_sum(const Output& output, const Chunk& chunk, int r, T part) {
+  T* to = static_cast<T*>(output.data) + (chunk.row + r) * chunk.blocks + chunk.first / kBlock;
+  *to = chunk.first % kBlock ? *to + part : part;
+}
+
 template <class T>
 void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
-  T* to = static_cast<T*>(output.data) + chunk.row * chunk.blocks + chunk.first / kBlock;
-  for (int r = 0; r < chunk.rows; ++r, to += chunk.blocks) {
-    const T part = sum(from + r * chunk.count, chunk.count);
-    *to = chunk.first % kBlock ? *to + part : part;
-  }
+  for (int r = 0; r < chunk.rows; ++r)
+    add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
 }
 
 // A chunk's results, computed at `from`, to where they belong: their row sums, or each to its place (where it may lie

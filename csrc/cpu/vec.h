@@ -78,6 +78,25 @@ struct Vec {
     memcpy(&r.v, p, count * sizeof(T));
     return r;
   }
+  // To memory and past the caches: what is too large to be found in them again then costs no reading of its lines
+  // before they are written, and leaves in the caches what is there. `p` is aligned to the vector.
+  AEVB_INLINE void stream(T* p) const {
+#if defined(__AVX512F__)
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#elif defined(__AVX2__)
+    _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#elif defined(__SSE2__)
+    _mm_stream_si128((__m128i*)p, (__m128i)v);
+#else
+    store(p);
+#endif
+  }
+  // The first `count` lanes, and zeros.
+  AEVB_INLINE Vec first(int count) const {
+    Vec r(0.0);
+    memcpy(&r.v, &v, count * sizeof(T));
+    return r;
+  }
   AEVB_INLINE void store(T* p) const { memcpy(p, &v, sizeof(raw)); }
   AEVB_INLINE void store(T* p, int count) const {
 #if defined(__AVX512F__)
@@ -89,6 +108,29 @@ struct Vec {
 
 using F32 = Vec<float>;
 using F64 = Vec<double>;
+
+// Streamed stores are done before anything that follows.
+AEVB_INLINE void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// a b + c, rounded once where the instruction set can. The compiler makes none of its own (-ffp-contract=off): whether it
+// does depends on what surrounds an expression, and the same gradient would differ from one kernel to another.
+template <class T>
+AEVB_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  using raw = typename Vec<T>::raw;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return {(raw)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v)};
+  if constexpr (sizeof(T) == 8) return {(raw)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v)};
+#elif defined(__FMA__)
+  if constexpr (sizeof(T) == 4) return {(raw)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v)};
+  if constexpr (sizeof(T) == 8) return {(raw)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v)};
+#else
+  return {raw(a.v * b.v + c.v)};
+#endif
+}
 
 template <class T>
 AEVB_INLINE Vec<T> sqrt(Vec<T> a) {
@@ -125,8 +167,8 @@ AEVB_INLINE void sincos_turns(F64 t, F64& sine, F64& cosine) {
 
 // float32: the polynomials of the Cephes library (S. Moshier), 1 to 2 ulp.
 
-// The nearest integer, by adding and taking away 1.5 * 2^23: |a| < 2^22.
-AEVB_INLINE F32 round_to_integer(F32 a) { return (a + F32(12582912.0)) - F32(12582912.0); }
+// Added and taken away again, 1.5 * 2^23 leaves the nearest integer: |a| < 2^22.
+constexpr double kRounder = 12582912;
 AEVB_INLINE F32::mask to_int(F32 a) { return __builtin_convertvector(a.v, F32::mask); }
 AEVB_INLINE F32 power_of_two(F32::mask n) { return {(F32::raw)((n + 127) << 23)}; }
 
@@ -140,35 +182,30 @@ AEVB_INLINE F32 scale_by_power_of_two(F32 p, F32 n) {
 #endif
 }
 
-// b where either is NaN.
-AEVB_INLINE F32 min(F32 a, F32 b) {
+// x, but no less and no more than these. NaN passes, as the second operand of these instructions does.
+AEVB_INLINE F32 between(double low, double high, F32 x) {
+  const F32::raw least = F32(low).v, most = F32(high).v;
 #if defined(__AVX512F__)
-  return {(F32::raw)_mm512_maskz_min_ps(0xffff, (__m512)a.v, (__m512)b.v)};
+  const __m512 raised = _mm512_maskz_max_ps(0xffff, (__m512)least, (__m512)x.v);
+  return {(F32::raw)_mm512_maskz_min_ps(0xffff, (__m512)most, raised)};
 #elif defined(__AVX2__)
-  return {(F32::raw)_mm256_min_ps((__m256)a.v, (__m256)b.v)};
+  return {(F32::raw)_mm256_min_ps((__m256)most, _mm256_max_ps((__m256)least, (__m256)x.v))};
+#elif defined(__SSE2__)
+  return {(F32::raw)_mm_min_ps((__m128)most, _mm_max_ps((__m128)least, (__m128)x.v))};
 #else
-  return select(a < b, a, b);
-#endif
-}
-AEVB_INLINE F32 max(F32 a, F32 b) {
-#if defined(__AVX512F__)
-  return {(F32::raw)_mm512_maskz_max_ps(0xffff, (__m512)a.v, (__m512)b.v)};
-#elif defined(__AVX2__)
-  return {(F32::raw)_mm256_max_ps((__m256)a.v, (__m256)b.v)};
-#else
-  return select(a > b, a, b);
+  const F32 raised = select(x < F32(least), F32(least), x);
+  return select(raised > F32(most), F32(most), raised);
 #endif
 }
 
-// e^x = (1 + q) 2^n for whole n. Beyond the ends that x is held to, the result is infinity or 0.
+// e^x = (1 + q) 2^n for whole n. Beyond the ends that x is held to, the result is 0 or infinity.
 AEVB_INLINE void split_exp(F32 x, F32& q, F32& n) {
-  x = max(F32(-105.0), min(F32(89.0), x));
-  n = round_to_integer(x * F32(1.44269504088896341));
-  F32 r = (x - n * F32(0.693359375)) + n * F32(2.12194440e-4), z = r * r;
-  F32 p = F32(1.9875691500e-4) * r + F32(1.3981999507e-3);
-  p = p * z + (F32(8.3334519073e-3) * r + F32(4.1665795894e-2));
-  p = p * z + (F32(1.6666665459e-1) * r + F32(5.0000001201e-1));
-  q = p * z + r;
+  F32 capped = between(-105.0, 89.0, x);
+  n = fma(capped, F32(1.44269504088896341), F32(kRounder)) - F32(kRounder);
+  F32 r = fma(n, F32(2.12194440e-4), fma(n, F32(-0.693359375), capped));
+  constexpr double c[] = {5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2,
+                          8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4};
+  q = fma(polynomial(r, c), r * r, r);
 }
 
 AEVB_INLINE F32 exp(F32 x) {
@@ -183,7 +220,7 @@ AEVB_INLINE void exp_and_square(F32 x, F32& e, F32& square) {
   split_exp(x, q, n);
   F32 p = q + F32(1.0), lost = q - (p - F32(1.0));
   e = scale_by_power_of_two(p, n);
-  square = scale_by_power_of_two(scale_by_power_of_two(p * p + (p + p) * lost, n), n);
+  square = scale_by_power_of_two(scale_by_power_of_two(fma(p, p, (p + p) * lost), n), n);
 }
 
 AEVB_INLINE F32 log(F32 x) {
@@ -196,17 +233,10 @@ AEVB_INLINE F32 log(F32 x) {
   F32 m = {(F32::raw)(bits - (power << 23))};
   F32 e = {__builtin_convertvector(tiny ? power - 23 : power, F32::raw)};
   F32 f = m - F32(1.0), z = f * f;
-  F32 p = F32(7.0376836292e-2);
-  p = p * f - F32(1.1514610310e-1);
-  p = p * f + F32(1.1676998740e-1);
-  p = p * f - F32(1.2420140846e-1);
-  p = p * f + F32(1.4249322787e-1);
-  p = p * f - F32(1.6668057665e-1);
-  p = p * f + F32(2.0000714765e-1);
-  p = p * f - F32(2.4999993993e-1);
-  p = p * f + F32(3.3333331174e-1);
-  F32 y = (p * f * z - e * F32(2.12194440e-4)) - F32(0.5) * z;
-  F32 r = (f + y) + e * F32(0.693359375);
+  constexpr double c[] = {3.3333331174e-1, -2.4999993993e-1, 2.0000714765e-1, -1.6668057665e-1, 1.4249322787e-1,
+                          -1.2420140846e-1, 1.1676998740e-1, -1.1514610310e-1, 7.0376836292e-2};
+  F32 y = fma(F32(-0.5), z, fma(e, F32(-2.12194440e-4), polynomial(f, c) * f * z));
+  F32 r = fma(e, F32(0.693359375), f + y);
   r = select(x > F32(0.0), r, F32(__builtin_nanf("")));
   r = select(x == F32(0.0), F32(-infinity), r);
   return select(x == F32(infinity), x, r);
@@ -225,35 +255,28 @@ AEVB_INLINE F32 normal_radius(F32 u) {
   F32 e = {__builtin_convertvector(power, F32::raw)};
   F32 f = F32((F32::raw)(bits - power)) - F32(1.0);
   // The minimax polynomial for log(1 + f) / f, to 2.6e-8, times -2.
-  F32 p = F32(-2 * 0.14056113084249489);
-  p = p * f + F32(2 * 0.15403197669183544);
-  p = p * f - F32(2 * 0.13987650846046296);
-  p = p * f + F32(2 * 0.1641279117291298);
-  p = p * f - F32(2 * 0.20011944368838142);
-  p = p * f + F32(2 * 0.2500802725603879);
-  p = p * f - F32(2 * 0.3333316870455926);
-  p = p * f + F32(2 * 0.4999993212222057);
-  p = p * f - F32(2.0);
-  return sqrt(e * F32(-2 * 0.69314718055994531 / 8388608) + p * f);
+  constexpr double c[] = {-2.0,
+                          2 * 0.4999993212222057,
+                          -2 * 0.3333316870455926,
+                          2 * 0.2500802725603879,
+                          -2 * 0.20011944368838142,
+                          2 * 0.1641279117291298,
+                          -2 * 0.13987650846046296,
+                          2 * 0.15403197669183544,
+                          -2 * 0.14056113084249489};
+  return sqrt(fma(polynomial(f, c), f, e * F32(-2 * 0.69314718055994531 / 8388608)));
 }
 
 // sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to a quarter of a turn either side of the nearest half turn.
 // Minimax polynomials, to 3e-9 of the radius.
 AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
-  F32 shifted = t * F32(2.0) + F32(12582912.0);  // rounds; the lowest bit is that of the number of half turns
-  F32 x = t - (shifted - F32(12582912.0)) * F32(0.5);
+  F32 shifted = fma(t, F32(2.0), F32(kRounder));  // the lowest bit is that of the number of half turns
+  F32 x = fma(shifted - F32(kRounder), F32(-0.5), t);
   F32 z = x * x;
-  F32 s = F32(39.536923117081216);
-  s = s * z - F32(76.54981496469463);
-  s = s * z + F32(81.60100576049483);
-  s = s * z - F32(41.34165506546907);
-  s = s * z + F32(6.2831851602994);
-  F32 c = F32(-24.982237858479326);
-  c = c * z + F32(60.1440150995754);
-  c = c * z - F32(85.45357162708734);
-  c = c * z + F32(64.9393466294915);
-  c = c * z - F32(19.739208548913535);
-  c = c * z + F32(1.0);
+  constexpr double odd[] = {-41.34165506546907, 81.60100576049483, -76.54981496469463, 39.536923117081216};
+  constexpr double even[] = {-19.739208548913535, 64.9393466294915, -85.45357162708734, 60.1440150995754,
+                             -24.982237858479326};
+  F32 s = fma(polynomial(z, odd), z, F32(6.2831851602994)), c = fma(polynomial(z, even), z, F32(1.0));
   F32::mask sign = (F32::mask)shifted.v << 31;
   sine = {(F32::raw)((F32::mask)(x * s).v ^ sign)};
   cosine = {(F32::raw)((F32::mask)c.v ^ sign)};

@@ -12,7 +12,7 @@ struct Bernoulli {
   //   log p = (x - [l > 0]) l - log(1 + e^-|l|)
   template <class N>
   AEVB_INLINE N value(N x, N l) const {
-    return product(residual(x, l), l) - log1p(exp(-abs(l)));
+    return minus_log1p(product(residual(x, l), l), exp(-abs(l)));
   }
 
   // d log p / dl = x - sigmoid(l) = (x - [l > 0]) +- sigmoid(-|l|)
@@ -27,7 +27,7 @@ struct Bernoulli {
  private:
   template <class N>
   AEVB_INLINE N residual(N x, N l) const {
-    return x * N(x_scale) - select(l > N(0), N(1), N(0));
+    return fma(x, N(x_scale), select(l > N(0), N(-1), N(0)));
   }
 };
 

@@ -14,7 +14,7 @@ struct Gaussian {
   template <class N>
   AEVB_INLINE N value(N x, N mu, N s) const {
     N t = standardised(x, mu, s);
-    return N(-0.5) * (N(log_2pi) + spread.logvar(s) + t * t);
+    return N(-0.5) * fma(t, t, N(log_2pi) + spread.logvar(s));
   }
 
   template <class N>
@@ -22,14 +22,14 @@ struct Gaussian {
     N t = standardised(x, mu, s);
     dmu = product(t, spread.inverse_std(s));
     dx = -dmu * N(x_scale);
-    ds = N(0.5) * (t * t - N(1)) * spread.slope(s);
+    ds = N(0.5) * fma(t, t, N(-1)) * spread.slope(s);
   }
 
  private:
   // The difference is scaled before it is squared: its square may overflow where t does not.
   template <class N>
   AEVB_INLINE N standardised(N x, N mu, N s) const {
-    return product(x * N(x_scale) - mu, spread.inverse_std(s));
+    return product(fma(x, N(x_scale), -mu), spread.inverse_std(s));
   }
 };
 
@@ -42,7 +42,7 @@ struct GaussianKlPrior {
   template <class N>
   AEVB_INLINE N value(N mu, N s, N prior_mu, N prior_s) const {
     N q = product(mu - prior_mu, spread.inverse_std(prior_s));
-    return N(0.5) * (Exponential<N>(spread.logvar_over(s, prior_s)).excess + q * q);
+    return N(0.5) * fma(q, q, Exponential<N>(spread.logvar_over(s, prior_s)).excess);
   }
 
   template <class N>
@@ -53,7 +53,7 @@ struct GaussianKlPrior {
     dmu = product(q, precision);
     dprior_mu = -dmu;
     ds = product(N(0.5) * expm1, spread.slope(s));
-    dprior_s = product(N(-0.5) * (expm1 + q * q), spread.slope(prior_s));
+    dprior_s = product(N(-0.5) * fma(q, q, expm1), spread.slope(prior_s));
   }
 };
 
@@ -86,7 +86,7 @@ struct GaussianKl {
  private:
   template <class N>
   AEVB_INLINE N value(N mu, const Exponential<N>& e) const {
-    return N(0.5) * (e.excess + mu * mu);
+    return N(0.5) * fma(mu, mu, e.excess);
   }
 
   template <class N>

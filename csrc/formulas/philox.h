@@ -46,7 +46,7 @@ AEVB_INLINE N normal_radius(N u) {
 template <class N>
 AEVB_INLINE void box_muller(N a, N b, N& first, N& second) {
   constexpr double ulp = 1.0 / 4294967296.0;
-  N radius = normal_radius(a * N(ulp) + N(0.5 * ulp));
+  N radius = normal_radius(fma(a, N(ulp), N(0.5 * ulp)));
   N sine, cosine;
   sincos_turns(b * N(ulp), sine, cosine);
   first = radius * cosine;

@@ -9,6 +9,7 @@
 // ATen operations instead of the fused kernel.
 #pragma once
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -18,6 +19,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "ops/foresight.h"
+
 namespace aevb {
 
 using torch::autograd::variable_list;
@@ -26,10 +29,18 @@ using torch::autograd::variable_list;
 //   static constexpr const char* name;
 //   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
 //   variable_list differentiable(...the same...) const;
+// An operator over rows has these as well, and its gradients may be computed ahead (foresight.h):
+//   static constexpr const char* operator_name;
+//   void check(const variable_list& saved) const;
+//   RowProblem problem(const variable_list& saved) const;
+template <class Op>
+concept OverRows = requires(const Op op, const variable_list& saved) { op.problem(saved); };
+
 template <class Op>
 struct Backward final : torch::autograd::Node {
   Op op;
   std::vector<torch::autograd::SavedVariable> saved;
+  Foresight foresight;
 
   variable_list apply(variable_list&& cotangents) override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -40,12 +51,20 @@ struct Backward final : torch::autograd::Node {
     for (auto& variable : saved) inputs.push_back(variable.unpack());
     c10::SmallVector<bool, 4> wanted;
     for (uint32_t i = 0; i < num_outputs(); ++i) wanted.push_back(task_should_compute_output(i));
-    return at::GradMode::is_enabled() ? op.differentiable(cotangents, inputs, wanted)
-                                      : op.fused(cotangents, inputs, wanted);
+    if (at::GradMode::is_enabled()) return op.differentiable(cotangents, inputs, wanted);
+    if constexpr (OverRows<Op>)
+      if (auto gradients = foresight.take(cotangents[0])) {
+        gradients->resize(num_outputs());
+        for (uint32_t i = 0; i < num_outputs(); ++i)
+          if (!wanted[i]) (*gradients)[i].reset();
+        return *std::move(gradients);
+      }
+    return op.fused(cotangents, inputs, wanted);
   }
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
     for (auto& variable : saved) variable.reset_data();
+    foresight.forget();
   }
   std::string name() const override { return std::string(Op::name) + "Backward"; }
 };
@@ -78,6 +97,14 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
   }
   auto results = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
+    if constexpr (OverRows<Op>)
+      if (node && may_look_ahead(inputs)) {
+        op.check(saved);
+        c10::SmallVector<bool, 4> wanted;
+        for (const auto& input : inputs) wanted.push_back(input.defined() && input.requires_grad());
+        RECORD_FUNCTION(Op::operator_name, std::vector<c10::IValue>());
+        if (auto values = node->foresight.look_ahead(op.problem(saved), wanted)) return *std::move(values);
+      }
     return forward();
   }();
   if (node) {

@@ -11,13 +11,21 @@ using at::Tensor;
 
 // What log p(x | logits) and its backward are called with, beside tensors.
 struct BernoulliLogProb {
-  static constexpr const char* name = "BernoulliLogProb";
+  static constexpr const char *name = "BernoulliLogProb", *operator_name = "aevb_ext::bernoulli_log_prob";
   double x_scale = 1;
   std::string reduction;
   int64_t batch_dims = 1;
 
-  RowProblem problem(const Tensor& x, const Tensor& logits) const {
-    return {Formula::bernoulli, {x_scale, {}}, {x, logits}, 1, x.dim() - batch_dims, parse_reduction(reduction)};
+  void check(const variable_list& inputs) const {
+    const Tensor &x = inputs[0], &logits = inputs[1];
+    check_floating("logits", logits);
+    check_data("x", x);
+    check_same_device("x", x, "logits", logits);
+    check_batch_dims(batch_dims, "x", x);
+    check_broadcasts("x", x, "logits", logits);
+  }
+  RowProblem problem(const variable_list& inputs) const {
+    return {Formula::bernoulli, {x_scale, {}}, inputs, 1, inputs[0].dim() - batch_dims, parse_reduction(reduction)};
   }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
@@ -25,18 +33,15 @@ struct BernoulliLogProb {
 };
 
 Tensor forward(const Tensor& x, const Tensor& logits, double x_scale, c10::string_view reduction, int64_t batch_dims) {
-  check_floating("logits", logits);
-  check_data("x", x);
-  check_same_device("x", x, "logits", logits);
-  check_batch_dims(batch_dims, "x", x);
-  check_broadcasts("x", x, "logits", logits);
-  return row_values(BernoulliLogProb{x_scale, std::string(reduction), batch_dims}.problem(x, logits));
+  const BernoulliLogProb op{x_scale, std::string(reduction), batch_dims};
+  op.check({x, logits});
+  return row_values(op.problem({x, logits}));
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& x, const Tensor& logits, double x_scale,
                                     c10::string_view reduction, int64_t batch_dims, std::array<bool, 2> wanted) {
   const BernoulliLogProb op{x_scale, std::string(reduction), batch_dims};
-  auto gradients = row_gradients(op.problem(x, logits), cotangent, wanted);
+  auto gradients = row_gradients(op.problem({x, logits}), cotangent, wanted);
   return {gradients[0], gradients[1]};
 }
 
@@ -60,7 +65,7 @@ variable_list BernoulliLogProb::differentiable(const variable_list& cotangents, 
 }
 
 Tensor autograd(const Tensor& x, const Tensor& logits, double x_scale, c10::string_view reduction, int64_t batch_dims) {
-  static auto op = find_operator<decltype(forward)>("aevb_ext::bernoulli_log_prob");
+  static auto op = find_operator<decltype(forward)>(BernoulliLogProb::operator_name);
   return record(BernoulliLogProb{x_scale, std::string(reduction), batch_dims}, {x, logits}, {x, logits},
                 [&] { return op.call(x, logits, x_scale, reduction, batch_dims); });
 }

@@ -15,12 +15,23 @@ using OptionalTensor = std::optional<Tensor>;
 
 // What the KL divergence and its backward are called with, beside tensors.
 struct GaussianKl {
-  static constexpr const char* name = "GaussianKl";
+  static constexpr const char *name = "GaussianKl", *operator_name = "aevb_ext::gaussian_kl";
   std::string spread, reduction;
   int64_t batch_dims = 1;
 
+  // Inputs: mu, logvar, and those of the prior, which may be undefined.
+  void check(const variable_list& inputs) const {
+    check_floating("mu", inputs[0]);
+    check_like("logvar", inputs[1], "mu", inputs[0]);
+    if (inputs[2].defined()) check_like("prior_mu", inputs[2], "mu", inputs[0]);
+    if (inputs[3].defined()) check_like("prior_logvar", inputs[3], "mu", inputs[0]);
+    check_batch_dims(batch_dims, "mu", inputs[0]);
+  }
+
   // Without a prior: the formula to N(0, I). With half of one, the other half is that of N(0, I).
-  RowProblem problem(const Tensor& mu, const Tensor& logvar, Tensor prior_mu, Tensor prior_logvar) const {
+  RowProblem problem(const variable_list& inputs) const {
+    const Tensor &mu = inputs[0], &logvar = inputs[1];
+    Tensor prior_mu = inputs[2], prior_logvar = inputs[3];
     const Spread kind = parse_spread(spread);
     RowProblem problem = {Formula::gaussian_kl,      {1.0, kind}, {mu, logvar}, 0, mu.dim() - batch_dims,
                           parse_reduction(reduction)};
@@ -41,13 +52,10 @@ struct GaussianKl {
 Tensor forward(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
                const OptionalTensor& prior_logvar, c10::string_view spread, c10::string_view reduction,
                int64_t batch_dims) {
-  check_floating("mu", mu);
-  check_like("logvar", logvar, "mu", mu);
-  if (prior_mu) check_like("prior_mu", *prior_mu, "mu", mu);
-  if (prior_logvar) check_like("prior_logvar", *prior_logvar, "mu", mu);
-  check_batch_dims(batch_dims, "mu", mu);
-  return row_values(GaussianKl{std::string(spread), std::string(reduction), batch_dims}.problem(
-      mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())));
+  const GaussianKl op{std::string(spread), std::string(reduction), batch_dims};
+  const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
+  op.check(inputs);
+  return row_values(op.problem(inputs));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& mu, const Tensor& logvar,
@@ -55,8 +63,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& cotangent, con
                                                     c10::string_view spread, c10::string_view reduction,
                                                     int64_t batch_dims, std::array<bool, 4> wanted) {
   const GaussianKl op{std::string(spread), std::string(reduction), batch_dims};
-  const RowProblem problem = op.problem(mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor()));
-  auto gradients = row_gradients(problem, cotangent, at::ArrayRef<bool>(wanted).slice(0, problem.operands.size()));
+  const RowProblem problem = op.problem({mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())});
+  auto gradients = row_gradients(problem, cotangent, wanted);
   gradients.resize(4);
   return {gradients[0], gradients[1], gradients[2], gradients[3]};
 }
@@ -79,7 +87,7 @@ variable_list GaussianKl::differentiable(const variable_list& cotangents, const 
 Tensor autograd(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
                 const OptionalTensor& prior_logvar, c10::string_view spread, c10::string_view reduction,
                 int64_t batch_dims) {
-  static auto op = find_operator<decltype(forward)>("aevb_ext::gaussian_kl");
+  static auto op = find_operator<decltype(forward)>(GaussianKl::operator_name);
   const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
   return record(GaussianKl{std::string(spread), std::string(reduction), batch_dims}, inputs, inputs,
                 [&] { return op.call(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims); });

@@ -10,15 +10,28 @@ using at::Tensor;
 
 // What log p(x | mu, sigma) and its backward are called with, beside tensors.
 struct GaussianLogProb {
-  static constexpr const char* name = "GaussianLogProb";
+  static constexpr const char *name = "GaussianLogProb", *operator_name = "aevb_ext::gaussian_log_prob";
   std::string spread;
   double x_scale = 1;
   std::string reduction;
   int64_t batch_dims = 1;
 
-  RowProblem problem(const Tensor& x, const Tensor& mu, const Tensor& logvar) const {
-    return {Formula::gaussian,    {x_scale, parse_spread(spread)}, {x, mu, logvar}, 1,
-            x.dim() - batch_dims, parse_reduction(reduction)};
+  void check(const variable_list& inputs) const {
+    const Tensor &x = inputs[0], &mu = inputs[1], &logvar = inputs[2];
+    check_floating("mu", mu);
+    check_data("x", x);
+    check_same_device("x", x, "mu", mu);
+    check_like("logvar", logvar, "mu", mu);
+    check_batch_dims(batch_dims, "x", x);
+    check_broadcasts("x", x, "mu", mu);
+  }
+  RowProblem problem(const variable_list& inputs) const {
+    return {Formula::gaussian,
+            {x_scale, parse_spread(spread)},
+            inputs,
+            1,
+            inputs[0].dim() - batch_dims,
+            parse_reduction(reduction)};
   }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
@@ -27,14 +40,9 @@ struct GaussianLogProb {
 
 Tensor forward(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
                c10::string_view reduction, int64_t batch_dims) {
-  check_floating("mu", mu);
-  check_data("x", x);
-  check_same_device("x", x, "mu", mu);
-  check_like("logvar", logvar, "mu", mu);
-  check_batch_dims(batch_dims, "x", x);
-  check_broadcasts("x", x, "mu", mu);
-  return row_values(
-      GaussianLogProb{std::string(spread), x_scale, std::string(reduction), batch_dims}.problem(x, mu, logvar));
+  const GaussianLogProb op{std::string(spread), x_scale, std::string(reduction), batch_dims};
+  op.check({x, mu, logvar});
+  return row_values(op.problem({x, mu, logvar}));
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& x, const Tensor& mu,
@@ -42,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tenso
                                             c10::string_view reduction, int64_t batch_dims,
                                             std::array<bool, 3> wanted) {
   const GaussianLogProb op{std::string(spread), x_scale, std::string(reduction), batch_dims};
-  auto gradients = row_gradients(op.problem(x, mu, logvar), cotangent, wanted);
+  auto gradients = row_gradients(op.problem({x, mu, logvar}), cotangent, wanted);
   return {gradients[0], gradients[1], gradients[2]};
 }
 
@@ -72,7 +80,7 @@ variable_list GaussianLogProb::differentiable(const variable_list& cotangents, c
 
 Tensor autograd(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
                 c10::string_view reduction, int64_t batch_dims) {
-  static auto op = find_operator<decltype(forward)>("aevb_ext::gaussian_log_prob");
+  static auto op = find_operator<decltype(forward)>(GaussianLogProb::operator_name);
   return record(GaussianLogProb{std::string(spread), x_scale, std::string(reduction), batch_dims}, {x, mu, logvar},
                 {x, mu, logvar}, [&] { return op.call(x, mu, logvar, spread, x_scale, reduction, batch_dims); });
 }

@@ -15,8 +15,13 @@ namespace aevb {
 #define AEVB_LAUNCH(kernel) cpu::kernel(call)
 #endif
 
-inline void row_forward(const RowCall& call, [[maybe_unused]] c10::Device device) { AEVB_LAUNCH(row_forward); }
-inline void row_backward(const RowCall& call, [[maybe_unused]] c10::Device device) { AEVB_LAUNCH(row_backward); }
+// Value or gradients; on the CPU both at once as well.
+inline void rows(const RowCall& call, [[maybe_unused]] c10::Device device) {
+#ifdef AEVB_WITH_CUDA
+  if (device.is_cuda()) return call.value.data ? cuda::row_forward(call, device) : cuda::row_backward(call, device);
+#endif
+  cpu::rows(call);
+}
 inline void sample_forward(const SampleCall& call, [[maybe_unused]] c10::Device device) { AEVB_LAUNCH(sample_forward); }
 inline void sample_backward(const SampleCall& call, [[maybe_unused]] c10::Device device) {
   AEVB_LAUNCH(sample_backward);

@@ -1,8 +1,9 @@
 #include "ops/rows.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include "ops/launch.h"
+#include "ops/memory.h"
 
 namespace aevb {
 namespace {
@@ -27,13 +28,13 @@ RowCall call_of(RowProblem& problem) {
 
 at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element) {
   const auto options = full.options().dtype(wide_type(full));
-  if (per_element) return at::empty_symint(full.sym_sizes(), options);
+  if (per_element) return empty(full.sym_sizes(), options);
   auto sizes = row_sizes(full, event_dims);
   if (!full.is_meta()) {
     const int64_t blocks = blocks_of(c10::multiply_integers(full.sizes().slice(sizes.size())));
     if (blocks != 1) sizes.push_back(blocks);
   }
-  return at::empty_symint(sizes, options);
+  return empty(sizes, options);
 }
 
 at::Tensor reduce(at::Tensor values, const at::Tensor& full, int64_t event_dims, Reduction reduction) {
@@ -44,17 +45,6 @@ at::Tensor reduce(at::Tensor values, const at::Tensor& full, int64_t event_dims,
     case Reduction::mean: return values.mean();
     default: return values;
   }
-}
-
-at::Tensor row_values(RowProblem problem) {
-  const bool per_element = problem.reduction == Reduction::none;
-  at::Tensor values = empty_values(problem.shape_of(), problem.event_dims, per_element);
-  if (!values.is_meta()) {
-    RowCall call = call_of(problem);
-    call.value = {values.mutable_data_ptr(), call.wide, !per_element};
-    row_forward(call, values.device());
-  }
-  return reduce(values, problem.shape_of(), problem.event_dims, problem.reduction);
 }
 
 at::Tensor over_event(const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims, Reduction reduction) {
@@ -79,7 +69,7 @@ OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& fu
   const auto own = operand.sym_sizes(), all = full.sym_sizes();
   final_ = full.is_meta() || (own == all && operand.scalar_type() == full.scalar_type());
   if (final_) {
-    buffer_ = at::empty_symint(own, operand.options());
+    buffer_ = empty(own, operand.options());
     return;
   }
   // One number for a whole event (a learned scalar, one for each data point): its gradient is a sum over rows.
@@ -105,22 +95,49 @@ at::Tensor as_operand(const at::Tensor& gradient, const at::Tensor& operand) {
   return gradient.sum_to_size_symint(operand.sym_sizes()).to(operand.scalar_type());
 }
 
-std::vector<at::Tensor> row_gradients(RowProblem problem, at::Tensor cotangent, at::ArrayRef<bool> wanted) {
+namespace {
+
+// One pass over a problem: its values, the gradients for a cotangent, or both.
+std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool with_values, at::Tensor cotangent,
+                                                     at::ArrayRef<bool> wanted) {
   const at::Tensor full = problem.shape_of();
+  const bool per_element = problem.reduction == Reduction::none;
+  at::Tensor values;
   std::vector<OperandGradient> gradients;
-  for (size_t k = 0; k < problem.operands.size(); ++k)
+  if (with_values) values = empty_values(full, problem.event_dims, per_element);
+  for (size_t k = 0; k < problem.operands.size() && k < wanted.size(); ++k)
     gradients.emplace_back(problem.operands[k], full, problem.event_dims, wanted[k]);
   if (!full.is_meta()) {
     RowCall call = call_of(problem);
-    cotangent = over_event(cotangent, full, problem.event_dims, problem.reduction).to(wide_type(full));
-    call.cotangent = describe(cotangent, full.sizes());
-    if (problem.reduction == Reduction::mean) call.cotangent_scale = 1.0 / double(call.rows);
+    if (with_values) call.value = {values.mutable_data_ptr(), call.wide, !per_element};
+    if (cotangent.defined()) {
+      // A number stands for all rows alike.
+      if (cotangent.dim() > 0) cotangent = over_event(cotangent, full, problem.event_dims, problem.reduction);
+      cotangent = cotangent.to(wide_type(full));
+      call.cotangent = describe(cotangent, full.sizes());
+      if (problem.reduction == Reduction::mean) call.cotangent_scale = 1.0 / double(call.rows);
+    }
     for (size_t k = 0; k < gradients.size(); ++k) call.gradient[k] = gradients[k].output();
-    row_backward(call, full.device());
+    rows(call, full.device());
   }
-  std::vector<at::Tensor> results;
-  for (const auto& gradient : gradients) results.push_back(gradient.finish(full, problem.event_dims));
-  return results;
+  if (with_values) values = reduce(values, full, problem.event_dims, problem.reduction);
+  std::vector<at::Tensor> finished;
+  for (const auto& gradient : gradients) finished.push_back(gradient.finish(full, problem.event_dims));
+  return {values, std::move(finished)};
+}
+
+}  // namespace
+
+at::Tensor row_values(const RowProblem& problem) { return std::get<0>(pass(problem, true, {}, {})); }
+
+std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent,
+                                      at::ArrayRef<bool> wanted) {
+  return std::get<1>(pass(problem, false, cotangent, wanted));
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> row_values_and_gradients(const RowProblem& problem, double cotangent,
+                                                                         at::ArrayRef<bool> wanted) {
+  return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted);
 }
 
 }  // namespace aevb

@@ -34,10 +34,15 @@ void set_shape(Call& call, const at::Tensor& full, int64_t event_dims) {
   call.blocks = blocks_of(call.event);
 }
 
-at::Tensor row_values(RowProblem problem);
+at::Tensor row_values(const RowProblem& problem);
 
-// One gradient for each operand, undefined where it is not wanted.
-std::vector<at::Tensor> row_gradients(RowProblem problem, at::Tensor cotangent, at::ArrayRef<bool> wanted);
+// One gradient for each operand, undefined where it is not wanted. `wanted` may go on beyond them.
+std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent,
+                                      at::ArrayRef<bool> wanted);
+
+// Both in one pass, on the CPU: for a cotangent that is one number.
+std::tuple<at::Tensor, std::vector<at::Tensor>> row_values_and_gradients(const RowProblem& problem, double cotangent,
+                                                                         at::ArrayRef<bool> wanted);
 
 // The kernels' results are one number for each element ("none"), or the sums of each row's blocks.
 at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element);

@@ -1,9 +1,9 @@
 #include "ops/sampling.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include "ops/launch.h"
+#include "ops/memory.h"
 #include "ops/spread.h"
 
 namespace aevb {
@@ -42,7 +42,7 @@ SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& 
 std::tuple<Tensor, Tensor> SampleProblem::forward(Tensor mu, std::optional<Reduction> reduction) const {
   const Tensor full = mu;
   const bool per_element = reduction == Reduction::none;
-  Tensor z = at::empty_symint(with_samples(n_samples, full.sym_sizes()), full.options()), kl;
+  Tensor z = empty(with_samples(n_samples, full.sym_sizes()), full.options()), kl;
   if (reduction) kl = empty_values(full, event_dims, per_element);
   if (!full.is_meta()) {
     Tensor s = logvar, k = key;

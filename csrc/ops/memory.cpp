@@ -1,0 +1,114 @@
+#include "ops/memory.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/CPUAllocator.h>
+
+#ifdef __linux__
+#include <sys/mman.h>
+
+#include <mutex>
+#include <vector>
+#endif
+
+namespace aevb {
+
+#ifdef __linux__
+namespace {
+
+constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kSmallest = 2 * kHugePage;  // smaller ones the C library keeps by itself
+constexpr size_t kIdleBlocks = 16;
+
+struct Block {
+  char* data;
+  size_t size;
+};
+
+// Blocks of whole huge pages. An idle one is lent again as it is; until then the system may take its pages back whenever
+// it is short of memory (MADV_FREE), so that what lies idle here is nobody's loss.
+class Recycler final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t size) override {
+    size = (size + kHugePage - 1) / kHugePage * kHugePage;
+    Block block = take(size);
+    if (!block.data) block = map(size);
+    if (!block.data) return c10::GetDefaultCPUAllocator()->allocate(size);  // or its error
+    c10::profiledCPUMemoryReporter().New(block.data, block.size);
+    return {block.data, new Block(block), &give_back, at::kCPU};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  void copy_data(void* to, const void* from, size_t count) const override { default_copy_data(to, from, count); }
+
+  // Never destroyed: tensors may outlive it.
+  static Recycler& instance() {
+    static Recycler* only = new Recycler;
+    return *only;
+  }
+
+ private:
+  static void give_back(void* context) {
+    const Block block = *static_cast<Block*>(context);
+    delete static_cast<Block*>(context);
+    c10::profiledCPUMemoryReporter().Delete(block.data);
+    instance().keep(block);
+  }
+
+  static Block map(size_t size) {
+    // With room to begin on a huge page; what is over at either end goes back.
+    void* mapped = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) return {};
+    char* const start = static_cast<char*>(mapped);
+    const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(start) % kHugePage) % kHugePage;
+    if (before) munmap(start, before);
+    munmap(start + before + size, kHugePage - before);
+    madvise(start + before, size, MADV_HUGEPAGE);
+    return {start + before, size};
+  }
+
+  // The smallest idle block that is large enough and not twice as large.
+  Block take(size_t size) {
+    // A fork may have copied the lock while another thread held it: nobody ever waits for it.
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return {};
+    auto best = idle_.end();
+    for (auto it = idle_.begin(); it != idle_.end(); ++it)
+      if (it->size >= size && it->size < 2 * size && (best == idle_.end() || it->size < best->size)) best = it;
+    if (best == idle_.end()) return {};
+    const Block block = *best;
+    idle_.erase(best);
+    return block;
+  }
+
+  void keep(Block block) {
+    madvise(block.data, block.size, MADV_FREE);
+    if (std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) {
+      idle_.push_back(block);
+      if (idle_.size() <= kIdleBlocks) return;
+      block = idle_.front();  // the one that has been idle longest
+      idle_.erase(idle_.begin());
+    }
+    munmap(block.data, block.size);
+  }
+
+  std::mutex mutex_;
+  std::vector<Block> idle_;
+};
+
+}  // namespace
+#endif
+
+at::Tensor empty(c10::SymIntArrayRef sizes, const at::TensorOptions& options) {
+#ifdef __linux__
+  if (options.device().is_cpu()) {
+    const auto known = C10_AS_INTARRAYREF_SLOW(sizes);
+    const auto type = c10::typeMetaToScalarType(options.dtype());
+    if (size_t(c10::multiply_integers(known)) * options.dtype().itemsize() >= kSmallest)
+      return at::detail::empty_generic(known, &Recycler::instance(), c10::DispatchKeySet(at::DispatchKey::CPU), type,
+                                       std::nullopt);
+  }
+#endif
+  return at::empty_symint(sizes, options);
+}
+
+}  // namespace aevb
