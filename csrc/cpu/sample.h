@@ -103,9 +103,11 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
         T* z = target(call.z, index, call.wide, z_buffer);
         if (k == 0)
           noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
-            const N m = load(mu), v = load(s), sigma = SpreadOf{kind}.std(v);
+            const N m = load(mu), v = load(s);
+            N sigma, variance;
+            SpreadOf{kind}.std_and_var(v, sigma, variance);
             store(fma(sigma, eps, m), z);
-            if (kl_wanted) store(GaussianKl{{kind}}.value(m, v), divergence);
+            if (kl_wanted) store(GaussianKl{{kind}}.value(m, v, variance), divergence);
             if (again) store(sigma, sigmas);
           });
         else
@@ -142,10 +144,12 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
       T* const g_eps_sum = sum_eps.data;
       const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_BODY {
         const N v = load(s);
-        g_eps = chain(g_eps, SpreadOf{kind}.std_slope(v));
+        N sigma, variance;
+        SpreadOf{kind}.std_and_var(v, sigma, variance);
+        g_eps = chain(g_eps, SpreadOf{kind}.std_slope_at(sigma));
         if (kl_wanted) {
           N kl_dmu, kl_ds;
-          GaussianKl{{kind}}.gradient(load(mu), v, kl_dmu, kl_ds);
+          GaussianKl{{kind}}.gradient(load(mu), v, variance, kl_dmu, kl_ds);
           const N cotangent = load(kl_cotangent) * kl_scale;
           g = g + chain(cotangent, kl_dmu);
           g_eps = g_eps + chain(cotangent, kl_ds);

@@ -201,14 +201,29 @@ AEVB_INLINE F32 between(double low, double high, F32 x) {
 #endif
 }
 
-AEVB_INLINE F32 exp(F32 x) {
-  F32 capped = between(-105.0, 89.0, x);  // beyond these the result is 0 or infinity
-  F32 n = fma(capped, F32(1.44269504088896341), F32(kRounder)) - F32(kRounder);
+// e^x = (1 + q) 2^n for whole n. Beyond the ends that x is held to, the result is 0 or infinity.
+AEVB_INLINE void split_exp(F32 x, F32& q, F32& n) {
+  F32 capped = between(-105.0, 89.0, x);
+  n = fma(capped, F32(1.44269504088896341), F32(kRounder)) - F32(kRounder);
   F32 r = fma(n, F32(2.12194440e-4), fma(n, F32(-0.693359375), capped));
   constexpr double c[] = {5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2,
                           8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4};
-  F32 p = fma(polynomial(r, c) * r, r, r) + F32(1.0);
-  return scale_by_power_of_two(p, n);
+  q = fma(polynomial(r, c), r * r, r);
+}
+
+AEVB_INLINE F32 exp(F32 x) {
+  F32 q, n;
+  split_exp(x, q, n);
+  return scale_by_power_of_two(q + F32(1.0), n);
+}
+
+// e^x and e^2x, each as exact as from exp: the square also has what rounding took from 1 + q.
+AEVB_INLINE void exp_and_square(F32 x, F32& e, F32& square) {
+  F32 q, n;
+  split_exp(x, q, n);
+  F32 p = q + F32(1.0), lost = q - (p - F32(1.0));
+  e = scale_by_power_of_two(p, n);
+  square = scale_by_power_of_two(scale_by_power_of_two(fma(p, p, (p + p) * lost), n), n);
 }
 
 AEVB_INLINE F32 log(F32 x) {

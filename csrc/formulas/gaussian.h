@@ -64,16 +64,37 @@ struct GaussianKl {
 
   template <class N>
   AEVB_INLINE N value(N mu, N s) const {
-    return N(0.5) * fma(mu, mu, Exponential<N>(log_variance(s)).excess);
+    return value(mu, Exponential<N>(log_variance(s)));
   }
 
   template <class N>
   AEVB_INLINE void gradient(N mu, N s, N& dmu, N& ds) const {
-    dmu = mu;
-    ds = product(N(0.5) * Exponential<N>(log_variance(s)).expm1, spread.slope(s));
+    gradient(mu, s, Exponential<N>(log_variance(s)), dmu, ds);
+  }
+
+  // The same where sigma^2 is there already.
+  template <class N>
+  AEVB_INLINE N value(N mu, N s, N variance) const {
+    return value(mu, Exponential<N>(log_variance(s), variance));
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N mu, N s, N variance, N& dmu, N& ds) const {
+    gradient(mu, s, Exponential<N>(log_variance(s), variance), dmu, ds);
   }
 
  private:
+  template <class N>
+  AEVB_INLINE N value(N mu, const Exponential<N>& e) const {
+    return N(0.5) * fma(mu, mu, e.excess);
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N mu, N s, const Exponential<N>& e, N& dmu, N& ds) const {
+    dmu = mu;
+    ds = product(N(0.5) * e.expm1, spread.slope(s));
+  }
+
   template <class N>
   AEVB_INLINE N log_variance(N s) const {
     return spread.logvar_over(s, N(spread.unit()));

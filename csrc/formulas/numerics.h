@@ -64,18 +64,26 @@ struct InverseFactorials {
   }
 };
 
+template <class N>
+AEVB_INLINE void exp_and_square(N x, N& e, N& square) {
+  e = exp(x);
+  square = exp(x + x);
+}
+
 // e^w - 1 and e^w - 1 - w to full relative precision. The second is a parabola at 0, where every difference of e^w, 1
 // and w cancels, so there it is summed as w^2 (1/2! + w/3! + w^2/4! + ...).
 template <class N>
 struct Exponential {
   N expm1, excess;
 
-  AEVB_INLINE explicit Exponential(N w) {
+  AEVB_INLINE explicit Exponential(N w) : Exponential(w, exp(w)) {}
+
+  AEVB_INLINE Exponential(N w, N e_w) {
     // |w| <= 1: the first term left out is below an ulp.
     constexpr InverseFactorials<(N::digits > 24 ? 18 : 10)> c;
     N near = w * w * polynomial(w, c.from_2);
     // Where e^w is infinite so is the excess; the cap keeps w = infinity from making infinity - infinity.
-    N far = exp(w) - N(1);
+    N far = e_w - N(1);
     N capped = select(w > N(1e4), N(1e4), w);
     auto small = abs(w) < N(1);
     expm1 = select(small, near + w, far);

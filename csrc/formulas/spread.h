@@ -52,6 +52,28 @@ struct SpreadOf {
     }
   }
 
+  // sigma and sigma^2
+  template <class N>
+  AEVB_INLINE void std_and_var(N s, N& sigma, N& variance) const {
+    switch (kind) {
+      case Spread::log_std: return exp_and_square(s, sigma, variance);
+      case Spread::std: sigma = s, variance = s * s; return;
+      case Spread::var: sigma = sqrt(s), variance = s; return;
+      default: return exp_and_square(N(0.5) * s, sigma, variance);
+    }
+  }
+
+  // d sigma / ds, at the s that stands for sigma
+  template <class N>
+  AEVB_INLINE N std_slope_at(N sigma) const {
+    switch (kind) {
+      case Spread::log_std: return sigma;
+      case Spread::std: return N(1);
+      case Spread::var: return N(0.5) / sigma;
+      default: return N(0.5) * sigma;
+    }
+  }
+
   // d sigma / ds
   template <class N>
   AEVB_INLINE N std_slope(N s) const {
