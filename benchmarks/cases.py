@@ -45,12 +45,12 @@ class Operation:
     """One operator as it is used.
 
     inputs: its tensors by name; those that are learnt require a gradient.
-    ours, rivals: functions of those tensors by name, of `reduction` and, for samplers, of `n_samples`. They give what is
-        minimised; the samplers z (and it). Rivals by the name of their formulation.
-    floor: the fewest bytes that forward and backward must move, from the bytes of each input, of each elementwise result,
-        and from `again`: 0 where the cotangent is one number ("mean": the gradient can be written, but for that factor,
-        when the inputs are read first), 1 where the inputs must be read again when it is known. One number a row is
-        not counted.
+    ours, rivals: functions of those tensors by name, of `reduction` and, for samplers, of `n_samples`. They give what
+        is minimised; the samplers z (and it). Rivals by the name of their formulation.
+    floor: the fewest bytes that forward and backward must move, from the bytes of each input and elementwise result, and
+        from `again`: 0 where the cotangent is one number ("mean": the gradient can be written, but for that factor, when
+        the inputs are read first), 1 where the inputs must be read again when it is known. One number a row is not
+        counted.
     """
 
     name: str
@@ -197,8 +197,8 @@ def _floor_kl(n, again):
     return read + n["value"], n["value"] + again * read + read
 
 
-# z depends on what the decoder makes of it, so its cotangent always comes later; d logvar depends on logvar (with the KL,
-# both gradients on both), and the noise is drawn again.
+# The decoder comes between z and its cotangent, so the backward always reads again: logvar, or with the KL both. The
+# noise is drawn anew.
 def _floor_rsample(n, again):
     params = sum(n.get(name, 0) for name in ("params", "mu", "logvar"))
     return params + n["full"], n["full"] + params // 2 + params
@@ -242,9 +242,7 @@ KL = replace(
     rivals=_halves(_KL),
 )
 KL_PRIOR = replace(KL_TWO_HEADS, name="gaussian_kl, learned prior", inputs=_with_prior, rivals=_KL_PRIOR)
-RSAMPLE = Operation(
-    "rsample", "rsample", _packed, rivals.of_halves(_rsample), _halves(_RSAMPLE), _floor_rsample
-)
+RSAMPLE = Operation("rsample", "rsample", _packed, rivals.of_halves(_rsample), _halves(_RSAMPLE), _floor_rsample)
 RSAMPLE_KL_TWO_HEADS = Operation(
     "rsample_kl, two heads", "rsample_kl", _two_heads, aevb_ext.rsample_kl, _RSAMPLE_KL, _floor_rsample_kl
 )

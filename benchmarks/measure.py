@@ -25,7 +25,7 @@ class Effort:
     turns: int = TURNS[0]
 
 
-QUICK = Effort(0.3, 3)
+FULL, QUICK = Effort(), Effort(0.3, 3)
 
 # torch.compile's ways. Everything else at its default was the quickest that we found; random numbers may come from
 # PyTorch's own generator or be made in the compiled kernel, and neither is always ahead.
@@ -55,7 +55,10 @@ def kind_of(name: str) -> str:
 
 def step(function: Callable, inputs: dict[str, torch.Tensor], case: Case) -> Callable:
     """Forward and backward to the leaves' `grad`, as in a training step."""
-    forward = lambda: as_tuple(function(**inputs))
+
+    def forward():
+        return as_tuple(function(**inputs))
+
     leaves = [t for t in inputs.values() if t.requires_grad]
     cotangents = cotangents_of(forward(), case.reduction)
 
@@ -78,7 +81,7 @@ def cotangents_of(outputs, reduction: str) -> tuple[torch.Tensor | None, ...]:
         return tuple(torch.randn_like(o) if o.dim() else None for o in outputs)
 
 
-def measure(case: Case, device: torch.device, effort: Effort = Effort(), formulations=None, only=None) -> dict:
+def measure(case: Case, device: torch.device, effort: Effort = FULL, formulations=None, only=None) -> dict:
     """The figures of a case, as the results file has them.
 
     formulations: those of the rivals to take; None: all. only: the kinds of candidates to take; None: all.
@@ -91,8 +94,7 @@ def measure(case: Case, device: torch.device, effort: Effort = Effort(), formula
             continue
         try:
             call = step(function, inputs, case)
-            for _ in range(3):
-                call()
+            warm_up(call)
         except Exception as error:
             if name == "ours":
                 raise
@@ -116,6 +118,15 @@ def measure(case: Case, device: torch.device, effort: Effort = Effort(), formula
     return figures
 
 
+def warm_up(call) -> None:
+    """Three calls; fewer where they are long, and what happens once is little beside them."""
+    start = time.perf_counter()
+    for _ in range(3):
+        call()
+        if time.perf_counter() - start > 1:
+            break
+
+
 def peak_of(call, inputs, device) -> int:
     for t in inputs.values():
         t.grad = None
@@ -136,7 +147,9 @@ def kernels(function, inputs, case, device, effort) -> dict:
         torch.autograd.grad(outputs, leaves, cotangents, retain_graph=True)
 
     seconds = interleaved({"forward": forward, "backward": backward}, device, effort)
-    return {name: {"seconds": seconds[name], "floor_bytes": floor} for name, floor in zip(seconds, case.floors, strict=True)}
+    return {
+        name: {"seconds": seconds[name], "floor_bytes": floor} for name, floor in zip(seconds, case.floors, strict=True)
+    }
 
 
 def copy_of(moved_bytes: int, device: torch.device) -> Callable:
@@ -152,7 +165,7 @@ def copy_bandwidth(device: torch.device) -> float:
     return moved / interleaved({"copy": copy_of(moved, device)}, device)["copy"]
 
 
-def interleaved(calls: dict[str, Callable], device: torch.device, effort: Effort = Effort()) -> dict[str, float]:
+def interleaved(calls: dict[str, Callable], device: torch.device, effort: Effort = FULL) -> dict[str, float]:
     """Seconds of the median call of each. They take turns in an order that changes, so that what disturbs one disturbs
     all, and nobody always comes after the same other."""
     timer = _cuda_seconds if device.type == "cuda" else _cpu_seconds
@@ -170,7 +183,7 @@ def interleaved(calls: dict[str, Callable], device: torch.device, effort: Effort
 
 
 def _repeats(call, timer) -> int:
-    return max(1, round(BURST_SECONDS / min(timer(call, 1) for _ in range(2))))
+    return max(1, round(BURST_SECONDS / timer(call, 1)))
 
 
 def _cpu_seconds(call, repeats):

@@ -1,7 +1,7 @@
 """What people write today, in each of its usual formulations, as functions of the same tensors as ours.
 
-All compute what is minimised (minus a log-likelihood, or a KL), reduced as `reduction` says. A formulation is timed as it
-stands ("eager") and under torch.compile, and the quicker one counts: nobody is held to the slower way to say a thing.
+All compute what is minimised (minus a log-likelihood, or a KL), reduced as `reduction` says. A formulation is timed as
+it stands ("eager") and under torch.compile, and the quicker one counts: nobody is held to the slower way to say a thing.
 torch.distributions checks its arguments by default, at a cost; that is switched off.
 """
 
@@ -92,7 +92,11 @@ def kl_prior_distributions(mu, logvar, prior_mu, prior_logvar, reduction):
 
 def rsample_textbook(mu, logvar, reduction, n_samples=None):
     std = torch.exp(0.5 * logvar)
-    eps = torch.randn_like(std) if n_samples is None else torch.randn(n_samples, *std.shape, dtype=std.dtype, device=std.device)
+    eps = (
+        torch.randn_like(std)
+        if n_samples is None
+        else torch.randn(n_samples, *std.shape, dtype=std.dtype, device=std.device)
+    )
     return mu + eps * std
 
 
