@@ -47,9 +47,9 @@ class Operation:
     inputs: its tensors by name; those that are learnt require a gradient.
     ours, rivals: functions of those tensors by name, of `reduction` and, for samplers, of `n_samples`. They give what
         is minimised; the samplers z (and it). Rivals by the name of their formulation.
-    floor: the fewest bytes that forward and backward must move, from the bytes of each input and elementwise result, and
-        from `again`: 0 where the cotangent is one number ("mean": the gradient can be written, but for that factor, when
-        the inputs are read first), 1 where the inputs must be read again when it is known. One number a row is not
+    floor: the fewest bytes that forward and backward must move, from the bytes of each input and elementwise result,
+        and from `again`: 0 where the cotangent is one number ("mean": the gradient can be written, but for that factor,
+        when the inputs are read first), 1 where they must be read again once it is known. One number a row is not
         counted.
     """
 

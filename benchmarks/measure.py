@@ -75,10 +75,10 @@ def as_tuple(outputs) -> tuple[torch.Tensor, ...]:
 
 
 def cotangents_of(outputs, reduction: str) -> tuple[torch.Tensor | None, ...]:
-    """None (one) for a loss, random numbers for anything that more is done with."""
+    """None (one) for a loss, random numbers (the same for outputs of any dtype) for anything that more is done with."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return tuple(torch.randn_like(o) if o.dim() else None for o in outputs)
+        return tuple(torch.randn(o.shape, device=o.device).to(o.dtype) if o.dim() else None for o in outputs)
 
 
 def measure(case: Case, device: torch.device, effort: Effort = FULL, formulations=None, only=None) -> dict:

@@ -17,7 +17,7 @@ from .training import PARTS, trainings
 
 # Okabe and Ito's colours, which the colour-blind tell apart; ours is the dark one.
 COLOURS = {"ours": "#0072B2", "eager": "#999999", "compile": "#E69F00", "jax": "#009E73"}
-PART_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#CCCCCC")
+PART_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#CCCCCC")
 NAMES = {"ours": "aevb_ext", **KINDS}
 STYLE = {
     "font.size": 9,
@@ -143,7 +143,7 @@ def ratios(table, results):
 
 
 def memory(table, results):
-    """The peak of forward + backward beyond the inputs, over the bytes of the gradients and results that must be kept."""
+    """The peak of forward + backward beyond the inputs."""
     kinds = _kinds(table)
     figure, axes = plt.subplots(figsize=(10, 1.7 + 0.42 * len(table)))
     height = 0.8 / len(kinds)
@@ -244,7 +244,7 @@ def training_step(table, results):
         axes.set_title(figures["case"])
         axes.set_xlabel("ms a step")
     handles = [Patch(color=colour, label=part) for part, colour in zip(parts, PART_COLOURS, strict=True)]
-    figure.legend(handles=handles, ncols=5, loc="lower left")
+    figure.legend(handles=handles, ncols=6, loc="lower left")
     _title(figure, "A training step by part (784-500-20-500-784, Adagrad)", results)
     note = "Of JAX only the matrix products can be timed alone; torch.compile's own kernels are in the rest."
     figure.text(0.99, 0.925, note, ha="right", va="top", fontsize=7.5, color="#555555")

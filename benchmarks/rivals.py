@@ -1,7 +1,7 @@
 """What people write today, in each of its usual formulations, as functions of the same tensors as ours.
 
 All compute what is minimised (minus a log-likelihood, or a KL), reduced as `reduction` says. A formulation is timed as
-it stands ("eager") and under torch.compile, and the quicker one counts: nobody is held to the slower way to say a thing.
+it stands ("eager") and under torch.compile, and the quickest counts: nobody is held to a slower way to say a thing.
 torch.distributions checks its arguments by default, at a cost; that is switched off.
 """
 
