@@ -25,12 +25,12 @@ RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "performanc
 
 def pieces(device: torch.device, effort: Effort, only: str):
     """What there is to measure, the most asked-for first: where it belongs in the results, and how it is found."""
-    for case in cases(device.type):
-        if only in str(case):
-            yield "cases", lambda case=case: [measure(case, device, effort)]
     for one in training.trainings(device.type):
         if only in str(one):
             yield "training", lambda one=one: [training.measure(one, device, effort)]
+    for case in cases(device.type):
+        if only in str(case):
+            yield "cases", lambda case=case: [measure(case, device, effort)]
     if device.type == "cpu" and only in "threads":
         yield "by_threads", lambda: sweeps.threads(device)
     if only in "scaling":
@@ -94,8 +94,10 @@ def main() -> int:
     if arguments.markdown:
         print(report.markdown(results))
     if arguments.plots or (new and out):
-        from . import plots
-
+        try:
+            from . import plots
+        except ImportError as missing:
+            return f"no pictures: {missing}"
         for picture in plots.draw(results, arguments.out or PICTURES):
             print(picture)
     if arguments.check:

@@ -20,6 +20,25 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def caches(device: torch.device) -> dict[str, int]:
+    """Bytes of the caches beyond the first, those of all cores together: {"L2": ..., "L3": ...}."""
+    if device.type == "cuda":
+        return {"L2": torch.cuda.get_device_properties(device).L2_cache_size}
+    found = {}
+    with suppress(OSError):
+        # One that several cores share is listed by each of them.
+        for index in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*"):
+            level, kind, size, shared = (
+                (index / name).read_text().strip() for name in ("level", "type", "size", "shared_cpu_list")
+            )
+            if level != "1" and kind != "Instruction":
+                found[f"L{level}", shared] = int(size.removesuffix("K")) * 1024
+    total = {}
+    for (name, _), size in sorted(found.items()):
+        total[name] = total.get(name, 0) + size
+    return total
+
+
 def environment(device: torch.device) -> dict:
     on_gpu = device.type == "cuda"
     try:
@@ -30,6 +49,7 @@ def environment(device: torch.device) -> dict:
         "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         "type": device.type,
         "threads": None if on_gpu else torch.get_num_threads(),
+        "caches": caches(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "jax": jax,

@@ -27,7 +27,7 @@ STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "figure.facecolor": "white",
-    "savefig.dpi": 110,
+    "savefig.dpi": 90,
 }
 
 
@@ -56,8 +56,18 @@ def draw(results: dict, folder: Path) -> Iterator[Path]:
 def _title(figure, title: str, results: dict) -> None:
     threads = f", {results['threads']} threads ({results['aevb_ext']['cpu_in_use']})" if results["threads"] else ""
     note = f"{results['device']}{threads}, torch {results['torch']}"
-    figure.suptitle(f"{title}\n", x=0.01, ha="left", weight="bold", fontsize=12)
-    figure.text(0.01, 0.955 if figure.get_figheight() > 6 else 0.925, note, ha="left", va="top", color="#555555")
+    height = figure.get_figheight()
+    figure.text(0.01, 1 - 0.1 / height, title, ha="left", va="top", weight="bold", fontsize=12)
+    figure.text(0.01, 1 - 0.34 / height, note, ha="left", va="top", color="#555555")
+
+
+def _layout(figure, caption: str = "") -> None:
+    """Room for the title above and the legend (and a caption) below."""
+    height = figure.get_figheight()
+    if caption:
+        figure.text(0.01, 0.32 / height, caption, ha="left", va="bottom", fontsize=8, color="#555555")
+    below = 0.35 + 0.16 * (caption.count("\n") + 1 if caption else 0)
+    figure.tight_layout(rect=(0, below / height, 1, 1 - 0.6 / height))
 
 
 def _handles(kinds, marker=True) -> list:
@@ -108,7 +118,7 @@ def operators(table, results):
     within = Line2D([], [], color="black", lw=1, ls=":", label=f"{FLOOR} floors")
     figure.legend(handles=[*_handles(kinds), floor, within], ncols=6, loc="lower left", bbox_to_anchor=(0, -0.0))
     _title(figure, "Time and bandwidth of each operator at its large sizes", results)
-    figure.tight_layout(rect=(0, 0.05, 1, 0.98))
+    _layout(figure)
     return figure
 
 
@@ -124,8 +134,8 @@ def ratios(table, results):
             if measured is None:
                 continue
             place = y + (i - (len(kinds) - 1) / 2) * height
-            axes.barh(place, measured, height * 0.9, color=COLOURS[kind])
-            axes.text(measured * 1.03, place, f"{measured:.1f}", va="center", fontsize=7, color="#333333")
+            axes.barh(place, measured - 1, height * 0.9, left=1, color=COLOURS[kind])
+            axes.text(max(measured, 1) * 1.03, place, f"{measured:.1f}", va="center", fontsize=7, color="#333333")
             if wanted := asked.get(figures["case"], {}).get(kind):
                 axes.plot([wanted] * 2, [place - height / 2, place + height / 2], color="black", lw=1.6)
     axes.set_xscale("log")
@@ -138,7 +148,7 @@ def ratios(table, results):
     mark = Line2D([], [], color="black", lw=1.6, label="asked")
     figure.legend(handles=[*_handles(kinds, marker=False), mark], ncols=5, loc="lower left")
     _title(figure, "How many times as long the rivals take", results)
-    figure.tight_layout(rect=(0, 0.03, 1, 0.99))
+    _layout(figure)
     return figure
 
 
@@ -158,7 +168,7 @@ def memory(table, results):
     _rows(axes, table)
     figure.legend(handles=_handles(kinds, marker=False), ncols=4, loc="lower left")
     _title(figure, "Peak memory of forward + backward", results)
-    figure.tight_layout(rect=(0, 0.03, 1, 0.99))
+    _layout(figure)
     return figure
 
 
@@ -196,12 +206,20 @@ def scaling(table, results):
         axes.set_yscale("log")
         axes.set_xlabel("elements")
         axes.set_ylabel("ns an element")
-    handles = [
-        *_handles(["ours", "eager", "compile"]),
-        Line2D([], [], color="black", ls="--", label="copy of the floor"),
-    ]
-    figure.legend(handles=handles, ncols=4, loc="lower left")
-    figure.tight_layout(rect=(0, 0.04, 1, 0.97))
+        for name, size in results["caches"].items():
+            at = size / (points[-1][1]["floor_bytes"] / points[-1][0])
+            axes.axvline(at, color="#bbbbbb", lw=1.2, ls=":", zorder=1)
+            axes.text(
+                at * 0.88, 0.98, name, transform=axes.get_xaxis_transform(), ha="right", va="top", color="#777777"
+            )
+    floor = Line2D([], [], color="black", ls="--", label="copy of the floor's bytes")
+    figure.legend(handles=[*_handles(["ours", "eager", "compile"]), floor], ncols=4, loc="lower left")
+    _layout(
+        figure,
+        "On the left the cost of a call is shared by ever more elements, and from some ten thousand on the work by all "
+        "threads. Dotted: what a call touches outgrows\nthese caches. Beyond the last of them every byte comes from "
+        "memory, and a fresh result's first touch of each of its pages goes through the system.",
+    )
     return figure
 
 
@@ -213,13 +231,13 @@ def threads(table, results):
             counts = [count for count, _ in points]
             axes.plot(counts, milliseconds, "o-", ms=5, color=COLOURS[kind], zorder=3)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        axes.set_ylim(0)
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.xaxis.set_minor_locator(plt.NullLocator())
         axes.set_xlabel("threads")
         axes.set_ylabel("ms")
     figure.legend(handles=_handles(["ours", "eager", "compile"]), ncols=3, loc="lower left")
-    figure.tight_layout(rect=(0, 0.04, 1, 0.97))
+    _layout(figure)
     return figure
 
 
@@ -246,7 +264,8 @@ def training_step(table, results):
     handles = [Patch(color=colour, label=part) for part, colour in zip(parts, PART_COLOURS, strict=True)]
     figure.legend(handles=handles, ncols=6, loc="lower left")
     _title(figure, "A training step by part (784-500-20-500-784, Adagrad)", results)
-    note = "Of JAX only the matrix products can be timed alone; torch.compile's own kernels are in the rest."
-    figure.text(0.99, 0.925, note, ha="right", va="top", fontsize=7.5, color="#555555")
-    figure.tight_layout(rect=(0, 0.07, 1, 0.97))
+    caption = (
+        "Of JAX only the matrix products can be timed alone. The kernels that torch.compile makes are in its rest."
+    )
+    _layout(figure, caption)
     return figure
