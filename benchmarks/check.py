@@ -49,17 +49,19 @@ def verdicts(results: dict) -> list[Verdict]:
 
 
 def of_case(case: Case | Training, figures: dict | None, results: dict) -> list[Verdict]:
-    def verdict(against, measured, asked):
-        return Verdict(str(case), against, measured if figures else None, asked)
+    if figures is None:
+        return [Verdict(str(case), "everything asked of it", None, 1.0)]
 
-    seconds = figures["seconds"] if figures else {"ours": 1.0}
+    def verdict(against, measured, asked):
+        return Verdict(str(case), against, measured, asked)
+
+    seconds, peaks = figures["seconds"], figures["peak_bytes"]
     found = [verdict(f"times as fast as {kind}", ratio(seconds, kind), asked) for kind, asked in case.asked.items()]
     if case.memory:
-        peaks = figures["peak_bytes"] if figures else {"ours": 1}
         leanest = best_rival(peaks)
         found.append(verdict("peak of the leanest rival / ours", leanest and leanest / peaks["ours"], case.memory))
     if results["type"] == "cuda":
-        found += _on_gpu(case, figures or {}, results["copy_bytes_per_second"], verdict)
+        found += _on_gpu(case, figures, results["copy_bytes_per_second"], verdict)
     return found
 
 

@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from .cases import BEYOND_CACHES, FLOOR, cases
 from .check import best, ratio
@@ -38,7 +39,7 @@ def draw(results: dict, folder: Path) -> Iterator[Path]:
     pictures = {
         "operators": (operators, large),
         "ratios": (ratios, results["cases"] + results["training"]),
-        "memory": (memory, large),
+        "memory": (memory, [figures for figures in results["cases"] if figures["elements"] >= 1e6]),
         "scaling": (scaling, results["by_elements"]),
         "threads": (threads, results["by_threads"]),
         "step": (training_step, results["training"]),
@@ -107,6 +108,7 @@ def operators(table, results):
                 speeds.scatter(figures["floor_bytes"] / seconds / 1e9, y, **style)
         times.plot([floor * 1e3] * 2, [y - 0.42, y + 0.42], color="black", lw=1.4)
     times.set_xscale("log")
+    times.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     times.set_xlabel("ms, forward + backward (logarithmic)")
     speeds.set_xlabel("GB/s of the fewest bytes")
     speeds.set_xlim(0, bandwidth * 1.08)
@@ -162,8 +164,11 @@ def memory(table, results):
             if peak := _value(figures, kind, "peak_bytes"):
                 place = y + (i - (len(kinds) - 1) / 2) * height
                 axes.barh(place, peak / 1e6, height * 0.9, color=COLOURS[kind])
-                axes.text(peak / 1e6 * 1.03, place, f"{peak / 1e6:.0f}", va="center", fontsize=7, color="#333333")
+                axes.text(peak / 1e6 * 1.03, place, f"{peak / 1e6:.3g}", va="center", fontsize=7, color="#333333")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(plt.NullLocator())
     axes.set_xlabel("MB at once beyond the inputs (logarithmic)")
     _rows(axes, table)
     figure.legend(handles=_handles(kinds, marker=False), ncols=4, loc="lower left")
