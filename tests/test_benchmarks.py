@@ -12,7 +12,7 @@ import aevb_ext
 # At the end: `aevb_ext` is the one that is tested, in this folder or installed.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import check, report, training
+from benchmarks import check, instructions, plots, report, training
 from benchmarks.cases import BERNOULLI, Case, Shape, cases
 from benchmarks.measure import as_tuple, cotangents_of
 from benchmarks.memory import peak_bytes
@@ -140,12 +140,37 @@ def test_check_fails_a_rival_that_is_not_installed():
     assert not check.report(without)[1]
 
 
+ABOUT = {"device": "a", "threads": 2, "torch": "2", "jax": None, "aevb_ext": {"cpu_in_use": "avx2", "commit": "c"}}
+
+
 def test_tables_show_a_rival_that_wins_in_bold():
-    about = {"device": "a", "threads": 2, "torch": "2", "jax": None, "aevb_ext": {"cpu_in_use": "avx2", "commit": "c"}}
-    found = results("cpu", 1.0) | about
+    found = results("cpu", 1.0) | ABOUT
     found["cases"][0]["seconds"] = {"ours": 1.0, "eager: a": 3.0, "eager: b": 2.0, "compile: a": 0.5, "copy": 0.25}
     row = report.markdown(found).splitlines()[4]
     assert "| 2.00x | **0.50x** | 4.00 |" in row
+
+
+def test_pictures_are_drawn(tmp_path):
+    seconds = {"ours": 1.0, "eager: textbook": 9.0, "compile: textbook": 2.0, "copy": 0.5}
+    size = {"operator": "rsample", "floor_bytes": 1e9, "seconds": seconds, "peak_bytes": seconds}
+    found = results("cpu", 1.0) | ABOUT | {"caches": {"L2": 1e6}}
+    found["cases"] = [size | {"case": str(case), "elements": 1e7} for case in cases("cpu")[:3]]
+    found["training"] = found["training"][:1]
+    found["training"][0]["parts"] = {name: {"data": 0.4, "rest": 0.6} for name in found["training"][0]["seconds"]}
+    found["training"][0]["parts"].pop("copy")
+    found["by_elements"] = [size | {"elements": n} for n in (1e3, 1e6)]
+    found["by_threads"] = [size | {"threads": n} for n in (1, 2)]
+    pictures = list(plots.draw(found, tmp_path))
+    assert len(pictures) == 6 and all(0 < picture.stat().st_size < 150_000 for picture in pictures)
+
+
+def test_instructions_may_shrink_but_not_grow():
+    expected = {"a": 1000, "b": 1000}
+    assert instructions.compare({"a": 1099, "b": 900}, expected)[1]
+    lines, good = instructions.compare({"a": 1000, "b": 800}, expected)
+    assert good and "--update" in lines[1] and "--update" not in lines[0]
+    assert not instructions.compare({"a": 1101, "b": 1000}, expected)[1]
+    assert not instructions.compare({"a": 1000}, expected)[1]
 
 
 @pytest.fixture
