@@ -1,9 +1,12 @@
 """The variational auto-encoder, and its networks from the paper."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
 from . import functional as F
+from .nn import Linear
 
 __all__ = ["LIKELIHOODS", "VAE", "BernoulliDecoder", "GaussianDecoder", "mlp_vae"]
 
@@ -144,4 +147,5 @@ def mlp_vae(
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+    # Named as layers with nn.Tanh between them would be.
+    return nn.Sequential(OrderedDict({"0": Linear(inputs, hidden, tanh=True), "2": Linear(hidden, outputs)}))
