@@ -7,11 +7,20 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/tanh_backward.h>
 #include <torch/library.h>
 
 #include "ops/autograd.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+namespace at::native {
+// Exported by PyTorch, without a header. Null in one that no longer has it.
+__attribute__((weak, visibility("default"))) void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& result,
+                                                                float beta, float alpha);
+}  // namespace at::native
+#endif
 
 namespace aevb {
 namespace {
@@ -19,35 +28,46 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-bool mkl_is_slowed() {
-#if defined(__x86_64__)
-  static const bool not_intel = !__builtin_cpu_is("intel");
-  return not_intel && at::hasMKL();
+bool prefers_onednn() {
+#if defined(__x86_64__) && defined(__linux__)
+  static const bool mkl_is_slowed = at::hasMKL() && !__builtin_cpu_is("intel");
+  return mkl_is_slowed && at::globalContext().userEnabledMkldnn();
 #else
   return false;
 #endif
 }
 
 // mkldnn::_linear_pointwise(X, W, B, attr, scalars, algorithm), where this PyTorch has it.
-using Product = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, c10::string_view,
-                       c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
+using LinearPointwise = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, c10::string_view,
+                               c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
 
-const c10::TypedOperatorHandle<Product>* onednn() {
-  static const auto found = []() -> std::optional<c10::TypedOperatorHandle<Product>> {
+const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& linear_pointwise() {
+  static const auto found = []() -> std::optional<c10::TypedOperatorHandle<LinearPointwise>> {
     auto op = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
     if (!op || !op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return std::nullopt;
-    return op->typed<Product>();
+    return op->typed<LinearPointwise>();
   }();
-  return found ? &*found : nullptr;
+  return found;
 }
 
-// act(a b^T + bias) of matrices.
-Tensor product(const Tensor& a, const Tensor& b, const OptionalTensor& bias = {}, bool tanh = false) {
-  const bool empty = a.numel() == 0 || b.numel() == 0;
-  if (mkl_is_slowed() && onednn() && at::globalContext().userEnabledMkldnn() && !empty)
-    return onednn()->call(a, b, bias, tanh ? "tanh" : "none", c10::List<std::optional<at::Scalar>>(), "");
-  Tensor y = at::linear(a, b, bias);
+// act(x w^T + bias) of matrices.
+Tensor layer(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool tanh) {
+  if (prefers_onednn() && linear_pointwise() && x.numel() && w.numel())
+    return linear_pointwise()->call(x, w, bias, tanh ? "tanh" : "none", c10::List<std::optional<at::Scalar>>(), "");
+  Tensor y = at::linear(x, w, bias);
   return tanh ? y.tanh_() : y;
+}
+
+// a b of matrices. Unlike the operator above, which copies a transposed x, this reads any matrix where it lies.
+Tensor product(const Tensor& a, const Tensor& b) {
+#if defined(__x86_64__) && defined(__linux__)
+  if (prefers_onednn() && at::native::mkldnn_matmul && a.numel() && b.numel()) {
+    Tensor result = at::empty({a.size(0), b.size(1)}, a.options());
+    at::native::mkldnn_matmul(a, b, result, /*beta=*/0, /*alpha=*/1);
+    return result;
+  }
+#endif
+  return at::mm(a, b);
 }
 
 Tensor matrix(const Tensor& t) { return t.dim() == 2 ? t : t.reshape({-1, t.size(-1)}); }
@@ -69,7 +89,7 @@ c10::SymDimVector output_sizes(const Tensor& x, const Tensor& weight) {
 }
 
 Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh) {
-  Tensor y = product(matrix(x), weight, bias, tanh);
+  Tensor y = layer(matrix(x), weight, bias, tanh);
   return x.dim() == 2 ? y : y.view_symint(output_sizes(x, weight));
 }
 
@@ -77,23 +97,15 @@ Tensor forward_meta(const Tensor& x, const Tensor& weight, const OptionalTensor&
   return at::empty_symint(output_sizes(x, weight), x.options());
 }
 
-// g^T x. The first matrix of a product is copied where it is transposed, so that is the one that makes the fewer
-// copies, counting that of the result when this is (x^T g)^T.
-Tensor weight_gradient(const Tensor& g, const Tensor& x) {
-  const int64_t rows = g.size(0), n = g.size(1), k = x.size(1);
-  if (rows * n <= k * (rows + n)) return product(g.t(), x.t());
-  return product(x.t(), g.t()).t().contiguous();
-}
-
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& x, const Tensor& weight,
                                             const OptionalTensor& y, std::array<bool, 3> wanted) {
   const Tensor g = matrix(y ? at::tanh_backward(cotangent, *y) : cotangent);
   Tensor dx, dweight, dbias;
   if (wanted[0]) {
-    dx = product(g, weight.t());
+    dx = product(g, weight);
     if (x.dim() != 2) dx = dx.view(x.sizes());
   }
-  if (wanted[1]) dweight = weight_gradient(g, matrix(x));
+  if (wanted[1]) dweight = product(g.t(), matrix(x));
   if (wanted[2]) dbias = g.sum(0);
   return {dx, dweight, dbias};
 }
