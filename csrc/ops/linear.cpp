@@ -28,12 +28,14 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-bool prefers_onednn() {
+// Whether oneDNN is to multiply these.
+bool prefers_onednn(const Tensor& a, const Tensor& b) {
 #if defined(__x86_64__) && defined(__linux__)
   static const bool mkl_is_slowed = at::hasMKL() && !__builtin_cpu_is("intel");
-  return mkl_is_slowed && at::globalContext().userEnabledMkldnn();
+  return mkl_is_slowed && at::globalContext().userEnabledMkldnn() && a.scalar_type() == at::kFloat &&
+         b.scalar_type() == at::kFloat && a.numel() && b.numel();
 #else
-  return false;
+  return (void)a, (void)b, false;
 #endif
 }
 
@@ -52,7 +54,7 @@ const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& linear_pointwise
 
 // act(x w^T + bias) of matrices.
 Tensor layer(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool tanh) {
-  if (prefers_onednn() && linear_pointwise() && x.numel() && w.numel())
+  if (prefers_onednn(x, w) && linear_pointwise())
     return linear_pointwise()->call(x, w, bias, tanh ? "tanh" : "none", c10::List<std::optional<at::Scalar>>(), "");
   Tensor y = at::linear(x, w, bias);
   return tanh ? y.tanh_() : y;
@@ -61,7 +63,7 @@ Tensor layer(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool 
 // a b of matrices. Unlike the operator above, which copies a transposed x, this reads any matrix where it lies.
 Tensor product(const Tensor& a, const Tensor& b) {
 #if defined(__x86_64__) && defined(__linux__)
-  if (prefers_onednn() && at::native::mkldnn_matmul && a.numel() && b.numel()) {
+  if (prefers_onednn(a, b) && at::native::mkldnn_matmul) {
     Tensor result = at::empty({a.size(0), b.size(1)}, a.options());
     at::native::mkldnn_matmul(a, b, result, /*beta=*/0, /*alpha=*/1);
     return result;
@@ -88,12 +90,24 @@ c10::SymDimVector output_sizes(const Tensor& x, const Tensor& weight) {
   return result;
 }
 
+void check(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  TORCH_CHECK_VALUE(weight.dim() == 2, "weight must be [out, in], got ", weight.sym_sizes());
+  TORCH_CHECK_VALUE(x.dim() > 0 && x.sym_size(-1) == weight.sym_size(1), "x must be [*, ", weight.sym_size(1),
+                    "], since weight is ", weight.sym_sizes(), "; got ", x.sym_sizes());
+  TORCH_CHECK_VALUE(!bias || (bias->dim() == 1 && bias->sym_size(0) == weight.sym_size(0)), "bias must be [",
+                    weight.sym_size(0), "], since weight is ", weight.sym_sizes(), "; got ", bias->sym_sizes());
+  TORCH_CHECK_TYPE(x.scalar_type() == weight.scalar_type() && (!bias || bias->scalar_type() == x.scalar_type()),
+                   "x, weight and bias must be of one dtype, got ", x.scalar_type(), " and ", weight.scalar_type());
+}
+
 Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh) {
+  check(x, weight, bias);
   Tensor y = layer(matrix(x), weight, bias, tanh);
   return x.dim() == 2 ? y : y.view_symint(output_sizes(x, weight));
 }
 
-Tensor forward_meta(const Tensor& x, const Tensor& weight, const OptionalTensor&, bool) {
+Tensor forward_meta(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool) {
+  check(x, weight, bias);
   return at::empty_symint(output_sizes(x, weight), x.options());
 }
 
@@ -147,13 +161,15 @@ variable_list Linear::differentiable(const variable_list& cotangents, const vari
 
 Tensor autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::linear");
-  Tensor y, y_alias;
-  {
+  const Tensor y = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
-    y = op.call(x, weight, bias, tanh);
-    // Of y itself the node would keep what keeps the node.
-    if (tanh) y_alias = y.detach();
-  }
+    return op.call(x, weight, bias, tanh);
+  }();
+  // Of y itself the node would keep what keeps the node. The alias counts changes in place together with y.
+  const Tensor y_alias = [&] {
+    at::AutoDispatchBelowAutograd below;
+    return tanh ? y.detach() : Tensor();
+  }();
   const Tensor b = bias.value_or(Tensor());
   return record(Linear{tanh}, {x, weight, b}, {x, weight, b, y_alias}, [&] { return y; });
 }
