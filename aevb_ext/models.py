@@ -1,7 +1,5 @@
 """The variational auto-encoder, and its networks from the paper."""
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 
@@ -88,6 +86,10 @@ class VAE(nn.Module):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, logvar) of q(z | x), each ``[B, latent]``, for x ``[B, *event]`` as the data set has it (bytes too)."""
+        device = x.device.type
+        if not x.is_floating_point() and torch.is_autocast_enabled(device):
+            # Bytes are exact in half precision: what the encoder would make of a float32 minibatch, without making one.
+            x = x.to(torch.get_autocast_dtype(device))
         return self.encoder(x * self.x_scale).chunk(2, -1)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
@@ -147,5 +149,5 @@ def mlp_vae(
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    # Named as layers with nn.Tanh between them would be.
-    return nn.Sequential(OrderedDict({"0": Linear(inputs, hidden, tanh=True), "2": Linear(hidden, outputs)}))
+    # Tanh is in the first layer; what stands in its place keeps the names of the parameters.
+    return nn.Sequential(Linear(inputs, hidden, tanh=True), nn.Identity(), Linear(hidden, outputs))
