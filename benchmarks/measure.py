@@ -63,9 +63,10 @@ def step(function: Callable, inputs: dict[str, torch.Tensor], case: Case) -> Cal
     cotangents = cotangents_of(forward(), case.reduction)
 
     def call():
+        torch.autograd.backward(forward(), cotangents)
+        # Here and not before the next call, which may be a rival's: to give memory back has its price too.
         for leaf in leaves:
             leaf.grad = None
-        torch.autograd.backward(forward(), cotangents)
 
     return call
 
