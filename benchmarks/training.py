@@ -56,9 +56,16 @@ def data_set(device) -> Tensor:
 
 
 def network() -> nn.ModuleDict:
-    """The same layers with the same parameters for all."""
-    ours = initial()
-    return nn.ModuleDict({"encoder": ours.encoder, "decoder": ours.decoder.net})
+    """The rivals' network: PyTorch's own layers, with the parameters that ours begins with."""
+
+    def mlp(inputs, outputs):
+        return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, outputs))
+
+    layers = nn.ModuleDict({"encoder": mlp(PIXELS, 2 * LATENT), "decoder": mlp(LATENT, PIXELS)})
+    with torch.no_grad():
+        for mine, first in zip(layers.parameters(), initial().parameters(), strict=True):
+            mine.copy_(first)
+    return layers
 
 
 def initial():
@@ -188,7 +195,9 @@ def measure(training: Training, device: torch.device, effort: Effort = FULL) -> 
 # The kernels that torch.compile makes have no such names on the CPU, and are in the rest.
 PARTS = {
     "matrix products": r"aten::(addmm|mm|linear|mkldnn_.*)$|mkldnn|aevb_ext::linear|gemm|cutlass|nvjet|cublas|splitK",
-    "sampling, KL, likelihood": r"aevb|binary_cross|log_sigmoid|normal|randn|aten::(exp|neg|pow|r?sub|mul_|add)$|exp_kernel",
+    "sampling, KL, likelihood": (
+        r"aevb|binary_cross|log_sigmoid|normal|randn|aten::(exp|neg|pow|r?sub|mul_|add)$|exp_kernel"
+    ),
     "optimiser": r"Optimizer\.|aten::_(fused_ada|foreach)|multi_tensor|adagrad",
     "activations, biases": r"aten::(tanh.*|sum)$|tanh|reduce_kernel",
     "data": r"aten::(index.*|random_|copy_|mul|div)$|index|distribution|copy",
