@@ -22,7 +22,7 @@ from torch import Tensor
 from . import reference
 from ._library import ops
 
-__all__ = ["bernoulli_log_prob", "gaussian_kl", "gaussian_log_prob", "noise_key", "rsample", "rsample_kl"]
+__all__ = ["bernoulli_log_prob", "gaussian_kl", "gaussian_log_prob", "halves", "noise_key", "rsample", "rsample_kl"]
 
 # Devices whose kernels are compiled (or, for meta, shape-only). Everywhere else the reference formula is computed.
 _COMPILED = frozenset(("cpu", "cuda", "meta"))
@@ -49,6 +49,27 @@ def noise_key(device=None, generator=None) -> Tensor:
     if device.type not in _COMPILED:
         return reference.noise_key(device, generator)
     return ops.noise_key(device, generator=generator)
+
+
+def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """Means and spreads out of one tensor: ``params.chunk(2, dim)``, whose gradient is not copied together.
+
+    The operators here read the halves where they lie, and on the CPU write the gradients of both side by side, so that
+    they *are* the gradient of ``params``; chunk's own backward copies them into fresh memory, which takes longer than
+    to compute them.
+
+    Args:
+        params: ``[..., 2 * size, ...]``, of any dtype.
+        dim: the dimension that has the two halves.
+
+    Returns:
+        ``(first, second)``: views, as chunk gives them.
+
+    Raises:
+        IndexError: there is no such dimension.
+        ValueError: it has an odd size.
+    """
+    return ops.halves(params, dim)
 
 
 def rsample(

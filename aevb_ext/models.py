@@ -52,7 +52,7 @@ class GaussianDecoder(nn.Module):
 
     def log_prob(self, x: Tensor, z: Tensor, x_scale: float) -> Tensor:
         """log p(x | z): x ``[B, D]``, z ``[*samples, B, latent]``; gives ``[*samples, B]``."""
-        mean, logvar = self.net(z).chunk(2, -1)
+        mean, logvar = F.halves(self.net(z))
         return F.gaussian_log_prob(x, mean.sigmoid(), logvar, x_scale=x_scale)
 
     def mean(self, z: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class VAE(nn.Module):
         if not x.is_floating_point() and torch.is_autocast_enabled(device):
             # Bytes are exact in half precision: what the encoder would make of a float32 minibatch, without making one.
             x = x.to(torch.get_autocast_dtype(device))
-        return self.encoder(x * self.x_scale).chunk(2, -1)
+        return F.halves(self.encoder(x * self.x_scale))
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), ``[*samples, B]``, for x ``[B, *event]`` and z ``[*samples, B, latent]``."""

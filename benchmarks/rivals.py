@@ -114,11 +114,11 @@ def rsample_kl_distributions(mu, logvar, reduction, n_samples=None):
     return z, _reduce(kl_divergence(posterior, _standard()), reduction)
 
 
-def of_halves(function):
+def of_halves(function, halves=lambda params: params.chunk(2, dim=-1)):
     """The same of an encoder's output, whose halves mu and logvar are: the gradient comes back in one piece."""
 
     def packed(params, **others):
-        mu, logvar = params.chunk(2, dim=-1)
+        mu, logvar = halves(params)
         return function(mu, logvar, **others)
 
     return packed

@@ -33,11 +33,13 @@ struct Input {
   int64_t stride[kMaxDims] = {};
 };
 
-// A contiguous result: one number for each element, or one for each block of each row (their sum).
+// A result: one number for each element, or one for each block of each row (their sum). Contiguous, but that the rows
+// of elements may lie further apart (the halves of a tensor), on the CPU.
 struct Output {
   void* data = nullptr;
   Type type = Type::f32;
   bool per_block = false;
+  int64_t row_gap = 0;  // elements between the end of a row and the next
 };
 
 struct Params {

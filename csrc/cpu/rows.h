@@ -161,7 +161,7 @@ class RowPass {
       wanted[k] = output_[k]->data;
       // One row's sum is kept in a register; several rows' values go by way of a buffer.
       summed[k] = output_[k]->per_block && chunk.rows == 1;
-      to[k] = target(*output_[k], chunk.flat, call_.wide, computed_[k]);
+      to[k] = target(*output_[k], chunk, call_.wide, computed_[k]);
       total[k] = N(0);
       streamed[k] = call_.beyond_caches && to[k] != computed_[k].data && uintptr_t(to[k]) % sizeof(N) == 0;
     }
@@ -194,7 +194,7 @@ class RowPass {
       if (summed[k])
         add_block_sum(*output_[k], chunk, 0, sum(total[k]));
       else
-        deliver(*output_[k], chunk, to[k]);
+        deliver(*output_[k], chunk, call_.wide, to[k]);
     }
   }
 

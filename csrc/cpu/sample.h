@@ -97,10 +97,12 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
       const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
       const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
       T* const sigmas = std.data;
-      T* divergence = target(call.kl, chunk.flat, call.wide, values);
+      T* divergence = target(call.kl, chunk, call.wide, values);
       for (int64_t k = 0; k < call.samples; ++k) {
         const int64_t index = k * elements + chunk.flat;
-        T* z = target(call.z, index, call.wide, z_buffer);
+        Chunk drawn = chunk;
+        drawn.flat = index;
+        T* z = target(call.z, drawn, call.wide, z_buffer);
         if (k == 0)
           noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
             const N m = load(mu), v = load(s);
@@ -113,9 +115,9 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
         else
           noise.along<T>(index, chunk.size,
                          [=](auto load, auto store, N eps) AEVB_INLINE_BODY { store(fma(load(sigmas), eps, load(mu)), z); });
-        unstage(call.z, index, chunk.size, z);
+        deliver(call.z, drawn, call.wide, z);
       }
-      deliver(call.kl, chunk, divergence);
+      deliver(call.kl, chunk, call.wide, divergence);
     });
 }
 
@@ -138,8 +140,8 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
         mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
         kl_cotangent = stage(call.kl_cotangent, chunk.flat, chunk.size, call.wide, kl_buffer);
       }
-      T* dmu = target(call.gradient[0], chunk.flat, call.wide, dmu_buffer);
-      T* ds = target(call.gradient[1], chunk.flat, call.wide, ds_buffer);
+      T* dmu = target(call.gradient[0], chunk, call.wide, dmu_buffer);
+      T* ds = target(call.gradient[1], chunk, call.wide, ds_buffer);
       T* const g_sum = sum.data;
       T* const g_eps_sum = sum_eps.data;
       const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_BODY {
@@ -177,8 +179,8 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
       else if (samples > 1)
         along<T>(chunk.size,
                  [=](auto load, auto store) AEVB_INLINE_BODY { finish(load, store, load(g_sum), load(g_eps_sum)); });
-      deliver(call.gradient[0], chunk, dmu);
-      deliver(call.gradient[1], chunk, ds);
+      deliver(call.gradient[0], chunk, call.wide, dmu);
+      deliver(call.gradient[1], chunk, call.wide, ds);
     });
 }
 

@@ -177,11 +177,6 @@ const W* stage(const Input& input, int64_t begin, int count, Type wide, Buffer<W
   return buffer.data;
 }
 
-// Where a chunk of an elementwise result is computed: in the result itself where its type is the arithmetic's.
-template <class W>
-W* target(const Output& output, int64_t begin, Type wide, Buffer<W>& buffer) {
-  return output.data && !output.per_block && output.type == wide ? static_cast<W*>(output.data) + begin : buffer.data;
-}
 
 template <class T>
 void scatter(const float* from, int count, T* to) {
@@ -194,11 +189,14 @@ void scatter(const float* from, int count, T* to) {
   }
 }
 
-// Writes a chunk that was computed in a buffer to where it belongs.
+// Writes numbers that were computed in a buffer to where they belong.
 AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const float* from) {
+  if (output.type == Type::f32) memcpy(static_cast<float*>(output.data) + begin, from, count * sizeof(float));
   if (output.type == Type::bf16) scatter(from, count, static_cast<BFloat16*>(output.data) + begin);
   if (output.type == Type::f16) scatter(from, count, static_cast<Half*>(output.data) + begin);
 }
-AEVB_INLINE void unstage(const Output&, int64_t, int, const double*) {}
+AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const double* from) {
+  memcpy(static_cast<double*>(output.data) + begin, from, count * sizeof(double));
+}
 
 }  // namespace aevb::AEVB_ISA

@@ -54,12 +54,27 @@ void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
     add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
 }
 
-// A chunk's results, computed at `from`, to where they belong: their row sums, or each to its place (where it may lie
-// already: see `target`).
+// Whether a chunk's elementwise results can be computed where they belong.
+inline bool lies_in_place(const Output& output, const Chunk& chunk, Type wide) {
+  return output.data && !output.per_block && output.type == wide && (chunk.rows == 1 || !output.row_gap);
+}
+
+// Where a chunk's results are computed: there, or in a buffer.
 template <class T>
-void deliver(const Output& output, const Chunk& chunk, const T* from) {
-  if (!output.data) return;
-  output.per_block ? add_row_sums(output, chunk, from) : unstage(output, chunk.flat, chunk.size, from);
+T* target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
+  if (!lies_in_place(output, chunk, wide)) return buffer.data;
+  return static_cast<T*>(output.data) + chunk.flat + chunk.row * output.row_gap;
+}
+
+// A chunk's results, computed at `target`, to where they belong: their row sums, or each to its place.
+template <class T>
+void deliver(const Output& output, const Chunk& chunk, Type wide, const T* from) {
+  if (!output.data || lies_in_place(output, chunk, wide)) return;
+  if (output.per_block) return add_row_sums(output, chunk, from);
+  // Rows that lie together go together.
+  const int runs = output.row_gap ? chunk.rows : 1, count = chunk.size / runs;
+  for (int r = 0; r < runs; ++r)
+    unstage(output, chunk.flat + r * count + (chunk.row + r) * output.row_gap, count, from + r * count);
 }
 
 }  // namespace aevb::AEVB_ISA

@@ -36,6 +36,12 @@ using torch::autograd::variable_list;
 template <class Op>
 concept OverRows = requires(const Op op, const variable_list& saved) { op.problem(saved); };
 
+// And one whose gradients may lie side by side (halves.h), what computes them so:
+//   static constexpr const char* backward_name;
+//   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+template <class Op>
+concept MayPair = requires(const Op op, const variable_list& list) { op.paired(list, list, at::ArrayRef<bool>()); };
+
 template <class Op>
 struct Backward final : torch::autograd::Node {
   Op op;
@@ -58,6 +64,14 @@ struct Backward final : torch::autograd::Node {
         for (uint32_t i = 0; i < num_outputs(); ++i)
           if (!wanted[i]) (*gradients)[i].reset();
         return *std::move(gradients);
+      }
+    if constexpr (MayPair<Op>)
+      if (may_look_ahead(inputs) && may_look_ahead(cotangents)) {
+        RECORD_FUNCTION(Op::backward_name, std::vector<c10::IValue>());
+        at::AutoDispatchBelowADInplaceOrView below;
+        variable_list gradients = op.paired(cotangents, inputs, wanted);
+        gradients.resize(num_outputs());
+        return gradients;
       }
     return op.fused(cotangents, inputs, wanted);
   }

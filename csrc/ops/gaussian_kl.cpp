@@ -15,7 +15,8 @@ using OptionalTensor = std::optional<Tensor>;
 
 // What the KL divergence and its backward are called with, beside tensors.
 struct GaussianKl {
-  static constexpr const char *name = "GaussianKl", *operator_name = "aevb_ext::gaussian_kl";
+  static constexpr const char *name = "GaussianKl", *operator_name = "aevb_ext::gaussian_kl",
+                              *backward_name = "aevb_ext::gaussian_kl_backward";
   std::string spread, reduction;
   int64_t batch_dims = 1;
 
@@ -45,6 +46,9 @@ struct GaussianKl {
     return problem;
   }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const {
+    return row_gradients(problem(saved), cotangents[0], wanted, true);
+  }
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;
 };

@@ -10,7 +10,8 @@ using at::Tensor;
 
 // What log p(x | mu, sigma) and its backward are called with, beside tensors.
 struct GaussianLogProb {
-  static constexpr const char *name = "GaussianLogProb", *operator_name = "aevb_ext::gaussian_log_prob";
+  static constexpr const char *name = "GaussianLogProb", *operator_name = "aevb_ext::gaussian_log_prob",
+                              *backward_name = "aevb_ext::gaussian_log_prob_backward";
   std::string spread;
   double x_scale = 1;
   std::string reduction;
@@ -34,6 +35,9 @@ struct GaussianLogProb {
             parse_reduction(reduction)};
   }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const {
+    return row_gradients(problem(saved), cotangents[0], wanted, true);
+  }
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;
 };

@@ -16,7 +16,7 @@ namespace aevb {
 #ifdef __linux__
 namespace {
 
-constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kPage = 4096, kHugePage = size_t(2) << 20;
 constexpr size_t kSmallest = 2 * kHugePage;  // smaller ones the C library keeps by itself
 constexpr size_t kIdleBlocks = 16;
 constexpr size_t kIdleBytes = size_t(256) << 20;  // that are held on to
@@ -28,12 +28,12 @@ struct Block {
   bool offered = false;  // to the system
 };
 
-// Blocks of whole huge pages. An idle one is lent again as it is. Beyond the first kIdleBytes the system may until then
+// Blocks of huge pages, but for their ends. An idle one is lent again as it is. Beyond the first kIdleBytes the system may until then
 // take the pages back whenever it is short of memory (MADV_FREE), so that what lies idle here is nobody's loss.
 class Recycler final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size) override {
-    size = (size + kHugePage - 1) / kHugePage * kHugePage;
+    size = (size + kPage - 1) / kPage * kPage;
     Block block = take(size);
     if (!block.data) block = map(size);
     if (!block.data) return c10::GetDefaultCPUAllocator()->allocate(size);  // or its error

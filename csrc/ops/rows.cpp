@@ -2,6 +2,7 @@
 
 #include <ATen/ops/scalar_tensor.h>
 
+#include "ops/halves.h"
 #include "ops/launch.h"
 #include "ops/memory.h"
 
@@ -81,7 +82,7 @@ OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& fu
 
 Output OperandGradient::output() const {
   if (!buffer_.defined()) return {};
-  return {buffer_.mutable_data_ptr(), type_of(buffer_.scalar_type()), per_block_};
+  return {buffer_.mutable_data_ptr(), type_of(buffer_.scalar_type()), per_block_, row_gap_};
 }
 
 at::Tensor OperandGradient::finish(const at::Tensor& full, int64_t event_dims) const {
@@ -99,14 +100,22 @@ namespace {
 
 // One pass over a problem: its values, the gradients for a cotangent, or both.
 std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool with_values, at::Tensor cotangent,
-                                                     at::ArrayRef<bool> wanted) {
+                                                     at::ArrayRef<bool> wanted, bool paired) {
   const at::Tensor full = problem.shape_of();
   const bool per_element = problem.reduction == Reduction::none;
   at::Tensor values;
   std::vector<OperandGradient> gradients;
   if (with_values) values = empty_values(full, problem.event_dims, per_element);
-  for (size_t k = 0; k < problem.operands.size() && k < wanted.size(); ++k)
-    gradients.emplace_back(problem.operands[k], full, problem.event_dims, wanted[k]);
+  for (size_t k = 0; k < problem.operands.size() && k < wanted.size(); ++k) {
+    const bool two = paired && k + 1 < wanted.size() && k + 1 < problem.operands.size() && wanted[k] && wanted[k + 1];
+    const int64_t event = two ? c10::multiply_integers(full.sizes().slice(full.dim() - problem.event_dims)) : 0;
+    if (two && are_halves(problem.operands[k], problem.operands[k + 1], event)) {
+      for (const auto& half : empty_halves(problem.operands[k], event)) gradients.emplace_back(half, event);
+      ++k;
+    } else {
+      gradients.emplace_back(problem.operands[k], full, problem.event_dims, wanted[k]);
+    }
+  }
   if (!full.is_meta()) {
     RowCall call = call_of(problem);
     if (with_values) call.value = {values.mutable_data_ptr(), call.wide, !per_element};
@@ -128,16 +137,17 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool wi
 
 }  // namespace
 
-at::Tensor row_values(const RowProblem& problem) { return std::get<0>(pass(problem, true, {}, {})); }
+at::Tensor row_values(const RowProblem& problem) { return std::get<0>(pass(problem, true, {}, {}, false)); }
 
 std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent,
-                                      at::ArrayRef<bool> wanted) {
-  return std::get<1>(pass(problem, false, cotangent, wanted));
+                                      at::ArrayRef<bool> wanted, bool paired) {
+  return std::get<1>(pass(problem, false, cotangent, wanted, paired));
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>> row_values_and_gradients(const RowProblem& problem, double cotangent,
                                                                          at::ArrayRef<bool> wanted) {
-  return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted);
+  return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted,
+              true);
 }
 
 }  // namespace aevb

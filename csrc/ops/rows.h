@@ -37,10 +37,11 @@ void set_shape(Call& call, const at::Tensor& full, int64_t event_dims) {
 at::Tensor row_values(const RowProblem& problem);
 
 // One gradient for each operand, undefined where it is not wanted. `wanted` may go on beyond them.
+// Those of two operands that are halves of one tensor lie side by side where `paired`.
 std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent,
-                                      at::ArrayRef<bool> wanted);
+                                      at::ArrayRef<bool> wanted, bool paired = false);
 
-// Both in one pass, on the CPU: for a cotangent that is one number.
+// Both in one pass, on the CPU: for a cotangent that is one number. Gradients are paired.
 std::tuple<at::Tensor, std::vector<at::Tensor>> row_values_and_gradients(const RowProblem& problem, double cotangent,
                                                                          at::ArrayRef<bool> wanted);
 
@@ -59,12 +60,15 @@ at::Tensor differentiable_cotangent(const at::Tensor& cotangent, const at::Tenso
 class OperandGradient {
  public:
   OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted);
+  // One of a pair: `half` is its place.
+  OperandGradient(const at::Tensor& half, int64_t event) : buffer_(half), row_gap_(event) {}
   Output output() const;
   at::Tensor finish(const at::Tensor& full, int64_t event_dims) const;
 
  private:
   at::Tensor operand_, buffer_;
   bool final_ = true, per_block_ = false;
+  int64_t row_gap_ = 0;
 };
 
 // `gradient`, of the full shape, in the shape and dtype of an operand that was broadcast to it.

@@ -1,3 +1,4 @@
+#include "ops/halves.h"
 #include "ops/register.h"
 #include "ops/sampling.h"
 
@@ -8,11 +9,13 @@ using at::Tensor;
 
 // What sampling and its backward are called with, beside tensors.
 struct Rsample {
-  static constexpr const char* name = "Rsample";
+  static constexpr const char *name = "Rsample", *backward_name = "aevb_ext::rsample_backward";
   Samples n_samples;
   std::string spread;
+  bool of_halves = false;  // mu, which is not kept, and logvar are halves of one tensor
 
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;
 };
@@ -26,11 +29,24 @@ Tensor forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Sample
   return std::get<0>(problem.forward(mu, std::nullopt));
 }
 
+std::tuple<Tensor, Tensor> gradients(const Tensor& cotangent, const Tensor& logvar, const Tensor& key,
+                                     Samples n_samples, Spread spread, std::array<bool, 2> wanted, bool paired) {
+  const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
+  const SampleProblem problem = {logvar, key, n_samples, spread, any_event(like_mu)};
+  return problem.backward(cotangent, Tensor(), Tensor(), like_mu, Reduction::none, wanted, paired);
+}
+
 std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logvar, const Tensor& key, Samples n_samples,
                                     c10::string_view spread, std::array<bool, 2> wanted) {
-  const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
-  const SampleProblem problem = {logvar, key, n_samples, parse_spread(spread), any_event(like_mu)};
-  return problem.backward(cotangent, Tensor(), Tensor(), like_mu, Reduction::none, wanted);
+  return gradients(cotangent, logvar, key, n_samples, parse_spread(spread), wanted, false);
+}
+
+variable_list Rsample::paired(const variable_list& cotangents, const variable_list& saved,
+                              at::ArrayRef<bool> wanted) const {
+  if (!of_halves || !wanted[0] || !wanted[1]) return fused(cotangents, saved, wanted);
+  auto [dmu, dlogvar] =
+      gradients(cotangents[0], saved[0], saved[1], n_samples, parse_spread(spread), {true, true}, true);
+  return {dmu, dlogvar};
 }
 
 variable_list Rsample::fused(const variable_list& cotangents, const variable_list& saved,
@@ -54,7 +70,9 @@ variable_list Rsample::differentiable(const variable_list& cotangents, const var
 Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
   // Neither mu nor the noise nor sigma is kept: the backward draws the noise again.
-  return record(Rsample{n_samples, std::string(spread)}, {mu, logvar}, {logvar, key},
+  const bool of_halves =
+      may_look_ahead({mu, logvar}) && mu.dim() > 0 && are_halves(mu, logvar, c10::multiply_integers(mu.sizes().slice(1)));
+  return record(Rsample{n_samples, std::string(spread), of_halves}, {mu, logvar}, {logvar, key},
                 [&] { return op.call(mu, logvar, key, n_samples, spread); });
 }
 

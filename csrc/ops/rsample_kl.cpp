@@ -1,4 +1,5 @@
 #include "ops/gaussian_kl.h"
+#include "ops/halves.h"
 #include "ops/register.h"
 #include "ops/sampling.h"
 
@@ -10,7 +11,7 @@ using OptionalTensor = std::optional<Tensor>;
 
 // What sampling with the KL to N(0, I) and its backward are called with, beside tensors.
 struct RsampleKl {
-  static constexpr const char* name = "RsampleKl";
+  static constexpr const char *name = "RsampleKl", *backward_name = "aevb_ext::rsample_kl_backward";
   Samples n_samples;
   std::string spread, reduction;
   int64_t batch_dims = 1;
@@ -19,6 +20,7 @@ struct RsampleKl {
     return {logvar, key, n_samples, parse_spread(spread), mu.dim() - batch_dims};
   }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;
 };
@@ -47,6 +49,17 @@ variable_list RsampleKl::fused(const variable_list& cotangents, const variable_l
   const auto optional = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
   auto [dmu, dlogvar] = op.call(optional(cotangents[0]), optional(cotangents[1]), saved[0], saved[1], saved[2],
                                 n_samples, spread, reduction, batch_dims, {wanted[0], wanted[1]});
+  return {dmu, dlogvar};
+}
+
+variable_list RsampleKl::paired(const variable_list& cotangents, const variable_list& saved,
+                                at::ArrayRef<bool> wanted) const {
+  const Tensor &mu = saved[0], &logvar = saved[1];
+  const int64_t event = c10::multiply_integers(mu.sizes().slice(batch_dims));
+  if (!wanted[0] || !wanted[1] || !are_halves(mu, logvar, event)) return fused(cotangents, saved, wanted);
+  auto [dmu, dlogvar] =
+      problem(mu, logvar, saved[2])
+          .backward(cotangents[0], cotangents[1], mu, mu, parse_reduction(reduction), {true, true}, true);
   return {dmu, dlogvar};
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/zeros.h>
 
+#include "ops/halves.h"
 #include "ops/launch.h"
 #include "ops/memory.h"
 #include "ops/spread.h"
@@ -58,8 +59,15 @@ std::tuple<Tensor, Tensor> SampleProblem::forward(Tensor mu, std::optional<Reduc
 
 std::tuple<Tensor, Tensor> SampleProblem::backward(Tensor z_cotangent, Tensor kl_cotangent, Tensor mu,
                                                    const Tensor& like_mu, Reduction reduction,
-                                                   std::array<bool, 2> wanted) const {
-  const OperandGradient dmu(like_mu, like_mu, event_dims, wanted[0]), dlogvar(logvar, like_mu, event_dims, wanted[1]);
+                                                   std::array<bool, 2> wanted, bool paired) const {
+  OperandGradient dmu(like_mu, like_mu, event_dims, wanted[0] && !paired);
+  OperandGradient dlogvar(logvar, like_mu, event_dims, wanted[1] && !paired);
+  if (paired) {
+    const int64_t event = c10::multiply_integers(logvar.sizes().slice(logvar.dim() - event_dims));
+    const auto halves = empty_halves(logvar, event);
+    dmu = {halves[0], event};
+    dlogvar = {halves[1], event};
+  }
   if (!like_mu.is_meta()) {
     Tensor s = logvar, k = key;
     SampleCall call = call_of(*this, like_mu, s, k);

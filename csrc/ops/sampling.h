@@ -17,10 +17,10 @@ struct SampleProblem {
   std::tuple<at::Tensor, at::Tensor> forward(at::Tensor mu, std::optional<Reduction> reduction) const;
 
   // The gradients of mu and logvar. Cotangents may be undefined; mu may be where there is none of the KL. `like_mu` has
-  // its shape and dtype.
+  // its shape and dtype. `paired`: mu and logvar are halves of one tensor, and so shall be their gradients.
   std::tuple<at::Tensor, at::Tensor> backward(at::Tensor z_cotangent, at::Tensor kl_cotangent, at::Tensor mu,
                                               const at::Tensor& like_mu, Reduction reduction,
-                                              std::array<bool, 2> wanted) const;
+                                              std::array<bool, 2> wanted, bool paired = false) const;
 };
 
 void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, Samples n_samples);

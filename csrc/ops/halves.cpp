@@ -1,0 +1,82 @@
+#include "ops/halves.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "ops/check.h"
+#include "ops/foresight.h"
+#include "ops/layout.h"
+#include "ops/memory.h"
+
+namespace aevb {
+
+using at::Tensor;
+using torch::autograd::variable_list;
+
+namespace {
+
+// A half's rows: `event` elements side by side, and as many of the other half's between one row and the next.
+bool is_half(const Tensor& t, int64_t event) {
+  if (event == 0 || t.numel() == 0) return false;
+  Tensor same = t;
+  const Input rows = describe(same, t.sizes());
+  const int last = rows.dims - 1;
+  return last <= 1 && rows.size[last] == event && rows.stride[last] == 1 && (last == 0 || rows.stride[0] == 2 * event);
+}
+
+struct Halves : torch::autograd::Function<Halves> {
+  static variable_list forward(torch::autograd::AutogradContext* context, const Tensor& params, int64_t dim) {
+    context->saved_data["dim"] = dim;
+    context->set_materialize_grads(false);
+    return params.chunk(2, dim);
+  }
+
+  static variable_list backward(torch::autograd::AutogradContext* context, variable_list halves) {
+    const int64_t dim = context->saved_data["dim"].toInt();
+    const auto& [first, second] = std::tie(halves[0], halves[1]);
+    if (!first.defined() && !second.defined()) return {Tensor(), Tensor()};
+    const Tensor& half = first.defined() ? first : second;
+    if (first.defined() && second.defined() && !at::GradMode::is_enabled() && may_look_ahead(halves) &&
+        are_halves(first, second, c10::multiply_integers(half.sizes().slice(dim)))) {
+      auto sizes = half.sizes().vec();
+      sizes[dim] *= 2;
+      std::vector<int64_t> strides(sizes.size(), 1);
+      for (int64_t d = half.dim() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
+      return {first.as_strided(sizes, strides, first.storage_offset()), Tensor()};
+    }
+    return {at::cat({first.defined() ? first : at::zeros_like(half), second.defined() ? second : at::zeros_like(half)}, dim),
+            Tensor()};
+  }
+};
+
+std::tuple<Tensor, Tensor> halves(const Tensor& params, int64_t dim) {
+  TORCH_CHECK_INDEX(params.dim() > 0 && -params.dim() <= dim && dim < params.dim(), "dim is ", dim, ", but params has ",
+                    params.dim(), " dimensions");
+  if (dim < 0) dim += params.dim();
+  TORCH_CHECK_VALUE(params.sym_size(dim) % 2 == 0, "params has size ", params.sym_size(dim), " in dimension ", dim,
+                    ", which has no halves");
+  // To what traces or transforms operators these are PyTorch's own views.
+  const auto both = params.requires_grad() && may_look_ahead({params}) ? Halves::apply(params, dim) : params.chunk(2, dim);
+  return {both[0], both[1]};
+}
+
+}  // namespace
+
+bool are_halves(const Tensor& first, const Tensor& second, int64_t event) {
+  return first.scalar_type() == second.scalar_type() && first.is_alias_of(second) && first.sizes() == second.sizes() &&
+         first.strides() == second.strides() && second.storage_offset() == first.storage_offset() + event &&
+         is_half(first, event);
+}
+
+std::array<Tensor, 2> empty_halves(const Tensor& half, int64_t event) {
+  const Tensor both = empty({c10::SymInt(2 * half.numel())}, half.options());
+  return {both.as_strided(half.sizes(), half.strides(), 0), both.as_strided(half.sizes(), half.strides(), event)};
+}
+
+TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
+  m.def("halves(Tensor(a) params, int dim) -> (Tensor(a), Tensor(a))", TORCH_FN(halves));
+}
+
+}  // namespace aevb
