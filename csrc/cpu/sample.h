@@ -26,7 +26,7 @@ class Noise {
       drawn += kGroup;
       const int ready = drawn < count ? drawn : count;
       for (; i + lanes <= ready; i += lanes)
-        body([i](const T* p) AEVB_INLINE_BODY { return Vec<T>::load(p + i); },
+        body([i](const T* p) AEVB_INLINE_BODY { return load_ahead(p + i); },
              [i](Vec<T> v, T* p, bool streamed) AEVB_INLINE_BODY { streamed ? v.stream(p + i) : v.store(p + i); },
              Vec<T>::load(eps + i));
     }
@@ -36,6 +36,13 @@ class Noise {
   }
 
  private:
+  // The processor's own prefetching gives up between rows, and while noise is drawn nothing else asks for operands.
+  template <class T>
+  static AEVB_INLINE Vec<T> load_ahead(const T* p) {
+    __builtin_prefetch(p + kChunk);
+    return Vec<T>::load(p);
+  }
+
   static constexpr int kBlocks = Word::lanes, kGroup = 4 * kBlocks;  // blocks and normals drawn at once
 
   // Lane i of part k of the words is this block of the group: the two of a quarter register lie half a register apart,
