@@ -2,6 +2,8 @@
 # make test     the tests, in the same .venv (ARGS="-k kl")
 # make lint     ruff and clang-format
 # make cuda     the CUDA build in .venv-cuda, checked without a GPU
+# make bench    in .venv: every operator and step against its rivals, JAX too (ARGS="--only gaussian")
+# make count    instructions of the CPU kernels against benchmarks/instructions.json, where there is valgrind
 # make gpu      on a machine with a GPU: build in place with PYTHON as it is, tests, sanitizer, benchmarks
 # make clean    remove what these made
 
@@ -14,7 +16,7 @@ ARGS ?=
 SOURCES := setup.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
-.PHONY: train test lint cuda gpu clean FORCE
+.PHONY: train test lint cuda bench count gpu clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -32,6 +34,12 @@ lint: .venv/installed-lint
 cuda: .venv-cuda/installed
 	@# From .venv-cuda, where `import aevb_ext` finds the installed package and not this folder's CPU build.
 	cd .venv-cuda && AEVB_CUDA=1 bin/pytest -c ../pyproject.toml --rootdir .. -m "not slow and not cuda" $(ARGS) ../tests
+
+bench: .venv/installed-bench
+	.venv/bin/python -m benchmarks $(ARGS)
+
+count: .venv/installed
+	@.venv/bin/python -m benchmarks.instructions $(ARGS)
 
 gpu:
 	@$(PYTHON) benchmarks/gpu_check.py $(ARGS)
@@ -62,7 +70,8 @@ build/venv.from build/venv-cuda.from: FORCE
 .venv/installed: WHAT = .
 .venv/installed-test: WHAT = .[test]
 .venv/installed-lint: WHAT = .[lint]
-.venv/installed .venv/installed-test .venv/installed-lint: pyproject.toml | .venv/built
+.venv/installed-bench: WHAT = .[bench]
+.venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench: pyproject.toml | .venv/built
 	@.venv/bin/pip install -q --disable-pip-version-check --no-build-isolation -e '$(WHAT)'
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Batching rules of the operators over rows: a vmapped dimension becomes one more dimension of rows.
+"""Batching rules of the operators over rows, where a vmapped dimension becomes one more of rows, and of layers.
 
 (The samplers have none: PyTorch's own fallback runs them once for each element.)
 """
@@ -56,6 +56,15 @@ def _gaussian_kl(info, in_dims, mu, logvar, prior_mu, prior_logvar, spread, redu
     return _reduce(ops.gaussian_kl(mu, *rest, spread, _first_pass(reduction), batch_dims + 1), reduction), 0
 
 
+def _linear(info, in_dims, x, weight, bias, tanh):
+    x, weight = _whole(x, in_dims[0], info.batch_size), _whole(weight, in_dims[1], info.batch_size)
+    y = x.flatten(1, -2) @ weight.mT if x.dim() > 2 else (x.unsqueeze(1) @ weight.mT)
+    if bias is not None:
+        y = y + _whole(bias, in_dims[2], info.batch_size).unsqueeze(1)
+    y = y.reshape(*x.shape[:-1], weight.shape[1])
+    return y.tanh() if tanh else y, 0
+
+
 def register() -> None:
-    for rule in (_bernoulli_log_prob, _gaussian_log_prob, _gaussian_kl):
+    for rule in (_bernoulli_log_prob, _gaussian_log_prob, _gaussian_kl, _linear):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)

@@ -67,6 +67,7 @@ def _train(a) -> None:
         n_samples=a.samples,
         optimizer=a.optimizer,
         lr=a.lr,
+        bf16=a.bf16,
         seed=a.seed,
         device=a.device or _default_device(),
         out=out,
@@ -137,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--optimizer", choices=OPTIMIZERS, default="adagrad", help="default: %(default)s")
     stepsizes = ", ".join(f"{name} {lr:g}" for name, lr in OPTIMIZERS.items())
     train.add_argument("--lr", type=float, help=f"stepsize; default: {stepsizes}")
+    train.add_argument("--bf16", action="store_true", help="compute under autocast to bfloat16")
     length = train.add_mutually_exclusive_group()
     length.add_argument(
         "--samples-seen", type=_count, metavar="N", help=f"training length; default: {_by_data('samples_seen')}"

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as F
+from .nn import Linear
 
 __all__ = ["LIKELIHOODS", "VAE", "BernoulliDecoder", "GaussianDecoder", "mlp_vae"]
 
@@ -85,6 +86,10 @@ class VAE(nn.Module):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, logvar) of q(z | x), each ``[B, latent]``, for x ``[B, *event]`` as the data set has it (bytes too)."""
+        device = x.device.type
+        if not x.is_floating_point() and torch.is_autocast_enabled(device):
+            # Bytes are exact in half precision: what the encoder would make of a float32 minibatch, without making one.
+            x = x.to(torch.get_autocast_dtype(device))
         return self.encoder(x * self.x_scale).chunk(2, -1)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
@@ -144,4 +149,5 @@ def mlp_vae(
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+    # Tanh is in the first layer; what stands in its place keeps the names of the parameters.
+    return nn.Sequential(Linear(inputs, hidden, tanh=True), nn.Identity(), Linear(hidden, outputs))

@@ -1,83 +1,111 @@
-"""python -m benchmarks [--device cpu|cuda] [--json FILE]: times every row, prints the table, writes the figures."""
+"""Times the operators and the training step against their rivals, and draws what comes of it.
+
+python -m benchmarks                     the whole table: benchmarks/results/<machine>.json, docs/performance/*.png
+python -m benchmarks --check FILE        exits with 1 when something asked is missed; prints the worst first
+python -m benchmarks --markdown FILE     the tables of README
+python -m benchmarks --plots FILE        the pictures
+"""
 
 import argparse
 import json
-import platform
-from contextlib import suppress
-from datetime import datetime, timezone
+import sys
+import time
 from pathlib import Path
 
 import torch
 
-import aevb_ext
+from . import check, report, sweeps, training
+from .cases import cases
+from .machine import environment, file_name
+from .measure import FULL, QUICK, Effort, copy_bandwidth, measure
 
-from .cases import rows
-from .measure import Result, copy_bandwidth, measure
-
-RIVALS = ("eager", "distributions", "compiled")
-
-
-def cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance"
 
 
-def environment(device: torch.device) -> dict:
-    """What the figures depend on."""
-    on_gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
-        "threads": None if on_gpu else torch.get_num_threads(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "aevb_ext": aevb_ext.build_info(),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+def pieces(device: torch.device, effort: Effort, only: str):
+    """What there is to measure, the most asked-for first: where it belongs in the results, and how it is found."""
+    for one in training.trainings(device.type):
+        if only in str(one):
+            yield "training", lambda one=one: [training.measure(one, device, effort)]
+    for case in cases(device.type):
+        if only in str(case):
+            yield "cases", lambda case=case: [measure(case, device, effort)]
+    if device.type == "cpu" and only in "threads":
+        yield "by_threads", lambda: sweeps.threads(device)
+    if only in "scaling":
+        yield "by_elements", lambda: sweeps.scaling(device)
 
 
-def header() -> str:
-    columns = f"{'forward + backward':58} {'ours':>9}"
-    columns += "".join(f"{'vs ' + name:>18}" for name in RIVALS)
-    return columns + f"{'GB/s':>8}{'of copy':>9}{'x floor':>9}   peak MB: ours, " + ", ".join(RIVALS)
+def run(device: torch.device, effort: Effort, only: str, out: Path | None, seconds: float) -> dict:
+    """Measures, tells, and writes what there is after each piece, so that an interruption loses one."""
+    start = time.monotonic()
+    results = {**environment(device), "copy_bytes_per_second": copy_bandwidth(device)}
+    results |= {"cases": [], "training": [], "by_threads": [], "by_elements": []}
+    print(report.where(results), f"copy {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", sep="; ", flush=True)
+    path = out and out / f"{file_name(results)}.json"
+    for kind, piece in pieces(device, effort, only):
+        for figures in piece():
+            results[kind].append(figures)
+            print(report.line(figures), flush=True)
+            for name, why in figures["failures"].items():
+                print(f"    {name} does not run here: {why}")
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(results, indent=1) + "\n")
+            if time.monotonic() - start > seconds:
+                print(f"stopped after {seconds:.0f} s: what follows is not measured", flush=True)
+                return results
+    return results
 
 
-def line(result: Result, bandwidth: float) -> str:
-    cells = f"{result.row!s:58} {result.seconds['ours'] * 1e6:7.1f}us"
-    for name in RIVALS:
-        cells += f"{result.ratio(name):17.2f}x" if name in result.seconds else f"{'-':>18}"
-    cells += (
-        f"{result.gb_per_second:8.1f}{result.gb_per_second * 1e9 / bandwidth:9.2f}{1 / result.ratio('copy'):9.2f}   "
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    peak = (result.peak_bytes.get(name) for name in ("ours", *RIVALS))
-    return cells + ", ".join("-" if p is None else f"{p / 1e6:.2f}" for p in peak)
-
-
-def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where figures and pictures go")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="the cases with this in their name; not written without --out"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so long")
+    done = parser.add_mutually_exclusive_group()
+    for name in ("check", "markdown", "plots"):
+        done.add_argument(
+            f"--{name}",
+            nargs="?",
+            type=Path,
+            const=Path(),
+            metavar="FILE",
+            help=f"{name} of these results, or of new ones",
+        )
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
 
-    about, bandwidth = environment(device), copy_bandwidth(device)
-    where = about["device"] + (f", {about['threads']} threads" if about["threads"] else "")
-    print(f"{where}, torch {about['torch']}; a large copy moves {bandwidth / 1e9:.1f} GB/s", flush=True)
-    print("vs: how many times as long as ours. of copy: GB/s of the floor (the fewest bytes) against the large copy.")
-    print("x floor: time against that of copying as many bytes as the floor.", header(), sep="\n", flush=True)
-    results = []
-    for row in rows(device.type):
-        results.append(measure(row, device))
-        print(line(results[-1], bandwidth), flush=True)
-        for name, why in results[-1].failures.items():
-            print(f"    {name} does not run here: {why}")
-    if arguments.json:
-        figures = {**about, "copy_bytes_per_second": bandwidth, "rows": [r.summary() for r in results]}
-        Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n")
+    given = arguments.check or arguments.markdown or arguments.plots
+    new = given in (None, Path())
+    whole = not (arguments.only or arguments.quick)
+    out = arguments.out or (RESULTS if whole and new else None)
+    if new:
+        effort = QUICK if arguments.quick else FULL
+        results = run(torch.device(arguments.device), effort, arguments.only, out, arguments.seconds)
+    else:
+        results = json.loads(given.read_text())
+    if arguments.markdown:
+        print(report.markdown(results))
+    if arguments.plots or (new and out):
+        try:
+            from . import plots
+        except ImportError as missing:
+            return f"no pictures: {missing}"
+        for picture in plots.draw(results, arguments.out or PICTURES):
+            print(picture)
+    if arguments.check:
+        text, reached = check.report(results)
+        print(text)
+        return 0 if reached else 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

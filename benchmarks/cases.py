@@ -1,237 +1,324 @@
-"""The table of what is timed: each operator, its rivals, its sizes, and the fewest bytes that it must move.
+"""The table: each operator at each size, dtype and reduction, its rivals, its fewest bytes, and what is asked of it.
 
-A new operator is one more row of OPERATIONS. The rivals are what people write today: `eager` is the textbook's lines,
-`distributions` the same with torch.distributions, and the harness adds `compiled`, torch.compile of the textbook's.
+The tests of speed, the report, `--check` and the pictures all come from here. A new operator is one more Operation and
+its lines in `cases`.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import aevb_ext
 
+from . import rivals
+
+# At most this many times the time of copying the floor's bytes, where those are beyond the caches.
+FLOOR = 1.6
+BEYOND_CACHES = 32e6
+# On a GPU, each kernel reaches this part of the speed of a large copy.
+OF_COPY = 0.85
+LARGE_COPY_ELEMENTS = 64 * 2**20
+
 
 @dataclass(frozen=True)
-class Size:
+class Shape:
     batch: int
     event: int
     samples: int | None = None
 
     @property
-    def elements(self) -> int:
-        return self.batch * self.event
+    def full(self) -> tuple[int, ...]:
+        return (*((self.samples,) if self.samples else ()), self.batch, self.event)
 
     @property
-    def draws(self) -> int:
-        return self.samples or 1
+    def elements(self) -> int:
+        return self.batch * self.event * (self.samples or 1)
 
     def __str__(self):
-        return " x ".join(str(n) for n in (self.samples, self.batch, self.event) if n is not None)
+        return " x ".join(str(n) for n in self.full)
 
 
 @dataclass(frozen=True)
 class Operation:
     """One operator as it is used.
 
-    tensors: its inputs, those that are differentiated with `requires_grad`.
-    implementations: each takes the tensors by name and gives the results; the first is ours.
-    floor: elements that forward and backward must read and write at the least, given what is theirs to keep: each
-        input once in the forward and (except those that the gradient does not depend on) once in the backward, each
-        result and each gradient written once, each elementwise cotangent read once. One number a row is not counted.
+    inputs: its tensors by name; those that are learnt require a gradient.
+    ours, rivals: functions of those tensors by name, of `reduction` and, for samplers, of `n_samples`. They give what
+        is minimised; the samplers z (and it). Rivals by the name of their formulation.
+    floor: the fewest bytes that forward and backward must move, from the bytes of each input and elementwise result,
+        and from `again`: 0 where the cotangent is one number ("mean": the gradient can be written, but for that factor,
+        when the inputs are read first), 1 where they must be read again once it is known. One number a row is not
+        counted.
     """
 
     name: str
-    tensors: Callable[[Size, torch.device, torch.dtype], dict[str, Tensor]]
-    implementations: dict[str, Callable]
-    floor: Callable[[Size], int]
-    sizes: dict[str, tuple[Size, ...]]
+    operator: str
+    inputs: Callable[[Shape, torch.device, torch.dtype], dict[str, Tensor]]
+    ours: Callable
+    rivals: dict[str, Callable]
+    floor: Callable[[dict[str, int], int], tuple[int, int]]
+
+    @property
+    def draws(self) -> bool:
+        return "rsample" in self.operator
 
 
-# Random tensors.
+@dataclass(frozen=True)
+class Case:
+    """A line of the table.
+
+    asked: ours must be so many times as fast as the quickest rival of each kind ("eager", "compile"), and as a copy of
+        the floor's bytes ("copy").
+    memory: the leanest rival's peak over ours, at the least.
+    """
+
+    operation: Operation
+    shape: Shape
+    dtype: torch.dtype
+    reduction: str
+    asked: dict[str, float] = field(default_factory=dict)
+    memory: float | None = None
+
+    def __str__(self):
+        reduction = "" if self.operation.operator == "rsample" else f", {self.reduction}"
+        return f"{self.operation.name}, {self.shape}, {self.dtype_name}{reduction}"
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def inputs(self, device) -> dict[str, Tensor]:
+        """As a user has them: nothing is made ready but memory. The inputs are the same in each run."""
+        with torch.random.fork_rng(enabled=device != "meta"):
+            torch.manual_seed(0)
+            return self.operation.inputs(self.shape, torch.device(device), self.dtype)
+
+    def bind(self, function: Callable) -> Callable:
+        """The function of the tensors alone."""
+        settings = {"reduction": self.reduction}
+        if self.operation.draws and self.shape.samples:
+            settings["n_samples"] = self.shape.samples
+        return lambda **inputs: function(**inputs, **settings)
+
+    @property
+    def floors(self) -> tuple[int, int]:
+        """The fewest bytes of the forward and of the backward."""
+        sizes = {name: t.nbytes for name, t in self.inputs("meta").items()}
+        sizes["full"] = self.shape.elements * self.dtype.itemsize
+        sizes["value"] = self.shape.elements * 4 if self.reduction == "none" else 0
+        return self.operation.floor(sizes, 0 if self.reduction == "mean" else 1)
+
+    @property
+    def floor_bytes(self) -> int:
+        return sum(self.floors)
 
 
 def _normal(shape, device, dtype):
     return torch.randn(shape, device=device).to(dtype)
 
 
-def _posterior(size, device, dtype):
-    """Both halves of an encoder's output, where they lie."""
-    mu, logvar = _normal((size.batch, 2 * size.event), device, dtype).chunk(2, 1)
-    return {"mu": mu.requires_grad_(), "logvar": logvar.requires_grad_()}
+def _learnt(shape, device, dtype):
+    return _normal(shape, device, dtype).requires_grad_()
 
 
-def _decoder_shape(size):
-    return (*((size.samples,) if size.samples else ()), size.batch, size.event)
+def _packed(shape, device, dtype):
+    return {"params": _learnt((shape.batch, 2 * shape.event), device, dtype)}
 
 
-def _logits(size, device, dtype):
-    x = (torch.rand(size.batch, size.event, device=device) > 0.5).to(dtype)
-    return {"x": x, "logits": _normal(_decoder_shape(size), device, dtype).requires_grad_()}
+def _two_heads(shape, device, dtype):
+    size = (shape.batch, shape.event)
+    return {"mu": _learnt(size, device, dtype), "logvar": _learnt(size, device, dtype)}
 
 
-def _grey_bytes(size, device, dtype):
-    x = torch.randint(256, (size.batch, size.event), device=device, dtype=torch.uint8)
-    return _logits(size, device, dtype) | {"x": x}
+def _with_prior(shape, device, dtype):
+    prior = {f"prior_{name}": t for name, t in _two_heads(shape, device, dtype).items()}
+    return _two_heads(shape, device, dtype) | prior
 
 
-def _gaussian(size, device, dtype):
-    mu, logvar = (_normal(_decoder_shape(size), device, dtype).requires_grad_() for _ in range(2))
-    return {"x": _normal((size.batch, size.event), device, dtype), "mu": mu, "logvar": logvar}
+def _binary(shape, device, dtype):
+    x = (torch.rand(shape.batch, shape.event, device=device) > 0.5).to(dtype)
+    return {"x": x, "logits": _learnt(shape.full, device, dtype)}
 
 
-def _gaussian_one_scale(size, device, dtype):
-    return _gaussian(size, device, dtype) | {"logvar": torch.zeros((), device=device, dtype=dtype, requires_grad=True)}
+def _bytes(shape, device, dtype):
+    x = torch.randint(256, (shape.batch, shape.event), device=device, dtype=torch.uint8)
+    return {"x": x, "logits": _learnt(shape.full, device, dtype)}
 
 
-# The textbook's lines.
+def _gaussian(shape, device, dtype):
+    x = _normal((shape.batch, shape.event), device, dtype)
+    return {"x": x, "mu": _learnt(shape.full, device, dtype), "logvar": _learnt(shape.full, device, dtype)}
 
 
-def _eager_rsample(mu, logvar):
-    std = torch.exp(0.5 * logvar)
-    return mu + torch.randn_like(std) * std
+def _one_scale(shape, device, dtype):
+    return _gaussian(shape, device, dtype) | {"logvar": torch.zeros((), device=device, dtype=dtype).requires_grad_()}
 
 
-def _eager_kl(mu, logvar):
-    return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp(), dim=1)
+def _minus(function, **fixed):
+    return lambda reduction, **inputs: -function(**inputs, **fixed, reduction=reduction)
 
 
-def _eager_bernoulli(x, logits):
-    return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
+def _rsample(mu, logvar, reduction, n_samples=None):
+    return aevb_ext.rsample(mu, logvar, n_samples=n_samples)
 
 
-def _eager_grey_bytes(x, logits):
-    return _eager_bernoulli(x.to(logits.dtype) / 255, logits)
+def _halves(formulations):
+    return {name: rivals.of_halves(function) for name, function in formulations.items()}
 
 
-def _eager_gaussian(x, mu, logvar):
-    return -0.5 * (math.log(2 * math.pi) + logvar + (x - mu).pow(2) / logvar.exp()).sum(-1)
+_BERNOULLI = {"textbook": rivals.bernoulli_textbook, "distributions": rivals.bernoulli_distributions}
+_GAUSSIAN = {
+    "textbook": rivals.gaussian_textbook,
+    "nll_loss": rivals.gaussian_nll_loss,
+    "distributions": rivals.gaussian_distributions,
+}
+_KL = {"textbook": rivals.kl_textbook, "distributions": rivals.kl_distributions}
+_KL_PRIOR = {"textbook": rivals.kl_prior_textbook, "distributions": rivals.kl_prior_distributions}
+_RSAMPLE = {"textbook": rivals.rsample_textbook, "distributions": rivals.rsample_distributions}
+_RSAMPLE_KL = {"textbook": rivals.rsample_kl_textbook, "distributions": rivals.rsample_kl_distributions}
 
 
-# The same with torch.distributions.
+# In the forward: all that the value depends on, and elementwise values. In the backward: elementwise cotangents, what
+# must be read again, and the gradients.
+def _floor_bernoulli(n, again):
+    read = n["x"] + n["logits"]
+    return read + n["value"], n["value"] + again * read + n["logits"]
 
 
-def _normal_distribution(mu, logvar):
-    return Normal(mu, torch.exp(0.5 * logvar))
+def _floor_gaussian(n, again):
+    read = n["x"] + n["mu"] + n["logvar"]
+    return read + n["value"], n["value"] + again * read + n["mu"] + n["logvar"]
 
 
-def _distributions_rsample(mu, logvar):
-    return _normal_distribution(mu, logvar).rsample()
+def _floor_kl(n, again):
+    read = sum(size for name, size in n.items() if name not in ("full", "value"))
+    return read + n["value"], n["value"] + again * read + read
 
 
-def _distributions_kl(mu, logvar):
-    return kl_divergence(_normal_distribution(mu, logvar), Normal(0.0, 1.0)).sum(1)
+# The decoder comes between z and its cotangent, so the backward always reads again: logvar, or with the KL both. The
+# noise is drawn anew.
+def _floor_rsample(n, again):
+    params = sum(n.get(name, 0) for name in ("params", "mu", "logvar"))
+    return params + n["full"], n["full"] + params // 2 + params
 
 
-def _distributions_rsample_kl(mu, logvar):
-    posterior = _normal_distribution(mu, logvar)
-    return posterior.rsample(), kl_divergence(posterior, Normal(0.0, 1.0)).sum(1)
+def _floor_rsample_kl(n, again):
+    params = sum(n.get(name, 0) for name in ("params", "mu", "logvar"))
+    return params + n["full"], n["full"] + params + params
 
 
-def _distributions_bernoulli(x, logits):
-    return Bernoulli(logits=logits).log_prob(x).sum(-1)
+BERNOULLI = Operation(
+    "bernoulli_log_prob",
+    "bernoulli_log_prob",
+    _binary,
+    _minus(aevb_ext.bernoulli_log_prob),
+    _BERNOULLI,
+    _floor_bernoulli,
+)
+BERNOULLI_BYTES = replace(
+    BERNOULLI,
+    name="bernoulli_log_prob of bytes",
+    inputs=_bytes,
+    ours=_minus(aevb_ext.bernoulli_log_prob, x_scale=1 / 255),
+    rivals={name: rivals.of_bytes(function) for name, function in _BERNOULLI.items()},
+)
+GAUSSIAN = Operation(
+    "gaussian_log_prob",
+    "gaussian_log_prob",
+    _gaussian,
+    _minus(aevb_ext.gaussian_log_prob),
+    _GAUSSIAN,
+    _floor_gaussian,
+)
+GAUSSIAN_ONE_SCALE = replace(GAUSSIAN, name="gaussian_log_prob, one learned scale", inputs=_one_scale)
+KL_TWO_HEADS = Operation("gaussian_kl, two heads", "gaussian_kl", _two_heads, aevb_ext.gaussian_kl, _KL, _floor_kl)
+KL = replace(
+    KL_TWO_HEADS,
+    name="gaussian_kl",
+    inputs=_packed,
+    ours=rivals.of_halves(aevb_ext.gaussian_kl),
+    rivals=_halves(_KL),
+)
+KL_PRIOR = replace(KL_TWO_HEADS, name="gaussian_kl, learned prior", inputs=_with_prior, rivals=_KL_PRIOR)
+RSAMPLE = Operation("rsample", "rsample", _packed, rivals.of_halves(_rsample), _halves(_RSAMPLE), _floor_rsample)
+RSAMPLE_KL_TWO_HEADS = Operation(
+    "rsample_kl, two heads", "rsample_kl", _two_heads, aevb_ext.rsample_kl, _RSAMPLE_KL, _floor_rsample_kl
+)
+RSAMPLE_KL = replace(
+    RSAMPLE_KL_TWO_HEADS,
+    name="rsample_kl",
+    inputs=_packed,
+    ours=rivals.of_halves(aevb_ext.rsample_kl),
+    rivals=_halves(_RSAMPLE_KL),
+)
+
+SMALL = {"eager": 1.5, "compile": 1.5}
+NOT_SLOWER = {"eager": 1.0, "compile": 1.0}
+f32, bf16 = torch.float32, torch.bfloat16
 
 
-def _distributions_gaussian(x, mu, logvar):
-    return _normal_distribution(mu, logvar).log_prob(x).sum(-1)
+def _cpu() -> list[Case]:
+    image, large, latent = Shape(8192, 784), Shape(65536, 784), Shape(65536, 128)
+    minibatch, code = Shape(100, 784), Shape(100, 20)
+    samples, draws = Shape(100, 784, samples=50), Shape(512, 50, samples=50)
+    bernoulli, scattered = {"eager": 8.0, "compile": 4.5}, {"compile": 2.5}
+    gaussian, sampled, beyond = {"eager": 15.0, "compile": 3.0}, {"eager": 8.0, "compile": 4.0}, {"compile": 4.0}
+    return [
+        Case(BERNOULLI, image, f32, "mean", bernoulli),
+        Case(BERNOULLI, image, bf16, "mean", bernoulli),
+        Case(BERNOULLI, image, f32, "sample", scattered),
+        Case(BERNOULLI, image, bf16, "sample", scattered),
+        Case(BERNOULLI, image, f32, "none"),
+        Case(BERNOULLI, large, f32, "mean", beyond),
+        Case(BERNOULLI, large, bf16, "mean", beyond),
+        Case(BERNOULLI, minibatch, f32, "mean", SMALL),
+        Case(BERNOULLI, samples, f32, "mean"),
+        Case(BERNOULLI_BYTES, image, f32, "mean"),
+        Case(BERNOULLI_BYTES, minibatch, f32, "mean", SMALL),
+        Case(GAUSSIAN, image, f32, "mean", gaussian),
+        Case(GAUSSIAN, image, bf16, "mean", gaussian),
+        Case(GAUSSIAN, image, f32, "sample"),
+        Case(GAUSSIAN, minibatch, f32, "mean", SMALL),
+        Case(GAUSSIAN_ONE_SCALE, image, f32, "mean"),
+        Case(GAUSSIAN_ONE_SCALE, image, bf16, "mean"),
+        Case(KL, latent, f32, "mean"),
+        Case(KL, latent, bf16, "mean"),
+        Case(KL, latent, f32, "sample"),
+        Case(KL, code, f32, "mean", SMALL),
+        Case(KL_TWO_HEADS, latent, f32, "mean"),
+        Case(KL_PRIOR, latent, f32, "mean"),
+        Case(RSAMPLE, latent, f32, "mean"),
+        Case(RSAMPLE, code, f32, "mean", SMALL),
+        Case(RSAMPLE_KL, latent, f32, "mean", sampled),
+        Case(RSAMPLE_KL, latent, bf16, "mean", sampled),
+        Case(RSAMPLE_KL_TWO_HEADS, latent, f32, "mean", sampled),
+        Case(RSAMPLE_KL, draws, f32, "mean", sampled, memory=2.0),
+        Case(RSAMPLE_KL, code, f32, "mean", SMALL),
+    ]
 
 
-# A minibatch of the paper, where calling costs more than computing, and one that memory bounds (beyond the caches).
-LATENT = {"cpu": (Size(100, 20), Size(16384, 256)), "cuda": (Size(100, 20), Size(65536, 512))}
-IMAGE = {"cpu": (Size(100, 784), Size(2048, 3072)), "cuda": (Size(100, 784), Size(16384, 3072))}
-SAMPLES = {"cpu": (Size(100, 784, samples=50),), "cuda": (Size(1000, 784, samples=50),)}
-
-OPERATIONS = [
-    Operation(
-        "rsample",
-        _posterior,
-        {"ours": aevb_ext.rsample, "eager": _eager_rsample, "distributions": _distributions_rsample},
-        # mu, logvar -> z; cotangent, logvar -> d logvar: the gradient of mu is the cotangent itself.
-        lambda size: (2 + 1 + 1 + 1 + 1) * size.elements,
-        LATENT,
-    ),
-    Operation(
-        "gaussian_kl",
-        _posterior,
-        {"ours": aevb_ext.gaussian_kl, "eager": _eager_kl, "distributions": _distributions_kl},
-        # mu, logvar; mu, logvar -> d mu, d logvar
-        lambda size: (2 + 2 + 2) * size.elements,
-        LATENT,
-    ),
-    Operation(
-        "rsample_kl",
-        _posterior,
-        {
-            "ours": aevb_ext.rsample_kl,
-            "eager": lambda mu, logvar: (_eager_rsample(mu, logvar), _eager_kl(mu, logvar)),
-            "distributions": _distributions_rsample_kl,
-        },
-        # mu, logvar -> z; cotangent, mu, logvar -> d mu, d logvar
-        lambda size: (2 + 1 + 1 + 2 + 2) * size.elements,
-        LATENT,
-    ),
-    Operation(
-        "bernoulli_log_prob",
-        _logits,
-        {"ours": aevb_ext.bernoulli_log_prob, "eager": _eager_bernoulli, "distributions": _distributions_bernoulli},
-        # x, logits; x, logits -> d logits
-        lambda size: 2 * size.elements + 3 * size.draws * size.elements,
-        {device: IMAGE[device] + SAMPLES[device] for device in IMAGE},
-    ),
-    Operation(
-        "bernoulli_log_prob of bytes",
-        _grey_bytes,
-        {
-            "ours": lambda x, logits: aevb_ext.bernoulli_log_prob(x, logits, x_scale=1 / 255),
-            "eager": _eager_grey_bytes,
-        },
-        # x, logits; x, logits -> d logits, where x is a byte an element (here in float32 elements)
-        lambda size: 2 * size.elements // 4 + 3 * size.elements,
-        {device: sizes[1:] for device, sizes in IMAGE.items()},
-    ),
-    Operation(
-        "gaussian_log_prob",
-        _gaussian,
-        {"ours": aevb_ext.gaussian_log_prob, "eager": _eager_gaussian, "distributions": _distributions_gaussian},
-        # x, mu, logvar; x, mu, logvar -> d mu, d logvar
-        lambda size: (3 + 3 + 2) * size.elements,
-        IMAGE,
-    ),
-    Operation(
-        "gaussian_log_prob, one scale",
-        _gaussian_one_scale,
-        {"ours": aevb_ext.gaussian_log_prob, "eager": _eager_gaussian, "distributions": _distributions_gaussian},
-        # x, mu; x, mu -> d mu
-        lambda size: (2 + 2 + 1) * size.elements,
-        {device: sizes[1:] for device, sizes in IMAGE.items()},
-    ),
-]
+def _cuda() -> list[Case]:
+    full, latent = Shape(65536, 1024), Shape(131072, 512)  # 64 M elements
+    minibatch, code = Shape(100, 784), Shape(100, 20)
+    asked = {"eager": 5.0, "compile": 1.5}
+    large = [(BERNOULLI, full), (GAUSSIAN, full), (KL_TWO_HEADS, latent), (RSAMPLE, latent), (RSAMPLE_KL, latent)]
+    # "sample": the cotangent is another for each row, so forward and backward are a kernel each.
+    table = [Case(operation, shape, f32, "sample", asked) for operation, shape in large]
+    table += [Case(operation, shape, bf16, "sample", asked) for operation, shape in large]
+    table += [Case(operation, shape, f32, "mean", asked) for operation, shape in large if operation is not RSAMPLE]
+    table += [Case(BERNOULLI_BYTES, full, f32, "mean", asked), Case(GAUSSIAN_ONE_SCALE, full, f32, "mean", asked)]
+    table += [Case(operation, code, f32, "mean") for operation in (KL, RSAMPLE, RSAMPLE_KL)]
+    return table + [Case(operation, minibatch, f32, "mean") for operation in (BERNOULLI, GAUSSIAN)]
 
 
-@dataclass(frozen=True)
-class Row:
-    operation: Operation
-    size: Size
-    dtype: torch.dtype
-
-    @property
-    def floor_bytes(self) -> int:
-        return self.operation.floor(self.size) * self.dtype.itemsize
-
-    def __str__(self):
-        return f"{self.operation.name} [{self.size}] {str(self.dtype).removeprefix('torch.')}"
-
-
-def rows(device: str) -> list[Row]:
-    """Every operator at every size in float32, and at its largest in bfloat16."""
+def cases(device: str) -> list[Case]:
+    """The table of a device, nothing asked being that ours is not slower than any rival."""
     table = []
-    for operation in OPERATIONS:
-        sizes = operation.sizes[device]
-        table += [Row(operation, size, torch.float32) for size in sizes]
-        if operation.tensors is not _grey_bytes:
-            table.append(Row(operation, sizes[-1], torch.bfloat16))
+    for case in {"cpu": _cpu, "cuda": _cuda}[device]():
+        asked = NOT_SLOWER | case.asked
+        if device == "cpu" and case.floor_bytes > BEYOND_CACHES:
+            asked["copy"] = 1 / FLOOR
+        table.append(replace(case, asked=asked))
     return table

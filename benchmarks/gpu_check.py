@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "gpu"
 PYTHON = sys.executable
 ALL_S = 515  # and no stage needs more than a few seconds to end
-UNTIL = "AEVB_BENCHMARKS_UNTIL"  # the clock's time after which no benchmark is begun
+BENCHMARKS = LOGS / "benchmarks"
+SECONDS = "(the seconds that are left)"  # in a stage's command
 
 
 @dataclass
@@ -39,9 +40,10 @@ class Stage:
     def run(self) -> None:
         print(f"{self.name} ...", flush=True)
         start = time.monotonic()
+        left = f"{max(self.limit_s - 30, 0):.0f}"
         with open(LOGS / f"{self.name}.log", "w+") as log:
             process = subprocess.Popen(
-                self.command,
+                [left if word is SECONDS else word for word in self.command],
                 cwd=ROOT,
                 env={**os.environ, **self.environment},
                 stdout=log,
@@ -93,18 +95,9 @@ def stages() -> list[Stage]:
             found.append(Stage(tool, command, 40, alone))
     else:
         print("compute-sanitizer is not here: memcheck and racecheck are left out")
-    # Alone and last: they may take what is left of the time. pytest-benchmark loses all figures when interrupted, so
-    # this module is its plugin too, and skips what there is no time for.
-    timed = [*pytest, "-p", "benchmarks.gpu_check", "-m", "cuda", "-rs"]
-    timed += [f"--benchmark-json={LOGS / 'benchmarks.json'}", "benchmarks"]
-    return [*found, Stage("benchmarks", timed, ALL_S, {UNTIL: str(time.monotonic() + ALL_S - 30)})]
-
-
-def pytest_runtest_setup(item) -> None:
-    if time.monotonic() > float(os.environ[UNTIL]):
-        import pytest
-
-        pytest.skip("no time left")
+    # Alone and last: they may take what is left of the time, and begin nothing in its last half minute.
+    timed = [PYTHON, "-m", "benchmarks", "--device", "cuda", "--out", str(BENCHMARKS), "--seconds", SECONDS]
+    return [*found, Stage("benchmarks", timed, ALL_S)]
 
 
 def _compute_sanitizer() -> str | None:
@@ -150,22 +143,20 @@ def test_summary() -> dict | None:
     return {**count, "failed": bad}
 
 
-def figures() -> list[dict]:
-    try:
-        measured = json.loads((LOGS / "benchmarks.json").read_text())["benchmarks"]
-    except (OSError, ValueError):
-        return []
-    return [one["extra_info"] for one in measured if one["extra_info"]]
+def figures() -> dict:
+    """What `python -m benchmarks` wrote, which it does after every case."""
+    for path in BENCHMARKS.glob("*.json"):
+        return json.loads(path.read_text())
+    return {}
 
 
-def table(figured: list[dict]) -> list[str]:
-    """How long each row takes, how many times as long the rivals take, and what part of the copy's speed it reaches."""
-    rivals = ("eager", "distributions", "compiled")
-    lines = [f"  {'forward + backward':58}{'us':>10}" + "".join(f"{rival:>15}" for rival in rivals) + f"{'of copy':>9}"]
-    for row in figured:
-        ratios = (f"{row['times_ours'][rival]:14.2f}x" if rival in row["times_ours"] else " " * 15 for rival in rivals)
-        lines.append(f"  {row['row']:58}{row['seconds']['ours'] * 1e6:10.1f}{''.join(ratios)}{row['of_copy']:9.2f}")
-    return lines
+def verdict(path: Path) -> str:
+    """The tables, and what is asked of the cases against what was measured."""
+    asked = (
+        subprocess.run([PYTHON, "-m", "benchmarks", what, str(path)], cwd=ROOT, capture_output=True, text=True)
+        for what in ("--markdown", "--check")
+    )
+    return "\n".join(done.stdout + done.stderr for done in asked)
 
 
 def main() -> int:
@@ -175,7 +166,7 @@ def main() -> int:
         return f"make gpu: {PYTHON} has no torch: name one that has it, make gpu PYTHON=..."
     if not torch.cuda.is_available():
         return f"make gpu needs a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda}) sees none here"
-    if missing := [name for name in ("pytest", "pytest_benchmark") if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in ("pytest", "matplotlib") if importlib.util.find_spec(name) is None]:
         return f"make gpu: {PYTHON} lacks {', '.join(missing)}"
 
     shutil.rmtree(LOGS, ignore_errors=True)
@@ -188,13 +179,13 @@ def main() -> int:
         if stage.name == "build" and stage.outcome != "passed":
             break  # all others need what it makes
 
-    tests, figured = test_summary(), figures()
+    tests = test_summary()
     results = {
+        **figures(),
         "machine": machine(torch),
         "build": build_info(),
         "stages": [{k: v for k, v in asdict(s).items() if k in ("name", "outcome", "seconds", "output")} for s in done],
         "tests": tests,
-        "benchmarks": figured,
     }
     name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["gpu"].lower()).strip("-")
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
@@ -210,7 +201,8 @@ def main() -> int:
         print(f"  {tests['passed']} passed, {tests['failures'] + tests['errors']} failed, {tests['skipped']} skipped")
         for test in tests["failed"][:20]:
             print(f"    {test}")
-    print("\n".join(table(figured)))
+    if "cases" in results:
+        print(verdict(path))
     return 0 if all(stage.outcome == "passed" for stage in done) else 1
 
 

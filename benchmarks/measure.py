@@ -1,74 +1,156 @@
-"""Times and memory of one row: an operator and its rivals, forward and backward, taking turns."""
+"""Times one case: ours and its rivals, forward and backward, taking turns."""
 
-import gc
-import json
+import os
+import random
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from .cases import Row
+from .cases import LARGE_COPY_ELEMENTS, Case
+from .memory import peak_bytes
 
-BURST_SECONDS = 2e-3  # one turn: as many calls as it takes to be long against the clock's resolution
-ROW_SECONDS = 1.0  # all turns of a row together
+BURST_SECONDS = 1e-2  # one turn: as many calls as it takes to be long against the clock's resolution
 TURNS = (7, 200)  # at least, at most
+LAUNCHES = 50  # that are timed as the host sees them, on a GPU
 
 
-@dataclass
-class Result:
-    row: Row
-    seconds: dict[str, float]  # the median call of each, and of copying as many bytes as the floor has
-    peak_bytes: dict[str, int]  # allocated at once beyond the inputs, in one call
-    failures: dict[str, str]  # rivals that do not run here, and why
+@dataclass(frozen=True)
+class Effort:
+    """How long the turns of one case last together, and how many there are at the least."""
 
-    @property
-    def gb_per_second(self) -> float:
-        return self.row.floor_bytes / self.seconds["ours"] / 1e9
-
-    def ratio(self, name: str) -> float:
-        """How many times as long as ours."""
-        return self.seconds[name] / self.seconds["ours"]
-
-    def summary(self) -> dict:
-        return {
-            "row": str(self.row),
-            "operator": self.row.operation.name,
-            "size": str(self.row.size),
-            "dtype": str(self.row.dtype).removeprefix("torch."),
-            "seconds": self.seconds,
-            "times_ours": {name: self.ratio(name) for name in self.seconds},
-            "floor_bytes": self.row.floor_bytes,
-            "gb_per_second": self.gb_per_second,
-            "of_a_copy_of_the_floor": self.ratio("copy"),
-            "peak_bytes": self.peak_bytes,
-            "failures": self.failures,
-        }
+    seconds: float = 1.5
+    turns: int = TURNS[0]
 
 
-def measure(row: Row, device: torch.device) -> Result:
-    calls, failures = {}, {}
-    implementations = dict(row.operation.implementations)
-    implementations["compiled"] = torch.compile(implementations["eager"], fullgraph=True, dynamic=False)
-    tensors = row.operation.tensors(row.size, device, row.dtype)
+FULL, QUICK = Effort(), Effort(0.3, 3)
+
+# torch.compile's ways. Everything else at its default was the quickest that we found; random numbers may come from
+# PyTorch's own generator or be made in the compiled kernel, and neither is always ahead.
+COMPILED = {"compile": {}}
+COMPILED_DRAWS = {"compile": {}, "compile, fallback_random": {"fallback_random": True}}
+
+
+def candidates(case: Case, formulations=None, compiled: bool = True) -> dict[str, Callable]:
+    """Ours, and "kind: formulation" for each rival, as functions of the inputs."""
+    operation = case.operation
+    found = {"ours": case.bind(operation.ours)}
+    for name, function in operation.rivals.items():
+        if formulations is not None and name not in formulations:
+            continue
+        found[f"eager: {name}"] = case.bind(function)
+        if not compiled:
+            continue
+        for kind, options in (COMPILED_DRAWS if operation.draws else COMPILED).items():
+            found[f"{kind}: {name}"] = torch.compile(case.bind(function), dynamic=False, options=options)
+    return found
+
+
+def kind_of(name: str) -> str:
+    """The kind of rival of that name: "eager", "compile", ..."""
+    return name.partition(":")[0].partition(",")[0]
+
+
+def step(function: Callable, inputs: dict[str, torch.Tensor], case: Case) -> Callable:
+    """Forward and backward to the leaves' `grad`, as in a training step."""
+
+    def forward():
+        return as_tuple(function(**inputs))
+
+    leaves = [t for t in inputs.values() if t.requires_grad]
+    cotangents = cotangents_of(forward(), case.reduction)
+
+    def call():
+        torch.autograd.backward(forward(), cotangents)
+        # Here and not before the next call, which may be a rival's: to give memory back has its price too.
+        for leaf in leaves:
+            leaf.grad = None
+
+    return call
+
+
+def as_tuple(outputs) -> tuple[torch.Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def cotangents_of(outputs, reduction: str) -> tuple[torch.Tensor | None, ...]:
+    """None (one) for a loss, random numbers (the same for outputs of any dtype) for anything that more is done with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return tuple(torch.randn(o.shape, device=o.device).to(o.dtype) if o.dim() else None for o in outputs)
+
+
+def measure(case: Case, device: torch.device, effort: Effort = FULL, formulations=None, only=None) -> dict:
+    """The figures of a case, as the results file has them.
+
+    formulations: those of the rivals to take; None: all. only: the kinds of candidates to take; None: all.
+    """
     torch._dynamo.reset()
-    for name, function in implementations.items():
+    inputs = case.inputs(device)
+    calls, functions, failures = {}, {}, {}
+    for name, function in candidates(case, formulations, only is None or "compile" in only).items():
+        if only is not None and kind_of(name) not in only:
+            continue
         try:
-            call = step(function, tensors)
-            for _ in range(3):
-                call()
+            call = step(function, inputs, case)
+            warm_up(call)
         except Exception as error:
             if name == "ours":
                 raise
             failures[name] = f"{type(error).__name__}: {error}".splitlines()[0]
         else:
-            calls[name] = call
-    peak = {name: peak_bytes(call, device) for name, call in calls.items()}
-    calls["copy"] = copy_of(row.floor_bytes, device)
-    return Result(row, interleaved(calls, device), peak, failures)
+            calls[name], functions[name] = call, function
+    figures = {
+        "case": str(case),
+        "operator": case.operation.operator,
+        "elements": case.shape.elements,
+        "floor_bytes": case.floor_bytes,
+        "failures": failures,
+        "peak_bytes": {name: peak_of(call, inputs, device) for name, call in calls.items()},
+    }
+    if device.type == "cuda":
+        figures["host_seconds"] = {name: host_seconds(call) for name, call in calls.items()}
+        if case.shape.elements >= LARGE_COPY_ELEMENTS and case.reduction != "mean":
+            figures["kernels"] = kernels(functions["ours"], inputs, case, device, effort)
+    calls["copy"] = copy_of(case.floor_bytes, device)
+    figures["seconds"] = interleaved(calls, device, effort)
+    return figures
+
+
+def warm_up(call) -> None:
+    """Three calls; fewer where they are long, and what happens once is little beside them."""
+    start = time.perf_counter()
+    for _ in range(3):
+        call()
+        if time.perf_counter() - start > 1:
+            break
+
+
+def peak_of(call, inputs, device) -> int:
+    for t in inputs.values():
+        t.grad = None
+    return peak_bytes(call, device)
+
+
+def kernels(function, inputs, case, device, effort) -> dict:
+    """Our forward and our backward alone: seconds, and the fewest bytes of each."""
+    outputs = as_tuple(function(**inputs))
+    cotangents = cotangents_of(outputs, case.reduction)
+    leaves = [t for t in inputs.values() if t.requires_grad]
+
+    def forward():
+        with torch.no_grad():
+            function(**inputs)
+
+    def backward():
+        torch.autograd.grad(outputs, leaves, cotangents, retain_graph=True)
+
+    seconds = interleaved({"forward": forward, "backward": backward}, device, effort)
+    return {
+        name: {"seconds": seconds[name], "floor_bytes": floor} for name, floor in zip(seconds, case.floors, strict=True)
+    }
 
 
 def copy_of(moved_bytes: int, device: torch.device) -> Callable:
@@ -79,38 +161,30 @@ def copy_of(moved_bytes: int, device: torch.device) -> Callable:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second that a large copy reads and writes: what a kernel that only moves data can reach here."""
-    moved = 1 << (29 if device.type == "cpu" else 32)
+    """Bytes a second that a copy of 64 M floats reads and writes: what a kernel that only moves data can reach here."""
+    moved = 2 * 4 * LARGE_COPY_ELEMENTS
     return moved / interleaved({"copy": copy_of(moved, device)}, device)["copy"]
 
 
-def interleaved(calls: dict[str, Callable], device: torch.device) -> dict[str, float]:
-    """Seconds of the median call of each, which take turns so that what disturbs one disturbs all."""
+def interleaved(calls: dict[str, Callable], device: torch.device, effort: Effort = FULL) -> dict[str, float]:
+    """Seconds of the median call of each. They take turns in an order that changes, so that what disturbs one disturbs
+    all, and nobody always comes after the same other."""
     timer = _cuda_seconds if device.type == "cuda" else _cpu_seconds
     repeats = {name: _repeats(call, timer) for name, call in calls.items()}
     turns = {name: [] for name in calls}
-    end = time.perf_counter() + ROW_SECONDS
-    while len(turns["copy"]) < TURNS[0] or (time.perf_counter() < end and len(turns["copy"]) < TURNS[1]):
-        for name, call in calls.items():
-            turns[name].append(timer(call, repeats[name]))
+    order, shuffle = list(calls), random.Random(0).shuffle
+    end = time.perf_counter() + effort.seconds
+    for turn in range(TURNS[1]):
+        if turn >= effort.turns and time.perf_counter() > end:
+            break
+        shuffle(order)
+        for name in order:
+            turns[name].append(timer(calls[name], repeats[name]))
     return {name: statistics.median(seconds) for name, seconds in turns.items()}
 
 
-def step(function: Callable, tensors: dict[str, torch.Tensor]) -> Callable:
-    """Forward and backward, with cotangents that are there already."""
-    inputs = [t for t in tensors.values() if t.requires_grad]
-
-    def forward():
-        outputs = function(**tensors)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-
-    cotangents = tuple(torch.ones_like(o) for o in forward())
-    return lambda: torch.autograd.grad(forward(), inputs, cotangents)
-
-
 def _repeats(call, timer) -> int:
-    seconds = min(timer(call, 1) for _ in range(3))
-    return max(1, round(BURST_SECONDS / seconds))
+    return max(1, round(BURST_SECONDS / timer(call, 1)))
 
 
 def _cpu_seconds(call, repeats):
@@ -130,25 +204,18 @@ def _cuda_seconds(call, repeats):
     return start.elapsed_time(end) / 1e3 / repeats
 
 
-def peak_bytes(call: Callable, device: torch.device) -> int:
-    """The most that PyTorch's allocator had handed out at once during a call, beyond what was there before."""
-    gc.collect()
-    if device.type == "cuda":
+def host_seconds(call) -> float:
+    """How long the host is busy with a call that it does not wait for: what launching costs."""
+    seconds = []
+    for _ in range(TURNS[0]):
         torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        call()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    # Each allocation and each release, in order; sizes of releases are negative.
-    changes = sorted((e["ts"], e["args"]["Ev Idx"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
-    held = peak = 0
-    for *_, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
+        start = time.perf_counter()
+        for _ in range(LAUNCHES):
+            call()
+        seconds.append((time.perf_counter() - start) / LAUNCHES)
+    torch.cuda.synchronize()
+    return statistics.median(seconds)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

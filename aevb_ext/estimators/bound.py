@@ -43,6 +43,10 @@ def bound_b(model: VAE, x: Tensor, n_samples: int = 1, generator: torch.Generato
     .. math:: -D_{KL}(q(z | x) \| p(z)) + \frac1L \sum_l \log p(x | z_l)
     """
     mu, logvar = model.posterior(x)
+    if n_samples == 1:
+        # Without a dimension of samples there is no mean to take over it.
+        z, kl = F.rsample_kl(mu, logvar, generator=generator)
+        return model.log_likelihood(x, z) - kl
     z, kl = F.rsample_kl(mu, logvar, n_samples=n_samples, generator=generator)
     return model.log_likelihood(x, z).mean(0) - kl
 

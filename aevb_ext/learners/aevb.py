@@ -1,10 +1,13 @@
 """Auto-Encoding Variational Bayes (Algorithm 1)."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from ..estimators.bound import check_estimator
 from ..models import VAE
+from .adagrad import Adagrad
 
 __all__ = ["AEVB", "OPTIMIZERS"]
 
@@ -32,6 +35,7 @@ class AEVB:
         optimizer: ``"adagrad"`` (its first 100 steps accumulate squared gradients without updating), ``"adam"`` or
             ``"sgd"``.
         lr: its stepsize. Default: 0.02, 0.001, 0.0001.
+        bf16: compute the bound under autocast to bfloat16; parameters, gradients and the optimizer stay float32.
         generator: where the noise comes from, on the model's device. Default: PyTorch's.
 
     Raises:
@@ -48,17 +52,22 @@ class AEVB:
         n_samples: int = 1,
         optimizer: str = "adagrad",
         lr: float | None = None,
+        bf16: bool = False,
         generator: torch.Generator | None = None,
     ):
-        self.model, self.n_samples, self.generator = model, n_samples, generator
+        self.model, self.batch_size, self.n_samples, self.generator = model, batch_size, n_samples, generator
         self._bound = check_estimator(estimator, n_samples)
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
         self.lr = OPTIMIZERS[optimizer] if lr is None else lr
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be a positive number, got {lr}")
-        self._warmup = ADAGRAD_WARMUP_STEPS if optimizer == "adagrad" else 0
-        self.optimizer = _optimizer(optimizer, model, 0.0 if self._warmup else self.lr, batch_size / n_data)
+        # Steps before the stepsize is lr.
+        self.warmup_steps = ADAGRAD_WARMUP_STEPS if optimizer == "adagrad" else 0
+        self.optimizer = _optimizer(optimizer, model, 0.0 if self.warmup_steps else self.lr, batch_size / n_data)
+        self._parameters = list(model.parameters())
+        self._descend = self._parameters[0].new_tensor(-1.0)
+        self._bf16 = bf16
         self.steps = 0
 
     def step(self, x: Tensor) -> Tensor:
@@ -67,13 +76,24 @@ class AEVB:
         Returns:
             The minibatch's mean bound before the update: a scalar on x's device, not synchronised with the host.
         """
-        if self.steps == self._warmup:
+        self.count()
+        return self.update(x)
+
+    def count(self) -> None:
+        """What :meth:`step` does on the host: count it, and let the stepsize follow."""
+        if self.steps == self.warmup_steps:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr
         self.steps += 1
-        total = self._bound(self.model, x, self.n_samples, self.generator).sum()
-        self.optimizer.zero_grad()
-        total.neg().backward()
+
+    def update(self, x: Tensor) -> Tensor:
+        """What :meth:`step` does on the device; a CUDA graph can capture it."""
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False) if self._bf16 else nullcontext():
+            total = self._bound(self.model, x, self.n_samples, self.generator).sum()
+        # What optimizer.zero_grad() does, in less time.
+        for parameter in self._parameters:
+            parameter.grad = None
+        total.backward(self._descend)
         self.optimizer.step()
         return total.detach() / len(x)
 
@@ -82,7 +102,13 @@ def _optimizer(name: str, model: VAE, lr: float, prior: float) -> torch.optim.Op
     weights = [p for p in model.parameters() if p.dim() > 1]
     biases = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": weights, "weight_decay": prior}, {"params": biases}]
-    optimizers = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    # On the CPU one fused pass is the quickest; not every torch has it for Adagrad on CUDA, so there torch may choose.
-    on_cpu = all(p.device.type == "cpu" for p in weights)
-    return optimizers[name](groups, lr=lr, fused=True if on_cpu else None)
+    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    match name:
+        case "adagrad":
+            # Where it is not ours, torch may choose how: not every torch has it fused on CUDA.
+            return Adagrad(groups, lr) if on_cpu else torch.optim.Adagrad(groups, lr)
+        case "adam":
+            # Capturable: its count of steps is on the device, as a CUDA graph needs it.
+            return torch.optim.Adam(groups, lr, fused=True, capturable=not on_cpu)
+        case "sgd":
+            return torch.optim.SGD(groups, lr, fused=True)

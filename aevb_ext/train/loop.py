@@ -13,6 +13,7 @@ from ..estimators import Bound, evaluate_bound
 from ..learners.aevb import AEVB
 from ..models import VAE
 from .logging import Progress, RunFolder
+from .step import make_step
 
 __all__ = ["NonFiniteBound", "Record", "Result", "fit"]
 
@@ -59,6 +60,7 @@ def fit(
     n_samples: int = 1,
     optimizer: str = "adagrad",
     lr: float | None = None,
+    bf16: bool = False,
     seed: int = 0,
     device="cpu",
     out=None,
@@ -75,7 +77,7 @@ def fit(
         model: the VAE, trained in place and left on ``device``.
         data: what to train on.
         samples_seen: how many data points to train on, counted with repetition.
-        batch_size, estimator, n_samples, optimizer, lr: as in :class:`aevb_ext.learners.AEVB`.
+        batch_size, estimator, n_samples, optimizer, lr, bf16: as in :class:`aevb_ext.learners.AEVB`.
         seed: of the minibatches and of the noise.
         device: where to train.
         out: a new or empty folder for config.json, metrics.jsonl, checkpoint.pt (renewed at each evaluation) and the
@@ -103,19 +105,16 @@ def fit(
         model.decoder.check_support(data.test, model.x_scale, "data.test")
     model.to(device)
     data = data.to(device)
-    n_train = len(data.train)
     generator = torch.Generator(device).manual_seed(seed)
     estimate = {"estimator": estimator, "n_samples": n_samples}
-    learner = AEVB(model, n_train, batch_size=batch_size, optimizer=optimizer, lr=lr, generator=generator, **estimate)
+    optimization = {"batch_size": batch_size, "optimizer": optimizer, "bf16": bf16}
+    learner = AEVB(model, len(data.train), **estimate, **optimization, lr=lr, generator=generator)
+    step = make_step(learner, data.train)
     folder = None if out is None else RunFolder(out)
-    settings = {"samples_seen": samples_seen, "batch_size": batch_size, **estimate}
-    settings |= {"optimizer": optimizer, "lr": learner.lr, "seed": seed, "device": str(device)}
+    settings = {"samples_seen": samples_seen, **estimate, **optimization}
+    settings |= {"lr": learner.lr, "seed": seed, "device": str(device)}
     versions = {"aevb_ext": __version__, "torch": torch.__version__, "python": platform.python_version()}
     config = {"data": data.name, "model": model.config, **settings, **versions}
-
-    def step():
-        rows = torch.randint(n_train, (batch_size,), generator=generator, device=device)
-        return learner.step(data.train.index_select(0, rows))
 
     steps = math.ceil(samples_seen / batch_size)
     evaluations = _evaluation_steps(steps, batch_size)

@@ -28,6 +28,8 @@ struct Run {
 template <class T>
 Run<T> run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
   const int last = input.dims - 1;
+  if (last == 0 && input.stride[0] == 1 && input.type == wide)
+    return {static_cast<const T*>(input.data) + chunk.flat, -1};
   // Not even the division that finds the place in its row is needed for a number that is always the same.
   if (input.stride[last] == 0 && (last == 0 || (chunk.rows == 1 && input.size[last] % chunk.event == 0))) {
     int64_t offset = 0, rest = last ? chunk.flat / input.size[last] : 0;
@@ -59,6 +61,12 @@ template <>
 struct IndicesOf<3> : Indices<0, 1, 2> {};
 template <>
 struct IndicesOf<4> : Indices<0, 1, 2, 3> {};
+
+// A loop that is gone before the compiler decides what to keep in registers.
+template <class Body, int... i>
+AEVB_INLINE void each(Indices<i...>, Body body) {
+  (body(i), ...);
+}
 
 template <class F, class N, int... i>
 AEVB_INLINE N value_of(const F& f, const N* in, Indices<i...>) {
@@ -160,18 +168,18 @@ class RowPass {
     const F formula = Recipe::make(call_.params);
     const auto body = [&](auto load, auto store, auto keep) AEVB_INLINE_BODY {
       N operand[arity], derivative[arity];
-      for (int k = 0; k < arity; ++k) operand[k] = load(in[k]);
+      each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = load(in[k]); });
       const auto put = [&](int k, N result) AEVB_INLINE_BODY {
-        if (summed[k])
-          total[k] = total[k] + keep(result);
-        else
-          store(result, to[k], streamed[k]);
+        // The value is nearly always summed, and added up without asking its sum stays in a register.
+        if ((values && k == 0) || summed[k]) total[k] = total[k] + keep(result);
+        if (!summed[k]) store(result, to[k], streamed[k]);
       };
       if constexpr (values) put(0, value_of(formula, operand, IndicesOf<arity>()));
       if constexpr (gradients) {
         gradient_of(formula, operand, derivative, IndicesOf<arity>());
-        for (int k = 0; k < arity; ++k)
+        each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
           if (wanted[values + k]) put(values + k, chained(load, derivative[k]));
+        });
       }
     };
     constexpr int lanes = N::lanes;

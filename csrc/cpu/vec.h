@@ -93,6 +93,9 @@ struct Vec {
   }
   // The first `count` lanes, and zeros.
   AEVB_INLINE Vec first(int count) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return {(raw)_mm512_maskz_mov_ps((1 << count) - 1, (__m512)v)};
+#endif
     Vec r(0.0);
     memcpy(&r.v, &v, count * sizeof(T));
     return r;
@@ -359,20 +362,20 @@ AEVB_INLINE void interleave_fours(F32& a, F32& b) {
   b.v = high;
 }
 
-// Halves are added to halves, as a wider or narrower register would do it.
+// Halves are added to halves.
+template <class T, int lanes>
+AEVB_INLINE T sum_of(Raw<T, lanes> v) {
+  if constexpr (lanes == 2) {
+    return v[0] + v[1];
+  } else {
+    Raw<T, lanes / 2> half[2];
+    memcpy(half, &v, sizeof v);
+    return sum_of<T, lanes / 2>(half[0] + half[1]);
+  }
+}
 template <class T>
 AEVB_INLINE T sum(Vec<T> a) {
-  constexpr int lanes = Vec<T>::lanes;
-  for (int width = lanes / 2; width > 0; width /= 2) {
-#if defined(__clang__)
-    for (int i = 0; i < width; ++i) a.v[i] += a.v[i + width];
-#else
-    typename Vec<T>::mask from;
-    for (int i = 0; i < lanes; ++i) from[i] = (i + width) % lanes;
-    a.v += __builtin_shuffle(a.v, from);
-#endif
-  }
-  return a.v[0];
+  return sum_of<T, Vec<T>::lanes>(a.v);
 }
 
 }  // namespace aevb::AEVB_ISA

@@ -19,14 +19,17 @@ namespace {
 constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kSmallest = 2 * kHugePage;  // smaller ones the C library keeps by itself
 constexpr size_t kIdleBlocks = 16;
+constexpr size_t kIdleBytes = size_t(256) << 20;  // that are held on to
+
 
 struct Block {
   char* data;
   size_t size;
+  bool offered = false;  // to the system
 };
 
-// Blocks of whole huge pages. An idle one is lent again as it is; until then the system may take its pages back whenever
-// it is short of memory (MADV_FREE), so that what lies idle here is nobody's loss.
+// Blocks of whole huge pages. An idle one is lent again as it is. Beyond the first kIdleBytes the system may until then
+// take the pages back whenever it is short of memory (MADV_FREE), so that what lies idle here is nobody's loss.
 class Recycler final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size) override {
@@ -75,15 +78,22 @@ class Recycler final : public c10::Allocator {
     for (auto it = idle_.begin(); it != idle_.end(); ++it)
       if (it->size >= size && it->size < 2 * size && (best == idle_.end() || it->size < best->size)) best = it;
     if (best == idle_.end()) return {};
-    const Block block = *best;
+    Block block = *best;
     idle_.erase(best);
+    block.offered = false;
     return block;
   }
 
   void keep(Block block) {
-    madvise(block.data, block.size, MADV_FREE);
     if (std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) {
       idle_.push_back(block);
+      size_t held = 0;
+      for (auto it = idle_.rbegin(); it != idle_.rend(); ++it) {
+        held += it->size;
+        if (held <= kIdleBytes || it->offered) continue;
+        madvise(it->data, it->size, MADV_FREE);
+        it->offered = true;
+      }
       if (idle_.size() <= kIdleBlocks) return;
       block = idle_.front();  // the one that has been idle longest
       idle_.erase(idle_.begin());

@@ -1,0 +1,134 @@
+"""Instructions that our CPU kernels execute on fixed small cases: a check of speed without noise.
+
+python -m benchmarks.instructions             exits with 1 when a count has grown by more than a tenth
+python -m benchmarks.instructions --update    writes the counts of this build to benchmarks/instructions.json
+
+Counted by `valgrind --tool=callgrind`, inside the kernels alone (from the dispatch on, on one thread), in the AVX2
+objects, since valgrind knows no AVX-512. Another compiler makes other instructions: its counts are not held to these.
+Where valgrind is not installed nothing is checked, and that is said.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPECTED = Path(__file__).with_suffix(".json")
+TOLERANCE = 0.10
+SHAPE = (64, 784)
+
+
+def counted(torch, aevb_ext):
+    """Name and function of each thing that is counted: forward and backward of each operator, on the same tensors."""
+    torch.manual_seed(0)
+    x = torch.rand(SHAPE)
+    grey = (x * 255).to(torch.uint8)
+    params = torch.randn(SHAPE[0], 2 * SHAPE[1])
+    key = torch.tensor([1, 2])
+
+    def backward(dtype, function):
+        mu, logvar = params.to(dtype).requires_grad_().chunk(2, 1)
+        outputs = function(mu, logvar)
+        torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
+
+    calls = {
+        "bernoulli_log_prob mean": lambda mu, _: (aevb_ext.bernoulli_log_prob(x, mu, reduction="mean"),),
+        "bernoulli_log_prob sample": lambda mu, _: (aevb_ext.bernoulli_log_prob(x, mu),),
+        "bernoulli_log_prob of bytes": lambda mu, _: (aevb_ext.bernoulli_log_prob(grey, mu, x_scale=1 / 255),),
+        "gaussian_log_prob mean": lambda mu, logvar: (aevb_ext.gaussian_log_prob(x, mu, logvar, reduction="mean"),),
+        "gaussian_log_prob sample": lambda mu, logvar: (aevb_ext.gaussian_log_prob(x, mu, logvar),),
+        "gaussian_kl mean": lambda mu, logvar: (aevb_ext.gaussian_kl(mu, logvar, reduction="mean"),),
+        "rsample": lambda mu, logvar: (aevb_ext.rsample(mu, logvar, key=key),),
+        "rsample_kl mean": lambda mu, logvar: aevb_ext.rsample_kl(mu, logvar, key=key, reduction="mean"),
+    }
+    for name, function in calls.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            yield f"{name}, {str(dtype).removeprefix('torch.')}", lambda f=function, d=dtype: backward(d, f)
+
+
+def execute() -> None:
+    """What runs under callgrind. It writes the counts so far, and begins anew, when build_info() is called."""
+    import torch
+
+    import aevb_ext
+
+    for name, call in counted(torch, aevb_ext):
+        aevb_ext.build_info()
+        call()
+        print(name, flush=True)
+    aevb_ext.build_info()
+
+
+def count(valgrind: str) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        # Everything below aevb::cpu::rows(...), sample_forward(...), ...; none of them calls another.
+        kernels = ("aevb::cpu::row*(aevb::RowCall const&)", "aevb::cpu::sample_*(aevb::SampleCall const&)")
+        command = [valgrind, "-q", "--tool=callgrind", "--collect-atstart=no", f"--callgrind-out-file={folder}/out"]
+        command += [f"--toggle-collect={kernel}" for kernel in kernels]
+        command += ["--dump-before=aevb::cpu::instruction_set()", sys.executable, "-m", __spec__.name, "--execute"]
+        environment = {**os.environ, "AEVB_CPU_ISA": "avx2", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"callgrind failed:\n{done.stdout}{done.stderr}")
+        dumps = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
+        # The first is what came before the first case.
+        totals = [int(re.search(r"^totals: (\d+)", path.read_text(), re.MULTILINE)[1]) for path in dumps[1:]]
+    return dict(zip(done.stdout.splitlines(), totals, strict=True))
+
+
+def compare(found: dict[str, int], expected: dict[str, int]) -> tuple[list[str], bool]:
+    """A line for each count, and whether each has a number to hold to and is within the tolerance of it, or below."""
+    lines, good = [], set(found) == set(expected)
+    for name in dict.fromkeys([*expected, *found]):
+        if name not in found or name not in expected:
+            lines.append(f"{name:42} {'no longer counted' if name in expected else 'no expected count'}: --update")
+            continue
+        change = found[name] / expected[name] - 1
+        note = "TOO MANY" if change > TOLERANCE else "fewer: --update" if change < -TOLERANCE else ""
+        good = good and change <= TOLERANCE
+        lines.append(f"{name:42} {found[name]:>12,} of {expected[name]:>12,}  {change:+7.1%}  {note}".rstrip())
+    return lines, good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.instructions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--update", action="store_true", help="write the counts of this build as those to hold to")
+    parser.add_argument("--execute", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.execute:
+        execute()
+        return 0
+
+    import aevb_ext
+
+    about = aevb_ext.build_info()
+    valgrind = shutil.which("valgrind")
+    if not valgrind or "avx2" not in about["cpu_built"]:
+        print(f"!!! Instructions were NOT counted: {'no valgrind' if not valgrind else 'no AVX2 objects'} here. !!!")
+        return 0
+    recorded = json.loads(EXPECTED.read_text()) if EXPECTED.exists() else {"compiler": "", "instructions": {}}
+    major = about["compiler"].partition(".")[0]
+    if not arguments.update and major != recorded["compiler"].partition(".")[0]:
+        print(f"!!! Instructions were NOT counted: compiler {about['compiler']}, not {recorded['compiler']}. !!!")
+        return 0
+    found = count(valgrind)
+    lines, good = compare(found, recorded["instructions"])
+    print("\n".join(lines))
+    if arguments.update:
+        EXPECTED.write_text(json.dumps({"compiler": about["compiler"], "instructions": found}, indent=1) + "\n")
+        return 0
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

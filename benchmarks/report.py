@@ -1,0 +1,56 @@
+"""The tables that people read: one line for each case as it is measured, and Markdown for README."""
+
+from .check import best, best_rival, ratio
+
+KINDS = {"eager": "eager", "compile": "torch.compile", "jax": "JAX"}
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"
+
+
+def where(results: dict) -> str:
+    threads = f", {results['threads']} threads ({results['aevb_ext']['cpu_in_use']})" if results["threads"] else ""
+    jax = f", JAX {results['jax']}" if results["jax"] else ""
+    commit = results["aevb_ext"]["commit"]
+    return f"{results['device']}{threads}, torch {results['torch']}{jax}, aevb_ext {commit}"
+
+
+def line(figures: dict) -> str:
+    """What is told while it runs."""
+    seconds = figures["seconds"]
+    cells = [f"{figures['case']:64} {duration(seconds['ours']):>10}"]
+    for kind in KINDS:
+        if found := best(seconds, kind):
+            cells.append(f"{KINDS[kind]} {found[1] / seconds['ours']:.2f}x ({found[0].partition(': ')[2]})")
+    if "copy" in seconds:
+        cells.append(f"{seconds['ours'] / seconds['copy']:.2f}x its floor")
+    return "  ".join(cells)
+
+
+def _times(figures: dict[str, float], kind: str) -> str:
+    found = ratio(figures, kind)
+    if found is None:
+        return "-"
+    return f"{found:.2f}x" if found >= 1 else f"**{found:.2f}x**"
+
+
+def markdown(results: dict) -> str:
+    """The tables. A rival that wins is set in bold."""
+    lines = [f"{where(results)}; a large copy moves {results['copy_bytes_per_second'] / 1e9:.0f} GB/s.", ""]
+    lines += ["| forward + backward | ours | eager | torch.compile | ours / floor | peak MB: ours, leanest rival |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for figures in results["cases"]:
+        seconds, peaks = figures["seconds"], figures["peak_bytes"]
+        cells = [figures["case"], duration(seconds["ours"]), _times(seconds, "eager"), _times(seconds, "compile")]
+        cells.append(f"{seconds['ours'] / seconds['copy']:.2f}")
+        leanest = best_rival(peaks)
+        cells.append(f"{peaks['ours'] / 1e6:.2f}, {leanest / 1e6:.2f}" if leanest else f"{peaks['ours'] / 1e6:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    if results["training"]:
+        lines += ["", "| a whole step | ours | eager | torch.compile | JAX |", "|---|---|---|---|---|"]
+    for figures in results["training"]:
+        seconds = figures["seconds"]
+        cells = [figures["case"], duration(seconds["ours"]), *(_times(seconds, kind) for kind in KINDS)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

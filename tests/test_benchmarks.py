@@ -1,0 +1,223 @@
+"""The benchmarks compare like with like, and say so when a ratio is missed."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import aevb_ext
+
+# At the end: `aevb_ext` is the one that is tested, in this folder or installed.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from benchmarks import check, instructions, plots, report, training
+from benchmarks.cases import BERNOULLI, Case, Shape, cases
+from benchmarks.measure import as_tuple, cotangents_of
+from benchmarks.memory import peak_bytes
+
+# One of each operation and reduction, whatever the size: their rivals are functions of tensors of any shape.
+DISTINCT = {
+    (case.operation.name, case.dtype, case.reduction, case.shape.samples): case
+    for device in ("cpu", "cuda")
+    for case in cases(device)
+}
+# float32: sums of 784 terms, in an order of their own. bfloat16: rivals round each intermediate result to 8 bits.
+TOLERANCE = {torch.float32: {"rtol": 2e-5, "atol": 2e-5}, torch.bfloat16: {"rtol": 0.03, "atol": 0.15}}
+
+
+def outcome(case: Case, function, inputs):
+    """Value and gradients, of samplers without what is noise in them; and that noise."""
+    leaves = [t for t in inputs.values() if t.requires_grad]
+    outputs = as_tuple(case.bind(function)(**inputs))
+    cotangents = cotangents_of(outputs, case.reduction)
+    gradients = torch.autograd.grad(outputs, leaves, cotangents)
+    if not case.operation.draws:
+        return [*outputs, *gradients], None
+    z, *kl = outputs
+    mu, logvar = (t.detach().double() for t in halves(inputs))
+    dmu, dlogvar = (t.double() for t in halves(dict(zip(inputs, gradients, strict=True))))
+    eps = (z.double() - mu) / (0.5 * logvar).exp()
+    pathwise = (0.5 * (0.5 * logvar).exp() * cotangents[0].double() * eps).reshape(-1, *mu.shape).sum(0)
+    return [*kl, dmu, dlogvar - pathwise], eps
+
+
+def halves(tensors):
+    return tensors["params"].chunk(2, -1) if "params" in tensors else (tensors["mu"], tensors["logvar"])
+
+
+@pytest.mark.parametrize("case", DISTINCT.values(), ids=str)
+def test_rivals_compute_the_same(case):
+    """Value and gradients; of samplers, those parts that are not the noise, which is standard normal in each."""
+    case = replace(case, shape=replace(case.shape, batch=24, event=min(case.shape.event, 784)))
+    inputs = case.inputs("cpu")
+    expected, _ = outcome(case, case.operation.ours, inputs)
+    for name, function in case.operation.rivals.items():
+        found, eps = outcome(case, function, inputs)
+        for a, b in zip(found, expected, strict=True):
+            message = lambda m, name=name: f"{name}: {m}"  # noqa: E731
+            torch.testing.assert_close(a.double(), b.double(), **TOLERANCE[case.dtype], msg=message)
+        if eps is not None:
+            # Six standard errors of the mean and of the variance of so many normals; less than 1e-8 by chance.
+            error = eps.numel() ** -0.5
+            assert abs(eps.mean()) < 6 * error and abs(eps.var() - 1) < 6 * 2**0.5 * error, name
+
+
+def test_every_operator_is_in_the_table():
+    timed = {case.operation.operator for case in cases("cpu")}
+    # Every sampler draws its key in the timed part.
+    assert timed | {"noise_key"} == set(aevb_ext.functional.__all__)
+    assert {case.operation.operator for case in cases("cuda")} == timed
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_cases_have_names_of_their_own(device):
+    table = [*cases(device), *training.trainings(device)]
+    assert len({str(case) for case in table}) == len(table)
+
+
+def test_floors_of_worked_examples():
+    """x and logits are read, the gradient written: 12 bytes an element. With a cotangent for each row, known later, x
+    and logits are read again. With two samples of each data point, x is read once for both."""
+    n = 8192 * 784
+    assert Case(BERNOULLI, Shape(8192, 784), torch.float32, "mean").floors == (8 * n, 4 * n)
+    assert Case(BERNOULLI, Shape(8192, 784), torch.float32, "sample").floors == (8 * n, 12 * n)
+    assert Case(BERNOULLI, Shape(8192, 784, samples=2), torch.bfloat16, "mean").floor_bytes == 2 * n + 8 * n
+
+
+def results(device, times):
+    """As a run would give them in which every rival takes `times` times as long as asked."""
+
+    def figures(case):
+        seconds = {"ours": 1.0, "copy": times / 1.6}
+        seconds |= {f"{kind}: textbook": asked * times for kind, asked in case.asked.items() if kind != "copy"}
+        peaks = {"ours": 1.0, "eager: textbook": 9.0, "compile: textbook": (case.memory or 1) * times}
+        found = {"case": str(case), "seconds": seconds, "peak_bytes": peaks, "synchronisations": 0}
+        if isinstance(case, Case):
+            found["host_seconds"] = {"ours": 1.0, "eager: textbook": times}
+            one = {"seconds": 1.0, "floor_bytes": 0.85e9 * times}
+            found["kernels"] = {"forward": one, "backward": one}
+        return found
+
+    measured = {"cases": cases(device), "training": training.trainings(device)}
+    found = {kind: [figures(case) for case in table] for kind, table in measured.items()}
+    return {"type": device, "copy_bytes_per_second": 1e9, **found}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_check_passes_what_is_reached(device):
+    text, reached = check.report(results(device, 1.001))
+    assert reached, text
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_check_fails_what_is_missed_worst_first(device):
+    good = results(device, 1.001)
+    slow, slower = good["cases"][0], good["cases"][3]
+    slow["seconds"]["ours"] = 1.25
+    slower["seconds"]["ours"] = 2.0
+    text, reached = check.report(good)
+    assert not reached
+    first = text.splitlines()[1]
+    assert slower["case"] in first and slow["case"] not in first
+    scores = [verdict.score for verdict in check.verdicts(good)]
+    assert scores == sorted(scores) and scores[0] == pytest.approx(1.001 / 2)
+
+
+@pytest.mark.parametrize("part", ["cases", "training"])
+def test_check_fails_what_is_not_measured(part):
+    incomplete = results("cpu", 2.0)
+    left_out = incomplete[part].pop()
+    text, reached = check.report(incomplete)
+    assert not reached
+    assert left_out["case"] in text.splitlines()[1] and "not measured" in text.splitlines()[1]
+
+
+def test_check_fails_a_rival_that_is_not_installed():
+    without = results("cpu", 2.0)
+    del without["training"][0]["seconds"]["jax: textbook"]
+    assert not check.report(without)[1]
+
+
+ABOUT = {"device": "a", "threads": 2, "torch": "2", "jax": None, "aevb_ext": {"cpu_in_use": "avx2", "commit": "c"}}
+
+
+def test_tables_show_a_rival_that_wins_in_bold():
+    found = results("cpu", 1.0) | ABOUT
+    found["cases"][0]["seconds"] = {"ours": 1.0, "eager: a": 3.0, "eager: b": 2.0, "compile: a": 0.5, "copy": 0.25}
+    row = report.markdown(found).splitlines()[4]
+    assert "| 2.00x | **0.50x** | 4.00 |" in row
+
+
+def test_pictures_are_drawn(tmp_path):
+    seconds = {"ours": 1.0, "eager: textbook": 9.0, "compile: textbook": 2.0, "copy": 0.5}
+    size = {"operator": "rsample", "floor_bytes": 1e9, "seconds": seconds, "peak_bytes": seconds}
+    found = results("cpu", 1.0) | ABOUT | {"caches": {"L2": 1e6}}
+    found["cases"] = [size | {"case": str(case), "elements": 1e7} for case in cases("cpu")[:3]]
+    found["training"] = found["training"][:1]
+    found["training"][0]["parts"] = {name: {"data": 0.4, "rest": 0.6} for name in found["training"][0]["seconds"]}
+    found["training"][0]["parts"].pop("copy")
+    found["by_elements"] = [size | {"elements": n} for n in (1e3, 1e6)]
+    found["by_threads"] = [size | {"threads": n} for n in (1, 2)]
+    pictures = list(plots.draw(found, tmp_path))
+    assert len(pictures) == 6 and all(0 < picture.stat().st_size < 150_000 for picture in pictures)
+
+
+def test_instructions_may_shrink_but_not_grow():
+    expected = {"a": 1000, "b": 1000}
+    assert instructions.compare({"a": 1099, "b": 900}, expected)[1]
+    lines, good = instructions.compare({"a": 1000, "b": 800}, expected)
+    assert good and "--update" in lines[1] and "--update" not in lines[0]
+    assert not instructions.compare({"a": 1101, "b": 1000}, expected)[1]
+    assert not instructions.compare({"a": 1000}, expected)[1]
+
+
+@pytest.fixture
+def quiet_steps(monkeypatch):
+    """Each contender's run(steps), with noise too small to see and one data point, which every minibatch repeats."""
+    made = training.initial
+
+    def quiet():
+        model = made()
+        with torch.no_grad():
+            model.encoder[2].bias[training.LATENT :] = -40.0
+        return model
+
+    monkeypatch.setattr(training, "initial", quiet)
+    data = training.data_set("cpu")[:1]
+    runs, _ = training.runners(training.Training(4, asked={"jax": 1.0}), data)
+    del runs["compile: textbook"]  # the function that is compiled is eager's
+    return runs
+
+
+def test_training_steps_start_from_the_same_bound(quiet_steps):
+    bounds = {name: float(run(1)) for name, run in quiet_steps.items()}
+    assert all(bound == pytest.approx(bounds["ours"], rel=1e-5) for bound in bounds.values()), bounds
+
+
+def test_training_rivals_learn_alike(quiet_steps):
+    """(Ours updates nothing in the first steps of a run, at the same cost.)"""
+    if "jax: jit, scan" not in quiet_steps:
+        pytest.skip("JAX is not installed")
+    learnt = float(quiet_steps["jax: jit, scan"](5))
+    assert learnt == pytest.approx(float(quiet_steps["eager: textbook"](5)), rel=1e-3)
+    assert learnt != pytest.approx(float(quiet_steps["ours"](1)), rel=0.01)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_peak_memory_is_the_peak(device):
+    """Of what is known: two results and what was held at once while they came about."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    n = 1 << 20
+    x = torch.zeros(n, device=device)
+
+    def call():
+        y = x + 1  # 4n
+        z = y + 1  # 8n
+        del y  # 4n
+        w = z.expand(2, n) + 1  # 12n
+        return w.sum()
+
+    assert peak_bytes(call, torch.device(device)) == pytest.approx(12 * n, abs=4096)

@@ -1,0 +1,168 @@
+"""The layer of the networks is nn.Linear, to rounding, in everything that PyTorch can do with one."""
+
+import pytest
+import torch
+from torch import nn
+
+from aevb_ext._library import ops
+from aevb_ext.nn import Linear
+
+EPS = torch.finfo(torch.float32).eps
+# [*, in], out: of several tiles and of less than one, a vector, samples in front, nothing at all.
+SHAPES = [((100, 784), 500), ((7, 3), 5), ((1, 1), 1), ((3,), 4), ((2, 5, 20), 33), ((0, 6), 4), ((3, 0, 6), 4)]
+
+
+def layers(n_in, n_out, tanh, bias=True, dtype=torch.float32):
+    torch.manual_seed(n_in + n_out)
+    ours = Linear(n_in, n_out, bias, tanh=tanh, dtype=dtype)
+    plain = nn.Linear(n_in, n_out, bias, dtype=torch.float64)
+    plain.load_state_dict(ours.state_dict())
+    return ours, nn.Sequential(plain, nn.Tanh()) if tanh else plain
+
+
+def run(layer, x, cotangent):
+    """The layer's output, and the gradients of x, weight and bias."""
+    x = x.detach().to(next(layer.parameters()).dtype).requires_grad_()
+    y = layer(x)
+    return [y, *torch.autograd.grad(y, [x, *layer.parameters()], cotangent.to(y.dtype))]
+
+
+def assert_rounded(actual, exact, scale, terms):
+    """A sum of n products in float32 is off by at most (n + 1) eps times the sum of their magnitudes."""
+    assert actual.shape == exact.shape
+    assert ((actual.double() - exact).abs() <= (terms + 8) * EPS * scale + 1e-30).all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tanh", [False, True])
+@pytest.mark.parametrize(("shape", "n_out"), SHAPES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "every other"])
+def test_values_and_gradients(shape, n_out, tanh, bias, layout):
+    ours, exact = layers(shape[-1], n_out, tanh, bias)
+    x, cotangent = torch.randn(shape), torch.randn(*shape[:-1], n_out)
+    if layout == "transposed" and x.dim() > 1:
+        x, cotangent = (t.mT.contiguous().mT for t in (x, cotangent))
+    elif layout == "every other":
+        x, cotangent = (t.repeat_interleave(2, -1)[..., ::2] for t in (x, cotangent))
+    y, dx, dweight, *dbias = run(ours, x, cotangent)
+    exact_y, exact_dx, exact_dweight, *exact_dbias = run(exact, x, cotangent)
+    weight, n_in = ours.weight.detach().double().abs(), shape[-1]
+    rows_x, rows_g = x.double().abs().reshape(-1, n_in), cotangent.double().abs().reshape(-1, n_out)
+    # The slope of tanh is at most 1, and that of its derivative too: it passes on the error of its argument.
+    inner = n_in if tanh else 0
+    size = 1 + (rows_x @ weight.T).max().item() if rows_x.numel() else 1.0
+    extra = size if tanh else 1.0
+    assert_rounded(y, exact_y, (rows_x @ weight.T + 1).reshape(y.shape), n_in)
+    assert_rounded(dx, exact_dx, extra * (rows_g @ weight).reshape(x.shape), n_out + inner)
+    assert_rounded(dweight, exact_dweight, extra * rows_g.T @ rows_x, len(rows_x) + inner)
+    if bias:
+        assert_rounded(dbias[0], exact_dbias[0], extra * rows_g.sum(0), len(rows_x) + inner)
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_derivatives_of_derivatives(tanh):
+    x, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 4), (5, 4), (5,)))
+
+    def layer(x, weight, bias):
+        return ops.linear(x, weight, bias, tanh)
+
+    assert torch.autograd.gradcheck(layer, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(layer, (x, weight, bias))
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_opcheck(tanh):
+    x, weight, bias = (torch.randn(s, requires_grad=True) for s in ((6, 4), (5, 4), (5,)))
+    torch.library.opcheck(ops.linear.default, (x, weight, bias, tanh))
+    y = ops.linear(x, weight, bias, tanh).detach() if tanh else None
+    arguments = (torch.randn(6, 5), x.detach(), weight.detach(), y, [True, False, True])
+    torch.library.opcheck(ops.linear_backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_torch_func(tanh):
+    ours, exact = layers(4, 5, tanh)
+    x = torch.randn(6, 4)
+
+    def derivatives(layer, dtype):
+        parameters = {name: p.detach() for name, p in layer.named_parameters()}
+
+        def loss(parameters, x):
+            return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+        of_each_point = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x.to(dtype))
+        ensemble = {name: torch.stack([p, 2 * p]) for name, p in parameters.items()}
+        losses = torch.func.vmap(loss, in_dims=(0, None))(ensemble, x.to(dtype))
+        return [*of_each_point.values(), torch.func.jacrev(layer)(x.to(dtype)), losses]
+
+    for a, b in zip(derivatives(ours, torch.float32), derivatives(exact, torch.float64), strict=True):
+        torch.testing.assert_close(a, b.float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_compiled(tanh):
+    ours, _ = layers(20, 30, tanh)
+    x, cotangent = torch.randn(50, 20), torch.randn(50, 30)
+    for eager, compiled in zip(
+        run(ours, x, cotangent), run(torch.compile(ours, fullgraph=True), x, cotangent), strict=True
+    ):
+        torch.testing.assert_close(compiled, eager)
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_are_nn_linear(dtype, tanh):
+    ours, _ = layers(20, 30, tanh, dtype=dtype)
+    x = torch.randn(50, 20, dtype=dtype)
+    expected = nn.functional.linear(x, ours.weight, ours.bias)
+    assert torch.equal(ours(x), expected.tanh() if tanh else expected)
+
+
+def test_autocast_is_nn_linear():
+    ours, _ = layers(20, 30, False)
+    x = torch.randn(50, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = ours(x), nn.functional.linear(x, ours.weight, ours.bias)
+    assert y.dtype == torch.bfloat16 and torch.equal(y, expected)
+
+
+def test_the_initial_parameters_are_those_of_nn_linear():
+    parameters = []
+    for layer in (Linear, nn.Linear):
+        torch.manual_seed(3)
+        parameters.append(layer(6, 4).state_dict())
+    assert list(parameters[0]) == list(parameters[1])
+    assert all(torch.equal(a, b) for a, b in zip(*(p.values() for p in parameters), strict=True))
+
+
+def test_the_graph_is_released():
+    ours, _ = layers(4, 5, True)
+    y = ours(torch.randn(3, 4))
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        y.sum().backward()
+
+
+def test_a_changed_output_is_noticed():
+    ours, _ = layers(4, 5, True)
+    y = ours(torch.randn(3, 4))
+    total = y.sum()
+    with torch.no_grad():
+        y.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "error", "match"),
+    [
+        (torch.ones(3, 5), torch.ones(2, 4), None, ValueError, r"x must be \[\*, 4\].*got \[3, 5\]"),
+        (torch.tensor(1.0), torch.ones(2, 4), None, ValueError, r"x must be .*got \[\]"),
+        (torch.ones(3, 4), torch.ones(4), None, ValueError, r"weight must be .*got \[4\]"),
+        (torch.ones(3, 4), torch.ones(2, 4), torch.ones(3), ValueError, r"bias must be \[2\].*got \[3\]"),
+        (torch.ones(3, 4).double(), torch.ones(2, 4), None, TypeError, "one dtype, got Double and Float"),
+    ],
+)
+def test_errors(x, weight, bias, error, match):
+    with pytest.raises(error, match=match):
+        ops.linear(x, weight, bias, False)
