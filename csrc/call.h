@@ -74,6 +74,7 @@ struct SampleCall {
   Input kl_cotangent;  // backward, in `wide`; no data: zero
   double kl_cotangent_scale = 1;
   Output gradient[2];  // backward: of mu and spread
+  bool beyond_caches = false;
 };
 
 }  // namespace aevb

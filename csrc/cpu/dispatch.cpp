@@ -61,6 +61,21 @@ int64_t bytes_of(const RowCall& call) {
   return call.rows * call.event * each;
 }
 
+int64_t bytes_of(const SampleCall& call) {
+  int64_t each = size_of(call.mu.type) + size_of(call.spread.type), draws = 0;
+  for (const Output& gradient : call.gradient)
+    if (gradient.data && !gradient.per_block) each += size_of(gradient.type);
+  if (call.z.data) draws += size_of(call.z.type);
+  if (call.z_cotangent.data) draws += size_of(call.z_cotangent.type);
+  return call.rows * call.event * (each + call.samples * draws);
+}
+
+template <class Call>
+Call sized(Call call) {
+  call.beyond_caches = bytes_of(call) > kCacheBytes;
+  return call;
+}
+
 // Below this many elements a thread costs more to wake than it saves.
 constexpr int64_t kGrain = 16384;
 
@@ -75,13 +90,9 @@ void run(const Call& call, int64_t elements_each, void (*kernel)(const Call&, in
 
 }  // namespace
 
-void rows(const RowCall& call) {
-  RowCall sized = call;
-  sized.beyond_caches = bytes_of(call) > kCacheBytes;
-  run(sized, 1, kernels().rows);
-}
-void sample_forward(const SampleCall& call) { run(call, call.samples, kernels().sample_forward); }
-void sample_backward(const SampleCall& call) { run(call, call.samples, kernels().sample_backward); }
+void rows(const RowCall& call) { run(sized(call), 1, kernels().rows); }
+void sample_forward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_forward); }
+void sample_backward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_backward); }
 
 std::vector<const char*> instruction_sets() {
   std::vector<const char*> names;

@@ -12,8 +12,8 @@ class Noise {
   explicit Noise(const int64_t* key)
       : keys_(uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)), offset_(uint64_t(key[1])) {}
 
-  // Calls body(load, store, eps) as `along` does, with the noise of elements [begin, begin + count). It is drawn a
-  // group at a time, so that there is something to compute while operands come from memory.
+  // Calls body(load, store, eps) as `along` does, where store(v, p, streamed), with the noise of elements [begin, begin
+  // + count). It is drawn a group at a time, so that there is something to compute while operands come from memory.
   template <class T, class Body>
   AEVB_INLINE void along(int64_t begin, int count, Body body) const {
     constexpr int lanes = Vec<T>::lanes;
@@ -26,15 +26,23 @@ class Noise {
       drawn += kGroup;
       const int ready = drawn < count ? drawn : count;
       for (; i + lanes <= ready; i += lanes)
-        body([i](const T* p) AEVB_INLINE_BODY { return Vec<T>::load(p + i); },
-             [i](Vec<T> v, T* p) AEVB_INLINE_BODY { v.store(p + i); }, Vec<T>::load(eps + i));
+        body([i](const T* p) AEVB_INLINE_BODY { return load_ahead(p + i); },
+             [i](Vec<T> v, T* p, bool streamed) AEVB_INLINE_BODY { streamed ? v.stream(p + i) : v.store(p + i); },
+             Vec<T>::load(eps + i));
     }
     if (i < count)
       body([=](const T* p) AEVB_INLINE_BODY { return Vec<T>::load(p + i, count - i); },
-           [=](Vec<T> v, T* p) AEVB_INLINE_BODY { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
+           [=](Vec<T> v, T* p, bool) AEVB_INLINE_BODY { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
   }
 
  private:
+  // The processor's own prefetching gives up between rows, and while noise is drawn nothing else asks for operands.
+  template <class T>
+  static AEVB_INLINE Vec<T> load_ahead(const T* p) {
+    __builtin_prefetch(p + kChunk);
+    return Vec<T>::load(p);
+  }
+
   static constexpr int kBlocks = Word::lanes, kGroup = 4 * kBlocks;  // blocks and normals drawn at once
 
   // Lane i of part k of the words is this block of the group: the two of a quarter register lie half a register apart,
@@ -84,6 +92,12 @@ class Noise {
   uint64_t offset_;
 };
 
+// Whether results that start here go past the caches.
+template <class T>
+bool streams(const SampleCall& call, const T* to, const Buffer<T>& buffer) {
+  return call.beyond_caches && to != buffer.data && uintptr_t(to) % sizeof(Vec<T>) == 0;
+}
+
 template <class T, Spread kind>
 void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
@@ -103,22 +117,25 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
         Chunk drawn = chunk;
         drawn.flat = index;
         T* z = target(call.z, drawn, call.wide, z_buffer);
+        const bool streamed = streams(call, z, z_buffer);
         if (k == 0)
           noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
             const N m = load(mu), v = load(s);
             N sigma, variance;
             SpreadOf{kind}.std_and_var(v, sigma, variance);
-            store(fma(sigma, eps, m), z);
-            if (kl_wanted) store(GaussianKl{{kind}}.value(m, v, variance), divergence);
-            if (again) store(sigma, sigmas);
+            store(fma(sigma, eps, m), z, streamed);
+            if (kl_wanted) store(GaussianKl{{kind}}.value(m, v, variance), divergence, false);
+            if (again) store(sigma, sigmas, false);
           });
         else
-          noise.along<T>(index, chunk.size,
-                         [=](auto load, auto store, N eps) AEVB_INLINE_BODY { store(fma(load(sigmas), eps, load(mu)), z); });
+          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
+            store(fma(load(sigmas), eps, load(mu)), z, streamed);
+          });
         deliver(call.z, drawn, call.wide, z);
       }
       deliver(call.kl, chunk, call.wide, divergence);
     });
+  if (call.beyond_caches) finish_streams();
 }
 
 // dL/dmu = sum_l g_l,  dL/ds = d sigma/ds sum_l g_l eps_l,  and the KL's part of each.
@@ -142,6 +159,7 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
       }
       T* dmu = target(call.gradient[0], chunk, call.wide, dmu_buffer);
       T* ds = target(call.gradient[1], chunk, call.wide, ds_buffer);
+      const bool dmu_streamed = streams(call, dmu, dmu_buffer), ds_streamed = streams(call, ds, ds_buffer);
       T* const g_sum = sum.data;
       T* const g_eps_sum = sum_eps.data;
       const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_BODY {
@@ -156,8 +174,8 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
           g = g + chain(cotangent, kl_dmu);
           g_eps = g_eps + chain(cotangent, kl_ds);
         }
-        store(g, dmu);
-        store(g_eps, ds);
+        store(g, dmu, dmu_streamed);
+        store(g_eps, ds, ds_streamed);
       };
       for (int64_t k = 0; k < samples; ++k) {
         const int64_t index = k * elements + chunk.flat;
@@ -170,18 +188,19 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
         else
           noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
             const N cotangent = load(g), before = k ? load(g_sum) : N(0), before_eps = k ? load(g_eps_sum) : N(0);
-            store(before + cotangent, g_sum);
-            store(fma(cotangent, eps, before_eps), g_eps_sum);
+            store(before + cotangent, g_sum, false);
+            store(fma(cotangent, eps, before_eps), g_eps_sum, false);
           });
       }
-      if (samples == 0)
-        along<T>(chunk.size, [=](auto load, auto store) AEVB_INLINE_BODY { finish(load, store, N(0), N(0)); });
-      else if (samples > 1)
-        along<T>(chunk.size,
-                 [=](auto load, auto store) AEVB_INLINE_BODY { finish(load, store, load(g_sum), load(g_eps_sum)); });
+      if (samples != 1)
+        along<T>(chunk.size, [=](auto load, auto store) AEVB_INLINE_BODY {
+          const auto put = [=](N v, T* p, bool) AEVB_INLINE_BODY { store(v, p); };
+          finish(load, put, samples ? load(g_sum) : N(0), samples ? load(g_eps_sum) : N(0));
+        });
       deliver(call.gradient[0], chunk, call.wide, dmu);
       deliver(call.gradient[1], chunk, call.wide, ds);
     });
+  if (call.beyond_caches) finish_streams();
 }
 
 // Each spread has its own copy of the loops, which are too short to ask which it is.
