@@ -266,7 +266,7 @@ def _device(device, generator) -> torch.device:
 
 def _key(mu: Tensor, key: Tensor | None, generator) -> Tensor:
     if key is None:
-        return noise_key(mu.device, generator)
+        return ops.noise_key(mu.device, generator=generator)
     if generator is not None:
         raise ValueError("key and generator were both given: the key alone determines the noise, give one of them")
     return key

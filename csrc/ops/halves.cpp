@@ -2,11 +2,10 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros_like.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "ops/autograd.h"
 #include "ops/check.h"
-#include "ops/foresight.h"
 #include "ops/layout.h"
 #include "ops/memory.h"
 
@@ -26,28 +25,29 @@ bool is_half(const Tensor& t, int64_t event) {
   return last <= 1 && rows.size[last] == event && rows.stride[last] == 1 && (last == 0 || rows.stride[0] == 2 * event);
 }
 
-struct Halves : torch::autograd::Function<Halves> {
-  static variable_list forward(torch::autograd::AutogradContext* context, const Tensor& params, int64_t dim) {
-    context->saved_data["dim"] = dim;
-    context->set_materialize_grads(false);
-    return params.chunk(2, dim);
-  }
+struct HalvesBackward final : torch::autograd::Node {
+  int64_t dim = 0;
 
-  static variable_list backward(torch::autograd::AutogradContext* context, variable_list halves) {
-    const int64_t dim = context->saved_data["dim"].toInt();
+  variable_list apply(variable_list&& halves) override {
     const auto& [first, second] = std::tie(halves[0], halves[1]);
-    if (!first.defined() && !second.defined()) return {Tensor(), Tensor()};
+    if (!first.defined() && !second.defined()) return {Tensor()};
     const Tensor& half = first.defined() ? first : second;
     if (first.defined() && second.defined() && !at::GradMode::is_enabled() && may_look_ahead(halves) &&
-        are_halves(first, second, c10::multiply_integers(half.sizes().slice(dim)))) {
-      auto sizes = half.sizes().vec();
-      sizes[dim] *= 2;
-      std::vector<int64_t> strides(sizes.size(), 1);
-      for (int64_t d = half.dim() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
-      return {first.as_strided(sizes, strides, first.storage_offset()), Tensor()};
-    }
-    return {at::cat({first.defined() ? first : at::zeros_like(half), second.defined() ? second : at::zeros_like(half)}, dim),
-            Tensor()};
+        are_halves(first, second, c10::multiply_integers(half.sizes().slice(dim))))
+      return {together(first)};
+    return {at::cat({first.defined() ? first : at::zeros_like(half), second.defined() ? second : at::zeros_like(half)},
+                    dim)};
+  }
+  std::string name() const override { return "HalvesBackward"; }
+
+ private:
+  // The tensor that has `first` and, behind it in each row, the other half.
+  Tensor together(const Tensor& first) const {
+    auto sizes = first.sizes().vec();
+    sizes[dim] *= 2;
+    std::vector<int64_t> strides(sizes.size(), 1);
+    for (int64_t d = first.dim() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
+    return first.as_strided(sizes, strides, first.storage_offset());
   }
 };
 
@@ -58,7 +58,18 @@ std::tuple<Tensor, Tensor> halves(const Tensor& params, int64_t dim) {
   TORCH_CHECK_VALUE(params.sym_size(dim) % 2 == 0, "params has size ", params.sym_size(dim), " in dimension ", dim,
                     ", which has no halves");
   // To what traces or transforms operators these are PyTorch's own views.
-  const auto both = params.requires_grad() && may_look_ahead({params}) ? Halves::apply(params, dim) : params.chunk(2, dim);
+  if (!params.requires_grad() || !at::GradMode::is_enabled() || !may_look_ahead({params})) {
+    const auto both = params.chunk(2, dim);
+    return {both[0], both[1]};
+  }
+  const auto both = [&] {
+    at::AutoDispatchBelowAutograd below;  // but not below what makes views of them
+    return params.chunk(2, dim);
+  }();
+  auto node = make_node<HalvesBackward>();
+  node->dim = dim;
+  node->set_next_edges(torch::autograd::collect_next_edges(params));
+  for (const auto& half : both) torch::autograd::set_history(half, node);
   return {both[0], both[1]};
 }
 
