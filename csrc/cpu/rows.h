@@ -18,36 +18,42 @@ AEVB_INLINE void along(int count, Body body) {
          [=](Vec<T> v, T* p) { v.store(p + i, count - i); });
 }
 
-// An operand's elements in a chunk: `step` is 0 where they are all the same, one vector of them, and else all ones.
-template <class T>
+// An operand's elements in a chunk: an array of some type, or, where `step` is 0 and not all ones, one vector of them.
 struct Run {
-  const T* data;
+  const void* data;
+  Type type;
   int step;
 };
 
 template <class T>
-Run<T> run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
+Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
   const int last = input.dims - 1;
-  if (last == 0 && input.stride[0] == 1 && input.type == wide)
-    return {static_cast<const T*>(input.data) + chunk.flat, -1};
-  // Not even the division that finds the place in its row is needed for a number that is always the same.
-  if (input.stride[last] == 0 && (last == 0 || (chunk.rows == 1 && input.size[last] % chunk.event == 0))) {
-    int64_t offset = 0, rest = last ? chunk.flat / input.size[last] : 0;
+  const auto at = [&](int64_t offset) {
+    return Run{static_cast<const char*>(input.data) + offset * size_of(input.type), input.type, -1};
+  };
+  if (last == 0 && input.stride[0] == 1 && converts<T>(input.type)) return at(chunk.flat);
+  // Rows that lie one way or another, but each in one piece.
+  if (chunk.rows == 1 && input.size[last] % chunk.event == 0 && input.stride[last] <= 1 &&
+      (input.stride[last] == 0 || converts<T>(input.type))) {
+    const int64_t within = chunk.flat % input.size[last];
+    int64_t offset = within * input.stride[last], rest = chunk.flat / input.size[last];
     for (int d = last - 1; d >= 0; --d) {
       offset += (d ? rest % input.size[d] : rest) * input.stride[d];
       rest /= d ? input.size[d] : 1;
     }
+    if (input.stride[last] == 1) return at(offset);
     gather(input.type, input.data, offset, 0, Vec<T>::lanes, buffer.data);
-    return {buffer.data, 0};
+    return {buffer.data, wide, 0};
   }
-  return {stage(input, chunk.flat, chunk.size, wide, buffer), -1};
+  return {stage(input, chunk.flat, chunk.size, wide, buffer), wide, -1};
 }
 
-// Whether an operand is read where it lies, and so needs no chunk that fits a buffer.
-inline bool stays(const Input& input, const RowCall& call) {
+// Whether an operand's rows are read where they lie, and so need no chunk that fits a buffer.
+template <class T>
+bool stays(const Input& input, const RowCall& call) {
   const int last = input.dims - 1;
   return input.size[last] % call.event == 0 &&
-         (input.stride[last] == 0 || (input.stride[last] == 1 && input.type == call.wide));
+         (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)));
 }
 
 // The formula's value and gradient with operands and results in arrays.
@@ -104,7 +110,7 @@ struct OneCotangent {
 };
 template <class T>
 struct Cotangents {
-  Run<T> run;
+  Run run;
   Vec<T> scale;
   template <class Load>
   AEVB_INLINE Vec<T> operator()(Load load, Vec<T> derivative) const {
@@ -125,10 +131,10 @@ class RowPass {
     if constexpr (gradients)
       for (int k = 0; k < arity; ++k) output_[values + k] = &call.gradient[k];
     bool in_place = true;
-    for (int k = 0; k < arity; ++k) in_place = in_place && stays(call.in[k], call);
+    for (int k = 0; k < arity; ++k) in_place = in_place && stays<T>(call.in[k], call);
     for (const Output* out : output_)
-      in_place = in_place && (!out->data || out->per_block || out->type == call.wide);
-    if (gradients && call.cotangent.data) in_place = in_place && stays(call.cotangent, call);
+      in_place = in_place && (!out->data || out->per_block || converts<T>(out->type));
+    if (gradients && call.cotangent.data) in_place = in_place && stays<T>(call.cotangent, call);
     limit_ = in_place ? int(kBlock) : kChunk;
   }
 
@@ -141,29 +147,33 @@ class RowPass {
 
  private:
   void one(const Chunk& chunk) {
-    Run<T> in[arity];
+    Run in[arity];
     for (int k = 0; k < arity; ++k) in[k] = run_of(call_.in[k], chunk, call_.wide, staged_[k]);
     const N scale(call_.cotangent_scale);
     if (!gradients || !call_.cotangent.data) return compute(chunk, in, OneCotangent<T>{scale});
-    const Run<T> cotangent = run_of(call_.cotangent, chunk, call_.wide, cotangents_);
-    if (!cotangent.step && cotangent.data[0] != 0)
-      compute(chunk, in, OneCotangent<T>{N::load(cotangent.data) * scale});
+    const Run cotangent = run_of(call_.cotangent, chunk, call_.wide, cotangents_);
+    if (!cotangent.step && cotangents_.data[0] != 0)
+      compute(chunk, in, OneCotangent<T>{N::load(cotangents_.data) * scale});
     else
       compute(chunk, in, Cotangents<T>{cotangent, scale});
   }
 
   template <class Chain>
-  AEVB_INLINE void compute(const Chunk& chunk, const Run<T>* in, const Chain& chained) {
-    T* to[results];
+  AEVB_INLINE void compute(const Chunk& chunk, const Run* in, const Chain& chained) {
+    void* to[results];
+    Type type[results];
     N total[results];
-    bool wanted[results], summed[results], streamed[results];
+    bool wanted[results], summed[results], streamed[results], buffered[results];
     for (int k = 0; k < results; ++k) {
-      wanted[k] = output_[k]->data;
+      const Output& output = *output_[k];
+      wanted[k] = output.data;
       // One row's sum is kept in a register; several rows' values go by way of a buffer.
-      summed[k] = output_[k]->per_block && chunk.rows == 1;
-      to[k] = target(*output_[k], chunk, call_.wide, computed_[k]);
+      summed[k] = output.per_block && chunk.rows == 1;
+      buffered[k] = !lies_in_place(output, chunk);
+      type[k] = buffered[k] ? call_.wide : output.type;
+      to[k] = buffered[k] ? computed_[k].data : place(output, chunk);
       total[k] = N(0);
-      streamed[k] = call_.beyond_caches && to[k] != computed_[k].data && uintptr_t(to[k]) % sizeof(N) == 0;
+      streamed[k] = call_.beyond_caches && !buffered[k] && type[k] == call_.wide && uintptr_t(to[k]) % sizeof(N) == 0;
     }
     const F formula = Recipe::make(call_.params);
     const auto body = [&](auto load, auto store, auto keep) AEVB_INLINE_BODY {
@@ -172,7 +182,7 @@ class RowPass {
       const auto put = [&](int k, N result) AEVB_INLINE_BODY {
         // The value is nearly always summed, and added up without asking its sum stays in a register.
         if ((values && k == 0) || summed[k]) total[k] = total[k] + keep(result);
-        if (!summed[k]) store(result, to[k], streamed[k]);
+        if (!summed[k]) store(result, type[k], to[k], streamed[k]);
       };
       if constexpr (values) put(0, value_of(formula, operand, IndicesOf<arity>()));
       if constexpr (gradients) {
@@ -185,16 +195,19 @@ class RowPass {
     constexpr int lanes = N::lanes;
     int i = 0;
     for (; i + lanes <= chunk.size; i += lanes)
-      body([i](Run<T> run) { return N::load(run.data + (i & run.step)); }, [i](N v, T* p, bool streamed) { streamed ? v.stream(p + i) : v.store(p + i); }, [](N v) { return v; });
+      body([i](const Run& run) AEVB_INLINE_BODY { return load_from<T>(run.type, run.data, i & run.step); },
+           [i](N v, Type type, void* p, bool streamed) AEVB_INLINE_BODY {
+             streamed ? v.stream(static_cast<T*>(p) + i) : store_to(type, p, i, v);
+           },
+           [](N v) AEVB_INLINE_BODY { return v; });
     if (const int rest = chunk.size - i; rest > 0)
-      body([=](Run<T> run) { return N::load(run.data + (i & run.step), rest); },
-           [=](N v, T* p, bool) { v.store(p + i, rest); }, [=](N v) { return v.first(rest); });
+      body([=](const Run& run) { return load_from<T>(run.type, run.data, i & run.step, rest); },
+           [=](N v, Type type, void* p, bool) { store_to(type, p, i, v, rest); }, [=](N v) { return v.first(rest); });
     for (int k = 0; k < results; ++k) {
-      if (!wanted[k]) continue;
       if (summed[k])
         add_block_sum(*output_[k], chunk, 0, sum(total[k]));
-      else
-        deliver(*output_[k], chunk, call_.wide, to[k]);
+      else if (wanted[k] && buffered[k])
+        deliver(*output_[k], chunk, call_.wide, computed_[k].data);
     }
   }
 

@@ -79,9 +79,9 @@ AEVB_INLINE void shortened(U32x u, uint16_t* p) {
 
 // Round to nearest even; NaN stays NaN.
 AEVB_INLINE void narrow(F32 a, BFloat16* p) {
-  U32x u = (U32x)a.v;
-  U32x rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  shortened((U32x)(a == a) ? rounded : (U32x)((u >> 16) | 0x40), &p->bits);
+  U32x u = (U32x)a.v, cut = u >> 16;
+  U32x rounded = (u + ((cut & 1) + 0x7fff)) >> 16;
+  shortened(a.v == a.v ? rounded : cut | 0x40, &p->bits);
 }
 
 AEVB_INLINE void narrow(F32 a, Half* p) {
@@ -98,6 +98,45 @@ AEVB_INLINE void narrow(F32 a, Half* p) {
   U32x r = u >= 0x47800000u ? special : (u < 0x38800000u ? subnormal : normal);
   shortened(r | (sign >> 16), &p->bits);
 #endif
+}
+
+// Whether whole vectors of a type are converted where they are loaded and stored.
+template <class W>
+AEVB_INLINE bool converts(Type type) {
+  return sizeof(W) == 4 ? type != Type::f64 : type == Type::f64;
+}
+
+// A vector of elements i, i + 1, ... of an array of such a type.
+template <class W>
+AEVB_INLINE Vec<W> load_from(Type type, const void* base, int64_t i) {
+  if constexpr (sizeof(W) == 4) {
+    if (type == Type::bf16) return widen(static_cast<const BFloat16*>(base) + i);
+    if (type == Type::f16) return widen(static_cast<const Half*>(base) + i);
+    if (type == Type::u8) return widen(static_cast<const uint8_t*>(base) + i);
+  }
+  return Vec<W>::load(static_cast<const W*>(base) + i);
+}
+template <class W>
+AEVB_INLINE void store_to(Type type, void* base, int64_t i, Vec<W> v) {
+  if constexpr (sizeof(W) == 4) {
+    if (type == Type::bf16) return narrow(v, static_cast<BFloat16*>(base) + i);
+    if (type == Type::f16) return narrow(v, static_cast<Half*>(base) + i);
+  }
+  v.store(static_cast<W*>(base) + i);
+}
+
+// The same of `count` elements alone.
+template <class W>
+Vec<W> load_from(Type type, const void* base, int64_t i, int count) {
+  alignas(64) char whole[kVectorBytes] = {};
+  memcpy(whole, static_cast<const char*>(base) + i * size_of(type), count * size_of(type));
+  return load_from<W>(type, whole, 0);
+}
+template <class W>
+void store_to(Type type, void* base, int64_t i, Vec<W> v, int count) {
+  alignas(64) char whole[kVectorBytes];
+  store_to(type, whole, 0, v);
+  memcpy(static_cast<char*>(base) + i * size_of(type), whole, count * size_of(type));
 }
 
 template <class W, class T>

@@ -54,22 +54,24 @@ void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
     add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
 }
 
-// Whether a chunk's elementwise results can be computed where they belong.
-inline bool lies_in_place(const Output& output, const Chunk& chunk, Type wide) {
-  return output.data && !output.per_block && output.type == wide && (chunk.rows == 1 || !output.row_gap);
+// Whether a chunk's elementwise results lie side by side, and where.
+inline bool lies_in_place(const Output& output, const Chunk& chunk) {
+  return output.data && !output.per_block && (chunk.rows == 1 || !output.row_gap);
+}
+inline void* place(const Output& output, const Chunk& chunk) {
+  return static_cast<char*>(output.data) + (chunk.flat + chunk.row * output.row_gap) * size_of(output.type);
 }
 
-// Where a chunk's results are computed: there, or in a buffer.
+// Where a chunk's results are computed: there, if they are of the arithmetic's type, or in a buffer.
 template <class T>
 T* target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
-  if (!lies_in_place(output, chunk, wide)) return buffer.data;
-  return static_cast<T*>(output.data) + chunk.flat + chunk.row * output.row_gap;
+  return lies_in_place(output, chunk) && output.type == wide ? static_cast<T*>(place(output, chunk)) : buffer.data;
 }
 
 // A chunk's results, computed at `target`, to where they belong: their row sums, or each to its place.
 template <class T>
 void deliver(const Output& output, const Chunk& chunk, Type wide, const T* from) {
-  if (!output.data || lies_in_place(output, chunk, wide)) return;
+  if (!output.data || (lies_in_place(output, chunk) && output.type == wide)) return;
   if (output.per_block) return add_row_sums(output, chunk, from);
   // Rows that lie together go together.
   const int runs = output.row_gap ? chunk.rows : 1, count = chunk.size / runs;
