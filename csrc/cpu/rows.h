@@ -126,8 +126,7 @@ class RowPass {
       for (int k = 0; k < arity; ++k) output_[values + k] = &call.gradient[k];
     bool in_place = true;
     for (int k = 0; k < arity; ++k) in_place = in_place && stays(call.in[k], call);
-    for (const Output* out : output_)
-      in_place = in_place && (!out->data || out->per_block || out->type == call.wide);
+    for (const Output* out : output_) in_place = in_place && (!out->data || out->per_block || out->type == call.wide);
     if (gradients && call.cotangent.data) in_place = in_place && stays(call.cotangent, call);
     limit_ = in_place ? int(kBlock) : kChunk;
   }
@@ -185,7 +184,8 @@ class RowPass {
     constexpr int lanes = N::lanes;
     int i = 0;
     for (; i + lanes <= chunk.size; i += lanes)
-      body([i](Run<T> run) { return N::load(run.data + (i & run.step)); }, [i](N v, T* p, bool streamed) { streamed ? v.stream(p + i) : v.store(p + i); }, [](N v) { return v; });
+      body([i](Run<T> run) { return N::load(run.data + (i & run.step)); },
+           [i](N v, T* p, bool streamed) { streamed ? v.stream(p + i) : v.store(p + i); }, [](N v) { return v; });
     if (const int rest = chunk.size - i; rest > 0)
       body([=](Run<T> run) { return N::load(run.data + (i & run.step), rest); },
            [=](N v, T* p, bool) { v.store(p + i, rest); }, [=](N v) { return v.first(rest); });
