@@ -242,7 +242,9 @@ KL = replace(
     rivals=_halves(_KL),
 )
 KL_PRIOR = replace(KL_TWO_HEADS, name="gaussian_kl, learned prior", inputs=_with_prior, rivals=_KL_PRIOR)
-RSAMPLE = Operation("rsample", "rsample", _packed, rivals.of_halves(_rsample, aevb_ext.halves), _halves(_RSAMPLE), _floor_rsample)
+RSAMPLE = Operation(
+    "rsample", "rsample", _packed, rivals.of_halves(_rsample, aevb_ext.halves), _halves(_RSAMPLE), _floor_rsample
+)
 RSAMPLE_KL_TWO_HEADS = Operation(
     "rsample_kl, two heads", "rsample_kl", _two_heads, aevb_ext.rsample_kl, _RSAMPLE_KL, _floor_rsample_kl
 )

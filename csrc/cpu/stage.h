@@ -216,7 +216,6 @@ const W* stage(const Input& input, int64_t begin, int count, Type wide, Buffer<W
   return buffer.data;
 }
 
-
 template <class T>
 void scatter(const float* from, int count, T* to) {
   int i = 0;

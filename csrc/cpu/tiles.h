@@ -50,8 +50,7 @@ void add_block_sum(const Output& output, const Chunk& chunk, int r, T part) {
 
 template <class T>
 void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
-  for (int r = 0; r < chunk.rows; ++r)
-    add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
+  for (int r = 0; r < chunk.rows; ++r) add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
 }
 
 // Whether a chunk's elementwise results lie side by side, and where.

@@ -119,8 +119,8 @@ AEVB_INLINE void finish_streams() {
 #endif
 }
 
-// a b + c, rounded once where the instruction set can. The compiler makes none of its own (-ffp-contract=off): whether it
-// does depends on what surrounds an expression, and the same gradient would differ from one kernel to another.
+// a b + c, rounded once where the instruction set can. The compiler makes none of its own (-ffp-contract=off): whether
+// it does depends on what surrounds an expression, and the same gradient would differ from one kernel to another.
 template <class T>
 AEVB_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   using raw = typename Vec<T>::raw;
@@ -236,8 +236,8 @@ AEVB_INLINE F32 log(F32 x) {
   F32 m = {(F32::raw)(bits - (power << 23))};
   F32 e = {__builtin_convertvector(tiny ? power - 23 : power, F32::raw)};
   F32 f = m - F32(1.0), z = f * f;
-  constexpr double c[] = {3.3333331174e-1, -2.4999993993e-1, 2.0000714765e-1, -1.6668057665e-1, 1.4249322787e-1,
-                          -1.2420140846e-1, 1.1676998740e-1, -1.1514610310e-1, 7.0376836292e-2};
+  constexpr double c[] = {3.3333331174e-1,  -2.4999993993e-1, 2.0000714765e-1,  -1.6668057665e-1, 1.4249322787e-1,
+                          -1.2420140846e-1, 1.1676998740e-1,  -1.1514610310e-1, 7.0376836292e-2};
   F32 y = fma(F32(-0.5), z, fma(e, F32(-2.12194440e-4), polynomial(f, c) * f * z));
   F32 r = fma(e, F32(0.693359375), f + y);
   r = select(x > F32(0.0), r, F32(__builtin_nanf("")));
@@ -339,9 +339,7 @@ AEVB_INLINE void multiply(const Word& a, uint32_t constant, Word& high, Word& lo
 using U32x = Raw<uint32_t, F32::lanes>;
 
 // The low halves of a and of b in turn.
-AEVB_INLINE U32x pair_low_halves(Wide a, Wide b) {
-  return (U32x)((a & 0xffffffffu) | (b << 32));
-}
+AEVB_INLINE U32x pair_low_halves(Wide a, Wide b) { return (U32x)((a & 0xffffffffu) | (b << 32)); }
 
 // Of every four elements of a and b, a0 a1 a2 a3 and b0 b1 b2 b3 -> a0 b0 a1 b1 and a2 b2 a3 b3.
 AEVB_INLINE void interleave_fours(F32& a, F32& b) {

@@ -130,7 +130,7 @@ __device__ __forceinline__ void add(N& sum, const Quad& quad, const N (&value)[k
 
 // Thread blocks of one blockIdx.x share the samples among them; the first one also has the KL.
 template <class T, Spread kind>
-__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 3)
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 2 : 3)
     sample_forward(const __grid_constant__ SampleForward task) {
   using N = Number<T>;
   const SpreadOf spread = {kind};

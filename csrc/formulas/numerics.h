@@ -35,8 +35,8 @@ AEVB_INLINE N chain(N cotangent, N derivative) {
   return cotangent * select(cotangent == N(0), finite, derivative);
 }
 
-// c[0] + c[1] x + c[2] x^2 + ..., by pairs of pairs (Estrin): the terms of Horner's scheme each wait for the one before,
-// and a processor's window then holds too few elements to keep its units busy.
+// c[0] + c[1] x + c[2] x^2 + ..., by pairs of pairs (Estrin): the terms of Horner's scheme each wait for the one
+// before, and a processor's window then holds too few elements to keep its units busy.
 template <int size, class N>
 AEVB_INLINE N polynomial(N x, const double (&c)[size]) {
   N term[(size + 1) / 2];
@@ -91,14 +91,14 @@ struct Exponential {
   }
 };
 
-// a - log(1 + t) for 0 <= t <= 1, which is all that a softplus needs: one polynomial, without the division and the cases
-// of the general logarithm. In float32 the best of its degree (Remez), 0.08 ulp off before rounding.
+// a - log(1 + t) for 0 <= t <= 1, which is all that a softplus needs: one polynomial, without the division and the
+// cases of the general logarithm. In float32 the best of its degree (Remez), 0.08 ulp off before rounding.
 template <class N>
 AEVB_INLINE N minus_log1p(N a, N t) {
   if constexpr (N::digits > 24) {
     return a - log1p(t);
   } else {
-    constexpr double c[] = {0.999999995287,  -0.499999024229, 0.333299624175, -0.249541336585,  0.196759392565,
+    constexpr double c[] = {0.999999995287,  -0.499999024229, 0.333299624175,   -0.249541336585, 0.196759392565,
                             -0.153055925429, 0.106036548,     -0.0569595330967, 0.0198514615693, -0.00324402496383};
     return fma(-t, polynomial(t, c), a);
   }

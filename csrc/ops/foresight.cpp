@@ -79,7 +79,8 @@ std::optional<at::Tensor> Foresight::look_ahead(const RowProblem& problem, at::A
 
 std::optional<std::vector<at::Tensor>> Foresight::take(const at::Tensor& cotangent) {
   if (!history_ || at::isTensorSubclassLike(cotangent)) return std::nullopt;
-  const auto seen = cotangent.scalar_type() == at::kDouble ? one_number<double>(cotangent) : one_number<float>(cotangent);
+  const auto seen =
+      cotangent.scalar_type() == at::kDouble ? one_number<double>(cotangent) : one_number<float>(cotangent);
   history_->saw(seen);
   auto gradients = std::move(gradients_);
   gradients_.clear();

@@ -27,12 +27,8 @@ struct GaussianLogProb {
     check_broadcasts("x", x, "mu", mu);
   }
   RowProblem problem(const variable_list& inputs) const {
-    return {Formula::gaussian,
-            {x_scale, parse_spread(spread)},
-            inputs,
-            1,
-            inputs[0].dim() - batch_dims,
-            parse_reduction(reduction)};
+    const int64_t event_dim = inputs[0].dim() - batch_dims;
+    return {Formula::gaussian, {x_scale, parse_spread(spread)}, inputs, 1, event_dim, parse_reduction(reduction)};
   }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const {

@@ -139,15 +139,14 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool wi
 
 at::Tensor row_values(const RowProblem& problem) { return std::get<0>(pass(problem, true, {}, {}, false)); }
 
-std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent,
-                                      at::ArrayRef<bool> wanted, bool paired) {
+std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent, at::ArrayRef<bool> wanted,
+                                      bool paired) {
   return std::get<1>(pass(problem, false, cotangent, wanted, paired));
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>> row_values_and_gradients(const RowProblem& problem, double cotangent,
                                                                          at::ArrayRef<bool> wanted) {
-  return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted,
-              true);
+  return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted, true);
 }
 
 }  // namespace aevb

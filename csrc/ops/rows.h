@@ -38,8 +38,8 @@ at::Tensor row_values(const RowProblem& problem);
 
 // One gradient for each operand, undefined where it is not wanted. `wanted` may go on beyond them.
 // Those of two operands that are halves of one tensor lie side by side where `paired`.
-std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent,
-                                      at::ArrayRef<bool> wanted, bool paired = false);
+std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent, at::ArrayRef<bool> wanted,
+                                      bool paired = false);
 
 // Both in one pass, on the CPU: for a cotangent that is one number. Gradients are paired.
 std::tuple<at::Tensor, std::vector<at::Tensor>> row_values_and_gradients(const RowProblem& problem, double cotangent,

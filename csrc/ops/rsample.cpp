@@ -70,8 +70,8 @@ variable_list Rsample::differentiable(const variable_list& cotangents, const var
 Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
   // Neither mu nor the noise nor sigma is kept: the backward draws the noise again.
-  const bool of_halves =
-      may_look_ahead({mu, logvar}) && mu.dim() > 0 && are_halves(mu, logvar, c10::multiply_integers(mu.sizes().slice(1)));
+  const bool of_halves = may_look_ahead({mu, logvar}) && mu.dim() > 0 &&
+                         are_halves(mu, logvar, c10::multiply_integers(mu.sizes().slice(1)));
   return record(Rsample{n_samples, std::string(spread), of_halves}, {mu, logvar}, {logvar, key},
                 [&] { return op.call(mu, logvar, key, n_samples, spread); });
 }
