@@ -46,7 +46,7 @@ CotangentHistory& history_of(const RowProblem& problem) {
 bool may_look_ahead(const std::vector<at::Tensor>& tensors) {
   if (at::SavedTensorDefaultHooks::get_hooks(/*ignore_is_tracing=*/true)) return false;
   return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
-    return !t.defined() || (t.device().is_cpu() && !at::isTensorSubclassLike(t));
+    return !t.defined() || (t.device().is_cpu() && !t.is_neg() && !t._is_zerotensor() && !at::isTensorSubclassLike(t));
   });
 }
 
@@ -78,7 +78,7 @@ std::optional<at::Tensor> Foresight::look_ahead(const RowProblem& problem, at::A
 }
 
 std::optional<std::vector<at::Tensor>> Foresight::take(const at::Tensor& cotangent) {
-  if (!history_ || at::isTensorSubclassLike(cotangent)) return std::nullopt;
+  if (!history_ || !may_look_ahead({cotangent})) return std::nullopt;
   const auto seen =
       cotangent.scalar_type() == at::kDouble ? one_number<double>(cotangent) : one_number<float>(cotangent);
   history_->saw(seen);

@@ -16,8 +16,9 @@ namespace aevb {
 class CotangentHistory;
 
 // Whether a forward on these tensors may look ahead: plain tensors of the CPU (elsewhere to read a cotangent is to wait
-// for the device), nobody watching or transforming the operators, and nobody counting on little being saved (activation
-// checkpoints and other hooks).
+// for the device) whose memory holds their numbers (not with the sign to be changed, nor zeros without memory), nobody
+// watching or transforming the operators, and nobody counting on little being saved (activation checkpoints and other
+// hooks).
 bool may_look_ahead(const std::vector<at::Tensor>& tensors);
 
 // Gradients that wait for their cotangent.

@@ -37,7 +37,7 @@ class Recycler final : public c10::Allocator {
     Block block = take(size);
     if (!block.data) block = map(size);
     if (!block.data) return c10::GetDefaultCPUAllocator()->allocate(size);  // or its error
-    c10::profiledCPUMemoryReporter().New(block.data, block.size);
+    c10::profiledCPUMemoryReporter().New(block.data, size);
     return {block.data, new Block(block), &give_back, at::kCPU};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
@@ -69,14 +69,14 @@ class Recycler final : public c10::Allocator {
     return {start + before, size};
   }
 
-  // The smallest idle block that is large enough and not twice as large.
+  // The smallest idle block that is large enough and not twice as large, of several the one last used.
   Block take(size_t size) {
     // A fork may have copied the lock while another thread held it: nobody ever waits for it.
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return {};
     auto best = idle_.end();
     for (auto it = idle_.begin(); it != idle_.end(); ++it)
-      if (it->size >= size && it->size < 2 * size && (best == idle_.end() || it->size < best->size)) best = it;
+      if (it->size >= size && it->size < 2 * size && (best == idle_.end() || it->size <= best->size)) best = it;
     if (best == idle_.end()) return {};
     Block block = *best;
     idle_.erase(best);
