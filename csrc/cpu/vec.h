@@ -257,32 +257,29 @@ AEVB_INLINE F32 normal_radius(F32 u) {
   F32::mask bits = (F32::mask)u.v, power = (bits - 0x3f2aaaab) & ~0x7fffff;
   F32 e = {__builtin_convertvector(power, F32::raw)};
   F32 f = F32((F32::raw)(bits - power)) - F32(1.0);
-  // The minimax polynomial for log(1 + f) / f, to 2.6e-8, times -2.
-  constexpr double c[] = {-2.0,
-                          2 * 0.4999993212222057,
-                          -2 * 0.3333316870455926,
-                          2 * 0.2500802725603879,
-                          -2 * 0.20011944368838142,
-                          2 * 0.1641279117291298,
-                          -2 * 0.13987650846046296,
-                          2 * 0.15403197669183544,
-                          -2 * 0.14056113084249489};
-  return sqrt(fma(polynomial(f, c), f, e * F32(-2 * 0.69314718055994531 / 8388608)));
+  // log(1 + f) = f - f^2 (...), the minimax polynomial to 2.6e-8, times -2.
+  constexpr double c[] = {2 * 0.4999993212222057,   -2 * 0.3333316870455926, 2 * 0.2500802725603879,
+                          -2 * 0.20011944368838142, 2 * 0.1641279117291298,  -2 * 0.13987650846046296,
+                          2 * 0.15403197669183544,  -2 * 0.14056113084249489};
+  F32 logarithm = fma(polynomial(f, c) * f, f, F32(-2.0) * f);
+  return sqrt(fma(e, F32(-2 * 0.69314718055994531 / 8388608), logarithm));
 }
 
-// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to a quarter of a turn either side of the nearest half turn.
-// Minimax polynomials, to 3e-9 of the radius.
+// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to an eighth of a turn either side of the nearest quarter.
 AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
-  F32 shifted = fma(t, F32(2.0), F32(kRounder));  // the lowest bit is that of the number of half turns
-  F32 x = fma(shifted - F32(kRounder), F32(-0.5), t);
+  F32 shifted = fma(t, F32(4.0), F32(kRounder));  // the lowest bits are those of the number of quarters
+  F32 x = fma(shifted - F32(kRounder), F32(-0.25), t) * F32(6.283185307179586477);
   F32 z = x * x;
-  constexpr double odd[] = {-41.34165506546907, 81.60100576049483, -76.54981496469463, 39.536923117081216};
-  constexpr double even[] = {-19.739208548913535, 64.9393466294915, -85.45357162708734, 60.1440150995754,
-                             -24.982237858479326};
-  F32 s = fma(polynomial(z, odd), z, F32(6.2831851602994)), c = fma(polynomial(z, even), z, F32(1.0));
-  F32::mask sign = (F32::mask)shifted.v << 31;
-  sine = {(F32::raw)((F32::mask)(x * s).v ^ sign)};
-  cosine = {(F32::raw)((F32::mask)c.v ^ sign)};
+  F32 s = fma(F32(-1.9515295891e-4), z, F32(8.3321608736e-3));
+  s = fma(fma(s, z, F32(-1.6666654611e-1)) * z, x, x);
+  F32 c = fma(F32(2.443315711809948e-5), z, F32(-1.388731625493765e-3));
+  c = fma(fma(fma(c, z, F32(4.166664568298827e-2)), z, F32(-0.5)), z, F32(1.0));
+  F32::mask q = (F32::mask)shifted.v;
+  F32::mask even = (q & 1) == 0;
+  F32 a = select(even, s, c), b = select(even, c, s);
+  // Signs by quadrant: sine + + - -, cosine + - - +.
+  sine = {(F32::raw)((F32::mask)a.v ^ ((q << 30) & INT32_MIN))};
+  cosine = {(F32::raw)((F32::mask)b.v ^ (((q + 1) << 30) & INT32_MIN))};
 }
 
 // 32-bit words, as Philox wants them: each is the low half of a 64-bit lane, which has room for a product. What the
