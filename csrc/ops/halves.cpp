@@ -46,7 +46,8 @@ struct Halves : torch::autograd::Function<Halves> {
       for (int64_t d = half.dim() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
       return {first.as_strided(sizes, strides, first.storage_offset()), Tensor()};
     }
-    return {at::cat({first.defined() ? first : at::zeros_like(half), second.defined() ? second : at::zeros_like(half)}, dim),
+    return {at::cat({first.defined() ? first : at::zeros_like(half), second.defined() ? second : at::zeros_like(half)},
+                    dim),
             Tensor()};
   }
 };
@@ -58,7 +59,8 @@ std::tuple<Tensor, Tensor> halves(const Tensor& params, int64_t dim) {
   TORCH_CHECK_VALUE(params.sym_size(dim) % 2 == 0, "params has size ", params.sym_size(dim), " in dimension ", dim,
                     ", which has no halves");
   // To what traces or transforms operators these are PyTorch's own views.
-  const auto both = params.requires_grad() && may_look_ahead({params}) ? Halves::apply(params, dim) : params.chunk(2, dim);
+  const bool recorded = at::GradMode::is_enabled() && params.requires_grad() && may_look_ahead({params});
+  const auto both = recorded ? Halves::apply(params, dim) : params.chunk(2, dim);
   return {both[0], both[1]};
 }
 
@@ -78,5 +80,6 @@ std::array<Tensor, 2> empty_halves(const Tensor& half, int64_t event) {
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def("halves(Tensor(a) params, int dim) -> (Tensor(a), Tensor(a))", TORCH_FN(halves));
 }
+TORCH_LIBRARY_IMPL(aevb_ext, FuncTorchBatchedDecomposition, m) { m.impl("halves", TORCH_FN(halves)); }
 
 }  // namespace aevb

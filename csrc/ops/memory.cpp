@@ -21,15 +21,15 @@ constexpr size_t kSmallest = 2 * kHugePage;  // smaller ones the C library keeps
 constexpr size_t kIdleBlocks = 16;
 constexpr size_t kIdleBytes = size_t(256) << 20;  // that are held on to
 
-
 struct Block {
   char* data;
   size_t size;
   bool offered = false;  // to the system
 };
 
-// Blocks of huge pages, but for their ends. An idle one is lent again as it is. Beyond the first kIdleBytes the system may until then
-// take the pages back whenever it is short of memory (MADV_FREE), so that what lies idle here is nobody's loss.
+// Blocks of huge pages, but for their ends. An idle one is lent again as it is. Beyond the first kIdleBytes the system
+// may until then take the pages back whenever it is short of memory (MADV_FREE), so that what lies idle here is
+// nobody's loss.
 class Recycler final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size) override {
