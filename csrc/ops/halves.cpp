@@ -89,5 +89,6 @@ std::array<Tensor, 2> empty_halves(const Tensor& half, int64_t event) {
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def("halves(Tensor(a) params, int dim) -> (Tensor(a), Tensor(a))", TORCH_FN(halves));
 }
+TORCH_LIBRARY_IMPL(aevb_ext, FuncTorchBatchedDecomposition, m) { m.impl("halves", TORCH_FN(halves)); }
 
 }  // namespace aevb
