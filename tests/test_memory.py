@@ -285,7 +285,6 @@ def test_idle_memory_is_bounded(blocks, mib):
 
 
 @linux
-@pytest.mark.xfail(strict=True, reason="idle blocks are not given back when there is no more memory to be had")
 def test_idle_memory_is_not_kept_from_larger_results():
     """Where a process may have so much and no more, what lies idle is for its next result."""
     assert _in_a_fresh_process("""

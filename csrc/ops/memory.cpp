@@ -36,6 +36,10 @@ class Recycler final : public c10::Allocator {
     size = (size + kPage - 1) / kPage * kPage;
     Block block = take(size);
     if (!block.data) block = map(size);
+    if (!block.data) {
+      let_go();
+      block = map(size);
+    }
     if (!block.data) return c10::GetDefaultCPUAllocator()->allocate(size);  // or its error
     c10::profiledCPUMemoryReporter().New(block.data, size);
     return {block.data, new Block(block), &give_back, at::kCPU};
@@ -82,6 +86,14 @@ class Recycler final : public c10::Allocator {
     idle_.erase(best);
     block.offered = false;
     return block;
+  }
+
+  // Everything idle goes back: there is no more memory to be had.
+  void let_go() {
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return;
+    for (const Block& block : idle_) munmap(block.data, block.size);
+    idle_.clear();
   }
 
   void keep(Block block) {
