@@ -132,8 +132,7 @@ class RowPass {
       for (int k = 0; k < arity; ++k) output_[values + k] = &call.gradient[k];
     bool in_place = true;
     for (int k = 0; k < arity; ++k) in_place = in_place && stays<T>(call.in[k], call);
-    for (const Output* out : output_)
-      in_place = in_place && (!out->data || out->per_block || converts<T>(out->type));
+    for (const Output* out : output_) in_place = in_place && (!out->data || out->per_block || converts<T>(out->type));
     if (gradients && call.cotangent.data) in_place = in_place && stays<T>(call.cotangent, call);
     limit_ = in_place ? int(kBlock) : kChunk;
   }
@@ -196,9 +195,8 @@ class RowPass {
     int i = 0;
     for (; i + lanes <= chunk.size; i += lanes)
       body([i](const Run& run) AEVB_INLINE_BODY { return load_from<T>(run.type, run.data, i & run.step); },
-           [i](N v, Type type, void* p, bool streamed) AEVB_INLINE_BODY {
-             streamed ? v.stream(static_cast<T*>(p) + i) : store_to(type, p, i, v);
-           },
+           [i](N v, Type type, void* p, bool streamed)
+               AEVB_INLINE_BODY { streamed ? v.stream(static_cast<T*>(p) + i) : store_to(type, p, i, v); },
            [](N v) AEVB_INLINE_BODY { return v; });
     if (const int rest = chunk.size - i; rest > 0)
       body([=](const Run& run) { return load_from<T>(run.type, run.data, i & run.step, rest); },
