@@ -66,7 +66,7 @@ class Bernoulli(Factorised):
 
         Those of probabilities are finite, as in torch.distributions: of probabilities clamped to [eps, 1 - eps].
         """
-        return self.param if self.param_name == "logits" else self._wide_logits().to(self.param.dtype)
+        return self.param if self.param_name == "logits" else self._finite_logits().to(self.param.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -145,9 +145,8 @@ class Bernoulli(Factorised):
         batch_dims = len(self._batch_shape)
         if self.param_name == "probs":
             return -F.bernoulli_log_prob_of_probs(_wide(self.param), self.param, batch_dims=batch_dims)
-        # Of a = |logit|: log(1 + e^-a) + a / (1 + e^a), whose terms do not cancel. Clamped for the sake of inf * 0.
-        a = _wide(self.param).abs()
-        a = a.clamp(max=torch.finfo(a.dtype).max)
+        # Of a = |logit|: log(1 + e^-a) + a / (1 + e^a), whose terms do not cancel.
+        a = self._finite_logits().abs()
         return _reduce((-a).exp().log1p() + a * (-a).sigmoid(), self.event_dims, "sample")
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -158,9 +157,13 @@ class Bernoulli(Factorised):
         values = values.reshape(2, *(1,) * len(self._batch_shape))
         return values.expand(2, *self._batch_shape) if expand else values
 
-    def _wide_logits(self) -> Tensor:
+    def _finite_logits(self) -> Tensor:
+        """The log odds as the formulas want them, where infinity times 0 is 0."""
         wide = _wide(self.param)
-        return wide if self.param_name == "logits" else probs_to_logits(wide, is_binary=True)
+        if self.param_name == "probs":
+            return probs_to_logits(wide, is_binary=True)
+        largest = torch.finfo(wide.dtype).max
+        return wide.clamp(-largest, largest)
 
     def _both_probs(self) -> tuple[Tensor, Tensor]:
         """p and 1 - p, neither of which loses digits when it is small."""

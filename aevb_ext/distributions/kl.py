@@ -39,7 +39,7 @@ def _bernoulli_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
     the logarithm of :math:`1 + p \varphi((1 - p) d) + (1 - p) \varphi(-p d)`, of which no term is negative.
     """
     _common_shape(p, q)
-    (p1, p0), (a, b) = p._both_probs(), (p._wide_logits(), q._wide_logits())
+    (p1, p0), (a, b) = p._both_probs(), (p._finite_logits(), q._finite_logits())
     d = b - a
     small = d.clamp(-1, 1)
     near = torch.log1p(p1 * _excess(p0 * small) + p0 * _excess(-p1 * small))
