@@ -226,7 +226,7 @@ class DiagonalGaussian(Factorised):
         """
         shape = self._check_value(value)
         event_dims = self.event_dims
-        if shape == self.mu.shape:
+        if len(shape) == self.mu.dim() and shape == self.mu.shape:  # of other ranks, a compiler would guard on sizes
             return F.gaussian_log_prob(
                 value, self.mu, self.scale_param, spread=self.spread, batch_dims=value.dim() - event_dims
             )
