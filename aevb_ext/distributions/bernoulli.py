@@ -109,7 +109,7 @@ class Bernoulli(Factorised):
         shape = (*sample_shape, *self.param.shape)
         with torch.no_grad():
             if n_samples == 0:
-                return self.param.expand(shape)
+                return self.param.new_empty(shape)
             threshold = torch.special.ndtri(_wide(self.probs))
             zero = threshold.new_zeros(())
             noise = F.rsample(
