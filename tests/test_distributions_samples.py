@@ -7,6 +7,7 @@ import torch
 from cases import KEY
 from distribution_cases import (
     SAMPLE_SHAPES,
+    assert_close,
     bernoulli,
     each_class,
     each_kind,
@@ -54,7 +55,10 @@ class TestSamples:
     @each_class
     def test_sample_has_no_gradient(self, make):
         ours = make()
-        (ours.mu if isinstance(ours, DiagonalGaussian) else ours.param).requires_grad_()
+        if isinstance(ours, DiagonalGaussian):
+            ours = DiagonalGaussian(ours.mu.clone().requires_grad_(), ours.scale_param)
+        else:
+            ours.param.requires_grad_()
         assert not ours.sample((2,)).requires_grad and not ours.sample((0,)).requires_grad
 
     def test_mean_and_variance(self):

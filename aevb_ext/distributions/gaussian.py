@@ -174,7 +174,7 @@ class DiagonalGaussian(Factorised):
         """
         n_samples = samples(sample_shape)
         if n_samples == 0:
-            return self.mu.expand(*sample_shape, *self.mu.shape)
+            return self.mu.expand(*sample_shape, *self.mu.shape).clone()
         noise = self._noise(self.mu.device, key, generator)
         z = F.rsample(self.mu, self.scale_param, n_samples=n_samples, spread=self.spread, **noise)
         return self._in_sample_shape(z, sample_shape)
