@@ -15,7 +15,7 @@ import aevb_ext
 
 every_row = pytest.mark.parametrize("i", range(len(ROWS)), ids=map(str, ROWS))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="no fork")
-SECONDS = 120  # after which a process that hangs is ended
+SECONDS = 20  # after which a process that hangs is ended
 
 
 def _half(rank):
