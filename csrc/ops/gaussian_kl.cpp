@@ -23,6 +23,7 @@ struct GaussianKl {
   std::string spread, reduction;
   int64_t batch_dims = 1;
 
+  auto settings() const { return std::make_tuple(spread, reduction, batch_dims); }
   // Inputs: mu, logvar, and those of the prior, which may be undefined.
   void check(const variable_list& inputs) const {
     check_floating("mu", inputs[0]);

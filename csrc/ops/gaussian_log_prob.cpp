@@ -18,6 +18,7 @@ struct GaussianLogProb {
   std::string reduction;
   int64_t batch_dims = 1;
 
+  auto settings() const { return std::make_tuple(spread, x_scale, reduction, batch_dims); }
   void check(const variable_list& inputs) const {
     const Tensor &x = inputs[0], &mu = inputs[1], &logvar = inputs[2];
     check_floating("mu", mu);

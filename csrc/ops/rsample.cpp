@@ -15,6 +15,7 @@ struct Rsample {
   std::string spread;
   bool of_halves = false;  // mu, which is not kept, and logvar are halves of one tensor
 
+  auto settings() const { return std::make_tuple(n_samples, spread); }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,

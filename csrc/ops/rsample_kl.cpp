@@ -17,6 +17,7 @@ struct RsampleKl {
   std::string spread, reduction;
   int64_t batch_dims = 1;
 
+  auto settings() const { return std::make_tuple(n_samples, spread, reduction, batch_dims); }
   SampleProblem problem(const Tensor& mu, const Tensor& logvar, const Tensor& key) const {
     return {logvar, key, n_samples, parse_spread(spread), mu.dim() - batch_dims};
   }
