@@ -205,7 +205,7 @@ class TestNotStrict:
 
     @pytest.mark.parametrize("logvar", [11.5, 12.0])
     def test_a_variance_beyond_float16(self, logvar):
-        """e^12 = 162755 > 65504, beside what the original gives. The default is right as far as its dtype can hold it."""
+        """e^12 = 162755 > 65504, beside what the original gives. The default is right where float16 can hold it."""
         parameters = torch.tensor([0.0, logvar], dtype=torch.float16).reshape(1, 2, 1, 1)
         q, other = Posterior(parameters), Posterior(parameters + torch.tensor([400.0, 0.0]).reshape(2, 1, 1).half())
         x = torch.full((1, 1, 1, 1), 100.0, dtype=torch.float16)
