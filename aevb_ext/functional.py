@@ -22,7 +22,16 @@ from torch import Tensor
 from . import reference
 from ._library import ops
 
-__all__ = ["bernoulli_log_prob", "gaussian_kl", "gaussian_log_prob", "halves", "noise_key", "rsample", "rsample_kl"]
+__all__ = [
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_of_probs",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "halves",
+    "noise_key",
+    "rsample",
+    "rsample_kl",
+]
 
 # Devices whose kernels are compiled (or, for meta, shape-only). Everywhere else the reference formula is computed.
 _COMPILED = frozenset(("cpu", "cuda", "meta"))
@@ -217,6 +226,45 @@ def bernoulli_log_prob(
     if logits.device.type not in _COMPILED:
         return reference.bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
     return ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
+
+
+def bernoulli_log_prob_of_probs(
+    x: Tensor,
+    probs: Tensor,
+    *,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    r"""Bernoulli log-likelihood :math:`\log p(x | z)` of a decoder that ends in a sigmoid (appendix C.1, eq. 11).
+
+    .. math:: \sum_i x_i \log p_i + (1 - x_i) \log(1 - p_i)
+
+    Where there is a choice, :func:`bernoulli_log_prob` of the logits is better: a sigmoid's output of 1 has lost how
+    sure the decoder was. What then happens is what ``torch.nn.functional.binary_cross_entropy`` does: each logarithm
+    counts as -100 where it is less, and the gradient by p is :math:`(x - p) / \max(p (1 - p), 10^{-12})`.
+
+    Args:
+        x: data ``[B, *event]``: any float dtype, bool or uint8. Broadcast over samples without a copy.
+        probs: ``[*samples, B, *event]``, floating, in [0, 1]. Outside it there is no error (to find out would be to
+            wait for the device) but NaN, in the value and in the gradient by probs.
+        x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
+        reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
+        batch_dims: how many dimensions of x index data points.
+
+    Returns:
+        ``[*samples, B]``; the shape of probs for ``"none"``; a scalar for ``"sum"`` and ``"mean"``.
+        Differentiable in probs and in a floating x.
+
+    Raises:
+        ValueError: shapes, devices, ``reduction`` or ``batch_dims`` do not fit.
+        TypeError: a dtype is not supported.
+    """
+    if probs.device.type not in _COMPILED:
+        return reference.bernoulli_log_prob_of_probs(
+            x, probs, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+        )
+    return ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
 
 
 def gaussian_log_prob(

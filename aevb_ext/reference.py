@@ -13,7 +13,15 @@ from torch import Tensor
 
 from .noise import standard_normal
 
-__all__ = ["bernoulli_log_prob", "gaussian_kl", "gaussian_log_prob", "noise_key", "rsample", "rsample_kl"]
+__all__ = [
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_of_probs",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "noise_key",
+    "rsample",
+    "rsample_kl",
+]
 
 
 def noise_key(device=None, generator=None) -> Tensor:
@@ -58,6 +66,16 @@ def bernoulli_log_prob(x, logits, *, x_scale=1.0, reduction="sample", batch_dims
     logits = _wide(logits)
     x = x.to(logits.dtype) * x_scale
     return _reduce(x * logits + F.logsigmoid(-logits), event_dims, reduction)
+
+
+def bernoulli_log_prob_of_probs(x, probs, *, x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:
+    event_dims = x.dim() - batch_dims
+    probs = _wide(probs)
+    x = (x.to(probs.dtype) * x_scale).expand_as(probs)
+    outside = (probs < 0) | (probs > 1) | probs.isnan()
+    with torch.autocast(probs.device.type, enabled=False):  # where PyTorch refuses it, for fear of half precision
+        losses = F.binary_cross_entropy(probs.masked_fill(outside, 0.5), x, reduction="none")
+    return _reduce(-losses.masked_fill(outside, math.nan), event_dims, reduction)
 
 
 def gaussian_log_prob(x, mu, logvar, *, spread="logvar", x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:

@@ -142,6 +142,10 @@ def _logits(generator, shape):
     return 3 * _normal(generator, shape)
 
 
+def _probs(generator, shape):
+    return 0.02 + 0.96 * _unit(generator, shape)
+
+
 def _log_variance(generator, shape):
     return 4 * _unit(generator, shape) - 2
 
@@ -191,6 +195,7 @@ OPERATORS = [
     Operator("gaussian_kl", {**_posterior, **_prior_spread}, variant="to_prior_spread"),
     Operator("rsample_kl", _posterior, draws_noise=True),
     Operator("bernoulli_log_prob", {"x": Argument(_unit, _data), "logits": Argument(_logits, _decoder)}),
+    Operator("bernoulli_log_prob_of_probs", {"x": Argument(_unit, _data), "probs": Argument(_probs, _decoder)}),
     Operator(
         "gaussian_log_prob",
         {"x": Argument(_unit, _data), "mu": Argument(_normal, _decoder), "logvar": _spread(_decoder)},
@@ -290,7 +295,7 @@ class Call:
         return self.exact(reduction="none") if "reduction" in self.options else self.exact()
 
     def _dtype(self):
-        return next(t.dtype for name, t in self.tensors.items() if name in ("mu", "logits"))
+        return next(t.dtype for name, t in self.tensors.items() if name in ("mu", "logits", "probs"))
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
