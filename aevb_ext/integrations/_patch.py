@@ -25,7 +25,7 @@ class UnknownVersion(PatchError):
     """The installed version of the package is none that the patch was written for and tested with."""
 
 
-class NotInstalled(PatchError, ImportError):
+class NotInstalled(ImportError, PatchError):
     """The package is not installed."""
 
 
@@ -58,7 +58,7 @@ class Replacement:
         function: called in its place with the same arguments. When it returns ``NotImplemented``, the original is
             called as if there were no patch, and the call is not counted.
         label: how the attribute is called in ``Patch.attributes``, ``Patch.calls`` and messages. Default:
-            ``"Class.method"`` or ``"module.function"``.
+            ``"Class.method"`` or ``"module.function"``; a dict has none and needs a label.
     """
 
     owner: Any
@@ -67,7 +67,9 @@ class Replacement:
     label: str = ""
 
     def __str__(self):
-        return self.label or f"{getattr(self.owner, '__qualname__', self.owner.__name__)}.{self.name}"
+        if self.label:
+            return self.label
+        return f"{self.owner.__qualname__ if isinstance(self.owner, type) else self.owner.__name__}.{self.name}"
 
     def current(self):
         """What stands there now, as it stands there (a class's own entry, neither bound nor inherited)."""
