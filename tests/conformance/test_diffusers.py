@@ -1,7 +1,6 @@
 """diffusers' DiagonalGaussianDistribution and its autoencoders, with and without the patch."""
 
 import contextlib
-import importlib.metadata
 import math
 
 import our_noise
@@ -10,9 +9,9 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan
 from diffusers.models.autoencoders import autoencoder_kl, autoencoder_kl_temporal_decoder, autoencoder_kl_wan
 from diffusers.models.autoencoders import vae as diffusers_vae
+from patch_mistakes import check_mistakes
 from torch._dynamo.testing import EagerAndRecordGraphs
 
-from aevb_ext.integrations import AlreadyPatched, NotInstalled, UnknownVersion
 from aevb_ext.integrations.diffusers import patch
 
 Posterior = diffusers_vae.DiagonalGaussianDistribution
@@ -333,19 +332,5 @@ class TestPatch:
         p.undo()
         assert all(vars(Posterior)[name] is value for name, value in before.items())
 
-    def test_twice(self):
-        with patch(), pytest.raises(AlreadyPatched, match=r"DiagonalGaussianDistribution.sample of diffusers"):
-            patch(strict=False)
-
-    def test_unknown_version(self, monkeypatch):
-        monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.43.0")
-        with pytest.raises(UnknownVersion, match=r"diffusers 0.43.0 is installed; its patch knows 0.42.1 only"):
-            patch()
-
-    def test_not_installed(self, monkeypatch):
-        def version(name):
-            raise importlib.metadata.PackageNotFoundError(name)
-
-        monkeypatch.setattr(importlib.metadata, "version", version)
-        with pytest.raises(NotInstalled, match=r"pip install 'diffusers==0.42.1'"):
-            patch()
+    def test_mistakes(self, monkeypatch):
+        check_mistakes(patch, "diffusers", lambda: dict(vars(Posterior)), monkeypatch)

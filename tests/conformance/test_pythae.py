@@ -1,20 +1,19 @@
 """pythae's VAE, BetaVAE and IWAE, and its trainer, with and without the patch."""
 
 import contextlib
-import importlib.metadata
 import inspect
 import logging
 
 import our_noise
 import pytest
 import torch
+from patch_mistakes import check_mistakes
 from pythae import models
 from pythae.data.datasets import BaseDataset
 from pythae.models import HVAE, IWAE, VAE, BetaVAE, BetaVAEConfig, HVAEConfig, IWAEConfig, VAEConfig
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch._dynamo.testing import EagerAndRecordGraphs
 
-from aevb_ext.integrations import AlreadyPatched, NotInstalled, UnknownVersion
 from aevb_ext.integrations.pythae import patch
 
 MODELS = {
@@ -262,19 +261,5 @@ class TestPatch:
                 breaks.append(torch._dynamo.explain(model)({"data": x}).graph_break_count)
         assert breaks[1] <= breaks[0]
 
-    def test_twice(self):
-        with patch(), pytest.raises(AlreadyPatched, match=r"VAE.loss_function of pythae"):
-            patch()
-
-    def test_unknown_version(self, monkeypatch):
-        monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.0")
-        with pytest.raises(UnknownVersion, match=r"pythae 0.2.0 is installed; its patch knows 0.1.2 only"):
-            patch()
-
-    def test_not_installed(self, monkeypatch):
-        def version(name):
-            raise importlib.metadata.PackageNotFoundError(name)
-
-        monkeypatch.setattr(importlib.metadata, "version", version)
-        with pytest.raises(NotInstalled, match=r"pip install 'pythae==0.1.2'"):
-            patch()
+    def test_mistakes(self, monkeypatch):
+        check_mistakes(patch, "pythae", lambda: [dict(vars(c)) for c in (VAE, BetaVAE, IWAE, BaseTrainer)], monkeypatch)
