@@ -4,6 +4,7 @@ from . import _library, _vmap
 from ._library import build_info
 from .functional import (
     bernoulli_log_prob,
+    bernoulli_log_prob_of_probs,
     gaussian_kl,
     gaussian_log_prob,
     halves,
@@ -19,6 +20,7 @@ if _library.is_loaded():
 
 __all__ = [
     "bernoulli_log_prob",
+    "bernoulli_log_prob_of_probs",
     "build_info",
     "gaussian_kl",
     "gaussian_log_prob",

@@ -33,12 +33,20 @@ def _first_pass(reduction: str) -> str:
     return "none" if reduction == "none" else "sample"
 
 
-def _bernoulli_log_prob(info, in_dims, x, logits, x_scale, reduction, batch_dims):
-    logits = _whole(logits, in_dims[1], info.batch_size)
+def _bernoulli(operator, info, in_dims, x, parameter, x_scale, reduction, batch_dims):
+    parameter = _whole(parameter, in_dims[1], info.batch_size)
     event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
-    x = _front(x, in_dims[0], logits.dim() - 1)
-    values = ops.bernoulli_log_prob(x, logits, x_scale, _first_pass(reduction), x.dim() - event_dims)
+    x = _front(x, in_dims[0], parameter.dim() - 1)
+    values = operator(x, parameter, x_scale, _first_pass(reduction), x.dim() - event_dims)
     return _reduce(values, reduction), 0
+
+
+def _bernoulli_log_prob(*arguments):
+    return _bernoulli(ops.bernoulli_log_prob, *arguments)
+
+
+def _bernoulli_log_prob_of_probs(*arguments):
+    return _bernoulli(ops.bernoulli_log_prob_of_probs, *arguments)
 
 
 def _gaussian_log_prob(info, in_dims, x, mu, logvar, spread, x_scale, reduction, batch_dims):
@@ -66,5 +74,5 @@ def _linear(info, in_dims, x, weight, bias, tanh):
 
 
 def register() -> None:
-    for rule in (_bernoulli_log_prob, _gaussian_log_prob, _gaussian_kl, _linear):
+    for rule in (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)

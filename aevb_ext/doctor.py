@@ -191,6 +191,7 @@ _CALLS = {
     "gaussian_kl": lambda f, mu, logvar, key, x: f.gaussian_kl(mu, logvar),
     "rsample_kl": lambda f, mu, logvar, key, x: f.rsample_kl(mu, logvar, key=key),
     "bernoulli_log_prob": lambda f, mu, logvar, key, x: f.bernoulli_log_prob(x, mu),
+    "bernoulli_log_prob_of_probs": lambda f, mu, logvar, key, x: f.bernoulli_log_prob_of_probs(x, 0.5 + 0.4 * mu),
     "gaussian_log_prob": lambda f, mu, logvar, key, x: f.gaussian_log_prob(x, mu, logvar),
 }
 

@@ -22,7 +22,16 @@ from torch import Tensor
 from . import reference
 from ._library import ops
 
-__all__ = ["bernoulli_log_prob", "gaussian_kl", "gaussian_log_prob", "halves", "noise_key", "rsample", "rsample_kl"]
+__all__ = [
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_of_probs",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "halves",
+    "noise_key",
+    "rsample",
+    "rsample_kl",
+]
 
 # Devices whose kernels are compiled (or, for meta, shape-only). Everywhere else the reference formula is computed.
 _COMPILED = frozenset(("cpu", "cuda", "meta"))
@@ -37,10 +46,11 @@ def noise_key(device=None, generator=None) -> Tensor:
 
     Args:
         device: where the key is to be used. Default: the generator's device, or PyTorch's default device.
-        generator: a ``torch.Generator`` on that device.
+        generator: a ``torch.Generator`` on that device, or a list of them, one for each data point.
 
     Returns:
         int64 ``[2]`` on ``device``: ``(seed, offset)``; :mod:`aevb_ext.noise` defines the noise that it stands for.
+        ``[len(generator), 2]`` of a list.
 
     Raises:
         ValueError: the generator is on another device.
@@ -48,7 +58,7 @@ def noise_key(device=None, generator=None) -> Tensor:
     device = _device(device, generator)
     if device.type not in _COMPILED:
         return reference.noise_key(device, generator)
-    return ops.noise_key(device, generator=generator)
+    return _fresh_key(device, generator)
 
 
 def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
@@ -89,9 +99,12 @@ def rsample(
         mu: ``[B, *event]``, floating.
         logvar: the spread, of mu's dtype and shape, or broadcasting to it.
         n_samples: ``L >= 1`` samples of each data point in a new leading dimension; None: one, without it.
-        key: the noise key (:func:`noise_key`). Default: a fresh one from ``generator``.
-        generator: where a fresh key comes from; not together with ``key``. (torch.compile cannot trace a Generator:
-            draw the key outside, ``key=noise_key(generator=...)``; with neither, it is drawn inside as in eager mode.)
+        key: the noise key ``[2]`` (:func:`noise_key`), or one for each data point, ``[*batch, 2]`` where ``batch`` are
+            first sizes of mu: the noise of data point b is that of ``key[b]``, whatever batch it is in. Default: a
+            fresh ``[2]`` from ``generator``.
+        generator: where a fresh key comes from; not together with ``key``. A list gives each data point of the first
+            dimension a key of its own. (torch.compile cannot trace a Generator: draw the key outside,
+            ``key=noise_key(generator=...)``; with neither, it is drawn inside as in eager mode.)
         spread: the parameterisation of ``logvar``.
 
     Returns:
@@ -163,7 +176,8 @@ def rsample_kl(
 
     Args:
         mu, logvar, n_samples, key, generator, spread: as in :func:`rsample`.
-        reduction, batch_dims: as in :func:`gaussian_kl`.
+        reduction, batch_dims: as in :func:`gaussian_kl`. Keys for each data point have at most ``batch_dims``
+            dimensions of them.
 
     Returns:
         ``(z, kl)``: z as :func:`rsample` gives it for the same key, kl as :func:`gaussian_kl` gives it.
@@ -219,6 +233,45 @@ def bernoulli_log_prob(
     return ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
 
 
+def bernoulli_log_prob_of_probs(
+    x: Tensor,
+    probs: Tensor,
+    *,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    r"""Bernoulli log-likelihood :math:`\log p(x | z)` of a decoder that ends in a sigmoid (appendix C.1, eq. 11).
+
+    .. math:: \sum_i x_i \log p_i + (1 - x_i) \log(1 - p_i)
+
+    Where there is a choice, :func:`bernoulli_log_prob` of the logits is better: a sigmoid's output of 1 has lost how
+    sure the decoder was. What then happens is what ``torch.nn.functional.binary_cross_entropy`` does: each logarithm
+    counts as -100 where it is less, and the gradient by p is :math:`(x - p) / \max(p (1 - p), 10^{-12})`.
+
+    Args:
+        x: data ``[B, *event]``: any float dtype, bool or uint8. Broadcast over samples without a copy.
+        probs: ``[*samples, B, *event]``, floating, in [0, 1]. Outside it there is no error (to find out would be to
+            wait for the device) but NaN, in the value and in the gradient by probs.
+        x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
+        reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
+        batch_dims: how many dimensions of x index data points.
+
+    Returns:
+        ``[*samples, B]``; the shape of probs for ``"none"``; a scalar for ``"sum"`` and ``"mean"``.
+        Differentiable in probs and in a floating x.
+
+    Raises:
+        ValueError: shapes, devices, ``reduction`` or ``batch_dims`` do not fit.
+        TypeError: a dtype is not supported.
+    """
+    if probs.device.type not in _COMPILED:
+        return reference.bernoulli_log_prob_of_probs(
+            x, probs, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+        )
+    return ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
+
+
 def gaussian_log_prob(
     x: Tensor,
     mu: Tensor,
@@ -261,12 +314,26 @@ def gaussian_log_prob(
 def _device(device, generator) -> torch.device:
     if device is not None:
         return torch.device(device)
+    if isinstance(generator, (list, tuple)):
+        generator = generator[0] if generator else None
     return generator.device if generator is not None else torch.get_default_device()
+
+
+def _fresh_key(device, generator) -> Tensor:
+    if isinstance(generator, (list, tuple)):
+        keys = [ops.noise_key(device, generator=g) for g in generator]
+        return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)
+    return ops.noise_key(device, generator=generator)
 
 
 def _key(mu: Tensor, key: Tensor | None, generator) -> Tensor:
     if key is None:
-        return ops.noise_key(mu.device, generator=generator)
+        if isinstance(generator, (list, tuple)) and mu.shape[:1] != (len(generator),):
+            raise ValueError(
+                f"generator is a list of {len(generator)}, but mu has shape {list(mu.shape)}: expected a generator for "
+                "each data point of its first dimension"
+            )
+        return _fresh_key(mu.device, generator)
     if generator is not None:
         raise ValueError("key and generator were both given: the key alone determines the noise, give one of them")
     return key

@@ -13,10 +13,21 @@ from torch import Tensor
 
 from .noise import standard_normal
 
-__all__ = ["bernoulli_log_prob", "gaussian_kl", "gaussian_log_prob", "noise_key", "rsample", "rsample_kl"]
+__all__ = [
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_of_probs",
+    "gaussian_kl",
+    "gaussian_log_prob",
+    "noise_key",
+    "rsample",
+    "rsample_kl",
+]
 
 
 def noise_key(device=None, generator=None) -> Tensor:
+    if isinstance(generator, (list, tuple)):
+        keys = [noise_key(device, g) for g in generator]
+        return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)
     if device is None:
         device = generator.device if generator is not None else torch.get_default_device()
     seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator)
@@ -24,11 +35,14 @@ def noise_key(device=None, generator=None) -> Tensor:
 
 
 def rsample(mu, logvar, *, n_samples=None, key=None, generator=None, spread="logvar") -> Tensor:
-    shape = mu.shape if n_samples is None else (n_samples, *mu.shape)
     if key is None:
         key = noise_key(mu.device, generator)
     mu32, logvar32 = _wide(mu), _logvar(_wide(logvar), spread)
-    eps = standard_normal(key, tuple(shape), mu32.dtype)
+    keys = key.dim() - 1  # dimensions of data points that have keys of their own
+    samples = () if n_samples is None else (n_samples,)
+    eps = standard_normal(key, (*samples, *mu.shape[keys:]), mu32.dtype)
+    if samples:
+        eps = eps.movedim(keys, 0)
     return (mu32 + (0.5 * logvar32).exp() * eps).to(mu.dtype)
 
 
@@ -58,6 +72,16 @@ def bernoulli_log_prob(x, logits, *, x_scale=1.0, reduction="sample", batch_dims
     logits = _wide(logits)
     x = x.to(logits.dtype) * x_scale
     return _reduce(x * logits + F.logsigmoid(-logits), event_dims, reduction)
+
+
+def bernoulli_log_prob_of_probs(x, probs, *, x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:
+    event_dims = x.dim() - batch_dims
+    probs = _wide(probs)
+    x = (x.to(probs.dtype) * x_scale).expand_as(probs)
+    outside = (probs < 0) | (probs > 1) | probs.isnan()
+    with torch.autocast(probs.device.type, enabled=False):  # where PyTorch refuses it, for fear of half precision
+        losses = F.binary_cross_entropy(probs.masked_fill(outside, 0.5), x, reduction="none")
+    return _reduce(-losses.masked_fill(outside, math.nan), event_dims, reduction)
 
 
 def gaussian_log_prob(x, mu, logvar, *, spread="logvar", x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:

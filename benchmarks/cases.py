@@ -142,6 +142,11 @@ def _binary(shape, device, dtype):
     return {"x": x, "logits": _learnt(shape.full, device, dtype)}
 
 
+def _sigmoid(shape, device, dtype):
+    inputs = _binary(shape, device, dtype)
+    return {"x": inputs["x"], "probs": inputs["logits"].detach().sigmoid().requires_grad_()}
+
+
 def _bytes(shape, device, dtype):
     x = torch.randint(256, (shape.batch, shape.event), device=device, dtype=torch.uint8)
     return {"x": x, "logits": _learnt(shape.full, device, dtype)}
@@ -169,6 +174,7 @@ def _halves(formulations):
 
 
 _BERNOULLI = {"textbook": rivals.bernoulli_textbook, "distributions": rivals.bernoulli_distributions}
+_PROBS = {"textbook": rivals.probs_textbook, "cross_entropy": rivals.probs_cross_entropy}
 _GAUSSIAN = {
     "textbook": rivals.gaussian_textbook,
     "nll_loss": rivals.gaussian_nll_loss,
@@ -183,8 +189,8 @@ _RSAMPLE_KL = {"textbook": rivals.rsample_kl_textbook, "distributions": rivals.r
 # In the forward: all that the value depends on, and elementwise values. In the backward: elementwise cotangents, what
 # must be read again, and the gradients.
 def _floor_bernoulli(n, again):
-    read = n["x"] + n["logits"]
-    return read + n["value"], n["value"] + again * read + n["logits"]
+    read = n["x"] + n["full"]
+    return read + n["value"], n["value"] + again * read + n["full"]
 
 
 def _floor_gaussian(n, again):
@@ -223,6 +229,14 @@ BERNOULLI_BYTES = replace(
     inputs=_bytes,
     ours=_minus(aevb_ext.bernoulli_log_prob, x_scale=1 / 255),
     rivals={name: rivals.of_bytes(function) for name, function in _BERNOULLI.items()},
+)
+PROBS = Operation(
+    "bernoulli_log_prob_of_probs",
+    "bernoulli_log_prob_of_probs",
+    _sigmoid,
+    _minus(aevb_ext.bernoulli_log_prob_of_probs),
+    _PROBS,
+    _floor_bernoulli,
 )
 GAUSSIAN = Operation(
     "gaussian_log_prob",
@@ -279,6 +293,9 @@ def _cpu() -> list[Case]:
         Case(BERNOULLI, samples, f32, "mean"),
         Case(BERNOULLI_BYTES, image, f32, "mean"),
         Case(BERNOULLI_BYTES, minibatch, f32, "mean", SMALL),
+        Case(PROBS, image, f32, "mean"),
+        Case(PROBS, image, bf16, "mean"),
+        Case(PROBS, minibatch, f32, "mean", SMALL),
         Case(GAUSSIAN, image, f32, "mean", gaussian),
         Case(GAUSSIAN, image, bf16, "mean", gaussian),
         Case(GAUSSIAN, image, f32, "sample"),
@@ -305,14 +322,21 @@ def _cuda() -> list[Case]:
     full, latent = Shape(65536, 1024), Shape(131072, 512)  # 64 M elements
     minibatch, code = Shape(100, 784), Shape(100, 20)
     asked = {"eager": 5.0, "compile": 1.5}
-    large = [(BERNOULLI, full), (GAUSSIAN, full), (KL_TWO_HEADS, latent), (RSAMPLE, latent), (RSAMPLE_KL, latent)]
+    large = [
+        (BERNOULLI, full),
+        (PROBS, full),
+        (GAUSSIAN, full),
+        (KL_TWO_HEADS, latent),
+        (RSAMPLE, latent),
+        (RSAMPLE_KL, latent),
+    ]
     # "sample": the cotangent is another for each row, so forward and backward are a kernel each.
     table = [Case(operation, shape, f32, "sample", asked) for operation, shape in large]
     table += [Case(operation, shape, bf16, "sample", asked) for operation, shape in large]
     table += [Case(operation, shape, f32, "mean", asked) for operation, shape in large if operation is not RSAMPLE]
     table += [Case(BERNOULLI_BYTES, full, f32, "mean", asked), Case(GAUSSIAN_ONE_SCALE, full, f32, "mean", asked)]
     table += [Case(operation, code, f32, "mean") for operation in (KL, RSAMPLE, RSAMPLE_KL)]
-    return table + [Case(operation, minibatch, f32, "mean") for operation in (BERNOULLI, GAUSSIAN)]
+    return table + [Case(operation, minibatch, f32, "mean") for operation in (BERNOULLI, PROBS, GAUSSIAN)]
 
 
 def cases(device: str) -> list[Case]:

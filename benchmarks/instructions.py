@@ -41,6 +41,9 @@ def counted(torch, aevb_ext):
         "bernoulli_log_prob mean": lambda mu, _: (aevb_ext.bernoulli_log_prob(x, mu, reduction="mean"),),
         "bernoulli_log_prob sample": lambda mu, _: (aevb_ext.bernoulli_log_prob(x, mu),),
         "bernoulli_log_prob of bytes": lambda mu, _: (aevb_ext.bernoulli_log_prob(grey, mu, x_scale=1 / 255),),
+        "bernoulli_log_prob_of_probs mean": lambda mu, _: (
+            aevb_ext.bernoulli_log_prob_of_probs(x, mu.sigmoid(), reduction="mean"),
+        ),
         "gaussian_log_prob mean": lambda mu, logvar: (aevb_ext.gaussian_log_prob(x, mu, logvar, reduction="mean"),),
         "gaussian_log_prob sample": lambda mu, logvar: (aevb_ext.gaussian_log_prob(x, mu, logvar),),
         "gaussian_kl mean": lambda mu, logvar: (aevb_ext.gaussian_kl(mu, logvar, reduction="mean"),),

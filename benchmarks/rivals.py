@@ -41,6 +41,20 @@ def of_bytes(bernoulli):
     return lambda x, logits, reduction: bernoulli((x / 255).to(logits.dtype), logits, reduction)
 
 
+# The same of probabilities.
+
+
+def probs_textbook(x, probs, reduction):
+    return _reduce(-(x * probs.log() + (1 - x) * (1 - probs).log()), reduction)
+
+
+def probs_cross_entropy(x, probs, reduction):
+    x = x.expand_as(probs)
+    if reduction == "mean":
+        return F.binary_cross_entropy(probs, x, reduction="sum") / x[..., 0].numel()
+    return _reduce(F.binary_cross_entropy(probs, x, reduction="none"), reduction)
+
+
 # Minus the log-likelihood of a Gaussian decoder.
 
 

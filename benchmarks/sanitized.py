@@ -18,6 +18,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def calls(x, mu, spread, reduction):
     key = torch.tensor([1, 2], device=mu.device)
     yield aevb_ext.bernoulli_log_prob(x, mu, reduction=reduction)
+    yield aevb_ext.bernoulli_log_prob_of_probs(x, mu.sigmoid(), reduction=reduction)
     yield aevb_ext.gaussian_log_prob(x, mu, spread, reduction=reduction)
     yield aevb_ext.gaussian_log_prob(x, mu, spread[:1, :1], reduction=reduction)  # a broadcast spread
     yield aevb_ext.gaussian_kl(mu, spread, reduction=reduction)

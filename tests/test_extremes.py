@@ -21,6 +21,7 @@ BERNOULLI_ULP = 4
 GAUSSIAN_ULP = 8
 
 LOGITS = [0.0, *(s * m for s in (-1, 1) for m in (*(10 ** (k / 4) for k in range(-32, 17)), 0.7, 17.0, 88.5, 104.0))]
+PROBS = [0.0, 1.0, 0.5, *(p for k in (*range(1, 47), 200) for p in (10.0**-k, 1 - 10.0**-k, 0.5 - 10.0**-k))]
 TARGETS = (0.0, 1.0, 0.5, 1e-3, 1 / 3, 0.9990234375, 1 - 2**-24)
 LOG_VARIANCES = [
     0.0,
@@ -106,6 +107,42 @@ def test_bernoulli(grid):
     x, logits = grid(TARGETS, LOGITS)
     results = _with_gradients(partial(aevb_ext.bernoulli_log_prob, reduction="none"), x=x, logits=logits)
     _check(results, (x, logits), exact, BERNOULLI_ULP)
+
+
+def test_bernoulli_of_probs(grid):
+    """The logarithms have one sign; they count as -100 where they are less, and p (1 - p) as 1e-12."""
+
+    def exact(x, p):
+        by_x = mpmath.log(p) if p > 0 else -mpmath.inf, mpmath.log1p(-p) if p < 1 else -mpmath.inf
+        log_p, log_not_p = (max(logarithm, mpf(-100)) for logarithm in by_x)
+        value = x * log_p + (1 - x) * log_not_p
+        by_p = (x - p) / max(p * (1 - p), mpf(1e-12))
+        return Exact(value, value), Exact(by_x[0] - by_x[1], max(map(abs, by_x))), Exact(by_p, by_p)
+
+    x, probs = grid(TARGETS, PROBS)
+    results = _with_gradients(partial(aevb_ext.bernoulli_log_prob_of_probs, reduction="none"), x=x, probs=probs)
+    _check(results, (x, probs), exact, BERNOULLI_ULP)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_bernoulli_of_certain_probs_in_half_precision(half, device):
+    """As binary_cross_entropy has it in float32, whose 1e-12 is not a number of float16."""
+    x = torch.tensor([0.0, 1.0, 0.0, 1.0], device=device)
+    probs = torch.tensor([0.0, 1.0, 1.0, 0.0], device=device, dtype=half).requires_grad_()
+    value = aevb_ext.bernoulli_log_prob_of_probs(x, probs, reduction="none")
+    assert value.tolist() == [0, 0, -100, -100]
+    (gradient,) = torch.autograd.grad(value.sum(), probs)
+    assert torch.equal(gradient, torch.tensor([0, 0, -1e12, 1e12], device=device).to(half))
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 0.1], ids=["1/255", "0.1"])
+def test_a_scaled_target_that_is_the_probability_has_no_gradient(dtype, scale, device):
+    """The product is rounded before p is taken from it: what is left of an exact one would be over 1e-12 at p = 1."""
+    x = torch.arange(256, device=device, dtype=torch.uint8)
+    probs = (x.to(dtype) * scale).requires_grad_()
+    x, probs = x[probs <= 1], probs[probs <= 1]
+    (gradient,) = torch.autograd.grad(aevb_ext.bernoulli_log_prob_of_probs(x, probs, x_scale=scale).sum(), probs)
+    assert (probs == 1).any() and (gradient == 0).all()
 
 
 def _log_variance(s, spread):
@@ -245,6 +282,18 @@ class TestNothingElseMakesANaN:
         value.sum().backward()
         assert logits.grad.flatten().tolist() == [0, 0, -1, 1, -0.5, 0.5]
 
+    def test_what_is_no_probability(self, device):
+        """It has no likelihood: NaN for it alone, in the value and in its gradient, whatever the target."""
+        probs = torch.tensor([0.3, -1e-7, 1.0000001, -math.inf, math.inf, math.nan, 0.6], device=device)
+        for target in (0.0, 0.25, 1.0):
+            for dtype in (torch.float32, torch.float64):
+                x, p = torch.full((7, 1), target, device=device), probs.to(dtype).reshape(7, 1).requires_grad_()
+                value = aevb_ext.bernoulli_log_prob_of_probs(x, p)
+                for create_graph in (False, True):
+                    (gradient,) = torch.autograd.grad(value.sum(), p, create_graph=create_graph, retain_graph=True)
+                    for result in (value, gradient):
+                        assert result.flatten().isnan().tolist() == [False, *[True] * 5, False]
+
     def test_far_spreads(self, column):
         """e^200 and e^-200 are not float32 numbers, log-likelihoods and divergences are."""
         x, mu, logvar = column(0.4, 0.4, 0.4), column(0.4, 0.4, 0.5), column(200.0, -200.0, 200.0).requires_grad_()
@@ -289,6 +338,7 @@ class TestNothingElseMakesANaN:
         key = torch.tensor([1, 2], device=device)
         for function, arguments in (
             (aevb_ext.bernoulli_log_prob, 2),
+            (aevb_ext.bernoulli_log_prob_of_probs, 2),
             (aevb_ext.gaussian_log_prob, 3),
             (aevb_ext.gaussian_kl, 2),
             (aevb_ext.gaussian_kl, 4),

@@ -87,8 +87,14 @@ def _loss(call, names):
 
 def _value_and_gradients(function, call):
     call = call.differentiable()
-    value = function(*call.tensors.values())
+    value = function(*_inputs(call).values())
     return value, torch.autograd.grad(value, list(call.floating().values()))
+
+
+def _inputs(call):
+    """All tensors that go with the data points: with keys of their own, those too."""
+    key = call.options.get("key")
+    return call.tensors if key is None or key.dim() == 1 else call.tensors | {"key": key}
 
 
 class TestCompile:
@@ -99,7 +105,7 @@ class TestCompile:
     @pytest.mark.parametrize("case", small_cases(dtype=torch.float32), ids=str)
     def test_fullgraph(self, case, device):
         call = Case(case.operator, Shape((5,), (7,), (3,)), torch.float32).build(device)
-        loss = _loss(call, list(call.tensors))
+        loss = _loss(call, list(_inputs(call)))
         compiled = torch.compile(loss, fullgraph=True, dynamic=False, backend="aot_eager")
         torch.testing.assert_close(_value_and_gradients(compiled, call), _value_and_gradients(loss, call))
 
@@ -110,7 +116,7 @@ class TestCompile:
         for batch, event in ((5, 7), (6, 9), (11, 30)):
             call = Case(case.operator, Shape((batch,), (event,), (3,)), torch.float32).build(device)
             if compiled is None:
-                loss = _loss(call, list(call.tensors))
+                loss = _loss(call, list(_inputs(call)))
                 compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
             torch.testing.assert_close(_value_and_gradients(compiled, call), _value_and_gradients(loss, call))
             compilations.append(counter.frame_count)
@@ -159,11 +165,12 @@ def test_export(case, device):
 
     class Module(torch.nn.Module):
         def forward(self, *tensors):
-            return call.run(dict(zip(call.tensors, tensors, strict=True)))
+            return call.run(dict(zip(inputs, tensors, strict=True)))
 
-    program = torch.export.export(Module(), tuple(call.tensors.values()))
+    inputs = _inputs(call)
+    program = torch.export.export(Module(), tuple(inputs.values()))
     assert any("aevb_ext" in str(node.target) for node in program.graph.nodes)
-    torch.testing.assert_close(program.module()(*call.tensors.values()), call.run(), rtol=0, atol=0)
+    torch.testing.assert_close(program.module()(*inputs.values()), call.run(), rtol=0, atol=0)
 
 
 def test_export_with_a_dynamic_batch(device):
@@ -182,9 +189,9 @@ class TestFunctionalTransforms:
     @pytest.mark.parametrize("case", small_cases(), ids=str)
     def test_grad(self, case, device):
         call = case.build(device)
-        loss = _loss(call, list(call.tensors))
+        loss = _loss(call, list(_inputs(call)))
         positions = tuple(range(len(call.tensors)))
-        gradients = torch.func.grad(loss, argnums=positions)(*call.tensors.values())
+        gradients = torch.func.grad(loss, argnums=positions)(*_inputs(call).values())
         torch.testing.assert_close(gradients, _value_and_gradients(loss, call)[1])
 
     @pytest.mark.parametrize("case", small_cases(), ids=str)
@@ -200,22 +207,21 @@ class TestFunctionalTransforms:
         positions = tuple(range(len(names)))
         torch.testing.assert_close(torch.func.jacrev(function, positions)(*call.tensors.values()), expected)
 
-    @pytest.mark.filterwarnings("ignore:There is a performance drop")
     @pytest.mark.parametrize("case", small_cases(), ids=str)
     def test_vmap_of_grad(self, case, device):
         """Per-example gradients of a minibatch."""
         call = Case(case.operator, Shape((4,), (3,))).build(device)
-        names = list(call.tensors)
+        names = list(_inputs(call))
 
         def loss(*rows):
             tensors = {name: row.unsqueeze(0) for name, row in zip(names, rows, strict=True)}
             return sum(o.square().sum() for o in call.run(tensors))
 
-        positions = tuple(range(len(names)))
-        gradients = torch.func.vmap(torch.func.grad(loss, positions))(*call.tensors.values())
+        positions = tuple(range(len(call.tensors)))
+        gradients = torch.func.vmap(torch.func.grad(loss, positions))(*_inputs(call).values())
         for i in range(4):
-            rows = [t[i].detach().requires_grad_() for t in call.tensors.values()]
-            expected = torch.autograd.grad(loss(*rows), rows)
+            rows = [t[i].detach().requires_grad_(t.is_floating_point()) for t in _inputs(call).values()]
+            expected = torch.autograd.grad(loss(*rows), rows[: len(positions)])
             torch.testing.assert_close(tuple(g[i] for g in gradients), expected)
 
     @pytest.mark.parametrize("case", small_cases(), ids=str)

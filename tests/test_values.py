@@ -138,6 +138,7 @@ class TestTheReferenceItself:
         x = (values[0] > 0).double()
         expected = Bernoulli(logits=values[1]).log_prob(x).sum(-1)
         torch.testing.assert_close(reference.bernoulli_log_prob(x, values[1]), expected)
+        torch.testing.assert_close(reference.bernoulli_log_prob_of_probs(x, values[1].sigmoid()), expected)
 
     def test_gaussian(self, values):
         x, mu, logvar = values[:3]

@@ -90,7 +90,7 @@ struct Recipe {
 
   AEVB_INLINE static F make(const Params& params) {
     const SpreadOf spread = {logvar ? Spread::logvar : params.spread};
-    if constexpr (std::is_same_v<F, Bernoulli>)
+    if constexpr (!has_spread<F>)
       return {params.x_scale};
     else if constexpr (std::is_same_v<F, Gaussian>)
       return {params.x_scale, spread};
@@ -219,6 +219,7 @@ class RowPass {
 template <class Run>
 void with_formula(const RowCall& call, Run run) {
   if (call.formula == Formula::bernoulli) return run(Recipe<Bernoulli, true>());
+  if (call.formula == Formula::bernoulli_of_probs) return run(Recipe<BernoulliOfProbs, true>());
   const auto gaussian = [&](auto logvar) {
     switch (call.formula) {
       case Formula::gaussian: return run(Recipe<Gaussian, logvar>());

@@ -10,6 +10,7 @@ cudaError_t run(const RowCall& call, cudaStream_t stream) {
   if (call.rows == 0 || call.event == 0) return cudaSuccess;
   switch (call.formula) {
     case Formula::bernoulli: return device::run<Direction, device::Bernoulli>(call, stream);
+    case Formula::bernoulli_of_probs: return device::run<Direction, device::BernoulliOfProbs>(call, stream);
     case Formula::gaussian: return device::run<Direction, device::Gaussian>(call, stream);
     case Formula::gaussian_kl: return device::run<Direction, device::GaussianKl>(call, stream);
     case Formula::gaussian_kl_prior: return device::run<Direction, device::GaussianKlPrior>(call, stream);

@@ -28,7 +28,7 @@ constexpr int kSinglesInFlight = 4;
 // The same formulas with the spread known to the compiler.
 template <class F, Spread spread>
 AEVB_INLINE F formula(double x_scale) {
-  if constexpr (std::is_same_v<F, Bernoulli>)
+  if constexpr (!has_spread<F>)
     return {x_scale};
   else if constexpr (std::is_same_v<F, Gaussian>)
     return {x_scale, {spread}};
@@ -356,7 +356,7 @@ struct Backward {
 
 template <class Direction, class F, class T, class X>
 cudaError_t with_spread(const RowCall& call, cudaStream_t stream) {
-  if constexpr (!std::is_same_v<F, Bernoulli>) {
+  if constexpr (has_spread<F>) {
     switch (call.params.spread) {
       case Spread::log_std: return Direction::template run<F, Spread::log_std, T, X>(call, stream);
       case Spread::std: return Direction::template run<F, Spread::std, T, X>(call, stream);

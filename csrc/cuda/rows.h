@@ -8,6 +8,7 @@
 namespace aevb::device {
 
 struct Bernoulli;
+struct BernoulliOfProbs;
 struct Gaussian;
 struct GaussianKl;
 struct GaussianKlPrior;

@@ -1,9 +1,10 @@
-// log p(x | l) = x l - log(1 + e^l): the Bernoulli decoder (Kingma & Welling 2014, appendix C.1), l = logits.
+// The Bernoulli decoder (Kingma & Welling 2014, appendix C.1), of logits or of probabilities.
 #pragma once
 #include "formulas/numerics.h"
 
 namespace aevb::AEVB_ISA {
 
+// log p(x | l) = x l - log(1 + e^l), l = logits
 struct Bernoulli {
   static constexpr int arity = 2;  // x, logits
   double x_scale;
@@ -28,6 +29,39 @@ struct Bernoulli {
   template <class N>
   AEVB_INLINE N residual(N x, N l) const {
     return fma(x, N(x_scale), select(l > N(0), N(-1), N(0)));
+  }
+};
+
+// log p(x | p) = x log p + (1 - x) log(1 - p), p = probabilities. As in torch.nn.functional.binary_cross_entropy no
+// logarithm is less than -100 in the value, and no variance less than 1e-12 in its gradient. NaN where p is outside [0,
+// 1]: the logarithm of what is negative.
+struct BernoulliOfProbs {
+  static constexpr int arity = 2;  // x, probs
+  double x_scale;
+
+  template <class N>
+  AEVB_INLINE N value(N x, N p) const {
+    N t = target(x);
+    return fma(t, bounded(log(p)), (N(1) - t) * bounded(log_complement(p)));
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N x, N p, N& dx, N& dp) const {
+    N variance = p * (N(1) - p);
+    N least = select(variance < N(0), N(__builtin_nan("")), N(1e-12));
+    dp = (target(x) - p) / select(variance < N(1e-12), least, variance);
+    dx = (log(p) - log_complement(p)) * N(x_scale);
+  }
+
+ private:
+  // A byte of 255 is 1, not next to it: at p = 1 the gradient has a difference of theirs over 1e-12.
+  template <class N>
+  AEVB_INLINE N target(N x) const {
+    return rounded_product(x, N(x_scale));
+  }
+  template <class N>
+  AEVB_INLINE N bounded(N logarithm) const {
+    return select(logarithm < N(-100), N(-100), logarithm);
   }
 };
 

@@ -27,6 +27,12 @@ AEVB_INLINE N product(N a, N b) {
   return select(a == N(0), N(0), a * b);
 }
 
+// a * b, rounded before anything is added to it: nvcc makes one operation of a product and a sum.
+template <class N>
+AEVB_INLINE N rounded_product(N a, N b) {
+  return fma(a, b, N(0));
+}
+
 // A derivative times its cotangent. A zero cotangent gives a zero gradient even where the derivative has overflowed to
 // infinity; a NaN on either side stays.
 template <class N>
@@ -102,6 +108,14 @@ AEVB_INLINE N minus_log1p(N a, N t) {
                             -0.153055925429, 0.106036548,     -0.0569595330967, 0.0198514615693, -0.00324402496383};
     return fma(-t, polynomial(t, c), a);
   }
+}
+
+// log(1 - p) for 0 <= p <= 1 to full relative precision: the logarithm of the rounded 1 - p, and what the rounding lost
+// (nothing where p > 1/2; below, to divide it by 1 - p would change less than half an ulp).
+template <class N>
+AEVB_INLINE N log_complement(N p) {
+  N u = N(1) - p;
+  return log(u) + ((N(1) - u) - p);
 }
 
 // log(a / b) to full relative precision where a is near b.

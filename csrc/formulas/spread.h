@@ -5,6 +5,10 @@
 
 namespace aevb::AEVB_ISA {
 
+// Whether a formula has one.
+template <class F>
+constexpr bool has_spread = requires(const F formula) { formula.spread; };
+
 struct SpreadOf {
   Spread kind;
 

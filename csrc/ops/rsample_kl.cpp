@@ -27,8 +27,8 @@ struct RsampleKl {
 
 std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
                                    c10::string_view spread, c10::string_view reduction, int64_t batch_dims) {
-  check_sampling(mu, logvar, key, n_samples);
   check_batch_dims(batch_dims, "mu", mu);
+  check_sampling(mu, logvar, key, n_samples, batch_dims);
   const RsampleKl op{n_samples, std::string(spread), std::string(reduction), batch_dims};
   return op.problem(mu, logvar, key).forward(mu, parse_reduction(reduction));
 }

@@ -1,0 +1,8 @@
+#include "cuda/rows.cuh"
+
+namespace aevb::device {
+
+template cudaError_t run<Forward, BernoulliOfProbs>(const RowCall&, cudaStream_t);
+template cudaError_t run<Backward, BernoulliOfProbs>(const RowCall&, cudaStream_t);
+
+}  // namespace aevb::device

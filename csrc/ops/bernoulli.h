@@ -1,0 +1,87 @@
+// The Bernoulli log-likelihood as an operator over rows, whatever the decoder's output stands for. Parameter says it:
+//   static constexpr const char *argument, *node_name, *operator_name, *backward_name;
+//   static constexpr Formula formula;
+//   static Tensor by_data(const Tensor& parameter);               d log p / dx
+//   static Tensor by_parameter(const Tensor& x, const Tensor& parameter);
+// the derivatives being differentiable themselves.
+#pragma once
+#include "ops/autograd.h"
+#include "ops/rows.h"
+
+namespace aevb {
+
+// What log p(x | parameter) and its backward are called with, beside tensors.
+template <class Parameter>
+struct BernoulliLogProb {
+  static constexpr const char *name = Parameter::node_name, *operator_name = Parameter::operator_name;
+  double x_scale = 1;
+  std::string reduction;
+  int64_t batch_dims = 1;
+
+  void check(const variable_list& inputs) const {
+    const at::Tensor &x = inputs[0], &parameter = inputs[1];
+    check_floating(Parameter::argument, parameter);
+    check_data("x", x);
+    check_same_device("x", x, Parameter::argument, parameter);
+    check_batch_dims(batch_dims, "x", x);
+    check_broadcasts("x", x, Parameter::argument, parameter);
+  }
+  RowProblem problem(const variable_list& inputs) const {
+    return {Parameter::formula, {x_scale, {}}, inputs, 1, inputs[0].dim() - batch_dims, parse_reduction(reduction)};
+  }
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
+                               at::ArrayRef<bool> wanted) const;
+};
+
+template <class Parameter>
+at::Tensor bernoulli_forward(const at::Tensor& x, const at::Tensor& parameter, double x_scale,
+                             c10::string_view reduction, int64_t batch_dims) {
+  const BernoulliLogProb<Parameter> op{x_scale, std::string(reduction), batch_dims};
+  op.check({x, parameter});
+  return row_values(op.problem({x, parameter}));
+}
+
+template <class Parameter>
+std::tuple<at::Tensor, at::Tensor> bernoulli_backward(const at::Tensor& cotangent, const at::Tensor& x,
+                                                      const at::Tensor& parameter, double x_scale,
+                                                      c10::string_view reduction, int64_t batch_dims,
+                                                      std::array<bool, 2> wanted) {
+  const BernoulliLogProb<Parameter> op{x_scale, std::string(reduction), batch_dims};
+  auto gradients = row_gradients(op.problem({x, parameter}), cotangent, wanted);
+  return {gradients[0], gradients[1]};
+}
+
+template <class Parameter>
+variable_list BernoulliLogProb<Parameter>::fused(const variable_list& cotangents, const variable_list& saved,
+                                                 at::ArrayRef<bool> wanted) const {
+  static auto op = find_operator<decltype(bernoulli_backward<Parameter>)>(Parameter::backward_name);
+  auto [dx, dparameter] =
+      op.call(cotangents[0], saved[0], saved[1], x_scale, reduction, batch_dims, {wanted[0], wanted[1]});
+  return {dx, dparameter};
+}
+
+template <class Parameter>
+variable_list BernoulliLogProb<Parameter>::differentiable(const variable_list& cotangents, const variable_list& saved,
+                                                          at::ArrayRef<bool> wanted) const {
+  const at::Tensor &x = saved[0], &given = saved[1];
+  const at::Tensor g = differentiable_cotangent(cotangents[0], given, x.dim() - batch_dims, parse_reduction(reduction));
+  const at::Tensor parameter = given.to(wide_type(given));
+  variable_list gradients(2);
+  if (wanted[0]) gradients[0] = as_operand(g * Parameter::by_data(parameter) * x_scale, x);
+  if (wanted[1]) {
+    const at::Tensor target = x.to(parameter.scalar_type()) * x_scale;
+    gradients[1] = as_operand(g * Parameter::by_parameter(target, parameter), given);
+  }
+  return gradients;
+}
+
+template <class Parameter>
+at::Tensor bernoulli_autograd(const at::Tensor& x, const at::Tensor& parameter, double x_scale,
+                              c10::string_view reduction, int64_t batch_dims) {
+  static auto op = find_operator<decltype(bernoulli_forward<Parameter>)>(Parameter::operator_name);
+  return record(BernoulliLogProb<Parameter>{x_scale, std::string(reduction), batch_dims}, {x, parameter},
+                {x, parameter}, [&] { return op.call(x, parameter, x_scale, reduction, batch_dims); });
+}
+
+}  // namespace aevb
