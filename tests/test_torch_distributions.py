@@ -66,7 +66,9 @@ def _event_dims(shapes):
     return [None, *range(smaller + 1)]
 
 
+# (Of no Independents at all the original makes an error.)
 CASES = [pytest.param(shapes, n, id=f"{name}-{n}") for name, shapes in SHAPES.items() for n in _event_dims(shapes)]
+CASES = [case for case in CASES if case.id != "nothing-1"]
 
 
 class TestValues:
@@ -100,29 +102,27 @@ class TestValues:
         assert ours == summed == pytest.approx(exact, rel=4e-7)
         assert original != pytest.approx(exact, rel=0.1)
 
-    @pytest.mark.parametrize("q_shape", [(), (3,)], ids=["number", "tensor"])
+    @pytest.mark.parametrize("q_shape, event_dims", [((), None), ((3,), None), ((3,), 1)])
     @pytest.mark.parametrize("dtype_q", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-    def test_dtype_of_the_result(self, dtype, dtype_q, q_shape):
-        shapes = ((4, 3), (4, 3), q_shape, q_shape)
-        pairs = [_pair(_parameters(shapes, dtype, dtype_q), n) for n in (None, 1)]
-        originals = [kl_divergence(*pair) for pair in pairs]
+    def test_dtype_of_the_result(self, dtype, dtype_q, q_shape, event_dims):
+        pair = _pair(_parameters(((4, 3), (4, 3), q_shape, q_shape), dtype, dtype_q), event_dims)
+        original = kl_divergence(*pair)
         with patch():
-            ours = [kl_divergence(*pair) for pair in pairs]
-        for value, original in zip(ours, originals, strict=True):
-            assert value.dtype == original.dtype
-            tolerance = 16 * max(torch.finfo(t).eps for t in (dtype, dtype_q))
-            torch.testing.assert_close(value, original, rtol=tolerance, atol=tolerance)
+            ours = kl_divergence(*pair)
+        assert ours.dtype == original.dtype
+        tolerance = 16 * max(torch.finfo(t).eps for t in (dtype, dtype_q))
+        torch.testing.assert_close(ours, original, rtol=tolerance, atol=tolerance)
 
     def test_half_precision_is_rounded_once(self):
-        parameters = _parameters(((4, 300), (4, 300), (), ()), torch.bfloat16)
+        parameters = _parameters(((4, 300), (4, 300), (300,), ()), torch.bfloat16)
         expected = kl_divergence(*_pair([t.double() for t in parameters], 1)).bfloat16()
         with patch():
             torch.testing.assert_close(kl_divergence(*_pair(parameters, 1)), expected, rtol=0, atol=0)
 
     def test_under_autocast(self):
         """bfloat16 of a layer against a prior in float32; what comes out is float32, as autocast on a GPU has it."""
-        parameters = _parameters(((4, 3), (4, 3), (), ()), torch.bfloat16, torch.float32)
+        parameters = _parameters(((4, 3), (4, 3), (3,), ()), torch.bfloat16, torch.float32)
         exact = kl_divergence(*_pair([t.double() for t in parameters], 1))
         with patch(), torch.autocast("cpu", torch.bfloat16):
             value = kl_divergence(*_pair(parameters, 1))

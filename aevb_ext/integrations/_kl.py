@@ -5,7 +5,7 @@ import warnings
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, kl
+from torch.distributions import Independent, Normal, kl
 
 from ..functional import gaussian_kl
 from ._patch import Replacement
@@ -13,6 +13,7 @@ from ._patch import Replacement
 # The releases in which the registry, its memo and the two distributions are as the code here takes them to be.
 TORCH_VERSIONS = ("2.11.0", "2.12.0", "2.12.1", "2.13.0")
 
+_NORMALS, _INDEPENDENTS = (Normal, Normal), (Independent, Independent)
 _FLOATING = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 
 
@@ -21,20 +22,16 @@ class GaussianKl:
 
     A pair that the operator does not take (no Normals, a KL that somebody has registered for a subclass, integers) has
     the KL that it had.
-
-    Args:
-        normal, independent: the classes for whose pairs the KL is registered: torch's, or subclasses of them.
     """
 
-    def __init__(self, normal: type[Normal] = Normal, independent: type[Independent] = Independent):
-        self._normals, self._independents = (normal, normal), (independent, independent)
+    def __init__(self):
         self._known = None  # the pairs that the memo had before the patch; None while there is no patch
         self._ours = None  # what stands in the registry for a pair of Normals while there is one
 
     def replacements(self) -> list[Replacement]:
         return [
-            Replacement(kl._KL_REGISTRY, self._normals, _normals, _label(self._normals)),
-            Replacement(kl._KL_REGISTRY, self._independents, self._independent, _label(self._independents)),
+            Replacement(kl._KL_REGISTRY, _NORMALS, _normals, "kl_divergence(Normal, Normal)"),
+            Replacement(kl._KL_REGISTRY, _INDEPENDENTS, self._independents, "kl_divergence(Independent, Independent)"),
         ]
 
     def on_change(self) -> None:
@@ -44,8 +41,8 @@ class GaussianKl:
         kl_divergence of pairs that are in the memo, and not the search for one that is not.
         """
         if self._known is None:
-            self._known, self._ours = list(kl._KL_MEMOIZE), kl._KL_REGISTRY[self._normals]
-            pairs = dict.fromkeys([*self._known, self._normals, self._independents])
+            self._known, self._ours = list(kl._KL_MEMOIZE), kl._KL_REGISTRY[_NORMALS]
+            pairs = dict.fromkeys([*self._known, _NORMALS, _INDEPENDENTS])
         else:
             pairs, self._known, self._ours = self._known, None, None
         with warnings.catch_warnings():
@@ -54,20 +51,15 @@ class GaussianKl:
         kl._KL_MEMOIZE.clear()
         kl._KL_MEMOIZE.update(memo)
 
-    def _independent(self, p: Independent, q: Independent) -> Tensor:
-        dims = p.reinterpreted_batch_ndims
-        if dims != q.reinterpreted_batch_ndims or _registered(p.base_dist, q.base_dist) is not self._ours:
+    def _independents(self, p: Independent, q: Independent) -> Tensor:
+        dims, pair = p.reinterpreted_batch_ndims, (type(p.base_dist), type(q.base_dist))
+        if dims != q.reinterpreted_batch_ndims or _registered(pair) is not self._ours:
             return NotImplemented
         return _fused(p.base_dist, q.base_dist, dims)
 
 
-def _label(pair: tuple[type, type]) -> str:
-    return f"kl_divergence({pair[0].__name__}, {pair[1].__name__})"
-
-
-def _registered(p: Distribution, q: Distribution):
-    """The function that kl_divergence calls, remembered as it remembers it."""
-    pair = type(p), type(q)
+def _registered(pair: tuple[type, type]):
+    """The function that kl_divergence calls for these types, remembered as it remembers it."""
     if pair not in kl._KL_MEMOIZE:
         kl._KL_MEMOIZE[pair] = kl._dispatch_kl(*pair)
     return kl._KL_MEMOIZE[pair]

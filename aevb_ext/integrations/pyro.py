@@ -13,9 +13,9 @@ def patch() -> Patch:
     prior. For two of Pyro's Normals, and for two ``Normal(...).to_event(n)``, masked, expanded or in a plate, that is
     one call of the operator from now on, with the sum over the event in it.
 
-    Touched: the registry behind ``kl_divergence`` gets entries for (pyro.distributions.Normal, the same) and
-    (pyro.distributions.Independent, the same), and the memo of what has been looked up in it is renewed. Pyro's own
-    entries, and torch's, stay: all other pairs have the KL that they had.
+    Pyro's Normal and Independent are subclasses of torch's, and kl_divergence is torch's. So what is touched, and what
+    it is for other distributions, is as in :func:`aevb_ext.integrations.torch_distributions.patch`: one of the two is
+    enough, and both are refused. Import Pyro before torch.distributions is patched: it registers KLs of its own.
 
     Returns:
         the patch in force.
@@ -25,7 +25,7 @@ def patch() -> Patch:
     """
     require("pyro-ppl", VERSIONS)
     require("torch", TORCH_VERSIONS)
-    from pyro.distributions import Independent, Normal
+    import pyro.distributions  # noqa: F401  (it registers its own KLs, which must lie below ours)
 
-    gaussian = GaussianKl(Normal, Independent)
+    gaussian = GaussianKl()
     return Patch("pyro", gaussian.replacements(), gaussian.on_change)

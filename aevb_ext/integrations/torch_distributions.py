@@ -12,7 +12,7 @@ def patch() -> Patch:
     has the dtype that it had (under autocast, float32). Right to a few ulp near the prior, where the original cancels.
 
     Touched: the entries (Normal, Normal) and (Independent, Independent) of ``torch.distributions.kl._KL_REGISTRY``, and
-    the memo of what has been looked up in it.
+    the memo of what has been looked up in it. Import what registers KLs for these two (Pyro does) before.
 
     Returns:
         the patch in force.
