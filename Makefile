@@ -1,5 +1,6 @@
 # make train    learn the embedded digits: .venv, PyTorch, the build and `aevb train`, from nothing (ARGS="--latent 2")
 # make test     the tests, in the same .venv (ARGS="-k kl")
+# make conformance   other people's programs on these operators, with their packages from the index (ARGS="-k pythae")
 # make lint     ruff and clang-format
 # make cuda     the CUDA build in .venv-cuda, checked without a GPU
 # make bench    in .venv: every operator and step against its rivals, JAX too (ARGS="--only gaussian")
@@ -16,7 +17,7 @@ ARGS ?=
 SOURCES := setup.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
-.PHONY: train test lint cuda bench count gpu clean FORCE
+.PHONY: train test conformance lint cuda bench count gpu clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -25,6 +26,10 @@ train: .venv/installed
 
 test: .venv/installed-test
 	.venv/bin/pytest $(ARGS)
+
+# The packages warn of each other's deprecations.
+conformance: .venv/installed-conformance
+	.venv/bin/pytest --disable-warnings $(ARGS) tests/conformance
 
 lint: .venv/installed-lint
 	.venv/bin/ruff check .
@@ -71,7 +76,8 @@ build/venv.from build/venv-cuda.from: FORCE
 .venv/installed-test: WHAT = .[test]
 .venv/installed-lint: WHAT = .[lint]
 .venv/installed-bench: WHAT = .[bench]
-.venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench: pyproject.toml | .venv/built
+.venv/installed-conformance: WHAT = .[conformance]
+.venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench .venv/installed-conformance: pyproject.toml | .venv/built
 	@.venv/bin/pip install -q --disable-pip-version-check --no-build-isolation -e '$(WHAT)'
 	@touch $@
 

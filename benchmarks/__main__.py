@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import check, report, sweeps, training
+from . import check, integrations, report, sweeps, training
 from .cases import cases
 from .machine import environment, file_name
 from .measure import FULL, QUICK, Effort, copy_bandwidth, measure
@@ -32,6 +32,9 @@ def pieces(device: torch.device, effort: Effort, only: str):
         yield "by_threads", lambda: sweeps.threads(device)
     if only in "scaling":
         yield "by_elements", lambda: sweeps.scaling(device)
+    for program in integrations.programs():
+        if only in str(program):
+            yield "integrations", lambda program=program: [integrations.measure(program, device, effort)]
     # Last: our step has the C library keep freed memory, in the whole process, and rivals gain by it.
     for one in training.trainings(device.type):
         if only in str(one):
@@ -42,7 +45,7 @@ def run(device: torch.device, effort: Effort, only: str, out: Path | None, secon
     """Measures, tells, and writes what there is after each piece, so that an interruption loses one."""
     start = time.monotonic()
     results = {**environment(device), "copy_bytes_per_second": copy_bandwidth(device)}
-    results |= {"cases": [], "training": [], "by_threads": [], "by_elements": []}
+    results |= {"cases": [], "integrations": [], "training": [], "by_threads": [], "by_elements": []}
     print(report.where(results), f"copy {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", sep="; ", flush=True)
     path = out and out / f"{file_name(results)}.json"
     for kind, piece in pieces(device, effort, only):

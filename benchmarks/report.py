@@ -19,6 +19,8 @@ def where(results: dict) -> str:
 def line(figures: dict) -> str:
     """What is told while it runs."""
     seconds = figures["seconds"]
+    if not seconds:
+        return f"{figures['case']:64} not measured"
     cells = [f"{figures['case']:64} {duration(seconds['ours']):>10}"]
     for kind in KINDS:
         if found := best(seconds, kind):
@@ -53,4 +55,17 @@ def markdown(results: dict) -> str:
         seconds = figures["seconds"]
         cells = [figures["case"], duration(seconds["ours"]), *(_times(seconds, kind) for kind in KINDS)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines + integrations(results))
+
+
+def integrations(results: dict) -> list[str]:
+    """Other people's programs, with our patch and without it."""
+    measured = [figures for figures in results.get("integrations", []) if figures["seconds"]]
+    if not measured:
+        return []
+    lines = ["", "| a step of | with the patch | without | peak MB: with, without |", "|---|---|---|---|"]
+    for figures in measured:
+        peaks = [f"{held / 1e6:.2f}" for held in figures["peak_bytes"].values()]
+        cells = [figures["case"], duration(figures["seconds"]["ours"]), _times(figures["seconds"], "eager")]
+        lines.append(f"| {' | '.join([*cells, ', '.join(peaks)])} |")
+    return lines

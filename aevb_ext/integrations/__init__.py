@@ -1,0 +1,14 @@
+"""Drop-in patches for third-party packages, one module a package, each with a function ``patch() -> Patch``.
+
+    from aevb_ext.integrations import diffusers
+
+    with diffusers.patch():
+        ...  # the package's own code, unchanged, on the fused operators
+
+A patch replaces named attributes and nothing else, refuses a version of the package that it does not know, and puts
+back the identical objects when it is undone. No package is imported before its patch is asked for.
+"""
+
+from ._patch import AlreadyPatched, NotInstalled, OutOfOrder, Patch, PatchError, UnknownVersion
+
+__all__ = ["AlreadyPatched", "NotInstalled", "OutOfOrder", "Patch", "PatchError", "UnknownVersion"]

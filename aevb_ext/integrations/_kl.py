@@ -1,0 +1,101 @@
+"""The fused KL of diagonal Gaussians in the registry of ``torch.distributions.kl_divergence``."""
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal, kl
+
+from ..functional import gaussian_kl
+from ._patch import Replacement
+
+# The releases in which the registry, its memo and the two distributions are as the code here takes them to be.
+TORCH_VERSIONS = ("2.11.0", "2.12.0", "2.12.1", "2.13.0")
+
+_NORMALS, _INDEPENDENTS = (Normal, Normal), (Independent, Independent)
+_FLOATING = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
+
+
+class GaussianKl:
+    """The two entries of ``torch.distributions.kl``'s registry that a patch replaces, and the memo that goes with them.
+
+    A pair that the operator does not take (no Normals, a KL that somebody has registered for a subclass, integers) has
+    the KL that it had.
+    """
+
+    def __init__(self):
+        self._known = None  # the pairs that the memo had before the patch; None while there is no patch
+        self._ours = None  # what stands in the registry for a pair of Normals while there is one
+
+    def replacements(self) -> list[Replacement]:
+        return [
+            Replacement(kl._KL_REGISTRY, _NORMALS, _normals, "kl_divergence(Normal, Normal)"),
+            Replacement(kl._KL_REGISTRY, _INDEPENDENTS, self._independents, "kl_divergence(Independent, Independent)"),
+        ]
+
+    def on_change(self) -> None:
+        """Let the memo say what the registry says now.
+
+        Emptying it, as torch's own ``register_kl`` does, would undo more than the patch did: torch.compile can trace
+        kl_divergence of pairs that are in the memo, and not the search for one that is not.
+        """
+        if self._known is None:
+            self._known, self._ours = list(kl._KL_MEMOIZE), kl._KL_REGISTRY[_NORMALS]
+            pairs = dict.fromkeys([*self._known, _NORMALS, _INDEPENDENTS])
+        else:
+            pairs, self._known, self._ours = self._known, None, None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of ambiguity: it came when the pair was first met
+            memo = {pair: kl._dispatch_kl(*pair) for pair in pairs}
+        kl._KL_MEMOIZE.clear()
+        kl._KL_MEMOIZE.update(memo)
+
+    def _independents(self, p: Independent, q: Independent) -> Tensor:
+        dims, pair = p.reinterpreted_batch_ndims, (type(p.base_dist), type(q.base_dist))
+        if dims != q.reinterpreted_batch_ndims or _registered(pair) is not self._ours:
+            return NotImplemented
+        return _fused(p.base_dist, q.base_dist, dims)
+
+
+def _registered(pair: tuple[type, type]):
+    """The function that kl_divergence calls for these types, remembered as it remembers it."""
+    if pair not in kl._KL_MEMOIZE:
+        kl._KL_MEMOIZE[pair] = kl._dispatch_kl(*pair)
+    return kl._KL_MEMOIZE[pair]
+
+
+def _normals(p: Normal, q: Normal) -> Tensor:
+    return _fused(p, q, 0)
+
+
+def _fused(p: Normal, q: Normal, event_dims: int) -> Tensor:
+    """The KL of two Normals, summed over the last ``event_dims`` dimensions of what they broadcast to."""
+    parameters = p.loc, p.scale, q.loc, q.scale
+    if not _FLOATING.issuperset(t.dtype for t in parameters):
+        return NotImplemented
+    # As PyTorch decides: tensors without dimensions are but numbers beside others.
+    deciding = [t for t in parameters if t.dim()] or parameters
+    dtype = functools.reduce(torch.promote_types, [t.dtype for t in deciding])
+    device = next((t.device for t in deciding if t.device.type != "cpu"), deciding[0].device)
+    mu, std, prior_mu, prior_std = (_as_operand(t, device, dtype) for t in parameters)
+    shape = torch.broadcast_shapes(mu.shape, std.shape, prior_mu.shape, prior_std.shape)
+    value = gaussian_kl(
+        mu.expand(shape),
+        std,
+        prior_mu,
+        prior_std,
+        spread="std",
+        reduction="sample" if event_dims else "none",
+        batch_dims=len(shape) - event_dims,
+    )
+    # Half precision comes back as float32. Autocast, where it matters, computes the original in float32 too.
+    return value if torch.is_autocast_enabled(device.type) else value.to(dtype)
+
+
+def _as_operand(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    if t.device != device and t.dim() == 0:
+        # `Normal(0.0, 1.0)` lies on the CPU whatever the other lies on. An arithmetic operation takes such a number as
+        # an argument of its kernel, where `to` would copy it across.
+        t = torch.zeros((), device=device, dtype=dtype) + t
+    return t.to(dtype)

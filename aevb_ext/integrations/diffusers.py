@@ -1,0 +1,150 @@
+"""diffusers: its ``DiagonalGaussianDistribution``, the posterior of every AutoencoderKL, on the fused operators.
+
+    import aevb_ext.integrations.diffusers
+
+    with aevb_ext.integrations.diffusers.patch():
+        posterior = vae.encode(images).latent_dist
+        loss = ... + posterior.kl().mean()
+
+The class is imported by name in some thirty files of diffusers: its methods are replaced, so that all of them see it.
+``mode()`` returns the mean and needs no operator; ``__init__`` (which clamps logvar to [-30, 20] and computes ``std``
+and ``var``) stays, since those are public attributes, and instances may outlive the patch.
+"""
+
+import torch
+from torch import Tensor
+
+from ..functional import gaussian_kl, gaussian_log_prob, noise_key, rsample
+from ._patch import Patch, Replacement, require
+
+VERSIONS = ("0.42.1",)
+
+IMAGE_DIMS = (1, 2, 3)  # what the original sums over, whatever the rank
+
+
+def patch(*, strict: bool = True) -> Patch:
+    """Replace ``sample``, ``kl`` and ``nll`` of ``DiagonalGaussianDistribution`` until the patch is undone.
+
+    What is the same: signatures, gradients, dtypes, ``deterministic=True`` (the original's code runs), a generator on
+    the posterior's device or on the CPU, a list of generators, one for each data point. What is not:
+
+    * The noise is this package's (:mod:`aevb_ext.noise`): one seed gives one latent, but not the one that it gives
+      without the patch. With a list of generators a data point's latent is the same whatever the batch that it is in.
+    * Arithmetic is in float32 inside. The KL near the prior does not cancel, and a variance beyond float16 (logvar
+      over 11) makes no inf on the way to a result that float16 can hold.
+
+    Args:
+        strict: True keeps the shapes, reductions, result dtypes and errors of the original. False gives the right
+            answer where the original is wrong or fails: ``kl()`` and ``nll(sample)`` sum over all dimensions but the
+            batch's, so that there is one value per data point for latents of any rank (``[B, C, T, H, W]`` videos, for
+            which the original gives ``[B, W]``; ``[B, C, T]`` audio and ``[B, C]``, for which it raises IndexError),
+            and are float32 for half latents, whose sums can exceed 65504.
+
+    Raises:
+        NotInstalled, UnknownVersion, AlreadyPatched: see :mod:`aevb_ext.integrations`.
+    """
+    require("diffusers", VERSIONS)
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    kl, nll = (_strict_kl, _strict_nll) if strict else (_kl, _nll)
+    methods = {"sample": _sample, "kl": kl, "nll": nll}
+    return Patch("diffusers", [Replacement(DiagonalGaussianDistribution, *method) for method in methods.items()])
+
+
+def _sample(self, generator=None):
+    if self.deterministic:
+        return NotImplemented
+    mean, logvar = _parameters(self)
+    key = _key(mean, generator)
+    return NotImplemented if key is None else rsample(mean, logvar, key=key)
+
+
+def _key(mean: Tensor, generator) -> Tensor | None:
+    """None: the original has an error of its own for these generators."""
+    first = generator
+    if isinstance(generator, list):
+        if len(generator) == 1:
+            first = generator = generator[0]  # one for the whole batch
+        elif len(generator) < len(mean):
+            return None
+        else:
+            generator = generator[: len(mean)]
+            first = generator[0]
+    if first is None or first.device.type == mean.device.type:
+        return noise_key(mean.device, generator)
+    return noise_key(first.device, generator).to(mean.device) if first.device.type == "cpu" else None
+
+
+def _strict_kl(self, other=None):
+    value = _kl_over(self, other, IMAGE_DIMS)
+    return value if value is NotImplemented else value.to(_dtype(self))
+
+
+def _kl(self, other=None):
+    return _kl_over(self, other, _event_dims(self.mean))
+
+
+def _kl_over(self, other, dims):
+    if self.deterministic or not _has(self.mean, dims):
+        return NotImplemented
+    rows = _Rows(self.mean, dims)
+    prior = ()
+    if other is not None:
+        if other.deterministic or other.mean.shape != self.mean.shape or _dtype(other) != _dtype(self):
+            return NotImplemented
+        prior = map(rows, _parameters(other))
+    return gaussian_kl(*map(rows, _parameters(self)), *prior, batch_dims=rows.batch_dims)
+
+
+def _strict_nll(self, sample, dims=IMAGE_DIMS):
+    dtype = torch.promote_types(sample.dtype, _dtype(self))
+    if dtype == torch.float64 != _dtype(self):  # the original computes in the sample's
+        return NotImplemented
+    value = _nll_over(self, sample, dims)
+    return value if value is NotImplemented else value.to(dtype)
+
+
+def _nll(self, sample, dims=None):
+    return _nll_over(self, sample, _event_dims(self.mean) if dims is None else dims)
+
+
+def _nll_over(self, sample, dims):
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    if self.deterministic or not _has(self.mean, dims):
+        return NotImplemented
+    if sample.shape != self.mean.shape or not sample.is_floating_point():
+        return NotImplemented
+    rows = _Rows(self.mean, dims)
+    mean, logvar = map(rows, _parameters(self))
+    return -gaussian_log_prob(rows(sample), mean, logvar, batch_dims=rows.batch_dims)
+
+
+class _Rows:
+    """Brings the dimensions that are kept to the front, where an operator expects its data points."""
+
+    def __init__(self, t: Tensor, dims: tuple[int, ...]):
+        summed = {d % t.dim() for d in dims}
+        kept = [d for d in range(t.dim()) if d not in summed]
+        self.batch_dims = len(kept)
+        self.order = (*kept, *sorted(summed))
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return t.permute(self.order)
+
+
+def _event_dims(mean: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, mean.dim()))
+
+
+def _has(t: Tensor, dims: tuple[int, ...]) -> bool:
+    """Whether these are dimensions of t, each once. (None at all would mean all of them to torch.sum.)"""
+    return bool(dims) and all(-t.dim() <= d < t.dim() for d in dims) and len({d % t.dim() for d in dims}) == len(dims)
+
+
+def _parameters(self) -> tuple[Tensor, Tensor]:
+    return self.mean.to(_dtype(self)), self.logvar.to(_dtype(self))
+
+
+def _dtype(self) -> torch.dtype:
+    """That of the original's results: under autocast, exp may have made float32 of half parameters."""
+    return torch.promote_types(self.mean.dtype, self.var.dtype)

@@ -1,0 +1,31 @@
+"""Pyro's analytic KL of Normals (``TraceMeanField_ELBO``) on the fused operator."""
+
+from ._kl import TORCH_VERSIONS, GaussianKl
+from ._patch import Patch, require
+
+VERSIONS = ("1.9.2",)
+
+
+def patch() -> Patch:
+    """Let Pyro's analytic KLs use :func:`aevb_ext.gaussian_kl`.
+
+    ``TraceMeanField_ELBO`` asks ``torch.distributions.kl_divergence`` for the KL of each latent variable's guide to its
+    prior. For two of Pyro's Normals, and for two ``Normal(...).to_event(n)``, masked, expanded or in a plate, that is
+    one call of the operator from now on, with the sum over the event in it.
+
+    Pyro's Normal and Independent are subclasses of torch's, and kl_divergence is torch's. So what is touched, and what
+    it is for other distributions, is as in :func:`aevb_ext.integrations.torch_distributions.patch`: one of the two is
+    enough, and both are refused. Import Pyro before torch.distributions is patched: it registers KLs of its own.
+
+    Returns:
+        the patch in force.
+
+    Raises:
+        NotInstalled, UnknownVersion, AlreadyPatched: see :class:`aevb_ext.integrations.Patch`; nothing is changed then.
+    """
+    require("pyro-ppl", VERSIONS)
+    require("torch", TORCH_VERSIONS)
+    import pyro.distributions  # noqa: F401  (it registers its own KLs, which must lie below ours)
+
+    gaussian = GaussianKl()
+    return Patch("pyro", gaussian.replacements(), gaussian.on_change)
