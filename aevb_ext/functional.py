@@ -11,7 +11,13 @@ Conventions, the same everywhere:
   a minibatch is).
 * float64, float32, bfloat16 and float16 are accepted. Arithmetic is in float32 (float64 for float64), values come
   back in that type, gradients in the type of their input.
+* The operands of a call (all but the data ``x``) are of one dtype. Under ``torch.autocast`` they may differ: they are
+  promoted to the widest of theirs, and gradients come back in each one's own.
 * Nothing here synchronises with the host, and the same inputs give the same bits.
+* Under ``torch.func.vmap`` a noise key that is given decides: one for each element gives each its own noise, one that
+  is not vmapped the same noise to all. Where a fresh key is drawn (neither ``key`` given nor drawn outside),
+  ``randomness`` is what it is to ``torch.randn``: ``"error"`` (vmap's default) raises RuntimeError, ``"same"`` draws
+  one key for all elements, ``"different"`` one for each: those that a loop over them would draw.
 
 All values are in nats. Equation numbers are those of Kingma & Welling 2014 (arXiv 1312.6114).
 """
@@ -46,10 +52,11 @@ def noise_key(device=None, generator=None) -> Tensor:
 
     Args:
         device: where the key is to be used. Default: the generator's device, or PyTorch's default device.
-        generator: a ``torch.Generator`` on that device.
+        generator: a ``torch.Generator`` on that device, or a list of them, one for each data point.
 
     Returns:
         int64 ``[2]`` on ``device``: ``(seed, offset)``; :mod:`aevb_ext.noise` defines the noise that it stands for.
+        ``[len(generator), 2]`` of a list.
 
     Raises:
         ValueError: the generator is on another device.
@@ -57,7 +64,7 @@ def noise_key(device=None, generator=None) -> Tensor:
     device = _device(device, generator)
     if device.type not in _COMPILED:
         return reference.noise_key(device, generator)
-    return ops.noise_key(device, generator=generator)
+    return _fresh_key(device, generator)
 
 
 def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
@@ -98,9 +105,12 @@ def rsample(
         mu: ``[B, *event]``, floating.
         logvar: the spread, of mu's dtype and shape, or broadcasting to it.
         n_samples: ``L >= 1`` samples of each data point in a new leading dimension; None: one, without it.
-        key: the noise key (:func:`noise_key`). Default: a fresh one from ``generator``.
-        generator: where a fresh key comes from; not together with ``key``. (torch.compile cannot trace a Generator:
-            draw the key outside, ``key=noise_key(generator=...)``; with neither, it is drawn inside as in eager mode.)
+        key: the noise key ``[2]`` (:func:`noise_key`), or one for each data point, ``[*batch, 2]`` where ``batch`` are
+            first sizes of mu: the noise of data point b is that of ``key[b]``, whatever batch it is in. Default: a
+            fresh ``[2]`` from ``generator``.
+        generator: where a fresh key comes from; not together with ``key``. A list gives each data point of the first
+            dimension a key of its own. (torch.compile cannot trace a Generator: draw the key outside,
+            ``key=noise_key(generator=...)``; with neither, it is drawn inside as in eager mode.)
         spread: the parameterisation of ``logvar``.
 
     Returns:
@@ -172,7 +182,8 @@ def rsample_kl(
 
     Args:
         mu, logvar, n_samples, key, generator, spread: as in :func:`rsample`.
-        reduction, batch_dims: as in :func:`gaussian_kl`.
+        reduction, batch_dims: as in :func:`gaussian_kl`. Keys for each data point have at most ``batch_dims``
+            dimensions of them.
 
     Returns:
         ``(z, kl)``: z as :func:`rsample` gives it for the same key, kl as :func:`gaussian_kl` gives it.
@@ -309,12 +320,26 @@ def gaussian_log_prob(
 def _device(device, generator) -> torch.device:
     if device is not None:
         return torch.device(device)
+    if isinstance(generator, (list, tuple)):
+        generator = generator[0] if generator else None
     return generator.device if generator is not None else torch.get_default_device()
+
+
+def _fresh_key(device, generator) -> Tensor:
+    if isinstance(generator, (list, tuple)):
+        keys = [ops.noise_key(device, generator=g) for g in generator]
+        return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)
+    return ops.noise_key(device, generator=generator)
 
 
 def _key(mu: Tensor, key: Tensor | None, generator) -> Tensor:
     if key is None:
-        return ops.noise_key(mu.device, generator=generator)
+        if isinstance(generator, (list, tuple)) and mu.shape[:1] != (len(generator),):
+            raise ValueError(
+                f"generator is a list of {len(generator)}, but mu has shape {list(mu.shape)}: expected a generator for "
+                "each data point of its first dimension"
+            )
+        return _fresh_key(mu.device, generator)
     if generator is not None:
         raise ValueError("key and generator were both given: the key alone determines the noise, give one of them")
     return key

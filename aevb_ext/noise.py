@@ -11,6 +11,9 @@ and each pair of words ``(a, b)`` gives two normals by Box and Muller (1958):
 
     u = (a + 1/2) / 2^32,   t = b / 2^32,   r = sqrt(-2 ln u),   (r cos 2 pi t, r sin 2 pi t).
 
+Keys ``[*batch, 2]`` are one for each data point, whose noise then depends on its own key alone: it is the same whatever
+batch the data point is in.
+
 The functions here are that definition in plain PyTorch. The compiled operators draw the same words.
 """
 
@@ -40,9 +43,15 @@ def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> li
 
 
 def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """The noise of ``key``: standard normals of ``shape`` and ``dtype`` (float32 or float64) on the key's device."""
+    """The noise of each key: standard normals ``[*batch, *shape]`` of ``dtype`` on the device of ``key``.
+
+    Args:
+        key: int64 ``[*batch, 2]``.
+        shape: that of the noise of one key.
+        dtype: float32 or float64.
+    """
     count = math.prod(shape)
-    seed, offset = key[0], key[1]
+    seed, offset = key[..., :1], key[..., 1:]
     block = torch.arange((count + 3) // 4, device=key.device)
     halves = [(part & _MASK, (part >> 32) & _MASK) for part in (block, offset, seed)]
     words = philox4x32([*halves[0], *halves[1]], list(halves[2]))
@@ -52,4 +61,4 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
         u = a.to(dtype) * 2.0**-32 + 2.0**-33
         radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (b.to(dtype) * 2.0**-32)
         normals += [radius * angle.cos(), radius * angle.sin()]
-    return torch.stack(normals, dim=-1).reshape(-1)[:count].reshape(shape)
+    return torch.stack(normals, dim=-1).flatten(-2)[..., :count].reshape(*key.shape[:-1], *shape)

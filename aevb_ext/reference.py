@@ -25,6 +25,9 @@ __all__ = [
 
 
 def noise_key(device=None, generator=None) -> Tensor:
+    if isinstance(generator, (list, tuple)):
+        keys = [noise_key(device, g) for g in generator]
+        return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)
     if device is None:
         device = generator.device if generator is not None else torch.get_default_device()
     seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator)
@@ -32,11 +35,14 @@ def noise_key(device=None, generator=None) -> Tensor:
 
 
 def rsample(mu, logvar, *, n_samples=None, key=None, generator=None, spread="logvar") -> Tensor:
-    shape = mu.shape if n_samples is None else (n_samples, *mu.shape)
     if key is None:
         key = noise_key(mu.device, generator)
     mu32, logvar32 = _wide(mu), _logvar(_wide(logvar), spread)
-    eps = standard_normal(key, tuple(shape), mu32.dtype)
+    keys = key.dim() - 1  # dimensions of data points that have keys of their own
+    samples = () if n_samples is None else (n_samples,)
+    eps = standard_normal(key, (*samples, *mu.shape[keys:]), mu32.dtype)
+    if samples:
+        eps = eps.movedim(keys, 0)
     return (mu32 + (0.5 * logvar32).exp() * eps).to(mu.dtype)
 
 

@@ -168,6 +168,7 @@ class Operator:
     name: str
     arguments: dict[str, Argument]
     draws_noise: bool = False
+    keys: bool = False  # one for each data point
     reduces: bool = True
     forms: tuple[str, ...] = SPREAD_FORMS
     variant: str = ""
@@ -194,6 +195,8 @@ OPERATORS = [
     Operator("gaussian_kl", {**_posterior, **_prior_mean}, variant="to_prior_mean"),
     Operator("gaussian_kl", {**_posterior, **_prior_spread}, variant="to_prior_spread"),
     Operator("rsample_kl", _posterior, draws_noise=True),
+    Operator("rsample", _posterior, draws_noise=True, keys=True, reduces=False, variant="keys"),
+    Operator("rsample_kl", _posterior, draws_noise=True, keys=True, variant="keys"),
     Operator("bernoulli_log_prob", {"x": Argument(_unit, _data), "logits": Argument(_logits, _decoder)}),
     Operator("bernoulli_log_prob_of_probs", {"x": Argument(_unit, _data), "probs": Argument(_probs, _decoder)}),
     Operator(
@@ -201,6 +204,12 @@ OPERATORS = [
         {"x": Argument(_unit, _data), "mu": Argument(_normal, _decoder), "logvar": _spread(_decoder)},
     ),
 ]
+
+
+def keys(batch: tuple[int, ...]) -> torch.Tensor:
+    """Noise keys ``[*batch, 2]``, one for each data point."""
+    offset = torch.arange(math.prod(batch)).reshape(batch)
+    return torch.stack([KEY[0] ^ (offset << 40), KEY[1] + offset], -1)
 
 
 def in_parameterisation(log_variance: torch.Tensor, spread: str) -> torch.Tensor:
@@ -254,7 +263,9 @@ class Case:
         if self.operator.takes_x:
             options["x_scale"] = {torch.uint8: 1 / 255, "same": 1.0}.get(self.x_dtype, 0.75)
         if self.operator.draws_noise:
-            options["key"] = torch.tensor(KEY, device=device)
+            options["key"] = (
+                keys(self.shape.batch).to(device) if self.operator.keys else torch.tensor(KEY, device=device)
+            )
             options["n_samples"] = math.prod(self.shape.samples) if self.shape.samples else None
         return options
 
@@ -268,7 +279,7 @@ class Call:
     options: dict
 
     def run(self, tensors=None) -> tuple[torch.Tensor, ...]:
-        return _tuple(getattr(aevb_ext, self.name)(**(tensors or self.tensors), **self.options))
+        return _tuple(getattr(aevb_ext, self.name)(**(self.options | (tensors or self.tensors))))
 
     def floating(self) -> dict[str, torch.Tensor]:
         return {name: t for name, t in self.tensors.items() if t.is_floating_point()}
@@ -283,7 +294,12 @@ class Call:
         arithmetic = torch.float64 if self._dtype() == torch.float64 else torch.float32
 
         def noise(key, shape, dtype):
-            return normals(key, shape, uniforms=arithmetic)[0]
+            drawn = [normals(k, shape, uniforms=arithmetic)[0] for k in key.reshape(-1, 2)]
+            return (
+                torch.stack(drawn).reshape(*key.shape[:-1], *shape)
+                if drawn
+                else torch.empty(*key.shape[:-1], *shape).double()
+            )
 
         tensors = tensors or {name: t.detach().cpu().double() for name, t in self.tensors.items()}
         options = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in (self.options | options).items()}

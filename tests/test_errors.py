@@ -104,10 +104,21 @@ BAD = [
     ("key of int32", NOISY, {"key": KEY.int()}, (TYPE, VALUE), ["key", "(?i)int", "int64"]),
     ("key of three", NOISY, {"key": torch.tensor([1, 2, 3])}, VALUE, ["key", r"\[3\]", r"\[2\]"]),
     ("key of two rows", NOISY, {"key": KEY.expand(2, 2)}, VALUE, ["key", r"\[2, 2\]", r"\[2\]"]),
+    ("keys of another batch", NOISY, {"key": KEY.expand(3, 2)}, VALUE, ["key", r"\[3, 2\]", "mu", r"\[4, 3\]"]),
+    (
+        "keys of numbers",
+        {"rsample_kl": _rsample_kl},
+        {"key": KEY.expand(4, 3, 2)},
+        VALUE,
+        ["key", "up to 1 ", r"\[4, 3, 2\]"],
+    ),
+    ("keys of nothing", NOISY, {"key": KEY.expand(4, 3, 1, 2)}, VALUE, ["key", r"\[4, 3, 1, 2\]", r"\[4, 3\]"]),
+    ("key that is a number", NOISY, {"key": KEY[0]}, VALUE, ["key", r"\[2\]", r"got \[\]"]),
     ("key elsewhere", NOISY, {"key": KEY.to("meta")}, VALUE, ["key", "meta", "cpu", "device"]),
     ("no samples", NOISY, {"n_samples": 0}, VALUE, ["n_samples", "0", "at least 1"]),
     ("negative samples", NOISY, {"n_samples": -3}, VALUE, ["n_samples", "-3", "at least 1"]),
     ("key and generator", NOISY, {"generator": torch.Generator()}, VALUE, ["key", "generator", "both"]),
+    ("key and generators", NOISY, {"generator": [torch.Generator()] * 4}, VALUE, ["key", "generator", "both"]),
 ]
 
 PRIOR = [

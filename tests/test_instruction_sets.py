@@ -1,4 +1,4 @@
-"""The same numbers from every build of the CPU kernels: the tests of the noise and of the extremes, in each."""
+"""The same numbers from every build of the CPU kernels: the tests of noise, keys and extremes, in each."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 def test_instruction_set(instruction_set):
     if instruction_set == aevb_ext.build_info()["cpu_in_use"]:
         pytest.skip("all the other tests run with it")
-    files = [str(TESTS / name) for name in ("test_noise.py", "test_extremes.py")]
+    files = [str(TESTS / name) for name in ("test_noise.py", "test_keys.py", "test_extremes.py")]
     chosen = ["-k", "not float64 and not cuda and not column", "-m", "not cuda", "-p", "no:cacheprovider"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *chosen, *files],

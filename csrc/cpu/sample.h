@@ -92,6 +92,25 @@ class Noise {
   uint64_t offset_;
 };
 
+// Calls body(chunk, noise, numbered) for the chunks of tiles [begin, end), none of which has rows of two keys. The
+// noise of a chunk is that of its key from `numbered` on, in the first sample.
+template <class Body>
+AEVB_INLINE void for_each_drawn(const SampleCall& call, int64_t begin, int64_t end, Body body) {
+  const Tiles tile = tiles(call.rows, call.event, call.blocks);
+  int64_t key = 0;
+  Noise noise(call.key);
+  for (int64_t t = begin; t < end; ++t)
+    for_each_chunk(call, tile, t, [&](Chunk chunk) AEVB_INLINE_BODY {
+      for (int rows = chunk.rows; rows > 0; rows -= chunk.rows, chunk.row += chunk.rows, chunk.flat += chunk.size) {
+        const int64_t own = chunk.row / call.key_rows, end_of_key = (own + 1) * call.key_rows;
+        if (own != key) noise = Noise(call.key + 2 * (key = own));
+        chunk.rows = rows < end_of_key - chunk.row ? rows : int(end_of_key - chunk.row);
+        chunk.size = chunk.rows * chunk.count;
+        body(chunk, noise, chunk.flat - own * call.key_rows * call.event);
+      }
+    });
+}
+
 // Whether results that start here go past the caches.
 template <class T>
 bool streams(const SampleCall& call, const T* to, const Buffer<T>& buffer) {
@@ -101,40 +120,37 @@ bool streams(const SampleCall& call, const T* to, const Buffer<T>& buffer) {
 template <class T, Spread kind>
 void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
-  const Noise noise(call.key);
-  const int64_t elements = call.rows * call.event;
+  const int64_t elements = call.rows * call.event, numbers = call.key_rows * call.event;
   const bool kl_wanted = call.kl.data, again = call.samples > 1;
   Buffer<T> mu_buffer, s_buffer, std, values, z_buffer;
-  const Tiles tile = tiles(call.rows, call.event, call.blocks);
-  for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_BODY {
-      const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
-      const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
-      T* const sigmas = std.data;
-      T* divergence = target(call.kl, chunk, call.wide, values);
-      for (int64_t k = 0; k < call.samples; ++k) {
-        const int64_t index = k * elements + chunk.flat;
-        Chunk drawn = chunk;
-        drawn.flat = index;
-        T* z = target(call.z, drawn, call.wide, z_buffer);
-        const bool streamed = streams(call, z, z_buffer);
-        if (k == 0)
-          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
-            const N m = load(mu), v = load(s);
-            N sigma, variance;
-            SpreadOf{kind}.std_and_var(v, sigma, variance);
-            store(fma(sigma, eps, m), z, streamed);
-            if (kl_wanted) store(GaussianKl{{kind}}.value(m, v, variance), divergence, false);
-            if (again) store(sigma, sigmas, false);
-          });
-        else
-          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
-            store(fma(load(sigmas), eps, load(mu)), z, streamed);
-          });
-        deliver(call.z, drawn, call.wide, z);
-      }
-      deliver(call.kl, chunk, call.wide, divergence);
-    });
+  for_each_drawn(call, begin, end, [&](const Chunk& chunk, const Noise& noise, int64_t numbered) AEVB_INLINE_BODY {
+    const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
+    const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
+    T* const sigmas = std.data;
+    T* divergence = target(call.kl, chunk, call.wide, values);
+    for (int64_t k = 0; k < call.samples; ++k) {
+      const int64_t number = k * numbers + numbered;
+      Chunk drawn = chunk;
+      drawn.flat += k * elements;
+      T* z = target(call.z, drawn, call.wide, z_buffer);
+      const bool streamed = streams(call, z, z_buffer);
+      if (k == 0)
+        noise.along<T>(number, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
+          const N m = load(mu), v = load(s);
+          N sigma, variance;
+          SpreadOf{kind}.std_and_var(v, sigma, variance);
+          store(fma(sigma, eps, m), z, streamed);
+          if (kl_wanted) store(GaussianKl{{kind}}.value(m, v, variance), divergence, false);
+          if (again) store(sigma, sigmas, false);
+        });
+      else
+        noise.along<T>(number, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
+          store(fma(load(sigmas), eps, load(mu)), z, streamed);
+        });
+      deliver(call.z, drawn, call.wide, z);
+    }
+    deliver(call.kl, chunk, call.wide, divergence);
+  });
   if (call.beyond_caches) finish_streams();
 }
 
@@ -142,64 +158,62 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
 template <class T, Spread kind>
 void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
-  const Noise noise(call.key);
   const N kl_scale(call.kl_cotangent_scale);
-  const int64_t elements = call.rows * call.event, samples = call.z_cotangent.data ? call.samples : 0;
+  const int64_t elements = call.rows * call.event, numbers = call.key_rows * call.event;
+  const int64_t samples = call.z_cotangent.data ? call.samples : 0;
   const bool kl_wanted = call.kl_cotangent.data;
   Buffer<T> mu_buffer, s_buffer, z_buffer, kl_buffer, dmu_buffer, ds_buffer, sum, sum_eps;
-  const Tiles tile = tiles(call.rows, call.event, call.blocks);
-  for (int64_t t = begin; t < end; ++t)
-    for_each_chunk(call, tile, t, [&](const Chunk& chunk) AEVB_INLINE_BODY {
-      const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
-      const T* mu = nullptr;
-      const T* kl_cotangent = nullptr;
+  for_each_drawn(call, begin, end, [&](const Chunk& chunk, const Noise& noise, int64_t numbered) AEVB_INLINE_BODY {
+    const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
+    const T* mu = nullptr;
+    const T* kl_cotangent = nullptr;
+    if (kl_wanted) {
+      mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
+      kl_cotangent = stage(call.kl_cotangent, chunk.flat, chunk.size, call.wide, kl_buffer);
+    }
+    T* dmu = target(call.gradient[0], chunk, call.wide, dmu_buffer);
+    T* ds = target(call.gradient[1], chunk, call.wide, ds_buffer);
+    const bool dmu_streamed = streams(call, dmu, dmu_buffer), ds_streamed = streams(call, ds, ds_buffer);
+    T* const g_sum = sum.data;
+    T* const g_eps_sum = sum_eps.data;
+    const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_BODY {
+      const N v = load(s);
+      N sigma, variance;
+      SpreadOf{kind}.std_and_var(v, sigma, variance);
+      g_eps = chain(g_eps, SpreadOf{kind}.std_slope_at(sigma));
       if (kl_wanted) {
-        mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
-        kl_cotangent = stage(call.kl_cotangent, chunk.flat, chunk.size, call.wide, kl_buffer);
+        N kl_dmu, kl_ds;
+        GaussianKl{{kind}}.gradient(load(mu), v, variance, kl_dmu, kl_ds);
+        const N cotangent = load(kl_cotangent) * kl_scale;
+        g = g + chain(cotangent, kl_dmu);
+        g_eps = g_eps + chain(cotangent, kl_ds);
       }
-      T* dmu = target(call.gradient[0], chunk, call.wide, dmu_buffer);
-      T* ds = target(call.gradient[1], chunk, call.wide, ds_buffer);
-      const bool dmu_streamed = streams(call, dmu, dmu_buffer), ds_streamed = streams(call, ds, ds_buffer);
-      T* const g_sum = sum.data;
-      T* const g_eps_sum = sum_eps.data;
-      const auto finish = [=](auto load, auto store, N g, N g_eps) AEVB_INLINE_BODY {
-        const N v = load(s);
-        N sigma, variance;
-        SpreadOf{kind}.std_and_var(v, sigma, variance);
-        g_eps = chain(g_eps, SpreadOf{kind}.std_slope_at(sigma));
-        if (kl_wanted) {
-          N kl_dmu, kl_ds;
-          GaussianKl{{kind}}.gradient(load(mu), v, variance, kl_dmu, kl_ds);
-          const N cotangent = load(kl_cotangent) * kl_scale;
-          g = g + chain(cotangent, kl_dmu);
-          g_eps = g_eps + chain(cotangent, kl_ds);
-        }
-        store(g, dmu, dmu_streamed);
-        store(g_eps, ds, ds_streamed);
-      };
-      for (int64_t k = 0; k < samples; ++k) {
-        const int64_t index = k * elements + chunk.flat;
-        const T* g = stage(call.z_cotangent, index, chunk.size, call.wide, z_buffer);
-        if (samples == 1)
-          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
-            const N cotangent = load(g);
-            finish(load, store, cotangent, cotangent * eps);
-          });
-        else
-          noise.along<T>(index, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
-            const N cotangent = load(g), before = k ? load(g_sum) : N(0), before_eps = k ? load(g_eps_sum) : N(0);
-            store(before + cotangent, g_sum, false);
-            store(fma(cotangent, eps, before_eps), g_eps_sum, false);
-          });
-      }
-      if (samples != 1)
-        along<T>(chunk.size, [=](auto load, auto store) AEVB_INLINE_BODY {
-          const auto put = [=](N v, T* p, bool) AEVB_INLINE_BODY { store(v, p); };
-          finish(load, put, samples ? load(g_sum) : N(0), samples ? load(g_eps_sum) : N(0));
+      store(g, dmu, dmu_streamed);
+      store(g_eps, ds, ds_streamed);
+    };
+    for (int64_t k = 0; k < samples; ++k) {
+      const int64_t number = k * numbers + numbered;
+      const T* g = stage(call.z_cotangent, k * elements + chunk.flat, chunk.size, call.wide, z_buffer);
+      if (samples == 1)
+        noise.along<T>(number, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
+          const N cotangent = load(g);
+          finish(load, store, cotangent, cotangent * eps);
         });
-      deliver(call.gradient[0], chunk, call.wide, dmu);
-      deliver(call.gradient[1], chunk, call.wide, ds);
-    });
+      else
+        noise.along<T>(number, chunk.size, [=](auto load, auto store, N eps) AEVB_INLINE_BODY {
+          const N cotangent = load(g), before = k ? load(g_sum) : N(0), before_eps = k ? load(g_eps_sum) : N(0);
+          store(before + cotangent, g_sum, false);
+          store(fma(cotangent, eps, before_eps), g_eps_sum, false);
+        });
+    }
+    if (samples != 1)
+      along<T>(chunk.size, [=](auto load, auto store) AEVB_INLINE_BODY {
+        const auto put = [=](N v, T* p, bool) AEVB_INLINE_BODY { store(v, p); };
+        finish(load, put, samples ? load(g_sum) : N(0), samples ? load(g_eps_sum) : N(0));
+      });
+    deliver(call.gradient[0], chunk, call.wide, dmu);
+    deliver(call.gradient[1], chunk, call.wide, ds);
+  });
   if (call.beyond_caches) finish_streams();
 }
 

@@ -23,6 +23,8 @@ struct SampleTask {
   Tiling tiling;
   int64_t samples;
   const int64_t* key;
+  bool one_key;
+  Divisor key_rows;  // where there are several; a row is then a row of the tiling
   Operand mu, spread;
 };
 struct SampleForward : SampleTask {
@@ -70,6 +72,23 @@ class Noise {
   uint64_t seed_, offset_;
 };
 
+// The noise of a tile: that of its rows' key, from `first` on (in the first sample); `numbers` are those of one sample.
+template <class N>
+struct TileNoise {
+  Noise<N> of;
+  int64_t first, numbers;
+
+  // `of_one` is that of the only key, where there is but one.
+  __device__ __forceinline__ TileNoise(const SampleTask& task, const Noise<N>& of_one, const Tile& tile)
+      : of(of_one), first(tile.first), numbers(task.tiling.rows * task.tiling.event) {
+    if (task.one_key) return;
+    int64_t row = tile.row;
+    of = Noise<N>(task.key + 2 * divide(row, task.key_rows));
+    first = row * task.tiling.event + tile.start;
+    numbers = int64_t(task.key_rows.value) * task.tiling.event;
+  }
+};
+
 // Four elements of a tile, those with one Philox block's indices (in the first sample). At the ends of a row some of
 // them are other rows'.
 struct Quad {
@@ -81,10 +100,10 @@ struct Quad {
   __device__ __forceinline__ bool whole() const { return has(0) && has(kQuad - 1); }
 };
 
-// Calls body(quad) for those of a tile that are this thread's.
+// Calls body(quad) for those of a tile that are this thread's; the noise of its elements is numbered from `first` on.
 template <class Body>
-__device__ __forceinline__ void for_each_quad(const Tile& tile, int group, Body body) {
-  const int head = tile.first % kQuad;
+__device__ __forceinline__ void for_each_quad(const Tile& tile, int64_t first, int group, Body body) {
+  const int head = first % kQuad;
   for (int i = tile.lane * kQuad - head; i < tile.size; i += group * kQuad) body(Quad{i, tile.size});
 }
 
@@ -135,14 +154,15 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 2 :
   using N = Number<T>;
   const SpreadOf spread = {kind};
   const GaussianKl kl = {spread};
-  const Noise<N> noise(task.key);
+  const Noise<N> of_one(task.key);
   const int64_t elements = task.tiling.rows * task.tiling.event;
   const bool kl_wanted = task.kl.data && blockIdx.y == 0;
 
   for_each_tile(task.tiling, [&](const Tile& tile) {
     const View<T, N> mu_of(task.mu, tile.row, tile.start), spread_of(task.spread, tile.row, tile.start);
+    const TileNoise<N> noise(task, of_one, tile);
     N sum[1] = {N(0)};
-    for_each_quad(tile, task.tiling.group, [&](const Quad& quad) {
+    for_each_quad(tile, noise.first, task.tiling.group, [&](const Quad& quad) {
       N mu[kQuad], s[kQuad], std[kQuad];
       load(mu_of, quad, mu);
       load(spread_of, quad, s);
@@ -152,7 +172,7 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 2 :
       for (int64_t sample = blockIdx.y; sample < task.samples; sample += gridDim.y) {
         const int64_t first = sample * elements + tile.first;
         N z[kQuad];
-        noise.draw(first + quad.at, z);
+        noise.of.draw(sample * noise.numbers + noise.first + quad.at, z);
 #pragma unroll
         for (int j = 0; j < kQuad; ++j) z[j] = fma(std[j], z[j], mu[j]);
         store<T>(task.z.data, first, quad, z);
@@ -180,16 +200,16 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 :
   using W = typename Wide<T>::type;
   const SpreadOf spread = {kind};
   const GaussianKl kl = {spread};
-  const Noise<N> noise(task.key);
+  const Noise<N> of_one(task.key);
   const N kl_scale(task.kl_cotangent_scale);
-  const int64_t elements = task.tiling.rows * task.tiling.event;
   const bool z_wanted = task.z_cotangent.data, kl_wanted = task.kl_cotangent.data;
   const bool summed = task.gradient[0].per_block || task.gradient[1].per_block;
 
   for_each_tile(task.tiling, [&](const Tile& tile) {
     const View<T, N> spread_of(task.spread, tile.row, tile.start);
+    const TileNoise<N> noise(task, of_one, tile);
     N sum[2] = {N(0), N(0)};
-    for_each_quad(tile, task.tiling.group, [&](const Quad& quad) {
+    for_each_quad(tile, noise.first, task.tiling.group, [&](const Quad& quad) {
       N s[kQuad], gradient[2][kQuad];
       load(spread_of, quad, s);
 #pragma unroll
@@ -200,7 +220,7 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 :
           const View<T, N> cotangent_of(task.z_cotangent, sample * task.tiling.rows + tile.row, tile.start);
           N g[kQuad], eps[kQuad];
           load(cotangent_of, quad, g);
-          noise.draw(sample * elements + tile.first + quad.at, eps);
+          noise.of.draw(sample * noise.numbers + noise.first + quad.at, eps);
 #pragma unroll
           for (int j = 0; j < kQuad; ++j) {
             gradient[0][j] = gradient[0][j] + g[j];
@@ -249,13 +269,16 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 :
 
 inline SampleTask task_of(const SampleCall& call) {
   const bool summed = call.kl.per_block || call.gradient[0].per_block || call.gradient[1].per_block;
-  const bool flat = !summed && is_one_run(call.mu) && is_one_run(call.spread) && is_one_run(call.z_cotangent) &&
-                    is_one_run(call.kl_cotangent);
+  const bool one_key = call.key_rows == call.rows;
+  const bool flat = one_key && !summed && is_one_run(call.mu) && is_one_run(call.spread) &&
+                    is_one_run(call.z_cotangent) && is_one_run(call.kl_cotangent);
   SampleTask task;
   task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, summed ? kBlock : kQuadTile,
                      kQuad, kBlockQuads);
   task.samples = call.samples;
   task.key = call.key;
+  task.one_key = one_key;
+  task.key_rows = Divisor(call.key_rows);
   task.mu = Operand(call.mu, task.tiling.event);
   task.spread = Operand(call.spread, task.tiling.event);
   return task;

@@ -11,10 +11,6 @@ Value parse(const char* argument, std::string_view given, const std::pair<const 
   TORCH_CHECK_VALUE(false, argument, " must be ", expected, ", got \"", given, "\"");
 }
 
-bool is_floating(at::ScalarType type) {
-  return type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
-}
-
 }  // namespace
 
 Reduction parse_reduction(std::string_view name) {
@@ -29,6 +25,10 @@ Spread parse_spread(std::string_view name) {
       "spread", name,
       {{"logvar", Spread::logvar}, {"log_std", Spread::log_std}, {"std", Spread::std}, {"var", Spread::var}},
       "\"logvar\", \"log_std\", \"std\" or \"var\"");
+}
+
+bool is_floating(at::ScalarType type) {
+  return type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
 }
 
 void check_floating(const char* name, const at::Tensor& t) {
@@ -70,10 +70,13 @@ void check_batch_dims(int64_t batch_dims, const char* name, const at::Tensor& t)
                     ", the dimensions of ", name, " (shape ", t.sym_sizes(), "), got ", batch_dims);
 }
 
-void check_key(const at::Tensor& key, const at::Tensor& mu) {
+void check_key(const at::Tensor& key, const at::Tensor& mu, int64_t most) {
   TORCH_CHECK_TYPE(key.scalar_type() == at::kLong, "key must be int64 (see noise_key), got ", key.scalar_type());
-  TORCH_CHECK_VALUE(key.dim() == 1 && key.sym_size(0) == 2, "key must have shape [2] (seed, offset), got ",
-                    key.sym_sizes());
+  const auto sizes = key.sym_sizes(), of_mu = mu.sym_sizes();
+  bool fits = !sizes.empty() && sizes.back() == 2 && int64_t(sizes.size()) - 1 <= most;
+  for (size_t d = 0; fits && d + 1 < sizes.size(); ++d) fits = sizes[d] == of_mu[d];
+  TORCH_CHECK_VALUE(fits, "key must have shape [2] (seed, offset), or [*batch, 2] with up to ", most,
+                    " of the first sizes of mu (shape ", of_mu, ") as batch; got ", sizes);
   check_same_device("key", key, "mu", mu);
 }
 

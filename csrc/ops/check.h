@@ -16,6 +16,7 @@ Reduction parse_reduction(std::string_view name);
 Spread parse_spread(std::string_view name);
 
 // float64, float32, bfloat16 or float16
+bool is_floating(at::ScalarType type);
 void check_floating(const char* name, const at::Tensor& t);
 // What a likelihood's data may be: floating, uint8 or bool
 void check_data(const char* name, const at::Tensor& t);
@@ -25,7 +26,8 @@ void check_like(const char* name, const at::Tensor& t, const char* other_name, c
 // Broadcasting to the last dimensions of `other`
 void check_broadcasts(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);
 void check_batch_dims(int64_t batch_dims, const char* name, const at::Tensor& t);
-void check_key(const at::Tensor& key, const at::Tensor& mu);
+// int64 [2], or [*batch, 2] where `batch` are leading sizes of mu, `most` of them at most
+void check_key(const at::Tensor& key, const at::Tensor& mu, int64_t most);
 void check_n_samples(const std::optional<c10::SymInt>& n_samples);
 
 }  // namespace aevb

@@ -1,3 +1,4 @@
+#include "ops/autocast.h"
 #include "ops/halves.h"
 #include "ops/register.h"
 #include "ops/sampling.h"
@@ -14,25 +15,29 @@ struct Rsample {
   std::string spread;
   bool of_halves = false;  // mu, which is not kept, and logvar are halves of one tensor
 
+  auto settings() const { return std::make_tuple(n_samples, spread); }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;
 };
 
-// There is no reduction here: the last dimensions are the event only so that work can be shared out.
-int64_t any_event(const Tensor& mu) { return std::max<int64_t>(mu.dim() - 1, 0); }
+// There is no reduction here: rows are what has a key of its own, and with one key they are there only so that work can
+// be shared out.
+int64_t row_dims(const Tensor& mu, const Tensor& key) {
+  return key.dim() > 1 ? key.dim() - 1 : std::min<int64_t>(mu.dim(), 1);
+}
 
 Tensor forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
-  check_sampling(mu, logvar, key, n_samples);
-  const SampleProblem problem = {logvar, key, n_samples, parse_spread(spread), any_event(mu)};
+  check_sampling(mu, logvar, key, n_samples, mu.dim());
+  const SampleProblem problem = {logvar, key, n_samples, parse_spread(spread), mu.dim() - row_dims(mu, key)};
   return std::get<0>(problem.forward(mu, std::nullopt));
 }
 
 std::tuple<Tensor, Tensor> gradients(const Tensor& cotangent, const Tensor& logvar, const Tensor& key,
                                      Samples n_samples, Spread spread, std::array<bool, 2> wanted, bool paired) {
   const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
-  const SampleProblem problem = {logvar, key, n_samples, spread, any_event(like_mu)};
+  const SampleProblem problem = {logvar, key, n_samples, spread, like_mu.dim() - row_dims(like_mu, key)};
   return problem.backward(cotangent, Tensor(), Tensor(), like_mu, Reduction::none, wanted, paired);
 }
 
@@ -70,10 +75,18 @@ variable_list Rsample::differentiable(const variable_list& cotangents, const var
 Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
   // Neither mu nor the noise nor sigma is kept: the backward draws the noise again.
-  const bool of_halves = may_look_ahead({mu, logvar}) && mu.dim() > 0 &&
-                         are_halves(mu, logvar, c10::multiply_integers(mu.sizes().slice(1)));
+  const int64_t rows = row_dims(mu, key);
+  const bool of_halves = may_look_ahead({mu, logvar}) && rows <= mu.dim() &&
+                         are_halves(mu, logvar, c10::multiply_integers(mu.sizes().slice(rows)));
   return record(Rsample{n_samples, std::string(spread), of_halves}, {mu, logvar}, {logvar, key},
                 [&] { return op.call(mu, logvar, key, n_samples, spread); });
+}
+
+Tensor autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
+  const WithoutAutocast guard;
+  const auto [m, s] = promoted(mu, logvar);
+  return op.call(m, s, key, n_samples, spread);
 }
 
 }  // namespace
@@ -86,6 +99,7 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
 }
 AEVB_REGISTER("rsample", forward)
 AEVB_REGISTER("rsample_backward", backward)
+AEVB_AUTOCAST("rsample", autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("rsample", TORCH_FN(autograd)); }
 
 }  // namespace aevb

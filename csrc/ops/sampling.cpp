@@ -11,10 +11,10 @@ namespace aevb {
 
 using at::Tensor;
 
-void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples) {
+void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, int64_t batch_dims) {
   check_floating("mu", mu);
   check_like("logvar", logvar, "mu", mu);
-  check_key(key, mu);
+  check_key(key, mu, batch_dims);
   check_n_samples(n_samples);
 }
 
@@ -35,6 +35,7 @@ SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& 
   call.spread = describe(logvar, like_mu.sizes());
   key = key.contiguous();
   call.key = key.const_data_ptr<int64_t>();
+  call.key_rows = call.rows / std::max<int64_t>(key.numel() / 2, 1);
   return call;
 }
 

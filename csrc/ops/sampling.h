@@ -7,6 +7,7 @@ namespace aevb {
 
 using Samples = std::optional<c10::SymInt>;  // how many, in a leading dimension; none: one, without it
 
+// The keys' own dimensions come first in mu, and are none of the event.
 struct SampleProblem {
   at::Tensor logvar, key;
   Samples n_samples;
@@ -23,7 +24,9 @@ struct SampleProblem {
                                               std::array<bool, 2> wanted, bool paired = false) const;
 };
 
-void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, Samples n_samples);
+// `batch_dims` of mu, at most, have keys of their own.
+void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, Samples n_samples,
+                    int64_t batch_dims);
 
 // rsample's backward as differentiable ATen operations: the gradients of mu and logvar.
 variable_list differentiable_sample_backward(const at::Tensor& z_cotangent, const at::Tensor& logvar,
