@@ -24,6 +24,11 @@ def _bernoulli(x=None, logits=None, **options):
     return aevb_ext.bernoulli_log_prob(_f(4, 3) if x is None else x, _f(4, 3) if logits is None else logits, **options)
 
 
+def _of_probs(x=None, probs=None, **options):
+    x, probs = (_f(4, 3) if t is None else t for t in (x, probs))
+    return aevb_ext.bernoulli_log_prob_of_probs(x, probs, **options)
+
+
 def _gaussian(x=None, mu=None, logvar=None, **options):
     x, mu, logvar = (_f(4, 3) if t is None else t for t in (x, mu, logvar))
     return aevb_ext.gaussian_log_prob(x, mu, logvar, **options)
@@ -47,7 +52,7 @@ def _rsample_kl(mu=None, logvar=None, **options):
 
 POSTERIOR = {"kl": _kl, "rsample": _rsample, "rsample_kl": _rsample_kl}
 SPREAD = POSTERIOR | {"gaussian": _gaussian}
-LIKELIHOOD = {"bernoulli": _bernoulli, "gaussian": _gaussian}
+LIKELIHOOD = {"bernoulli": _bernoulli, "of_probs": _of_probs, "gaussian": _gaussian}
 REDUCING = LIKELIHOOD | {"kl": _kl, "rsample_kl": _rsample_kl}
 NOISY = {"rsample": _rsample, "rsample_kl": _rsample_kl}
 
@@ -58,11 +63,13 @@ BAD = [
     ("shape of logvar", SPREAD, {"logvar": _f(4, 2)}, VALUE, ["logvar", r"\[4, 2\]", "mu", r"\[4, 3\]", "broadcast"]),
     ("too many dims of logvar", SPREAD, {"logvar": _f(2, 4, 3)}, VALUE, ["logvar", r"\[2, 4, 3\]", r"\[4, 3\]"]),
     ("shape of x", {"bernoulli": _bernoulli}, {"x": _f(5, 3)}, VALUE, ["x ", r"\[5, 3\]", "logits", r"\[4, 3\]"]),
+    ("shape of x", {"of_probs": _of_probs}, {"x": _f(5, 3)}, VALUE, ["x ", r"\[5, 3\]", "probs", r"\[4, 3\]"]),
     ("shape of x", {"gaussian": _gaussian}, {"x": _f(4, 2)}, VALUE, ["x ", r"\[4, 2\]", "mu", r"\[4, 3\]"]),
     ("x with samples", {"bernoulli": _bernoulli}, {"x": _f(2, 4, 3)}, VALUE, ["x ", r"\[2, 4, 3\]", r"\[4, 3\]"]),
     ("integer mu", SPREAD, {"mu": _f(4, 3, dtype=torch.int64)}, TYPE, ["mu", INT64, "float32"]),
     ("integer logvar", SPREAD, {"logvar": _f(4, 3, dtype=torch.int64)}, TYPE, ["logvar", INT64, "float32"]),
     ("bool logits", {"bernoulli": _bernoulli}, {"logits": _f(4, 3) > 0}, TYPE, ["logits", "(?i)bool", "float32"]),
+    ("bool probs", {"of_probs": _of_probs}, {"probs": _f(4, 3) > 0}, TYPE, ["probs", "(?i)bool", "float32"]),
     ("complex mu", SPREAD, {"mu": _f(4, 3, dtype=torch.complex64)}, TYPE, ["mu", "(?i)complex", "float32"]),
     ("float8 mu", SPREAD, {"mu": _f(4, 3, dtype=torch.float8_e4m3fn)}, TYPE, ["mu", "(?i)float8_e4m3fn", "bfloat16"]),
     (
