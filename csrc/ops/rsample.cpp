@@ -1,3 +1,4 @@
+#include "ops/autocast.h"
 #include "ops/halves.h"
 #include "ops/register.h"
 #include "ops/sampling.h"
@@ -81,6 +82,13 @@ Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Sampl
                 [&] { return op.call(mu, logvar, key, n_samples, spread); });
 }
 
+Tensor autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
+  const WithoutAutocast guard;
+  const auto [m, s] = promoted(mu, logvar);
+  return op.call(m, s, key, n_samples, spread);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
@@ -91,6 +99,7 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
 }
 AEVB_REGISTER("rsample", forward)
 AEVB_REGISTER("rsample_backward", backward)
+AEVB_AUTOCAST("rsample", autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("rsample", TORCH_FN(autograd)); }
 
 }  // namespace aevb
