@@ -109,7 +109,7 @@ class Bernoulli(Factorised):
         shape = (*sample_shape, *self.param.shape)
         with torch.no_grad():
             if n_samples == 0:
-                return self.param.expand(shape)
+                return self.param.new_empty(shape)
             threshold = torch.special.ndtri(_wide(self.probs))
             zero = threshold.new_zeros(())
             noise = F.rsample(
@@ -142,9 +142,13 @@ class Bernoulli(Factorised):
 
     def entropy(self) -> Tensor:
         r"""Entropy :math:`-\sum_i p_i \log p_i + (1 - p_i) \log(1 - p_i)` in nats, ``[*batch_shape]``."""
-        batch_dims = len(self._batch_shape)
         if self.param_name == "probs":
-            return -F.bernoulli_log_prob_of_probs(_wide(self.param), self.param, batch_dims=batch_dims)
+            # Sure bits have none, and no gradient: it would be infinite.
+            p = _wide(self.param)
+            sure = (p == 0) | (p == 1)
+            p = p.masked_fill(sure, 0.5)
+            entropy = -F.bernoulli_log_prob_of_probs(p, p, reduction="none", batch_dims=0)
+            return _reduce(entropy.masked_fill(sure, 0), self.event_dims, "sample")
         # Of a = |logit|: log(1 + e^-a) + a / (1 + e^a), whose terms do not cancel.
         a = self._finite_logits().abs()
         return _reduce((-a).exp().log1p() + a * (-a).sigmoid(), self.event_dims, "sample")

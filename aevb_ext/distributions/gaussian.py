@@ -174,7 +174,7 @@ class DiagonalGaussian(Factorised):
         """
         n_samples = samples(sample_shape)
         if n_samples == 0:
-            return self.mu.expand(*sample_shape, *self.mu.shape)
+            return self.mu.expand(*sample_shape, *self.mu.shape).clone()
         noise = self._noise(self.mu.device, key, generator)
         z = F.rsample(self.mu, self.scale_param, n_samples=n_samples, spread=self.spread, **noise)
         return self._in_sample_shape(z, sample_shape)
@@ -226,7 +226,7 @@ class DiagonalGaussian(Factorised):
         """
         shape = self._check_value(value)
         event_dims = self.event_dims
-        if shape == self.mu.shape:
+        if len(shape) == self.mu.dim() and shape == self.mu.shape:  # of other ranks, a compiler would guard on sizes
             return F.gaussian_log_prob(
                 value, self.mu, self.scale_param, spread=self.spread, batch_dims=value.dim() - event_dims
             )
