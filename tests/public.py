@@ -5,12 +5,12 @@ A new public function, class or method is one more row of ROWS: a public name wi
 
 import functools
 
-import aevb_ext.compat
 import torch
 from program import EVENT, Argument, Row
 from torch import nn
 
 import aevb_ext
+import aevb_ext.compat
 import aevb_ext.distributions
 import aevb_ext.nn
 from aevb_ext.distributions import Bernoulli, DiagonalGaussian

@@ -5,13 +5,15 @@ import io
 import pytest
 import torch
 from program import Program, inputs, same_bits, seeded, value_and_gradients
-from public import FUNCTIONS, ROWS
+from public import FUNCTIONS, HEADS, ROWS
 from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import aevb_ext
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
+every_noisy_row = pytest.mark.parametrize("row", [row for row in ROWS if row.draws_noise], ids=str)
+GRAPHS = {"nn.Linear", "nn.Linear-tanh", "nn.ELBO-dreg"}
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +21,9 @@ def fresh():
     torch._dynamo.reset()
 
 
-@every_row
-def test_static_shapes(row, device):
-    """One graph, and the bits of eager mode, with noise whose key is drawn inside."""
+@every_noisy_row
+def test_noise_of_a_key_that_is_drawn_inside(row, device):
+    """One graph, and the bits of eager mode, for static shapes."""
     program, arguments = Program(row, device), inputs(5, device)[:3]
     compiled = torch.compile(program, fullgraph=True, dynamic=False, backend="aot_eager")
     assert same_bits(value_and_gradients(compiled, *arguments), value_and_gradients(program, *arguments))
@@ -29,7 +31,7 @@ def test_static_shapes(row, device):
 
 @every_row
 def test_dynamic_shapes(row, device):
-    """One graph for every batch and every beta."""
+    """One graph for every batch and every beta, and the bits of eager mode."""
     program, counter = Program(row, device), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(program, fullgraph=True, dynamic=True, backend=counter)
     compilations = []
@@ -41,7 +43,8 @@ def test_dynamic_shapes(row, device):
     assert compilations == compilations[:1] * 3
 
 
-@every_row
+# The nodes of our own, and those that are made in Python.
+@pytest.mark.parametrize("row", [*FUNCTIONS, *(row for row in HEADS if str(row) in GRAPHS)], ids=str)
 def test_compiled_autograd(row, device):
     """The backward of an eager forward, in one graph, which may add gradients up in another order."""
     program, arguments = Program(row, device), inputs(7, device)
@@ -66,7 +69,7 @@ def test_export(row, device):
     assert same_bits(seeded(loaded.module(), *arguments), seeded(program, *arguments))
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.draws_noise], ids=str)
+@every_noisy_row
 def test_exported_noise(row, device):
     """A key that is drawn inside is drawn at every call, as eager mode draws it."""
     program, arguments = Program(row, device), inputs(7, device)[:3]

@@ -6,6 +6,9 @@ from program import Program, inputs, same_bits, seeded, value_and_gradients
 from public import ROWS
 from torch.func import functional_call, grad, jacrev, vmap
 
+# A floor of a variance is set in place.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 every_noisy_row = pytest.mark.parametrize("row", [row for row in ROWS if row.draws_noise], ids=str)
 
