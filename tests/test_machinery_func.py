@@ -3,8 +3,8 @@
 import pytest
 import torch
 from program import Program, inputs, same_bits, seeded, value_and_gradients
-from public import ROWS
-from torch.func import functional_call, grad, jacrev, vmap
+from public import FUNCTIONS, ROWS
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 # A floor of a variance is set in place.
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
@@ -107,3 +107,20 @@ def test_randomness(row, device):
     torch.testing.assert_close(found, seeded(lambda: _stacked([run(x) for x in batches])))
     first, second, _ = zip(*(output.unbind() for output in found), strict=True)
     assert not same_bits(first, second)
+
+
+@pytest.mark.parametrize("row", FUNCTIONS, ids=str)
+def test_forward_mode(row, device):
+    """It is refused by name, except of views."""
+    program, (x, *rest) = _program(row, device)
+
+    def outputs(x):
+        return program(x, *rest)[1]
+
+    if row.name == "halves":
+        found = jvp(outputs, (x,), (torch.ones_like(x),))[1]
+        torch.testing.assert_close(found, torch.autograd.functional.jvp(outputs, x, torch.ones_like(x))[1])
+    else:
+        node = row.name.title().replace("_", "")
+        with pytest.raises(NotImplementedError, match=f"{node} has no forward-mode derivative; use reverse mode"):
+            jvp(outputs, (x,), (torch.ones_like(x),))
