@@ -19,7 +19,8 @@ class Bernoulli(Factorised):
     Args:
         probs, logits: one of the two, ``[*batch_shape, *event_shape]``: the probability of a 1, or its log odds;
             float64, float32, bfloat16 or float16.
-        batch_dims: how many of its dimensions index data points; the later ones are the event.
+        batch_dims: how many of its dimensions index data points (and samples: 2 for logits ``[L, B, *event]`` of L
+            samples of z each); the later ones are the event.
         validate_args: True: probabilities outside [0, 1], NaN, and values that are neither 0 nor 1 raise ValueError, as
             in torch.distributions, for which the host waits for the device. None or False: only shapes and dtypes.
 

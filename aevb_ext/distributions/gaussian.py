@@ -30,7 +30,8 @@ class DiagonalGaussian(Factorised):
         mu: ``[*batch_shape, *event_shape]``: float64, float32, bfloat16 or float16.
         logvar: the spread, of mu's dtype and shape, or broadcasting to it.
         spread: the parameterisation of ``logvar``: ``"logvar"`` | ``"log_std"`` | ``"std"`` | ``"var"``.
-        batch_dims: how many dimensions of mu index data points; the later ones are the event.
+        batch_dims: how many dimensions of mu index data points (and samples: 2 for a decoder's mu ``[L, B, *event]``);
+            the later ones are the event.
         validate_args: True: values that are not real, or a std or var that is not positive, raise ValueError, as in
             torch.distributions, for which the host waits for the device. None or False: only shapes and dtypes.
 
