@@ -44,11 +44,11 @@ def seed():
     torch.manual_seed(0)
 
 
-def posterior_parameters(batch, latent=4, spread=1.0, dtype=torch.float64, device="cpu"):
+def posterior_parameters(batch, latent=4, dtype=torch.float64):
     """Some dimensions nearly at the prior and some far away, so that free bits act on some of them alone."""
     mu = torch.randn(batch, latent, dtype=dtype) * torch.linspace(0.01, 2, latent, dtype=dtype)
-    logvar = spread * torch.linspace(0, -2, latent, dtype=dtype) * torch.rand(batch, latent, dtype=dtype)
-    return tuple(t.to(device).requires_grad_() for t in (mu, logvar))
+    logvar = torch.linspace(0, -2, latent, dtype=dtype) * torch.rand(batch, latent, dtype=dtype)
+    return mu.requires_grad_(), logvar.requires_grad_()
 
 
 class Decoder(torch.nn.Module):
@@ -63,13 +63,12 @@ class Decoder(torch.nn.Module):
         return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
 
 
-def make_prior(kind):
+def make_prior(kind, device="cpu"):
     """The prior as ELBO is given it, the same as a torch.distributions object, and its parameters."""
+    zero = torch.zeros(4, dtype=torch.float64, device=device)
     if kind == "standard":
-        zero = torch.zeros(4, dtype=torch.float64)
         return None, Normal(zero, zero + 1), []
-    mu, logvar = (0.3 * torch.randn(4, dtype=torch.float64)).requires_grad_(), torch.zeros((), dtype=torch.float64)
-    logvar = (logvar + 0.4).requires_grad_()
+    mu, logvar = (0.3 * zero.clone().normal_()).requires_grad_(), (zero[0] + 0.4).requires_grad_()
     theirs = Normal(mu, (0.5 * logvar).exp().expand(4))
     given = {
         "tuple": (mu, logvar),
@@ -126,11 +125,12 @@ class TestDefinition:
         ("name", "prior"),
         [(n, p) for n, o in OPTIONS.items() for p in PRIORS if not ("free_bits" in o and p == "torch")],
     )
-    def test_values_and_gradients(self, name, prior):
+    def test_values_and_gradients(self, name, prior, device):
         options = OPTIONS[name]
-        given, theirs, prior_parameters = make_prior(prior)
-        (mu, logvar), decoder, x = posterior_parameters(5), Decoder(), torch.rand(5, 6, dtype=torch.float64)
-        terms = ELBO(**options)(x, (mu, logvar), decoder, prior=given, key=KEY)
+        given, theirs, prior_parameters = make_prior(prior, device)
+        mu, logvar = (t.detach().to(device).requires_grad_() for t in posterior_parameters(5))
+        decoder, x = Decoder().to(device), torch.rand(5, 6, dtype=torch.float64, device=device)
+        terms = ELBO(**options).to(device)(x, (mu, logvar), decoder, prior=given, key=KEY.to(device))
         (bound, reconstruction, kl), objective = plain(x, mu, logvar, decoder, theirs, **options)
         if "free_bits" in options:
             torch.testing.assert_close(terms.bound.mean(), bound.mean())
