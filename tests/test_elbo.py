@@ -158,9 +158,10 @@ class TestDefinition:
     def test_every_spread_is_the_same_posterior(self, options, spread):
         (mu, logvar), decoder, x = posterior_parameters(5), Decoder(), torch.rand(5, 6, dtype=torch.float64)
         s = {"log_std": logvar / 2, "std": (logvar / 2).exp(), "var": logvar.exp()}[spread]
-        elbo, prior = ELBO(**options), tuple(t.detach() for t in make_prior("tuple")[0])
-        terms = elbo(x, DiagonalGaussian(mu, s, spread=spread), decoder, prior=prior, key=KEY)
-        torch.testing.assert_close(terms, elbo(x, (mu, logvar), decoder, prior=prior, key=KEY))
+        elbo = ELBO(**options)
+        for prior in (None, (torch.full((4,), 0.1, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64))):
+            terms = elbo(x, DiagonalGaussian(mu, s, spread=spread), decoder, prior=prior, key=KEY)
+            torch.testing.assert_close(terms, elbo(x, (mu, logvar), decoder, prior=prior, key=KEY))
 
 
 class TestFreeBits:
@@ -216,6 +217,12 @@ class TestFreeBits:
         assert torch.equal(terms.bound[rows], expected)
         assert terms.bound[2].isnan() and terms.kl[2].isnan()
 
+    def test_a_nan_shows_in_a_group_that_is_free_too(self):
+        mu = torch.full((5, 2), 0.1)
+        mu[2, 0] = math.nan
+        terms = ELBO(free_bits=0.5)(mu, (mu, 0 * mu), lambda x, z: z.new_zeros(5), key=KEY)
+        assert terms.bound.isnan().tolist() == [False, False, True, False, False]
+
 
 class TestSchedules:
     def test_warm_up_is_linear(self):
@@ -240,6 +247,13 @@ class TestSchedules:
         terms = elbo(x, (mu, logvar), Decoder(), key=KEY)
         expected = terms.reconstruction - 1.5 * (terms.kl - 9 / 8).abs()
         torch.testing.assert_close(terms.bound, expected)
+
+    def test_they_weigh_the_divergence_of_samples(self):
+        (mu, logvar), x = posterior_parameters(5), torch.rand(5, 6, dtype=torch.float64)
+        elbo = ELBO(3, gradient="stl", beta=2.0, warmup_steps=4)
+        elbo.step()
+        terms = elbo(x, (mu, logvar), Decoder(), key=KEY)
+        torch.testing.assert_close(terms.bound, terms.reconstruction - 0.5 * terms.kl)
 
     def test_beta_may_change_between_a_forward_and_its_backward(self):
         (mu, logvar), x = posterior_parameters(5), torch.rand(5, 6, dtype=torch.float64)
@@ -422,6 +436,9 @@ class TestNumbers:
         before = terms.bound.clone()
         terms.kl.detach().zero_(), terms.reconstruction.detach().zero_()
         assert torch.equal(terms.bound, before)
+        # What flows back to z is multiplied by the weights there: the terms would get a gradient that is not theirs.
+        for term in (terms.kl, terms.reconstruction):
+            assert term.requires_grad == (options.get("gradient") != "dreg")
 
     def test_a_prior_of_which_only_the_density_is_known(self):
         (mu, logvar), decoder, x = posterior_parameters(5), Decoder(), torch.rand(5, 6, dtype=torch.float64)
