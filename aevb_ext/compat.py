@@ -88,9 +88,9 @@ def binary_cross_entropy(
     .. math:: -w \left(x \max(\log p, -100) + (1 - x) \max(\log(1 - p), -100)\right)
 
     Allowed under autocast, where PyTorch refuses it on CUDA for fear of half precision: the arithmetic here is in
-    float32, so that the gradient of a float16 probability of 0 or 1 is 0 where it is right, not NaN. A probability
-    outside [0, 1] gives NaN, where PyTorch raises a RuntimeError (and on a GPU stops the program). With ``weight``,
-    some passes more.
+    float32, and so is the gradient's least denominator of 1e-12, which is 0 in PyTorch's float16. A probability outside
+    [0, 1] gives NaN, where PyTorch raises a RuntimeError (and on a GPU stops the program). With ``weight``, some passes
+    more.
 
     Args:
         input: probabilities of any shape, floating, in [0, 1].

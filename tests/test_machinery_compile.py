@@ -8,11 +8,13 @@ from program import Program, inputs, same_bits, seeded, value_and_gradients
 from public import FUNCTIONS, HEADS, ROWS
 from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
 
 import aevb_ext
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 every_noisy_row = pytest.mark.parametrize("row", [row for row in ROWS if row.draws_noise], ids=str)
+ELBO_ROW = next(row for row in HEADS if row.name == "nn.ELBO")
 GRAPHS = {"nn.Linear", "nn.Linear-tanh", "nn.ELBO-dreg"}
 
 
@@ -41,6 +43,23 @@ def test_dynamic_shapes(row, device):
         assert same_bits(value_and_gradients(compiled, *arguments), value_and_gradients(program, *arguments))
         compilations.append(counter.frame_count)
     assert compilations == compilations[:1] * 3
+
+
+@pytest.mark.parametrize("row", [row for row in (*FUNCTIONS, ELBO_ROW) if row.draws_noise], ids=str)
+def test_compiled_checkpoint(row, device):
+    """The backward's graph, which computes the forward again, draws the same noise."""
+    program, arguments = Program(row, device), inputs(5, device)[:3]
+
+    def checkpointed(*arguments):
+        return checkpoint(program, *arguments, use_reentrant=False)
+
+    compiled = torch.compile(checkpointed, fullgraph=True, backend="aot_eager")
+    results = []
+    for run in (program, compiled):
+        loss, outputs = seeded(run, *arguments)
+        torch.rand(1, device=device)  # what else is drawn in between
+        results.append((loss, outputs, torch.autograd.grad(loss, list(program.parameters()))))
+    torch.testing.assert_close(*results)
 
 
 # The nodes of our own, and those that are made in Python.
