@@ -35,9 +35,7 @@ class VAE(nn.Module):
     def __init__(self, pixels):
         super().__init__()
         self.encoder = Encoder(pixels)
-        self.decoder = nn.Sequential(
-            nn.Linear(LATENT, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, pixels), nn.Sigmoid()
-        )
+        self.decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.Softplus(), nn.Linear(HIDDEN, pixels), nn.Sigmoid())
 
     def model(self, x):
         pyro.module("decoder", self.decoder)

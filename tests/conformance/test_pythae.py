@@ -30,7 +30,10 @@ each_loss = pytest.mark.parametrize("loss", LOSSES)
 
 @pytest.fixture(autouse=True)
 def quiet():
-    logging.getLogger("pythae").setLevel(logging.ERROR)
+    """Its loggers, each at a level of its own, print what they do."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
@@ -75,8 +78,10 @@ class TestLossFunction:
         original = _value_and_gradients(model, arguments)
         with patch() as p:
             ours = _value_and_gradients(model, arguments)
-        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-        torch.testing.assert_close(ours, original, rtol=tolerance, atol=tolerance)
+        # PyTorch divides by at least 1e-12, in float32 whatever the dtype, where a probability is 0 or 1. An importance
+        # weight's relative error is the absolute one of its logarithm, here some hundreds.
+        rtol = {torch.float64: 1e-8 if loss == "bce" else 1e-12, torch.float32: 1e-4 if name == "IWAE" else 1e-5}[dtype]
+        torch.testing.assert_close(ours, original, rtol=rtol, atol=1e-12 if dtype == torch.float64 else 1e-5)
         assert p.calls.pop(f"{name}.loss_function") == 1 and not any(p.calls.values())
 
     @each_model
@@ -158,16 +163,17 @@ class TestSampleGauss:
         assert not eps.requires_grad
         assert p.calls.pop(f"{name}._sample_gauss") == 1 and not any(p.calls.values())
 
-    def test_a_model_that_inherits_it_and_needs_the_noise(self, fed):
-        """HVAE's momentum is the eps that VAE._sample_gauss returns."""
+    def test_a_model_that_inherits_it_and_gives_the_noise_on(self, fed):
+        """HVAE has VAE's sampling, and the eps that it returns in its output."""
         torch.manual_seed(0)
         model = HVAE(HVAEConfig(input_dim=DIM, latent_dim=LATENT, reconstruction_loss="bce"))
-        losses = []
+        results = []
         for context in WITHOUT_AND_WITH:
             with context() as p:
                 torch.manual_seed(5)
-                losses.append(model({"data": _images()}).loss)
-        torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
+                output = model({"data": _images().round()})
+                results.append((output.loss, output.z0, output.eps0))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
         assert p.calls.pop("VAE._sample_gauss") == 1 and not any(p.calls.values())
 
 
@@ -186,7 +192,7 @@ def _train(name, loss, folder, amp=False, autocast=None, epochs=5):
         num_epochs=epochs,
         learning_rate=1e-3,
         per_device_train_batch_size=BATCH,
-        no_cuda=True,
+        no_cuda=not amp,  # which turns AMP off
         amp=amp,
     )
     trainer = Recording(_model(name, loss), images, training_config=config)
@@ -212,7 +218,7 @@ class TestTrainer:
 
     @pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
     @each_model
-    def test_amp_and_bce_together(self, name, tmp_path):
+    def test_amp_and_bce_together(self, name, fed, tmp_path):
         """pythae turns AMP off where there is BCE, and on where there is not; the patch leaves it on."""
         original, trainer = _train(name, "bce", tmp_path, amp=True, epochs=1)
         assert isinstance(trainer.amp_context, contextlib.nullcontext)
@@ -224,16 +230,17 @@ class TestTrainer:
             _, trainer = _train(name, "bce", tmp_path, amp=False, epochs=1)
             assert isinstance(trainer.amp_context, contextlib.nullcontext)
             assert p.calls["BaseTrainer.__init__"] == 1
-            # And it trains: the CPU has bfloat16 for it.
-            bfloat16, _ = _train(name, "bce", tmp_path, amp=True, autocast=torch.autocast("cpu", torch.bfloat16))
+            # And it trains, on the CPU too, where pythae's own autocast does nothing.
+            autocast = torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+            bfloat16, _ = _train(name, "bce", tmp_path, amp=True, autocast=autocast)
         assert bfloat16.isfinite().all() and bfloat16[-1] < bfloat16[0]
         torch.testing.assert_close(bfloat16[0], original[0], rtol=1e-2, atol=0)
 
     @pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
     def test_amp_stays_off_for_models_that_are_not_patched(self, tmp_path):
         model = HVAE(HVAEConfig(input_dim=DIM, latent_dim=LATENT, reconstruction_loss="bce"))
-        config = BaseTrainerConfig(output_dir=str(tmp_path), no_cuda=True, amp=True)
-        images = BaseDataset(_images(), torch.zeros(BATCH))
+        config = BaseTrainerConfig(output_dir=str(tmp_path), amp=True)
+        images = BaseDataset(_images().round(), torch.zeros(BATCH))
         with patch() as p:
             trainer = BaseTrainer(model, images, training_config=config)
         assert isinstance(trainer.amp_context, contextlib.nullcontext)
