@@ -1,10 +1,8 @@
-"""Batching rules of the operators over rows, where a vmapped dimension becomes one more of rows, and of layers.
-
-(The samplers have none: PyTorch's own fallback runs them once for each element.)
-"""
+"""Batching rules, by which a vmapped dimension becomes one more of rows and of keys; and vmap's `randomness`."""
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
 from ._library import ops
 
@@ -64,6 +62,43 @@ def _gaussian_kl(info, in_dims, mu, logvar, prior_mu, prior_logvar, spread, redu
     return _reduce(ops.gaussian_kl(mu, *rest, spread, _first_pass(reduction), batch_dims + 1), reduction), 0
 
 
+def _sampling(info, in_dims, mu, logvar, key):
+    """The posteriors of all elements, and a key for each: the same one, where they share it."""
+    mu, key = _whole(mu, in_dims[0], info.batch_size), _whole(key, in_dims[2], info.batch_size)
+    return mu, _front(logvar, in_dims[1], mu.dim() - 1), key
+
+
+def _rsample(info, in_dims, mu, logvar, key, n_samples, spread):
+    z = ops.rsample(*_sampling(info, in_dims, mu, logvar, key), n_samples, spread)
+    return z, int(n_samples is not None)
+
+
+def _rsample_kl(info, in_dims, mu, logvar, key, n_samples, spread, reduction, batch_dims):
+    sampling = _sampling(info, in_dims, mu, logvar, key)
+    z, kl = ops.rsample_kl(*sampling, n_samples, spread, _first_pass(reduction), batch_dims + 1)
+    return (z, _reduce(kl, reduction)), (int(n_samples is not None), 0)
+
+
+def _noise_key(device, *, generator=None, n=None):
+    """A draw inside vmap, by its `randomness`. Of "different" elements: the keys that a loop over them would draw."""
+    vmap = retrieve_current_functorch_interpreter()
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)):
+        match vmap.randomness():
+            case "error":
+                raise RuntimeError(
+                    'a noise key is drawn inside vmap, whose randomness is "error" (the default). Say what is meant: '
+                    'vmap(..., randomness="different") draws a key for each element, "same" one for all of them; or '
+                    "draw it outside (noise_key) and give it as key="
+                )
+            case "same":
+                return ops.noise_key(device, generator=generator, n=n)
+        size = vmap.batch_size()
+        keys = ops.noise_key(device, generator=generator, n=size if n is None else size * n)
+        if n is not None:
+            keys = keys.reshape(size, n, 2)
+        return torch._C._functorch._add_batch_dim(keys, 0, vmap.level())
+
+
 def _linear(info, in_dims, x, weight, bias, tanh):
     x, weight = _whole(x, in_dims[0], info.batch_size), _whole(weight, in_dims[1], info.batch_size)
     y = x.flatten(1, -2) @ weight.mT if x.dim() > 2 else (x.unsqueeze(1) @ weight.mT)
@@ -73,6 +108,12 @@ def _linear(info, in_dims, x, weight, bias, tanh):
     return y.tanh() if tanh else y, 0
 
 
+_library = torch.library.Library("aevb_ext", "IMPL")
+
+
 def register() -> None:
-    for rule in (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear):
+    rules = (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear)
+    for rule in (*rules, _rsample, _rsample_kl):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
+    # It has no tensors to be batched, so vmap is asked as PyTorch's own random functions ask it.
+    _library.impl("noise_key", _noise_key, "FuncTorchVmapMode")

@@ -11,7 +11,13 @@ Conventions, the same everywhere:
   a minibatch is).
 * float64, float32, bfloat16 and float16 are accepted. Arithmetic is in float32 (float64 for float64), values come
   back in that type, gradients in the type of their input.
+* The operands of a call (all but the data ``x``) are of one dtype. Under ``torch.autocast`` they may differ: they are
+  promoted to the widest of theirs, and gradients come back in each one's own.
 * Nothing here synchronises with the host, and the same inputs give the same bits.
+* Under ``torch.func.vmap`` a noise key that is given decides: one for each element gives each its own noise, one that
+  is not vmapped the same noise to all. Where a fresh key is drawn (neither ``key`` given nor drawn outside),
+  ``randomness`` is what it is to ``torch.randn``: ``"error"`` (vmap's default) raises RuntimeError, ``"same"`` draws
+  one key for all elements, ``"different"`` one for each: those that a loop over them would draw.
 
 All values are in nats. Equation numbers are those of Kingma & Welling 2014 (arXiv 1312.6114).
 """

@@ -3,10 +3,12 @@
 The packages are those of the extra `conformance`; a program whose package is not installed is left out, and said so.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,14 @@ class Program:
 
 
 def programs() -> list[Program]:
-    return [*diffusers_programs(), *pythae_programs()]
+    return [
+        *diffusers_programs(),
+        *pythae_programs(),
+        *torch_distributions_programs(),
+        *pyro_programs(),
+        *scvi_programs(),
+        *pytorch_example_programs(),
+    ]
 
 
 def twice(make_step: Callable[[], Callable]) -> Callable[[], tuple[Callable, Callable]]:
@@ -118,6 +127,122 @@ def pythae_programs() -> list[Program]:
             model("IWAE", 64, latent_dim=16, number_samples=10),
             patch,
         ),
+    ]
+
+
+def torch_distributions_programs() -> list[Program]:
+    from torch.distributions import Independent, Normal, kl_divergence
+
+    from aevb_ext.integrations.torch_distributions import patch
+
+    def divergence(batch, latent, of):
+        def make_step():
+            loc, spread = (torch.randn(batch, latent, requires_grad=True) for _ in range(2))
+            zeros, ones = torch.zeros(batch, latent), torch.ones(batch, latent)
+
+            def step():
+                of(Normal(loc, spread.exp()), Normal(zeros, ones)).mean().backward()
+                loc.grad = spread.grad = None
+
+            return step
+
+        return twice(make_step)
+
+    def elementwise(p, q):
+        return kl_divergence(p, q).sum(-1)
+
+    def independent(p, q):
+        return kl_divergence(Independent(p, 1), Independent(q, 1))
+
+    return [
+        Program(f"torch.distributions: the KL of {what}, {batch} x {latent}", divergence(batch, latent, of), patch)
+        for batch, latent in ((100, 20), (8192, 128))
+        for what, of in (("two Normals, then their sum", elementwise), ("two Independents", independent))
+    ]
+
+
+def _mlp(*sizes: int, between: type[torch.nn.Module] = torch.nn.ReLU) -> torch.nn.Sequential:
+    layers = [torch.nn.Sequential(torch.nn.Linear(a, b), between()) for a, b in itertools.pairwise(sizes[:-1])]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(*sizes[-2:]))
+
+
+def pyro_programs() -> list[Program]:
+    from aevb_ext.integrations.pyro import patch
+
+    def tutorial():
+        """The VAE of its tutorial; one model for both, since Pyro keeps parameters by name."""
+        import pyro
+        import pyro.distributions as dist
+        from pyro.infer import SVI, TraceMeanField_ELBO
+
+        encoder = _mlp(784, 400, 100, between=torch.nn.Softplus)
+        decoder = _mlp(50, 400, 784, between=torch.nn.Softplus)
+        images = torch.rand(256, 784).round()
+
+        def model(x):
+            pyro.module("decoder", decoder)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("latent", dist.Normal(x.new_zeros(len(x), 50), x.new_ones(len(x), 50)).to_event(1))
+                pyro.sample("obs", dist.Bernoulli(decoder(z).sigmoid()).to_event(1), obs=x)
+
+        def guide(x):
+            pyro.module("encoder", encoder)
+            with pyro.plate("data", len(x)):
+                loc, log_scale = encoder(x).chunk(2, -1)
+                pyro.sample("latent", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+        pyro.clear_param_store()
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-4}), loss=TraceMeanField_ELBO())
+        return (lambda: svi.step(images),) * 2
+
+    return [Program("Pyro: a step of SVI with TraceMeanField_ELBO, 256 x 784", tutorial, patch)]
+
+
+def scvi_programs() -> list[Program]:
+    from aevb_ext.integrations.scvi import patch
+
+    def make_step():
+        import scvi
+
+        cells = scvi.data.synthetic_iid(batch_size=64, n_genes=2000)
+        scvi.model.SCVI.setup_anndata(cells, batch_key="batch")
+        model = scvi.model.SCVI(cells)
+        (tensors,) = model._make_data_loader(cells, batch_size=128)
+        return training_step(model.module.train(), lambda: model.module(tensors)[2].loss)
+
+    return [Program("scvi-tools: a training step of SCVI, 128 cells x 2000 genes", twice(make_step), patch)]
+
+
+def pytorch_example_programs() -> list[Program]:
+    """The step of PyTorch's VAE example, and with the four lines of docs/pytorch-example.diff."""
+
+    def reparameterize(mu, logvar):
+        std = torch.exp(0.5 * logvar)
+        return mu + torch.randn_like(std) * std
+
+    def vae_loss(recon_x, x, mu, logvar):
+        reconstruction = F.binary_cross_entropy(recon_x, x, reduction="sum")
+        return reconstruction - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+
+    def make_step(batch, reparameterize, vae_loss):
+        encoder, decoder = _mlp(784, 400, 40), _mlp(20, 400, 784)
+        x = torch.rand(batch, 784)
+
+        def loss():
+            mu, logvar = encoder(x).chunk(2, -1)
+            return vae_loss(decoder(reparameterize(mu, logvar)).sigmoid(), x, mu, logvar)
+
+        return training_step(torch.nn.ModuleList([encoder, decoder]), loss)
+
+    def build(batch):
+        from aevb_ext import compat
+
+        ours = compat.reparameterize, compat.vae_loss
+        return make_step(batch, *ours), make_step(batch, reparameterize, vae_loss)
+
+    return [
+        Program(f"PyTorch's VAE example: a training step, {batch} x 784", partial(build, batch))
+        for batch in (128, 4096)
     ]
 
 

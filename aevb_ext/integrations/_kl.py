@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -72,30 +73,42 @@ def _normals(p: Normal, q: Normal) -> Tensor:
 def _fused(p: Normal, q: Normal, event_dims: int) -> Tensor:
     """The KL of two Normals, summed over the last ``event_dims`` dimensions of what they broadcast to."""
     parameters = p.loc, p.scale, q.loc, q.scale
-    if not _FLOATING.issuperset(t.dtype for t in parameters):
+    dtype, device = p.loc.dtype, p.loc.device
+    if any(t.dtype != dtype or t.device != device for t in parameters):
+        dtype, device = _deciding(parameters)
+        parameters = [_as_operand(t, dtype, device) for t in parameters]
+    if dtype not in _FLOATING:
         return NotImplemented
-    # As PyTorch decides: tensors without dimensions are but numbers beside others.
-    deciding = [t for t in parameters if t.dim()] or parameters
-    dtype = functools.reduce(torch.promote_types, [t.dtype for t in deciding])
-    device = next((t.device for t in deciding if t.device.type != "cpu"), deciding[0].device)
-    mu, std, prior_mu, prior_std = (_as_operand(t, device, dtype) for t in parameters)
-    shape = torch.broadcast_shapes(mu.shape, std.shape, prior_mu.shape, prior_std.shape)
+    mu, std, prior_mu, prior_std = parameters
+    if prior_mu.shape != mu.shape:
+        mu = mu.expand(torch.broadcast_shapes(mu.shape, prior_mu.shape))
     value = gaussian_kl(
-        mu.expand(shape),
+        mu,
         std,
         prior_mu,
         prior_std,
         spread="std",
         reduction="sample" if event_dims else "none",
-        batch_dims=len(shape) - event_dims,
+        batch_dims=mu.dim() - event_dims,
     )
     # Half precision comes back as float32. Autocast, where it matters, computes the original in float32 too.
-    return value if torch.is_autocast_enabled(device.type) else value.to(dtype)
+    return value if value.dtype == dtype or _autocast(device.type) else value.to(dtype)
 
 
-def _as_operand(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _deciding(parameters: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:
+    """As PyTorch decides: tensors without dimensions are but numbers beside others."""
+    deciding = [t for t in parameters if t.dim()] or parameters
+    dtype = functools.reduce(torch.promote_types, [t.dtype for t in deciding])
+    return dtype, next((t.device for t in deciding if t.device.type != "cpu"), deciding[0].device)
+
+
+def _as_operand(t: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     if t.device != device and t.dim() == 0:
         # `Normal(0.0, 1.0)` lies on the CPU whatever the other lies on. An arithmetic operation takes such a number as
         # an argument of its kernel, where `to` would copy it across.
         t = torch.zeros((), device=device, dtype=dtype) + t
     return t.to(dtype)
+
+
+def _autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

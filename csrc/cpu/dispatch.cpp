@@ -9,6 +9,10 @@
 
 #include "cpu/kernels.h"
 
+#ifdef __linux__
+#include <pthread.h>
+#endif
+
 namespace aevb::cpu {
 namespace {
 
@@ -76,6 +80,14 @@ Call sized(Call call) {
   return call;
 }
 
+// The child of a fork has one thread. OpenMP counts on those that it had before, and GNU's would wait for them forever.
+#ifdef __linux__
+bool in_forked_child = false;
+[[maybe_unused]] const int noticed = pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
+#else
+constexpr bool in_forked_child = false;
+#endif
+
 // Below this many elements a thread costs more to wake than it saves.
 constexpr int64_t kGrain = 16384;
 
@@ -84,8 +96,8 @@ void run(const Call& call, int64_t elements_each, void (*kernel)(const Call&, in
   if (call.rows == 0 || call.blocks == 0) return;
   const Tiles tiles = kernels().tiles(call.rows, call.event, call.blocks);
   const int64_t per_tile = std::max<int64_t>(call.rows * call.event * elements_each / tiles.count, 1);
-  at::parallel_for(0, tiles.count, std::max<int64_t>(kGrain / per_tile, 1),
-                   [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+  const int64_t grain = in_forked_child ? tiles.count : std::max<int64_t>(kGrain / per_tile, 1);
+  at::parallel_for(0, tiles.count, grain, [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
 }
 
 }  // namespace

@@ -16,7 +16,8 @@ cudaError_t row_backward(const RowCall& call, cudaStream_t stream);
 cudaError_t sample_forward(const SampleCall& call, cudaStream_t stream);
 cudaError_t sample_backward(const SampleCall& call, cudaStream_t stream);
 
-// Writes (seed, offset) to key[0] and key[1], on the device.
-cudaError_t noise_key(const at::PhiloxCudaState& state, int64_t* key, cudaStream_t stream);
+// Writes the (seed, offset) of `count` draws to keys, on the device.
+constexpr int64_t kNumbersPerKey = 4;  // that a draw takes from the generator
+cudaError_t noise_keys(const at::PhiloxCudaState& state, int64_t* keys, int64_t count, cudaStream_t stream);
 
 }  // namespace aevb::cuda

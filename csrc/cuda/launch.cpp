@@ -26,18 +26,21 @@ void row_backward(const RowCall& call, at::Device device) { launch<RowCall>(row_
 void sample_forward(const SampleCall& call, at::Device device) { launch<SampleCall>(sample_forward, call, device); }
 void sample_backward(const SampleCall& call, at::Device device) { launch<SampleCall>(sample_backward, call, device); }
 
-at::Tensor noise_key(at::Device device, const std::optional<at::Generator>& generator) {
+at::Tensor noise_key(at::Device device, const std::optional<at::Generator>& generator, std::optional<int64_t> n) {
   const c10::cuda::OptionalCUDAGuard guard(device.has_index() ? std::make_optional(device) : std::nullopt);
   auto* state = at::get_generator_or_default<at::CUDAGeneratorImpl>(
       generator, at::cuda::detail::getDefaultCUDAGenerator(c10::cuda::current_device()));
-  at::Tensor key = at::empty({2}, at::TensorOptions().dtype(at::kLong).device(at::kCUDA, c10::cuda::current_device()));
+  const auto sizes = n ? c10::DimVector{*n, 2} : c10::DimVector{2};
+  const auto options = at::TensorOptions().dtype(at::kLong).device(at::kCUDA, c10::cuda::current_device());
+  at::Tensor keys = at::empty(sizes, options);
+  if (keys.numel() == 0) return keys;
   at::PhiloxCudaState drawn;
   {
     const std::lock_guard<std::mutex> lock(state->mutex_);
-    drawn = state->philox_cuda_state(4);
+    drawn = state->philox_cuda_state(kNumbersPerKey * n.value_or(1));
   }
-  C10_CUDA_CHECK(noise_key(drawn, key.mutable_data_ptr<int64_t>(), c10::cuda::getCurrentCUDAStream()));
-  return key;
+  C10_CUDA_CHECK(noise_keys(drawn, keys.mutable_data_ptr<int64_t>(), n.value_or(1), c10::cuda::getCurrentCUDAStream()));
+  return keys;
 }
 
 }  // namespace aevb::cuda

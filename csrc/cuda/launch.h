@@ -16,7 +16,8 @@ void sample_forward(const SampleCall& call, at::Device device);
 void sample_backward(const SampleCall& call, at::Device device);
 
 // A fresh noise key, int64 [2], of `generator` or of the device's default one. Advances the generator as a draw of four
-// numbers a thread does; inside a graph capture, each replay makes a new key.
-at::Tensor noise_key(at::Device device, const std::optional<at::Generator>& generator);
+// numbers a thread does; inside a graph capture, each replay makes a new key. With n, the keys of as many draws, [n,
+// 2].
+at::Tensor noise_key(at::Device device, const std::optional<at::Generator>& generator, std::optional<int64_t> n);
 
 }  // namespace aevb::cuda

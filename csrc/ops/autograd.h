@@ -19,6 +19,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "ops/compiled_autograd.h"
 #include "ops/foresight.h"
 
 namespace aevb {
@@ -27,6 +28,7 @@ using torch::autograd::variable_list;
 
 // Op holds the settings of one call and has
 //   static constexpr const char* name;
+//   auto settings() const;                                                    a tuple of them
 //   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
 //   variable_list differentiable(...the same...) const;
 // An operator over rows has these as well, and its gradients may be computed ahead (foresight.h):
@@ -55,8 +57,7 @@ struct Backward final : torch::autograd::Node {
     if (!any) return variable_list(num_outputs());
     variable_list inputs;
     for (auto& variable : saved) inputs.push_back(variable.unpack());
-    c10::SmallVector<bool, 4> wanted;
-    for (uint32_t i = 0; i < num_outputs(); ++i) wanted.push_back(task_should_compute_output(i));
+    const auto wanted = wanted_outputs();
     if (at::GradMode::is_enabled()) return op.differentiable(cotangents, inputs, wanted);
     if constexpr (OverRows<Op>)
       if (auto gradients = foresight.take(cotangents[0])) {
@@ -81,6 +82,31 @@ struct Backward final : torch::autograd::Node {
     foresight.forget();
   }
   std::string name() const override { return std::string(Op::name) + "Backward"; }
+
+  void compiled_args(CompiledNodeArgs& args) const override {
+    args.collect(saved, /*is_output=*/false);
+    std::apply([&](const auto&... setting) { (collect_setting(args, setting), ...); }, op.settings());
+  }
+  variable_list apply_with_saved(const variable_list& cotangents, SwapSavedVariables& swap) override {
+    swap.before(saved);
+    variable_list inputs;
+    for (auto& variable : saved) inputs.push_back(variable.unpack());
+    const auto gradients = [op = op, wanted = wanted_outputs()](const variable_list& given, const variable_list& kept) {
+      variable_list all = op.fused(given, kept, wanted);
+      all.resize(wanted.size());
+      return all;
+    };
+    variable_list results = call_in_graph(*this, swap, cotangents, inputs, gradients);
+    swap.after(saved);
+    return results;
+  }
+
+ private:
+  c10::SmallVector<bool, 4> wanted_outputs() const {
+    c10::SmallVector<bool, 4> wanted;
+    for (uint32_t i = 0; i < num_outputs(); ++i) wanted.push_back(task_should_compute_output(i));
+    return wanted;
+  }
 };
 
 // Nodes are intrusively counted from torch 2.13 on, before that they are shared.

@@ -18,6 +18,7 @@ struct BernoulliLogProb {
   std::string reduction;
   int64_t batch_dims = 1;
 
+  auto settings() const { return std::make_tuple(x_scale, reduction, batch_dims); }
   void check(const variable_list& inputs) const {
     const at::Tensor &x = inputs[0], &parameter = inputs[1];
     check_floating(Parameter::argument, parameter);

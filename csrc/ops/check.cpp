@@ -11,10 +11,6 @@ Value parse(const char* argument, std::string_view given, const std::pair<const 
   TORCH_CHECK_VALUE(false, argument, " must be ", expected, ", got \"", given, "\"");
 }
 
-bool is_floating(at::ScalarType type) {
-  return type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
-}
-
 }  // namespace
 
 Reduction parse_reduction(std::string_view name) {
@@ -29,6 +25,10 @@ Spread parse_spread(std::string_view name) {
       "spread", name,
       {{"logvar", Spread::logvar}, {"log_std", Spread::log_std}, {"std", Spread::std}, {"var", Spread::var}},
       "\"logvar\", \"log_std\", \"std\" or \"var\"");
+}
+
+bool is_floating(at::ScalarType type) {
+  return type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
 }
 
 void check_floating(const char* name, const at::Tensor& t) {

@@ -16,6 +16,7 @@ Reduction parse_reduction(std::string_view name);
 Spread parse_spread(std::string_view name);
 
 // float64, float32, bfloat16 or float16
+bool is_floating(at::ScalarType type);
 void check_floating(const char* name, const at::Tensor& t);
 // What a likelihood's data may be: floating, uint8 or bool
 void check_data(const char* name, const at::Tensor& t);

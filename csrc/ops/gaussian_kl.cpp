@@ -3,6 +3,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
+#include "ops/autocast.h"
 #include "ops/register.h"
 #include "ops/rows.h"
 #include "ops/spread.h"
@@ -13,6 +14,8 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
+OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+
 // What the KL divergence and its backward are called with, beside tensors.
 struct GaussianKl {
   static constexpr const char *name = "GaussianKl", *operator_name = "aevb_ext::gaussian_kl",
@@ -20,6 +23,7 @@ struct GaussianKl {
   std::string spread, reduction;
   int64_t batch_dims = 1;
 
+  auto settings() const { return std::make_tuple(spread, reduction, batch_dims); }
   // Inputs: mu, logvar, and those of the prior, which may be undefined.
   void check(const variable_list& inputs) const {
     check_floating("mu", inputs[0]);
@@ -76,7 +80,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& cotangent, con
 variable_list GaussianKl::fused(const variable_list& cotangents, const variable_list& saved,
                                 at::ArrayRef<bool> wanted) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::gaussian_kl_backward");
-  const auto optional = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
   auto [dmu, dlogvar, dprior_mu, dprior_logvar] =
       op.call(cotangents[0], saved[0], saved[1], optional(saved[2]), optional(saved[3]), spread, reduction, batch_dims,
               {wanted[0], wanted[1], wanted[2], wanted[3]});
@@ -95,6 +98,15 @@ Tensor autograd(const Tensor& mu, const Tensor& logvar, const OptionalTensor& pr
   const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
   return record(GaussianKl{std::string(spread), std::string(reduction), batch_dims}, inputs, inputs,
                 [&] { return op.call(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims); });
+}
+
+Tensor autocast(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+                const OptionalTensor& prior_logvar, c10::string_view spread, c10::string_view reduction,
+                int64_t batch_dims) {
+  static auto op = find_operator<decltype(forward)>(GaussianKl::operator_name);
+  const WithoutAutocast guard;
+  const auto [m, s, pm, ps] = promoted(mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor()));
+  return op.call(m, s, optional(pm), optional(ps), spread, reduction, batch_dims);
 }
 
 }  // namespace
@@ -136,6 +148,7 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
 }
 AEVB_REGISTER("gaussian_kl", forward)
 AEVB_REGISTER("gaussian_kl_backward", backward)
+AEVB_AUTOCAST("gaussian_kl", autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("gaussian_kl", TORCH_FN(autograd)); }
 
 }  // namespace aevb

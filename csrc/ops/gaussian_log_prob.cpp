@@ -1,3 +1,4 @@
+#include "ops/autocast.h"
 #include "ops/autograd.h"
 #include "ops/register.h"
 #include "ops/rows.h"
@@ -17,6 +18,7 @@ struct GaussianLogProb {
   std::string reduction;
   int64_t batch_dims = 1;
 
+  auto settings() const { return std::make_tuple(spread, x_scale, reduction, batch_dims); }
   void check(const variable_list& inputs) const {
     const Tensor &x = inputs[0], &mu = inputs[1], &logvar = inputs[2];
     check_floating("mu", mu);
@@ -85,6 +87,15 @@ Tensor autograd(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::st
                 {x, mu, logvar}, [&] { return op.call(x, mu, logvar, spread, x_scale, reduction, batch_dims); });
 }
 
+// The data stay as they are: any dtype of theirs goes with any.
+Tensor autocast(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
+                c10::string_view reduction, int64_t batch_dims) {
+  static auto op = find_operator<decltype(forward)>(GaussianLogProb::operator_name);
+  const WithoutAutocast guard;
+  const auto [m, s] = promoted(mu, logvar);
+  return op.call(x, m, s, spread, x_scale, reduction, batch_dims);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
@@ -97,6 +108,7 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
 }
 AEVB_REGISTER("gaussian_log_prob", forward)
 AEVB_REGISTER("gaussian_log_prob_backward", backward)
+AEVB_AUTOCAST("gaussian_log_prob", autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("gaussian_log_prob", TORCH_FN(autograd)); }
 
 }  // namespace aevb

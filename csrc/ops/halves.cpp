@@ -35,12 +35,24 @@ struct HalvesBackward final : torch::autograd::Node {
     if (first.defined() && second.defined() && !at::GradMode::is_enabled() && may_look_ahead(halves) &&
         are_halves(first, second, c10::multiply_integers(half.sizes().slice(dim))))
       return {together(first)};
-    return {at::cat({first.defined() ? first : at::zeros_like(half), second.defined() ? second : at::zeros_like(half)},
-                    dim)};
+    return copied_together(halves, dim);
   }
   std::string name() const override { return "HalvesBackward"; }
 
+  void compiled_args(CompiledNodeArgs& args) const override { args.collect(dim); }
+  variable_list apply_with_saved(const variable_list& halves, SwapSavedVariables& swap) override {
+    return call_in_graph(*this, swap, halves, {}, [dim = dim](const variable_list& given, const variable_list&) {
+      return copied_together(given, dim);
+    });
+  }
+
  private:
+  // Of two, one of which may have no gradient.
+  static variable_list copied_together(const variable_list& halves, int64_t dim) {
+    const auto given = [&](int i) { return halves[i].defined() ? halves[i] : at::zeros_like(halves[1 - i]); };
+    return {at::cat({given(0), given(1)}, dim)};
+  }
+
   // The tensor that has `first` and, behind it in each row, the other half.
   Tensor together(const Tensor& first) const {
     auto sizes = first.sizes().vec();

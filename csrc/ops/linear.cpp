@@ -78,6 +78,7 @@ struct Linear {
   static constexpr const char* name = "Linear";
   bool tanh = false;
 
+  auto settings() const { return std::make_tuple(tanh); }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;

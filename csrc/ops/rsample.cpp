@@ -1,3 +1,4 @@
+#include "ops/autocast.h"
 #include "ops/halves.h"
 #include "ops/register.h"
 #include "ops/sampling.h"
@@ -14,6 +15,7 @@ struct Rsample {
   std::string spread;
   bool of_halves = false;  // mu, which is not kept, and logvar are halves of one tensor
 
+  auto settings() const { return std::make_tuple(n_samples, spread); }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
@@ -80,6 +82,13 @@ Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Sampl
                 [&] { return op.call(mu, logvar, key, n_samples, spread); });
 }
 
+Tensor autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
+  const WithoutAutocast guard;
+  const auto [m, s] = promoted(mu, logvar);
+  return op.call(m, s, key, n_samples, spread);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
@@ -90,6 +99,7 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
 }
 AEVB_REGISTER("rsample", forward)
 AEVB_REGISTER("rsample_backward", backward)
+AEVB_AUTOCAST("rsample", autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("rsample", TORCH_FN(autograd)); }
 
 }  // namespace aevb

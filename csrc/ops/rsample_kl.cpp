@@ -1,3 +1,4 @@
+#include "ops/autocast.h"
 #include "ops/gaussian_kl.h"
 #include "ops/halves.h"
 #include "ops/register.h"
@@ -16,6 +17,7 @@ struct RsampleKl {
   std::string spread, reduction;
   int64_t batch_dims = 1;
 
+  auto settings() const { return std::make_tuple(n_samples, spread, reduction, batch_dims); }
   SampleProblem problem(const Tensor& mu, const Tensor& logvar, const Tensor& key) const {
     return {logvar, key, n_samples, parse_spread(spread), mu.dim() - batch_dims};
   }
@@ -84,6 +86,14 @@ std::tuple<Tensor, Tensor> autograd(const Tensor& mu, const Tensor& logvar, cons
                 {mu, logvar, key}, [&] { return op.call(mu, logvar, key, n_samples, spread, reduction, batch_dims); });
 }
 
+std::tuple<Tensor, Tensor> autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
+                                    c10::string_view spread, c10::string_view reduction, int64_t batch_dims) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::rsample_kl");
+  const WithoutAutocast guard;
+  const auto [m, s] = promoted(mu, logvar);
+  return op.call(m, s, key, n_samples, spread, reduction, batch_dims);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
@@ -97,6 +107,7 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
 }
 AEVB_REGISTER("rsample_kl", forward)
 AEVB_REGISTER("rsample_kl_backward", backward)
+AEVB_AUTOCAST("rsample_kl", autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("rsample_kl", TORCH_FN(autograd)); }
 
 }  // namespace aevb

@@ -1,0 +1,181 @@
+"""The Bernoulli distribution of many bits."""
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.utils import probs_to_logits
+
+from .. import functional as F
+from ..reference import _reduce, _wide
+from .factorised import Factorised, check_dtype, samples
+
+
+class Bernoulli(Factorised):
+    r"""Independent bits: a Bernoulli decoder's :math:`p(x | z)`.
+
+    As ``Independent(torch.distributions.Bernoulli(...), n)``, n being the event's dimensions.
+
+    Args:
+        probs, logits: one of the two, ``[*batch_shape, *event_shape]``: the probability of a 1, or its log odds;
+            float64, float32, bfloat16 or float16.
+        batch_dims: how many of its dimensions index data points; the later ones are the event.
+        validate_args: True: probabilities outside [0, 1], NaN, and values that are neither 0 nor 1 raise ValueError, as
+            in torch.distributions, for which the host waits for the device. None or False: only shapes and dtypes.
+
+    Attributes:
+        param: the given tensor.
+        param_name: ``"probs"`` or ``"logits"``: which one that is.
+
+    Raises:
+        ValueError: both or neither of probs and logits are given, or ``batch_dims`` does not exist.
+        TypeError: it is no tensor of a dtype above.
+    """
+
+    _element_support = constraints.boolean
+
+    def __init__(
+        self,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        *,
+        batch_dims: int = 1,
+        validate_args: bool | None = None,
+    ):
+        if (probs is None) == (logits is None):
+            raise ValueError(f"give either probs or logits; got {'neither' if probs is None else 'both'}")
+        self.param_name, self.param = ("probs", probs) if logits is None else ("logits", logits)
+        check_dtype(self.param_name, self.param)
+        super().__init__(self.param.shape, self.param_name, batch_dims, validate_args)
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {self.param_name: constraints.unit_interval if self.param_name == "probs" else constraints.real}
+
+    @property
+    def has_enumerate_support(self) -> bool:
+        return not self.event_dims
+
+    @property
+    def probs(self) -> Tensor:
+        """The probabilities of a 1, ``[*batch_shape, *event_shape]``, of the parameter's dtype."""
+        return self.param if self.param_name == "probs" else self.param.sigmoid()
+
+    @property
+    def logits(self) -> Tensor:
+        """The log odds, ``[*batch_shape, *event_shape]``, of the parameter's dtype.
+
+        Those of probabilities are finite, as in torch.distributions: of probabilities clamped to [eps, 1 - eps].
+        """
+        return self.param if self.param_name == "logits" else self._finite_logits().to(self.param.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities of a 1, ``[*batch_shape, *event_shape]``, of the parameter's dtype."""
+        return self.probs
+
+    @property
+    def mode(self) -> Tensor:
+        """The likelier of 0 and 1, and NaN where both are as likely, as in torch.distributions; shape as the mean."""
+        middle = 0.5 if self.param_name == "probs" else 0.0
+        likelier = (self.param >= middle).to(self.param.dtype)
+        return likelier.masked_fill((self.param == middle) | self.param.isnan(), torch.nan)
+
+    @property
+    def variance(self) -> Tensor:
+        """p (1 - p), ``[*batch_shape, *event_shape]``, float32 for half parameters."""
+        p, q = self._both_probs()
+        return p * q
+
+    def expand(self, batch_shape, _instance=None) -> "Bernoulli":
+        """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
+        new, shape = self._expanded(Bernoulli, batch_shape, _instance)
+        new.param_name, new.param = self.param_name, self.param.expand(shape)
+        return new
+
+    def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
+        r"""Samples: 1 where the key's standard normal noise is below :math:`\Phi^{-1}(p)`, which has probability p.
+
+        They are a pure function of the key, as those of a Gaussian are: the same in eager and compiled code, and (of a
+        key or generator for each data point) whatever the batch.
+
+        Args:
+            sample_shape, generator, key: as in :meth:`DiagonalGaussian.rsample`.
+
+        Returns:
+            ``[*sample_shape, *batch_shape, *event_shape]``, of the parameter's dtype: 0 and 1, and NaN where the
+            probability is none.
+        """
+        n_samples = samples(sample_shape)
+        shape = (*sample_shape, *self.param.shape)
+        with torch.no_grad():
+            if n_samples == 0:
+                return self.param.new_empty(shape)
+            threshold = torch.special.ndtri(_wide(self.probs))
+            zero = threshold.new_zeros(())
+            noise = F.rsample(
+                zero.expand(self.param.shape),
+                zero,
+                n_samples=n_samples,
+                **self._noise(self.param.device, key, generator),
+            ).reshape(shape)
+            return (noise < threshold).to(self.param.dtype).masked_fill(threshold.isnan(), torch.nan)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-likelihood in nats: :func:`aevb_ext.bernoulli_log_prob`, or of probabilities
+        :func:`aevb_ext.bernoulli_log_prob_of_probs`, whose logs are clamped at -100.
+
+        Args:
+            value: ``[*samples, *batch_shape, *event_shape]``, the batch's dimensions broadcasting; floating, uint8 or
+                bool. Numbers between 0 and 1 (grey pixels as targets) are taken as they are, unless
+                ``validate_args=True``.
+
+        Returns:
+            ``[*samples, *batch_shape]``; differentiable in the parameter and in a floating value.
+
+        Raises:
+            ValueError: the shape does not fit (or with ``validate_args=True``, a value is neither 0 nor 1).
+            TypeError: value is no tensor of such a dtype.
+        """
+        shape = self._check_value(value)
+        log_prob = F.bernoulli_log_prob_of_probs if self.param_name == "probs" else F.bernoulli_log_prob
+        return log_prob(value, self.param.expand(shape), batch_dims=value.dim() - self.event_dims)
+
+    def entropy(self) -> Tensor:
+        r"""Entropy :math:`-\sum_i p_i \log p_i + (1 - p_i) \log(1 - p_i)` in nats, ``[*batch_shape]``."""
+        if self.param_name == "probs":
+            # Sure bits have none, and no gradient: it would be infinite.
+            p = _wide(self.param)
+            sure = (p == 0) | (p == 1)
+            p = p.masked_fill(sure, 0.5)
+            entropy = -F.bernoulli_log_prob_of_probs(p, p, reduction="none", batch_dims=0)
+            return _reduce(entropy.masked_fill(sure, 0), self.event_dims, "sample")
+        # Of a = |logit|: log(1 + e^-a) + a / (1 + e^a), whose terms do not cancel.
+        a = self._finite_logits().abs()
+        return _reduce((-a).exp().log1p() + a * (-a).sigmoid(), self.event_dims, "sample")
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """0 and 1 in a new leading dimension; for events of more than one bit NotImplementedError."""
+        if self.event_dims:
+            raise NotImplementedError(f"the support of events of shape {list(self._event_shape)} is not enumerated")
+        values = torch.arange(2, dtype=self.param.dtype, device=self.param.device)
+        values = values.reshape(2, *(1,) * len(self._batch_shape))
+        return values.expand(2, *self._batch_shape) if expand else values
+
+    def _finite_logits(self) -> Tensor:
+        """The log odds as the formulas want them, where infinity times 0 is 0."""
+        wide = _wide(self.param)
+        if self.param_name == "probs":
+            return probs_to_logits(wide, is_binary=True)
+        largest = torch.finfo(wide.dtype).max
+        return wide.clamp(-largest, largest)
+
+    def _both_probs(self) -> tuple[Tensor, Tensor]:
+        """p and 1 - p, neither of which loses digits when it is small."""
+        wide = _wide(self.param)
+        return (wide, 1 - wide) if self.param_name == "probs" else (wide.sigmoid(), (-wide).sigmoid())
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.param_name}: {self.param.shape}, "
+            f"batch_shape: {self._batch_shape}, event_shape: {self._event_shape})"
+        )

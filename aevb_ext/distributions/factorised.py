@@ -1,0 +1,117 @@
+"""What the distributions share: the shapes, the noise, and how a value meets the parameters."""
+
+import math
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+
+from ..functional import noise_key
+
+_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_DATA = (*_FLOATING, torch.uint8, torch.bool)
+
+
+def check_dtype(name: str, t: Tensor, *, data: bool = False) -> None:
+    """Raise TypeError unless ``t`` is a tensor of a dtype that the operators take (as ``data``: as their x)."""
+    expected = "float64, float32, bfloat16 or float16"
+    if data:
+        expected = "float64, float32, bfloat16, float16, uint8 or bool"
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor of {expected}, got {type(t).__name__}")
+    if t.dtype not in (_DATA if data else _FLOATING):
+        raise TypeError(f"{name} must be {expected}, got {str(t.dtype).removeprefix('torch.')}")
+
+
+def check_broadcasts(name: str, shape: Size, other_name: str, other: Size) -> None:
+    """Raise ValueError unless ``shape`` broadcasts to the shape ``other``."""
+    pairs = zip(reversed(shape), reversed(other), strict=False)
+    if len(shape) > len(other) or any(size != 1 and size != wanted for size, wanted in pairs):
+        raise ValueError(
+            f"{name} has shape {list(shape)}, which does not broadcast to {other_name}'s shape {list(other)}"
+        )
+
+
+def broadcast(name: str, shape: Size, other_name: str, other: Size) -> Size:
+    """The shape to which both broadcast; ValueError naming both if there is none."""
+    try:
+        return torch.broadcast_shapes(shape, other)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {list(shape)}, which does not broadcast with {other_name}, of shape {list(other)}"
+        ) from None
+
+
+class Factorised(Distribution):
+    """A distribution whose elements are independent, given parameters of shape ``[*batch_shape, *event_shape]``.
+
+    Args:
+        shape: that shape.
+        name: the parameter that has it, for error messages.
+        batch_dims: how many of its dimensions are the batch's.
+        validate_args: whether values are validated, as in torch.distributions; None: they are not.
+    """
+
+    _validate_args = False  # whatever PyTorch's default is: it synchronises with the host
+    _element_support: constraints.Constraint
+
+    def __init__(self, shape: Size, name: str, batch_dims: int, validate_args: bool | None):
+        if not 0 <= batch_dims <= len(shape):
+            raise ValueError(
+                f"batch_dims must be from 0 to {len(shape)}, the dimensions of {name} (shape {list(shape)}), "
+                f"got {batch_dims}"
+            )
+        super().__init__(shape[:batch_dims], shape[batch_dims:], validate_args)
+
+    @property
+    def event_dims(self) -> int:
+        """How many dimensions the event has."""
+        return len(self._event_shape)
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        if not self.event_dims:
+            return self._element_support
+        return constraints.independent(self._element_support, self.event_dims)
+
+    def _expanded(self, cls: type, batch_shape: Size, instance) -> tuple["Factorised", Size]:
+        """A new distribution of the class without its parameters, and the shape that they are to have."""
+        new = self._get_checked_instance(cls, instance)
+        batch_shape = Size(batch_shape)
+        Distribution.__init__(new, batch_shape, self._event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new, batch_shape + self._event_shape
+
+    def _noise(self, device: torch.device, key: Tensor | None, generator) -> dict:
+        """``key`` and ``generator`` for :mod:`aevb_ext.functional`: a list of generators as one key for each point."""
+        if not isinstance(generator, (list, tuple)):
+            return {"key": key, "generator": generator}
+        if key is not None:
+            raise ValueError("key and generator were both given: the key alone determines the noise, give one of them")
+        points = math.prod(self._batch_shape)
+        if len(generator) != points:
+            raise ValueError(
+                f"generator is a list of {len(generator)}, but there are {points} data points "
+                f"(batch_shape {list(self._batch_shape)}): expected one generator for each"
+            )
+        return {"key": noise_key(device, generator).reshape(*self._batch_shape, 2), "generator": None}
+
+    def _check_value(self, value: Tensor) -> Size:
+        """Check ``value`` ``[*samples, *batch_shape, *event_shape]``; the shape to which it and the parameters go."""
+        check_dtype("value", value, data=True)
+        batch_dims = value.dim() - self.event_dims
+        if batch_dims < 0 or value.shape[batch_dims:] != self._event_shape:
+            raise ValueError(
+                f"value has shape {list(value.shape)}, which does not end in the event_shape {list(self._event_shape)}"
+            )
+        shape = broadcast("value", value.shape, "batch_shape + event_shape", self._batch_shape + self._event_shape)
+        if self._validate_args:
+            self._validate_sample(value)
+        return shape
+
+
+def samples(sample_shape) -> int | None:
+    """How many samples a ``sample_shape`` asks for, as the operators count them: None for ``()``."""
+    if any(size < 0 for size in sample_shape):
+        raise ValueError(f"sample_shape must have no negative size, got {list(sample_shape)}")
+    return math.prod(sample_shape) if len(sample_shape) else None

@@ -1,0 +1,252 @@
+"""The diagonal Gaussian."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints, kl_divergence
+
+from .. import functional as F
+from ..reference import _logvar, _reduce, _wide
+from .clamp import clamp as clamped
+from .factorised import Factorised, check_broadcasts, check_dtype, samples
+
+# The values that each parameterisation of the spread may have.
+_SPREADS = {
+    "logvar": constraints.real,
+    "log_std": constraints.real,
+    "std": constraints.positive,
+    "var": constraints.positive,
+}
+
+
+class DiagonalGaussian(Factorised):
+    r""":math:`N(\mu, \mathrm{diag}(\sigma^2))`: a VAE's posterior, or a Gaussian decoder's p(x | z).
+
+    As ``Independent(Normal(mu, sigma), n)``, n being the event's dimensions, in the four parameterisations of sigma.
+
+    Args:
+        mu: ``[*batch_shape, *event_shape]``: float64, float32, bfloat16 or float16.
+        logvar: the spread, of mu's dtype and shape, or broadcasting to it.
+        spread: the parameterisation of ``logvar``: ``"logvar"`` | ``"log_std"`` | ``"std"`` | ``"var"``.
+        batch_dims: how many dimensions of mu index data points; the later ones are the event.
+        validate_args: True: values that are not real, or a std or var that is not positive, raise ValueError, as in
+            torch.distributions, for which the host waits for the device. None or False: only shapes and dtypes.
+
+    Attributes:
+        mu, spread: as given.
+        scale_param: ``logvar`` as given, in the parameterisation ``spread``; not expanded.
+
+    Raises:
+        ValueError: ``logvar`` does not broadcast to mu, or ``spread`` or ``batch_dims`` does not exist.
+        TypeError: mu or logvar is no tensor of a dtype above.
+    """
+
+    has_rsample = True
+    _element_support = constraints.real
+
+    def __init__(
+        self,
+        mu: Tensor,
+        logvar: Tensor,
+        *,
+        spread: str = "logvar",
+        batch_dims: int = 1,
+        validate_args: bool | None = None,
+    ):
+        check_dtype("mu", mu)
+        check_dtype("logvar", logvar)
+        if spread not in _SPREADS:
+            raise ValueError(f'spread must be "logvar", "log_std", "std" or "var", got "{spread}"')
+        check_broadcasts("logvar", logvar.shape, "mu", mu.shape)
+        self.mu, self.scale_param, self.spread = mu, logvar, spread
+        super().__init__(mu.shape, "mu", batch_dims, validate_args)
+
+    @classmethod
+    def from_params(
+        cls,
+        params: Tensor,
+        dim: int = 1,
+        *,
+        clamp: tuple[float, float] | None = None,
+        soft: bool = False,
+        batch_dims: int = 1,
+        spread: str = "logvar",
+        validate_args: bool | None = None,
+    ) -> "DiagonalGaussian":
+        """Out of an encoder's one output: means in the first half of ``dim``, spreads in the second.
+
+        The halves are read where they lie, and (without ``clamp``, on the CPU) their gradients are written side by
+        side: :func:`aevb_ext.halves`.
+
+        Args:
+            params: ``[B, 2 * C, ...]``, or with the halves in another dimension ``dim``.
+            dim: the dimension that has the two halves, one of the event's.
+            clamp: bounds ``(low, high)`` of the second half, in its own parameterisation; ``(-30, 20)`` is what
+                diffusers' ``DiagonalGaussianDistribution`` does to its logvar. None: none.
+            soft: whether the bounds are approached smoothly, so that there is a gradient outside:
+                :func:`aevb_ext.distributions.clamp.clamp` has the formula. Otherwise it is 0 outside.
+            batch_dims, spread, validate_args: as in the class; ``batch_dims`` counts the dimensions of ``params``.
+
+        Raises:
+            IndexError: there is no dimension ``dim``.
+            ValueError: its size is odd, it is one of the batch's, or ``clamp`` is not two numbers in rising order.
+        """
+        check_dtype("params", params)
+        mu, scale_param = F.halves(params, dim)
+        if dim % params.dim() < batch_dims:
+            raise ValueError(
+                f"dim {dim} of params (shape {list(params.shape)}) is one of the first batch_dims={batch_dims}, "
+                "which index data points: expected one of the event's"
+            )
+        if clamp is not None:
+            scale_param = clamped(scale_param, clamp, soft)
+        return cls(mu, scale_param, spread=spread, batch_dims=batch_dims, validate_args=validate_args)
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {"mu": constraints.real, "scale_param": _SPREADS[self.spread]}
+
+    @property
+    def mean(self) -> Tensor:
+        """``[*batch_shape, *event_shape]``, of mu's dtype: mu."""
+        return self.mu
+
+    @property
+    def mode(self) -> Tensor:
+        """``[*batch_shape, *event_shape]``, of mu's dtype: mu."""
+        return self.mu
+
+    @property
+    def logvar(self) -> Tensor:
+        """log sigma^2, ``[*batch_shape, *event_shape]``, of the given spread's dtype."""
+        logvar = _logvar(_wide(self.scale_param), self.spread)
+        return logvar.to(self.scale_param.dtype).expand(self.mu.shape)
+
+    @property
+    def stddev(self) -> Tensor:
+        """sigma, ``[*batch_shape, *event_shape]``, float32 for half parameters."""
+        s = _wide(self.scale_param)
+        match self.spread:
+            case "std":
+                stddev = s
+            case "var":
+                stddev = s.sqrt()
+            case _:
+                stddev = (0.5 * _logvar(s, self.spread)).exp()
+        return stddev.expand(self.mu.shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """sigma^2, ``[*batch_shape, *event_shape]``, float32 for half parameters."""
+        s = _wide(self.scale_param)
+        match self.spread:
+            case "std":
+                variance = s.square()
+            case "var":
+                variance = s
+            case _:
+                variance = _logvar(s, self.spread).exp()
+        return variance.expand(self.mu.shape)
+
+    def expand(self, batch_shape, _instance=None) -> "DiagonalGaussian":
+        """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
+        new, shape = self._expanded(DiagonalGaussian, batch_shape, _instance)
+        new.mu, new.scale_param, new.spread = self.mu.expand(shape), self.scale_param, self.spread
+        return new
+
+    def rsample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
+        """Reparameterised samples: :func:`aevb_ext.rsample`.
+
+        Args:
+            sample_shape: the shape of independent samples of each data point, of any rank.
+            generator: where a fresh noise key comes from: one generator, or a list of them, one per data point (of
+                ``batch_shape`` in row-major order). A data point's samples from its own generator do not depend on
+                the batch that it is in. Default: PyTorch's generator of the device.
+            key: the noise key instead, int64 ``[2]``, or ``[*batch_shape, 2]``: one for each data point.
+
+        Returns:
+            ``[*sample_shape, *batch_shape, *event_shape]``, of mu's dtype; differentiable in the parameters.
+
+        Raises:
+            ValueError: both key and generator are given; there are more or fewer generators than data points; a size
+                is negative.
+        """
+        n_samples = samples(sample_shape)
+        if n_samples == 0:
+            return self.mu.expand(*sample_shape, *self.mu.shape).clone()
+        noise = self._noise(self.mu.device, key, generator)
+        z = F.rsample(self.mu, self.scale_param, n_samples=n_samples, spread=self.spread, **noise)
+        return self._in_sample_shape(z, sample_shape)
+
+    def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
+        """:meth:`rsample` without a gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator=generator, key=key)
+
+    def rsample_kl(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """:meth:`rsample` and :meth:`kl` to N(0, I), ``[*batch_shape]``, in one pass: :func:`aevb_ext.rsample_kl`."""
+        n_samples = samples(sample_shape)
+        if n_samples == 0:
+            return self.rsample(sample_shape), self.kl()
+        z, kl = F.rsample_kl(
+            self.mu,
+            self.scale_param,
+            n_samples=n_samples,
+            spread=self.spread,
+            batch_dims=len(self._batch_shape),
+            **self._noise(self.mu.device, key, generator),
+        )
+        return self._in_sample_shape(z, sample_shape), kl
+
+    def kl(self, other=None) -> Tensor:
+        """KL divergence to ``other`` in nats, ``[*batch_shape]``; without it, to N(0, I): :func:`aevb_ext.gaussian_kl`.
+
+        Args:
+            other: a :class:`DiagonalGaussian`, or ``Normal`` or ``Independent(Normal, n)`` of torch.distributions, as
+                in ``torch.distributions.kl_divergence(self, other)``.
+        """
+        if other is not None:
+            return kl_divergence(self, other)
+        return F.gaussian_kl(self.mu, self.scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats: :func:`aevb_ext.gaussian_log_prob`.
+
+        Args:
+            value: ``[*samples, *batch_shape, *event_shape]``, the batch's dimensions broadcasting; floating, uint8 or
+                bool.
+
+        Returns:
+            ``[*samples, *batch_shape]``; differentiable in the parameters and in a floating value.
+
+        Raises:
+            ValueError: the shape does not fit (or with ``validate_args=True``, the value is NaN).
+            TypeError: value is no tensor of such a dtype.
+        """
+        shape = self._check_value(value)
+        event_dims = self.event_dims
+        if len(shape) == self.mu.dim() and shape == self.mu.shape:  # of other ranks, a compiler would guard on sizes
+            return F.gaussian_log_prob(
+                value, self.mu, self.scale_param, spread=self.spread, batch_dims=value.dim() - event_dims
+            )
+        # The density is symmetric in the value and the mean: the one without samples is the one to broadcast.
+        dtype = torch.promote_types(self.mu.dtype, self.scale_param.dtype)
+        if value.is_floating_point():
+            dtype = torch.promote_types(dtype, value.dtype)
+        value, scale_param = value.to(dtype).expand(shape), self.scale_param.to(dtype)
+        return F.gaussian_log_prob(self.mu, value, scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
+
+    def entropy(self) -> Tensor:
+        r"""Differential entropy :math:`\tfrac12 \sum_j 1 + \log 2\pi + \log \sigma_j^2` in nats, ``[*batch_shape]``."""
+        logvar = _logvar(_wide(self.scale_param), self.spread).expand(self.mu.shape)
+        return _reduce(0.5 * (1 + math.log(2 * math.pi) + logvar), self.event_dims, "sample")
+
+    def _in_sample_shape(self, z: Tensor, sample_shape) -> Tensor:
+        return z.reshape(*sample_shape, *self.mu.shape) if len(sample_shape) else z
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(mu: {self.mu.shape}, {self.spread}: {self.scale_param.shape}, "
+            f"batch_shape: {self._batch_shape}, event_shape: {self._event_shape})"
+        )

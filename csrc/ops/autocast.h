@@ -1,0 +1,39 @@
+// Operators under autocast, where what goes together comes in the dtypes of different layers: a mean in half precision,
+// a spread that was computed in float32. The operands of one call are promoted to the widest of theirs, as PyTorch's
+// operators of several operands do it; outside autocast dtypes that differ stay an error. The kernels here are only
+// reached while autocast is on.
+#pragma once
+#include <c10/core/ScalarType.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/library.h>
+
+#include <array>
+
+#include "ops/check.h"
+
+namespace aevb {
+
+struct WithoutAutocast : c10::impl::ExcludeDispatchKeyGuard {
+  WithoutAutocast() : ExcludeDispatchKeyGuard(c10::autocast_dispatch_keyset) {}
+};
+
+// Tensors may be undefined. If one is not of a dtype that the operators take, they are for their checks, as they are.
+template <class... Tensors>
+std::array<at::Tensor, sizeof...(Tensors)> promoted(const Tensors&... tensors) {
+  std::array<at::Tensor, sizeof...(Tensors)> all = {tensors...};
+  auto widest = at::ScalarType::Undefined;
+  for (const at::Tensor& t : all) {
+    if (!t.defined()) continue;
+    if (!is_floating(t.scalar_type())) return all;
+    widest = widest == at::ScalarType::Undefined ? t.scalar_type() : c10::promoteTypes(widest, t.scalar_type());
+  }
+  for (at::Tensor& t : all)
+    if (t.defined()) t = t.to(widest);
+  return all;
+}
+
+#define AEVB_AUTOCAST(name, function)                                                \
+  TORCH_LIBRARY_IMPL(aevb_ext, AutocastCPU, m) { m.impl(name, TORCH_FN(function)); } \
+  TORCH_LIBRARY_IMPL(aevb_ext, AutocastCUDA, m) { m.impl(name, TORCH_FN(function)); }
+
+}  // namespace aevb

@@ -1,0 +1,109 @@
+"""Every public thing in several processes: DistributedDataParallel, DataLoader's workers, and after a fork."""
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from public import ROWS, Program, inputs, same_bits, value_and_gradients
+from torch.nn.parallel import DistributedDataParallel
+
+import aevb_ext
+
+every_row = pytest.mark.parametrize("i", range(len(ROWS)), ids=map(str, ROWS))
+linux = pytest.mark.skipif(sys.platform != "linux", reason="no fork")
+SECONDS = 20  # after which a process that hangs is ended
+
+
+def _half(rank):
+    """Of a minibatch, for one of two processes."""
+    x, y, beta, key = inputs(6)
+    return *(t.chunk(2)[rank] for t in (x, y)), beta, key
+
+
+def _train_together(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    gradients = []
+    for row in ROWS:
+        program = DistributedDataParallel(Program(row))
+        program(*_half(rank))[0].backward()
+        gradients.append([p.grad for p in program.parameters()])
+    torch.save(gradients, f"{folder}/{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def trained_together():
+    """The gradients that two processes averaged, as each has them."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_train_together, (folder,), nprocs=2)
+        yield [torch.load(Path(folder) / str(rank)) for rank in range(2)]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+@every_row
+def test_distributed_data_parallel(trained_together, i):
+    """The gradients of the whole minibatch, and the same bits in both processes."""
+    found, other = (gradients[i] for gradients in trained_together)
+    assert same_bits(found, other)
+    program = Program(ROWS[i])
+    halves = [value_and_gradients(program, *_half(rank))[2][:-1] for rank in range(2)]
+    torch.testing.assert_close(found, [(a + b) / 2 for a, b in zip(*halves, strict=True)])
+
+
+class _Losses(torch.utils.data.Dataset):
+    """Of each row: what its program gives, and its gradients."""
+
+    def __len__(self):
+        return len(ROWS)
+
+    def __getitem__(self, i):
+        program = Program(ROWS[i])
+        loss, outputs, gradients = value_and_gradients(program, *inputs(4))
+        return [loss.detach(), *(o.detach() for o in outputs), *gradients]
+
+
+@linux
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_loader_workers(start):
+    """What a data set computes in a worker is what it computes here."""
+    here = _Losses()
+    expected = [here[i] for i in range(len(ROWS))]
+    loader = torch.utils.data.DataLoader(
+        here, batch_size=None, num_workers=2, multiprocessing_context=start, timeout=SECONDS
+    )
+    for row, found, wanted in zip(ROWS, loader, expected, strict=True):
+        assert same_bits(found, wanted), str(row)
+
+
+def _large():
+    """A step whose rows are shared out among threads, where there are several."""
+    generator = torch.Generator().manual_seed(0)
+    x, params = torch.rand(64, 4096, generator=generator), torch.randn(64, 8192, generator=generator).requires_grad_()
+    mu, logvar = aevb_ext.halves(params)
+    z, kl = aevb_ext.rsample_kl(mu, logvar, key=torch.tensor([1, 2]))
+    bound = aevb_ext.bernoulli_log_prob(x, z) + aevb_ext.gaussian_log_prob(x, z, logvar) - kl
+    return bound, z, *torch.autograd.grad(bound, params, torch.full_like(bound, 3))
+
+
+@linux
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_in_the_child_of_a_fork():
+    """The threads that worked for the parent are not there: nobody waits for them, and the bits are the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = _large()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(SECONDS)
+            os._exit(0 if same_bits(_large(), expected) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert same_bits(_large(), expected)
+    finally:
+        torch.set_num_threads(threads)
