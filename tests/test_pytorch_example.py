@@ -38,6 +38,10 @@ def _run(folder, monkeypatch, capsys, *options):
     return [float(loss) for loss in LOSSES.findall(capsys.readouterr().out)]
 
 
+def test_the_readme_prints_it():
+    assert f"```diff\n{DIFF.read_text()}```" in (REPOSITORY / "README.md").read_text()
+
+
 def test_is_four_lines():
     added = [line for line in DIFF.read_text().splitlines() if re.match(r"\+(?!\+\+)", line)]
     assert len(added) == 4
