@@ -19,11 +19,17 @@ AEVB_INLINE void along(int count, Body body) {
 }
 
 // An operand's elements in a chunk: an array of some type, or, where `step` is 0 and not all ones, one vector of them.
+// Where its rows lie apart, the processor's own prefetching gives up at the end of each, and what is so many bytes on
+// is asked for instead: a later row.
 struct Run {
   const void* data;
   Type type;
   int step;
+  int64_t ahead = 0;
 };
+
+// Elements that a later row is ahead by, at least; and those that are asked for at a time.
+constexpr int kAhead = 1024, kStretch = 128;
 
 template <class T>
 Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
@@ -33,17 +39,19 @@ Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer)
   };
   if (last == 0 && input.stride[0] == 1 && converts<T>(input.type)) return at(chunk.flat);
   // Rows that lie one way or another, but each in one piece.
-  if (chunk.rows == 1 && input.size[last] % chunk.event == 0 && input.stride[last] <= 1 &&
-      (input.stride[last] == 0 || converts<T>(input.type))) {
-    const int64_t within = chunk.flat % input.size[last];
-    int64_t offset = within * input.stride[last], rest = chunk.flat / input.size[last];
-    for (int d = last - 1; d >= 0; --d) {
-      offset += (d ? rest % input.size[d] : rest) * input.stride[d];
-      rest /= d ? input.size[d] : 1;
+  if (chunk.rows == 1 && (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)))) {
+    int64_t index[kMaxDims];
+    const int64_t offset = offset_of(input, chunk.flat, index);
+    if (chunk.size <= input.size[last] - index[last]) {
+      if (input.stride[last] == 1) {
+        Run run = at(offset);
+        if (last > 0 && input.size[last] <= kBlock)
+          run.ahead = (input.size[last] + kAhead - 1) / input.size[last] * input.stride[last - 1] * size_of(input.type);
+        return run;
+      }
+      gather(input.type, input.data, offset, 0, Vec<T>::lanes, buffer.data);
+      return {buffer.data, wide, 0};
     }
-    if (input.stride[last] == 1) return at(offset);
-    gather(input.type, input.data, offset, 0, Vec<T>::lanes, buffer.data);
-    return {buffer.data, wide, 0};
   }
   return {stage(input, chunk.flat, chunk.size, wide, buffer), wide, -1};
 }
@@ -54,6 +62,13 @@ bool stays(const Input& input, const RowCall& call) {
   const int last = input.dims - 1;
   return input.size[last] % call.event == 0 &&
          (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)));
+}
+
+// Asks for what will be wanted after elements [begin, end) of a run.
+inline void ask_ahead(const Run& run, int begin, int end) {
+  if (!run.ahead) return;
+  const char* const later = static_cast<const char*>(run.data) + run.ahead;
+  for (int i = begin * size_of(run.type); i < end * size_of(run.type); i += 64) __builtin_prefetch(later + i);
 }
 
 // The formula's value and gradient with operands and results in arrays.
@@ -193,11 +208,15 @@ class RowPass {
     };
     constexpr int lanes = N::lanes;
     int i = 0;
-    for (; i + lanes <= chunk.size; i += lanes)
-      body([i](const Run& run) AEVB_INLINE_BODY { return load_from<T>(run.type, run.data, i & run.step); },
-           [i](N v, Type type, void* p, bool streamed)
-               AEVB_INLINE_BODY { streamed ? v.stream(static_cast<T*>(p) + i) : store_to(type, p, i, v); },
-           [](N v) AEVB_INLINE_BODY { return v; });
+    for (const int whole = chunk.size / lanes * lanes; i < whole;) {
+      const int end = whole - i < kStretch ? whole : i + kStretch;
+      for (int k = 0; k < arity; ++k) ask_ahead(in[k], i, end);
+      for (; i < end; i += lanes)
+        body([i](const Run& run) AEVB_INLINE_BODY { return load_from<T>(run.type, run.data, i & run.step); },
+             [i](N v, Type type, void* p, bool streamed)
+                 AEVB_INLINE_BODY { streamed ? v.stream(static_cast<T*>(p) + i) : store_to(type, p, i, v); },
+             [](N v) AEVB_INLINE_BODY { return v; });
+    }
     if (const int rest = chunk.size - i; rest > 0)
       body([=](const Run& run) { return load_from<T>(run.type, run.data, i & run.step, rest); },
            [=](N v, Type type, void* p, bool) { store_to(type, p, i, v, rest); }, [=](N v) { return v.first(rest); });

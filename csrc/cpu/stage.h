@@ -185,16 +185,23 @@ void gather(Type type, const void* base, int64_t offset, int64_t stride, int cou
   }
 }
 
+// Where the element with a flat index lies, and its index in each dimension.
+AEVB_INLINE int64_t offset_of(const Input& input, int64_t flat, int64_t (&index)[kMaxDims]) {
+  int64_t offset = 0;
+  for (int d = input.dims - 1; d > 0; --d) {
+    index[d] = flat % input.size[d];
+    flat /= input.size[d];
+    offset += index[d] * input.stride[d];
+  }
+  index[0] = flat;
+  return offset + flat * input.stride[0];
+}
+
 // The elements of `input` with flat indices [begin, begin + count), contiguous: in place, or copied to `buffer`.
 template <class W>
 const W* stage(const Input& input, int64_t begin, int count, Type wide, Buffer<W>& buffer) {
   const int last = input.dims - 1;
-  int64_t index[kMaxDims], offset = 0, rest = begin;
-  for (int d = last; d >= 0; --d) {
-    index[d] = d ? rest % input.size[d] : rest;
-    rest /= d ? input.size[d] : 1;
-    offset += index[d] * input.stride[d];
-  }
+  int64_t index[kMaxDims], offset = offset_of(input, begin, index);
   const int64_t stride = input.stride[last];
   if (input.type == wide && stride == 1 && count <= input.size[last] - index[last])
     return static_cast<const W*>(input.data) + offset;
