@@ -6,8 +6,9 @@ direction, except where its docstring says otherwise. What differs from PyTorch,
 * Values are computed in float32 (float64 for float64) and rounded once to the dtype of the inputs, as PyTorch's are.
   Under autocast they stay float32, and every function is allowed.
 * Targets may be bool, uint8 or of another floating dtype than the input.
-* No value is looked at on the host, so none is refused: what PyTorch finds out of range (at the cost of waiting for the
-  device) gives NaN, in its own element, and in every sum that it is part of.
+* No value is looked at on the host, so none is refused: a probability or variance that PyTorch finds out of range (at
+  the cost of waiting for the device) gives NaN, in its own element, and in every sum that it is part of. A target
+  outside [0, 1] is taken as it is.
 * ``weight`` and ``pos_weight`` may require gradients.
 """
 
@@ -303,7 +304,7 @@ def _result_dtype(input: Tensor, *others: Tensor) -> torch.dtype:
     for other in others:
         dtype = torch.promote_types(dtype, other.dtype) if other.is_floating_point() else dtype
     device = input.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    autocast = device != "meta" and torch.is_autocast_enabled(device)  # which meta does not have
     return torch.promote_types(dtype, torch.float32) if autocast else dtype
 
 
