@@ -44,11 +44,11 @@ def seed():
     torch.manual_seed(0)
 
 
-def posterior_parameters(batch, latent=4, spread=1.0, dtype=torch.float64, device="cpu"):
+def posterior_parameters(batch, latent=4, dtype=torch.float64):
     """Some dimensions nearly at the prior and some far away, so that free bits act on some of them alone."""
     mu = torch.randn(batch, latent, dtype=dtype) * torch.linspace(0.01, 2, latent, dtype=dtype)
-    logvar = spread * torch.linspace(0, -2, latent, dtype=dtype) * torch.rand(batch, latent, dtype=dtype)
-    return tuple(t.to(device).requires_grad_() for t in (mu, logvar))
+    logvar = torch.linspace(0, -2, latent, dtype=dtype) * torch.rand(batch, latent, dtype=dtype)
+    return mu.requires_grad_(), logvar.requires_grad_()
 
 
 class Decoder(torch.nn.Module):
@@ -63,13 +63,12 @@ class Decoder(torch.nn.Module):
         return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
 
 
-def make_prior(kind):
+def make_prior(kind, device="cpu"):
     """The prior as ELBO is given it, the same as a torch.distributions object, and its parameters."""
+    zero = torch.zeros(4, dtype=torch.float64, device=device)
     if kind == "standard":
-        zero = torch.zeros(4, dtype=torch.float64)
         return None, Normal(zero, zero + 1), []
-    mu, logvar = (0.3 * torch.randn(4, dtype=torch.float64)).requires_grad_(), torch.zeros((), dtype=torch.float64)
-    logvar = (logvar + 0.4).requires_grad_()
+    mu, logvar = (0.3 * zero.clone().normal_()).requires_grad_(), (zero[0] + 0.4).requires_grad_()
     theirs = Normal(mu, (0.5 * logvar).exp().expand(4))
     given = {
         "tuple": (mu, logvar),
@@ -126,11 +125,12 @@ class TestDefinition:
         ("name", "prior"),
         [(n, p) for n, o in OPTIONS.items() for p in PRIORS if not ("free_bits" in o and p == "torch")],
     )
-    def test_values_and_gradients(self, name, prior):
+    def test_values_and_gradients(self, name, prior, device):
         options = OPTIONS[name]
-        given, theirs, prior_parameters = make_prior(prior)
-        (mu, logvar), decoder, x = posterior_parameters(5), Decoder(), torch.rand(5, 6, dtype=torch.float64)
-        terms = ELBO(**options)(x, (mu, logvar), decoder, prior=given, key=KEY)
+        given, theirs, prior_parameters = make_prior(prior, device)
+        mu, logvar = (t.detach().to(device).requires_grad_() for t in posterior_parameters(5))
+        decoder, x = Decoder().to(device), torch.rand(5, 6, dtype=torch.float64, device=device)
+        terms = ELBO(**options).to(device)(x, (mu, logvar), decoder, prior=given, key=KEY.to(device))
         (bound, reconstruction, kl), objective = plain(x, mu, logvar, decoder, theirs, **options)
         if "free_bits" in options:
             torch.testing.assert_close(terms.bound.mean(), bound.mean())
@@ -158,9 +158,10 @@ class TestDefinition:
     def test_every_spread_is_the_same_posterior(self, options, spread):
         (mu, logvar), decoder, x = posterior_parameters(5), Decoder(), torch.rand(5, 6, dtype=torch.float64)
         s = {"log_std": logvar / 2, "std": (logvar / 2).exp(), "var": logvar.exp()}[spread]
-        elbo, prior = ELBO(**options), tuple(t.detach() for t in make_prior("tuple")[0])
-        terms = elbo(x, DiagonalGaussian(mu, s, spread=spread), decoder, prior=prior, key=KEY)
-        torch.testing.assert_close(terms, elbo(x, (mu, logvar), decoder, prior=prior, key=KEY))
+        elbo = ELBO(**options)
+        for prior in (None, (torch.full((4,), 0.1, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64))):
+            terms = elbo(x, DiagonalGaussian(mu, s, spread=spread), decoder, prior=prior, key=KEY)
+            torch.testing.assert_close(terms, elbo(x, (mu, logvar), decoder, prior=prior, key=KEY))
 
 
 class TestFreeBits:
@@ -216,6 +217,12 @@ class TestFreeBits:
         assert torch.equal(terms.bound[rows], expected)
         assert terms.bound[2].isnan() and terms.kl[2].isnan()
 
+    def test_a_nan_shows_in_a_group_that_is_free_too(self):
+        mu = torch.full((5, 2), 0.1)
+        mu[2, 0] = math.nan
+        terms = ELBO(free_bits=0.5)(mu, (mu, 0 * mu), lambda x, z: z.new_zeros(5), key=KEY)
+        assert terms.bound.isnan().tolist() == [False, False, True, False, False]
+
 
 class TestSchedules:
     def test_warm_up_is_linear(self):
@@ -240,6 +247,13 @@ class TestSchedules:
         terms = elbo(x, (mu, logvar), Decoder(), key=KEY)
         expected = terms.reconstruction - 1.5 * (terms.kl - 9 / 8).abs()
         torch.testing.assert_close(terms.bound, expected)
+
+    def test_they_weigh_the_divergence_of_samples(self):
+        (mu, logvar), x = posterior_parameters(5), torch.rand(5, 6, dtype=torch.float64)
+        elbo = ELBO(3, gradient="stl", beta=2.0, warmup_steps=4)
+        elbo.step()
+        terms = elbo(x, (mu, logvar), Decoder(), key=KEY)
+        torch.testing.assert_close(terms.bound, terms.reconstruction - 0.5 * terms.kl)
 
     def test_beta_may_change_between_a_forward_and_its_backward(self):
         (mu, logvar), x = posterior_parameters(5), torch.rand(5, 6, dtype=torch.float64)
@@ -422,6 +436,9 @@ class TestNumbers:
         before = terms.bound.clone()
         terms.kl.detach().zero_(), terms.reconstruction.detach().zero_()
         assert torch.equal(terms.bound, before)
+        # What flows back to z is multiplied by the weights there: the terms would get a gradient that is not theirs.
+        for term in (terms.kl, terms.reconstruction):
+            assert term.requires_grad == (options.get("gradient") != "dreg")
 
     def test_a_prior_of_which_only_the_density_is_known(self):
         (mu, logvar), decoder, x = posterior_parameters(5), Decoder(), torch.rand(5, 6, dtype=torch.float64)

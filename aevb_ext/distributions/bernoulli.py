@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, kl_divergence
 from torch.distributions.utils import probs_to_logits
+from torch.nn.functional import logsigmoid
 
 from .. import functional as F
 from ..reference import _reduce, _wide
@@ -18,7 +19,8 @@ class Bernoulli(Factorised):
     Args:
         probs, logits: one of the two, ``[*batch_shape, *event_shape]``: the probability of a 1, or its log odds;
             float64, float32, bfloat16 or float16.
-        batch_dims: how many of its dimensions index data points; the later ones are the event.
+        batch_dims: how many of its dimensions index data points (and samples: 2 for logits ``[L, B, *event]`` of L
+            samples of z each); the later ones are the event.
         validate_args: True: probabilities outside [0, 1], NaN, and values that are neither 0 nor 1 raise ValueError, as
             in torch.distributions, for which the host waits for the device. None or False: only shapes and dtypes.
 
@@ -153,6 +155,36 @@ class Bernoulli(Factorised):
         a = self._finite_logits().abs()
         return _reduce((-a).exp().log1p() + a * (-a).sigmoid(), self.event_dims, "sample")
 
+    def kl(self, other) -> Tensor:
+        r"""KL divergence of this to ``other`` in nats: :math:`\sum_i p \log(p / q) + (1 - p) \log((1 - p) / (1 - q))`.
+
+        Near equality that cancels; there, with d the difference of the log odds and :math:`\varphi(x) = e^x - 1 - x`,
+        it is the logarithm of :math:`1 + p \varphi((1 - p) d) + (1 - p) \varphi(-p d)`, of which no term is negative.
+
+        Args:
+            other: a :class:`Bernoulli`, whose batch broadcasts with this one's, or ``Bernoulli`` or
+                ``Independent(Bernoulli, n)`` of torch.distributions, as in :meth:`DiagonalGaussian.kl`.
+
+        Returns:
+            ``[*batch_shape]``, the two broadcast; infinite where q's probability is 0 or 1 and p's is not.
+
+        Raises:
+            ValueError: the events differ, or the batches do not broadcast.
+        """
+        if not isinstance(other, Bernoulli):
+            return kl_divergence(self, other)
+        self._common_shape(other)
+        (p, not_p), (a, b) = self._both_probs(), (self._finite_logits(), other._finite_logits())
+        d = b - a
+        small = d.clamp(-1, 1)
+        near = torch.log1p(p * _excess(not_p * small) + not_p * _excess(-p * small))
+        far = p * (logsigmoid(a) - logsigmoid(b)) + not_p * (logsigmoid(-a) - logsigmoid(-b))
+        kl = torch.where(d.abs() < 1, near, far)
+        if other.param_name == "probs":
+            q, not_q = other._both_probs()
+            kl = kl.masked_fill((q == 0) & (p > 0) | (not_q == 0) & (not_p > 0), torch.inf)
+        return _reduce(kl, self.event_dims, "sample")
+
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """0 and 1 in a new leading dimension; for events of more than one bit NotImplementedError."""
         if self.event_dims:
@@ -179,3 +211,8 @@ class Bernoulli(Factorised):
             f"{type(self).__name__}({self.param_name}: {self.param.shape}, "
             f"batch_shape: {self._batch_shape}, event_shape: {self._event_shape})"
         )
+
+
+def _excess(x: Tensor) -> Tensor:
+    """e^x - 1 - x without cancellation: twice the KL divergence of N(0, e^x) to N(0, 1)."""
+    return 2 * F.gaussian_kl(torch.zeros_like(x), x, reduction="none", batch_dims=0)

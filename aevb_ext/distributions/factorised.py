@@ -82,6 +82,14 @@ class Factorised(Distribution):
         new._validate_args = self._validate_args
         return new, batch_shape + self._event_shape
 
+    def _common_shape(self, other: "Factorised") -> Size:
+        """The batch shape to which both broadcast, and the event's; ValueError naming both if there is none."""
+        if self.event_shape != other.event_shape:
+            raise ValueError(
+                f"p has event_shape {list(self.event_shape)}, but q has {list(other.event_shape)}: expected one"
+            )
+        return broadcast("p's batch", self.batch_shape, "q's batch", other.batch_shape) + self.event_shape
+
     def _noise(self, device: torch.device, key: Tensor | None, generator) -> dict:
         """``key`` and ``generator`` for :mod:`aevb_ext.functional`: a list of generators as one key for each point."""
         if not isinstance(generator, (list, tuple)):

@@ -1,5 +1,6 @@
 """The diagonal Gaussian."""
 
+import functools
 import math
 
 import torch
@@ -29,7 +30,8 @@ class DiagonalGaussian(Factorised):
         mu: ``[*batch_shape, *event_shape]``: float64, float32, bfloat16 or float16.
         logvar: the spread, of mu's dtype and shape, or broadcasting to it.
         spread: the parameterisation of ``logvar``: ``"logvar"`` | ``"log_std"`` | ``"std"`` | ``"var"``.
-        batch_dims: how many dimensions of mu index data points; the later ones are the event.
+        batch_dims: how many dimensions of mu index data points (and samples: 2 for a decoder's mu ``[L, B, *event]``);
+            the later ones are the event.
         validate_args: True: values that are not real, or a std or var that is not positive, raise ValueError, as in
             torch.distributions, for which the host waits for the device. None or False: only shapes and dtypes.
 
@@ -200,15 +202,37 @@ class DiagonalGaussian(Factorised):
         return self._in_sample_shape(z, sample_shape), kl
 
     def kl(self, other=None) -> Tensor:
-        """KL divergence to ``other`` in nats, ``[*batch_shape]``; without it, to N(0, I): :func:`aevb_ext.gaussian_kl`.
+        """KL divergence of this to ``other`` in nats; without it, to N(0, I): :func:`aevb_ext.gaussian_kl`.
+
+        What ``torch.distributions.kl_divergence`` computes too. (Under torch.compile that one compiles once more after
+        the first use of two types, which PyTorch enters in a table.)
 
         Args:
-            other: a :class:`DiagonalGaussian`, or ``Normal`` or ``Independent(Normal, n)`` of torch.distributions, as
-                in ``torch.distributions.kl_divergence(self, other)``.
+            other: a :class:`DiagonalGaussian`, whose batch broadcasts with this one's and whose spread may be in
+                another parameterisation; or ``Normal`` or ``Independent(Normal, n)`` of torch.distributions. A
+                ``Normal`` is read as the product of what it broadcasts to over the event.
+
+        Returns:
+            ``[*batch_shape]``, the two broadcast.
+
+        Raises:
+            ValueError: the events differ, or the batches do not broadcast.
         """
-        if other is not None:
+        if other is None:
+            return F.gaussian_kl(self.mu, self.scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
+        if not isinstance(other, DiagonalGaussian):
             return kl_divergence(self, other)
-        return F.gaussian_kl(self.mu, self.scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
+        shape, spread = self._common_shape(other), self.spread
+        scales = [self.scale_param, other.scale_param]
+        if spread != other.spread:
+            # Logarithms of both: they never overflow, and that of a log_std is exact.
+            scales = [_logvar(_wide(d.scale_param), d.spread) for d in (self, other)]
+            spread = "logvar"
+        operands = [self.mu.expand(shape), scales[0], other.mu, scales[1]]
+        if self.mu.dtype != other.mu.dtype or self.spread != other.spread:
+            dtype = functools.reduce(torch.promote_types, (t.dtype for t in operands))
+            operands = [t.to(dtype) for t in operands]
+        return F.gaussian_kl(*operands, spread=spread, batch_dims=len(shape) - self.event_dims)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats: :func:`aevb_ext.gaussian_log_prob`.
