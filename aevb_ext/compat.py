@@ -156,6 +156,8 @@ def gaussian_nll_loss(
     else:
         var = input.new_full((), max(var, eps))
     _check_device(input, target=target)
+    if target.is_complex() or target.is_floating_point():
+        _check_floating("target", target)
     x = target if target.dtype in _DATA else target.to(input.dtype)  # integers, which PyTorch takes here
     dtype = _result_dtype(input, x, var)
     arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
