@@ -329,9 +329,9 @@ def _device(device, generator) -> torch.device:
 
 def _fresh_key(device, generator) -> Tensor:
     if isinstance(generator, (list, tuple)):
-        keys = [ops.noise_key(device, generator=g) for g in generator]
+        keys = [ops.noise_key(device=device, generator=g) for g in generator]
         return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)
-    return ops.noise_key(device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0)
+    return ops.noise_key(device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0)
 
 
 _calls = itertools.count(1)

@@ -4,65 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as F
-from .nn import Linear
+from .nn import BernoulliDecoder, GaussianDecoder, Linear
 
 __all__ = ["LIKELIHOODS", "VAE", "BernoulliDecoder", "GaussianDecoder", "mlp_vae"]
-
-
-class BernoulliDecoder(nn.Module):
-    r""":math:`p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \mathrm{sigmoid}(l_i(z)))` (appendix C.1).
-
-    Args:
-        net: ``z [*, latent]`` to logits ``[*, *event]``.
-    """
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def log_prob(self, x: Tensor, z: Tensor, x_scale: float) -> Tensor:
-        """log p(x | z): x ``[B, *event]``, z ``[*samples, B, latent]``; gives ``[*samples, B]``."""
-        return F.bernoulli_log_prob(x, self.net(z), x_scale=x_scale)
-
-    def mean(self, z: Tensor) -> Tensor:
-        """E[x | z], ``[*, *event]``."""
-        return self.net(z).sigmoid()
-
-    def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
-        """Raise ValueError naming ``name`` unless all of ``x * x_scale`` is in [0, 1]."""
-        low, high = (x.min().item() * x_scale, x.max().item() * x_scale) if x.numel() else (0.0, 1.0)
-        # Written so that a NaN fails; 1e-6 for 255 * float(1 / 255) and its like.
-        if not (low >= 0 and high <= 1 + 1e-6):
-            raise ValueError(
-                f"{name} * x_scale lies in [{low:.6g}, {high:.6g}], outside the support [0, 1] of the Bernoulli "
-                f"likelihood (x_scale is {x_scale:.6g}; it should map the largest value to 1)"
-            )
-
-
-class GaussianDecoder(nn.Module):
-    r""":math:`p(x | z) = N(x; \mathrm{sigmoid}(m(z)), \sigma^2(z) I)` (appendix C.2; the mean is squashed to (0, 1)).
-
-    Args:
-        net: ``z [*, latent]`` to packed ``[*, 2 * D]``: the mean before the sigmoid, then log sigma^2.
-    """
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def log_prob(self, x: Tensor, z: Tensor, x_scale: float) -> Tensor:
-        """log p(x | z): x ``[B, D]``, z ``[*samples, B, latent]``; gives ``[*samples, B]``."""
-        mean, logvar = F.halves(self.net(z))
-        return F.gaussian_log_prob(x, mean.sigmoid(), logvar, x_scale=x_scale)
-
-    def mean(self, z: Tensor) -> Tensor:
-        """E[x | z], ``[*, D]``."""
-        return self.net(z).chunk(2, -1)[0].sigmoid()
-
-    def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
-        """Raise ValueError naming ``name`` unless all of x is finite."""
-        if not torch.isfinite(x).all():
-            raise ValueError(f"{name} has values that are not finite; the Gaussian likelihood needs finite numbers")
 
 
 class VAE(nn.Module):

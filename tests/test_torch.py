@@ -62,7 +62,7 @@ class TestOpcheck:
     def test_noise_key(self, device):
         """Its result is random, so what compares two runs of it does not apply."""
         utilities = ("test_schema", "test_autograd_registration", "test_faketensor")
-        torch.library.opcheck(torch.ops.aevb_ext.noise_key.default, (device,), test_utils=utilities)
+        torch.library.opcheck(torch.ops.aevb_ext.noise_key.default, (), {"device": device}, test_utils=utilities)
 
     def test_there_are_no_others(self):
         backward = {operator.name + "_backward" for operator in OPERATORS}

@@ -44,9 +44,10 @@ Tensor noise_key(c10::Device device, const Generator& generator, Count n, int64_
 }  // namespace
 
 // Seeded and nondeterministic: a compiler must neither merge two draws nor draw again instead of keeping one. (What
-// divides a graph into forward and backward does merge them, unless `call` differs: it goes by a list of its own.)
+// divides a graph into forward and backward does merge them, unless `call` differs: it goes by a list of its own. And
+// where a checkpoint is compiled, what draws a key again looks for the device among the keyword arguments.)
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
-  m.def("noise_key(Device device, *, Generator? generator=None, SymInt? n=None, int call=0) -> Tensor",
+  m.def("noise_key(*, Device device, Generator? generator=None, SymInt? n=None, int call=0) -> Tensor",
         {at::Tag::nondeterministic_seeded});
 }
 TORCH_LIBRARY_IMPL(aevb_ext, CompositeExplicitAutograd, m) { m.impl("noise_key", TORCH_FN(noise_key)); }

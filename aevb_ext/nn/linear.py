@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ._library import ops
+from .._library import ops
 
 __all__ = ["Linear"]
 

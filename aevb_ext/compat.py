@@ -1,0 +1,323 @@
+"""PyTorch's own losses on these operators: the same names, arguments and defaults, so that only an import changes.
+
+``import aevb_ext.compat as F`` and ``F.binary_cross_entropy(...)`` stays as it is. Each is one pass over memory in each
+direction, except where its docstring says otherwise. What differs from PyTorch, everywhere:
+
+* Values are computed in float32 (float64 for float64) and rounded once to the dtype of the inputs, as PyTorch's are.
+  Under autocast they stay float32, and every function is allowed.
+* Targets may be bool, uint8 or of another floating dtype than the input.
+* No value is looked at on the host, so none is refused: a probability or variance that PyTorch finds out of range (at
+  the cost of waiting for the device) gives NaN, in its own element, and in every sum that it is part of. A target
+  outside [0, 1] is taken as it is.
+* ``weight`` and ``pos_weight`` may require gradients.
+"""
+
+import math
+import warnings
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from . import functional
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "gaussian_nll_loss",
+    "reparameterize",
+    "vae_loss",
+]
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    r"""``torch.nn.functional.binary_cross_entropy_with_logits``: minus :func:`aevb_ext.bernoulli_log_prob`.
+
+    .. math:: -w \left(p\, x \log \sigma(l) + (1 - x) \log \sigma(-l)\right)
+
+    With ``weight`` :math:`w` or ``pos_weight`` :math:`p`, some passes more: elementwise values, weighed and then
+    reduced. ``pos_weight`` is exact for large negative logits too, where PyTorch takes the difference of two terms.
+
+    Args:
+        input: logits of any shape, floating.
+        target: of the input's shape, any number, usually in [0, 1].
+        weight: broadcasting to the input's shape.
+        size_average, reduce: deprecated; they override ``reduction``, as in PyTorch.
+        reduction: ``"mean"`` (over *all elements*: this is not the ELBO of a minibatch) | ``"sum"`` | ``"none"``.
+        pos_weight: weight of the positive term, broadcasting to the input's shape.
+
+    Returns:
+        A scalar, or the input's shape for ``"none"``.
+
+    Raises:
+        ValueError: shapes, devices or ``reduction`` do not fit.
+        TypeError: a dtype is not supported.
+    """
+    reduction = _reduction(size_average, reduce, reduction)
+    logits, dtype = _bernoulli(input, target, weight=weight, pos_weight=pos_weight)
+    if pos_weight is None:
+        return _loss(functional.bernoulli_log_prob, target, logits, reduction, weight).to(dtype)
+    # With a = p x and b = 1 - x the loss is (a + b) log(1 + e^-|l|) + b l, or - a l where l <= 0: nothing cancels. The
+    # operator gives minus that logarithm for the target that is the likelier.
+    likelier = logits > 0
+    log_likelier = functional.bernoulli_log_prob(likelier, logits, reduction="none", batch_dims=min(1, logits.dim()))
+    x = target.to(log_likelier.dtype)
+    positive, negative = pos_weight.to(x.dtype) * x, 1 - x
+    slope = torch.where(likelier, negative, -positive)
+    losses = torch.addcmul(slope * logits, positive + negative, log_likelier, value=-1)
+    return _reduce(losses, reduction, weight).to(dtype)
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""``torch.nn.functional.binary_cross_entropy``: minus :func:`aevb_ext.bernoulli_log_prob_of_probs`.
+
+    .. math:: -w \left(x \max(\log p, -100) + (1 - x) \max(\log(1 - p), -100)\right)
+
+    Allowed under autocast, where PyTorch refuses it on CUDA for fear of half precision: the arithmetic here is in
+    float32, and so is the gradient's least denominator of 1e-12, which is 0 in PyTorch's float16. A probability outside
+    [0, 1] gives NaN, where PyTorch raises a RuntimeError (and on a GPU stops the program). With ``weight``, some passes
+    more.
+
+    Args:
+        input: probabilities of any shape, floating, in [0, 1].
+        target: of the input's shape, usually in [0, 1].
+        weight: broadcasting to the input's shape.
+        size_average, reduce: deprecated; they override ``reduction``, as in PyTorch.
+        reduction: ``"mean"`` (over *all elements*: this is not the ELBO of a minibatch) | ``"sum"`` | ``"none"``.
+
+    Returns:
+        A scalar, or the input's shape for ``"none"``.
+
+    Raises:
+        ValueError: shapes, devices or ``reduction`` do not fit.
+        TypeError: a dtype is not supported.
+    """
+    reduction = _reduction(size_average, reduce, reduction)
+    probs, dtype = _bernoulli(input, target, weight=weight)
+    return _loss(functional.bernoulli_log_prob_of_probs, target, probs, reduction, weight).to(dtype)
+
+
+def gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""``torch.nn.functional.gaussian_nll_loss``: minus :func:`aevb_ext.gaussian_log_prob` of a variance.
+
+    .. math:: \tfrac12 \left(\log \max(\sigma^2, \epsilon) + (x - \mu)^2 / \max(\sigma^2, \epsilon)\right)
+              \quad [\, + \tfrac12 \log 2\pi \text{ if full} \,]
+
+    The floor passes gradients to ``var`` as if it were not there, as in PyTorch. It takes passes over ``var`` of its
+    own; :func:`aevb_ext.gaussian_log_prob` of a logvar needs no floor. A negative variance in a tensor gives NaN, where
+    PyTorch raises a ValueError after waiting for the device.
+
+    Args:
+        input: means, floating.
+        target: data, broadcasting with the input.
+        var: variances of the input's shape, or of that with the last dimension left out or with a single dimension of
+            size 1, or one number for all.
+        full: add the constant.
+        eps: the least variance.
+        reduction: ``"mean"`` (over *all elements*: this is not the ELBO of a minibatch) | ``"sum"`` | ``"none"``.
+
+    Returns:
+        A scalar, or the broadcast shape for ``"none"``.
+
+    Raises:
+        ValueError: shapes, devices or ``reduction`` do not fit, or ``var`` is a negative number.
+        TypeError: a dtype is not supported.
+    """
+    reduction = _reduction(None, None, reduction)
+    _check_floating("input", input)
+    if isinstance(var, Tensor):
+        _check_floating("var", var)
+        _check_device(input, var=var)
+        var = _at_least(eps, _spread_over(input, var))
+    elif var < 0:
+        raise ValueError(f"var has negative entry/entries: expected a variance, got {var}")
+    else:
+        var = input.new_full((), max(var, eps))
+    _check_device(input, target=target)
+    if target.is_complex() or target.is_floating_point():
+        _check_floating("target", target)
+    x = target if target.dtype in _DATA else target.to(input.dtype)  # integers, which PyTorch takes here
+    dtype = _result_dtype(input, x, var)
+    arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
+    mu, x = torch.broadcast_tensors(input.to(arithmetic), x)
+    log_prob = partial(functional.gaussian_log_prob, logvar=var.to(arithmetic), spread="var")
+    return _loss(log_prob, x, mu, reduction, offset=0.0 if full else -0.5 * math.log(2 * math.pi)).to(dtype)
+
+
+def reparameterize(mu: Tensor, logvar: Tensor) -> Tensor:
+    r"""``reparameterize`` of PyTorch's VAE example: :func:`aevb_ext.rsample`, :math:`z = \mu + e^{v/2} \epsilon`.
+
+    The noise is another than ``torch.randn_like`` draws from the same seed, and each element of z has its own, also
+    where ``logvar`` is broadcast.
+
+    Args:
+        mu: ``[B, *event]``, floating.
+        logvar: of the same shape, or broadcasting with it.
+
+    Returns:
+        z, of the broadcast shape and the wider of both dtypes.
+
+    Raises:
+        ValueError: shapes or devices do not fit.
+        TypeError: a dtype is not floating.
+    """
+    mu, logvar = _alike(mu, logvar)
+    return functional.rsample(mu, logvar)
+
+
+def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    r"""``loss_function`` of PyTorch's VAE example: reconstruction and KL to N(0, I), summed over the minibatch.
+
+    .. math:: -\sum x \log \hat x + (1 - x) \log(1 - \hat x)
+              \; - \tfrac12 \sum 1 + v - \mu^2 - e^v
+
+    Minus :func:`aevb_ext.bernoulli_log_prob_of_probs` plus :func:`aevb_ext.gaussian_kl`: the KL keeps its digits near
+    the prior, and all of it is allowed under autocast. A reconstruction outside [0, 1] gives NaN, where the example
+    raises a RuntimeError.
+
+    Args:
+        recon_x: probabilities, ``[B, 784]`` in the example, of any shape here.
+        x: data in [0, 1], with as many elements; it is viewed in recon_x's shape.
+        mu, logvar: the posterior's, of any shape.
+
+    Returns:
+        A scalar in nats, the sum over all data points; float32 for half precision, whose own numbers end at 65504.
+
+    Raises:
+        ValueError: x has another number of elements; shapes or devices do not fit.
+        TypeError: a dtype is not supported.
+    """
+    _check_floating("recon_x", recon_x)
+    if x.numel() != recon_x.numel():
+        raise ValueError(
+            f"x must have as many elements as recon_x: got shapes {tuple(x.shape)} and {tuple(recon_x.shape)}"
+        )
+    mu, logvar = _alike(mu, logvar)
+    x = x.reshape(recon_x.shape)
+    log_prob = functional.bernoulli_log_prob_of_probs(x, recon_x, reduction="sum", batch_dims=min(1, x.dim()))
+    return functional.gaussian_kl(mu, logvar, reduction="sum", batch_dims=min(1, mu.dim())) - log_prob
+
+
+def _bernoulli(input: Tensor, target: Tensor, **weights: Tensor | None) -> tuple[Tensor, torch.dtype]:
+    """What both cross entropies ask for: their input as the operator takes it, and the dtype of their result."""
+    _check_floating("input", input)
+    if target.dtype not in _DATA:
+        raise TypeError(f"target must be of a floating dtype, uint8 or bool, got {_name(target.dtype)}")
+    if target.shape != input.shape:
+        raise ValueError(f"target must be of input's shape {tuple(input.shape)}, got {tuple(target.shape)}")
+    weights = {name: weight for name, weight in weights.items() if weight is not None}
+    _check_device(input, target=target, **weights)
+    for name, weight in weights.items():
+        sizes = zip(reversed(weight.shape), reversed(input.shape), strict=False)
+        if weight.dim() > input.dim() or any(own not in (1, size) for own, size in sizes):
+            raise ValueError(f"{name} must broadcast to input's shape {tuple(input.shape)}, got {tuple(weight.shape)}")
+    dtype = _result_dtype(input, target)
+    return input.double() if dtype == torch.float64 else input, dtype
+
+
+def _loss(
+    log_prob, x: Tensor, parameter: Tensor, reduction: str, weight: Tensor | None = None, offset: float = 0.0
+) -> Tensor:
+    """``offset`` minus a log-likelihood for each element, reduced as PyTorch's losses are."""
+    batch_dims = min(1, x.dim())
+    if weight is not None or reduction == "none":
+        return _reduce(offset - log_prob(x, parameter, reduction="none", batch_dims=batch_dims), reduction, weight)
+    total = log_prob(x, parameter, reduction="sum", batch_dims=batch_dims)
+    return offset - total / x.numel() if reduction == "mean" else offset * x.numel() - total
+
+
+def _reduce(losses: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
+    if weight is not None:
+        losses = losses * weight
+    return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    if size_average is not None or reduce is not None:
+        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+        if not torch.compiler.is_compiling():  # which cannot trace a warning
+            warnings.warn(f'size_average and reduce are deprecated: use reduction="{reduction}" instead', stacklevel=3)
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f'reduction must be "none", "mean" or "sum", got "{reduction}"')
+    return reduction
+
+
+def _spread_over(input: Tensor, var: Tensor) -> Tensor:
+    """A variance of the shapes that PyTorch takes, broadcasting to the input."""
+    if var.shape == input.shape:
+        return var
+    if var.shape == input.shape[:-1]:
+        return var.unsqueeze(-1)
+    if var.dim() == input.dim() and [b for a, b in zip(input.shape, var.shape, strict=True) if a != b] == [1]:
+        return var
+    raise ValueError(
+        f"var is of incorrect size: expected input's {tuple(input.shape)}, that without its last dimension or with one "
+        f"dimension of 1, got {tuple(var.shape)}"
+    )
+
+
+def _at_least(eps: float, var: Tensor) -> Tensor:
+    """The variance with a floor that gradients pass, NaN where it is negative."""
+    floored = var.clone()
+    with torch.no_grad():
+        floored.clamp_(min=eps).masked_fill_(var < 0, math.nan)
+    return floored
+
+
+def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    """A posterior's parameters as the operators take them: of one shape and dtype, as arithmetic makes of them."""
+    _check_floating("mu", mu)
+    _check_floating("logvar", logvar)
+    dtype = torch.promote_types(mu.dtype, logvar.dtype)
+    return tuple(torch.broadcast_tensors(mu.to(dtype), logvar.to(dtype)))
+
+
+_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_DATA = (*_FLOATING, torch.uint8, torch.bool)
+
+
+def _result_dtype(input: Tensor, *others: Tensor) -> torch.dtype:
+    dtype = input.dtype
+    for other in others:
+        dtype = torch.promote_types(dtype, other.dtype) if other.is_floating_point() else dtype
+    device = input.device.type
+    autocast = device != "meta" and torch.is_autocast_enabled(device)  # which meta does not have
+    return torch.promote_types(dtype, torch.float32) if autocast else dtype
+
+
+def _check_floating(name: str, t: Tensor) -> None:
+    if t.dtype not in _FLOATING:
+        expected = ", ".join(_name(dtype) for dtype in _FLOATING)
+        raise TypeError(f"{name} must be one of {expected}, got {_name(t.dtype)}")
+
+
+def _check_device(input: Tensor, **others: Tensor) -> None:
+    for name, other in others.items():
+        if other.device != input.device:
+            raise ValueError(f"{name} must be on input's device {input.device}, got {other.device}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,189 @@
+"""What makes distributions of a network's output: the posterior of an encoder, the likelihoods of a decoder."""
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional as F
+from ..distributions import Bernoulli, DiagonalGaussian
+from ..distributions.clamp import clamp as clamped
+
+__all__ = ["BernoulliDecoder", "GaussianDecoder", "GaussianPosterior"]
+
+
+class GaussianPosterior(nn.Module):
+    r"""q(z | x), a diagonal Gaussian whose mean and spread are the two halves of a network's output.
+
+    (Kingma & Welling 2014, appendix C.2.) The halves are read where they lie, and their gradients written as one.
+
+    Args:
+        net: x to packed ``[B, ..., 2 * C, ...]``: mu, then log sigma^2 (or what ``spread`` says).
+        dim: the dimension of its output that has the two halves; 1 for the channels of a convolution.
+        clamp, soft: bounds of the spread, as in
+            :meth:`DiagonalGaussian.from_params <aevb_ext.distributions.DiagonalGaussian.from_params>`.
+        spread: what the second half is: ``"logvar"`` | ``"log_std"`` | ``"std"`` | ``"var"``.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        dim: int = -1,
+        *,
+        clamp: tuple[float, float] | None = None,
+        soft: bool = False,
+        spread: str = "logvar",
+    ):
+        super().__init__()
+        self.net, self.dim, self.clamp, self.soft, self.spread = net, dim, clamp, soft, spread
+
+    def forward(self, *x: Tensor) -> DiagonalGaussian:
+        """q(z | x) with batch shape ``[B]``, of all that ``net`` takes.
+
+        Raises:
+            IndexError: net's output has no dimension ``dim``.
+            ValueError: it is of odd size; what :class:`~aevb_ext.distributions.DiagonalGaussian` raises.
+        """
+        return DiagonalGaussian.from_params(
+            self.net(*x), self.dim, clamp=self.clamp, soft=self.soft, spread=self.spread
+        )
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, clamp={self.clamp}, soft={self.soft}, spread={self.spread!r}"
+
+
+class _Decoder(nn.Module):
+    """What the likelihoods have in common: the network sees a batch of z, whatever dimensions of samples z has."""
+
+    def __init__(self, net: nn.Module, latent_dims: int):
+        super().__init__()
+        if latent_dims < 1:
+            raise ValueError(f"latent_dims must be at least 1, got {latent_dims}")
+        self.net, self.latent_dims = net, latent_dims
+
+    def _rows(self, z: Tensor) -> torch.Size:
+        return z.shape[: z.dim() - self.latent_dims]
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """``net(z)``, ``[*samples, B, *]`` for z ``[*samples, B, *latent]``.
+
+        net sees ``[N, *latent]``: what convolutions and batch norms take.
+        """
+        rows = self._rows(z)
+        return self.net(z.flatten(0, len(rows) - 1)).unflatten(0, rows) if len(rows) > 1 else self.net(z)
+
+
+class BernoulliDecoder(_Decoder):
+    r""":math:`p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \mathrm{sigmoid}(l_i(z)))` (Kingma & Welling 2014, app. C.1).
+
+    Called with z it gives the distribution; :meth:`log_prob` is fused and takes data as bytes.
+
+    Args:
+        net: ``z [N, *latent]`` to logits ``[N, *event]``.
+        latent_dims: how many dimensions a data point's z has; all before them are samples and data points.
+
+    Raises:
+        ValueError: ``latent_dims`` is below 1.
+    """
+
+    def __init__(self, net: nn.Module, *, latent_dims: int = 1):
+        super().__init__(net, latent_dims)
+
+    def forward(self, z: Tensor) -> Bernoulli:
+        """p(x | z) for z ``[*samples, B, *latent]``: batch shape ``[*samples, B]``, event shape that of x."""
+        return Bernoulli(logits=self._decode(z), batch_dims=len(self._rows(z)))
+
+    def log_prob(self, x: Tensor, z: Tensor, x_scale: float = 1.0) -> Tensor:
+        """log p(x | z): x ``[B, *event]``, z ``[*samples, B, *latent]``; gives ``[*samples, B]``, in nats.
+
+        x and ``x_scale`` are as in :func:`aevb_ext.bernoulli_log_prob`, and so are the errors.
+        """
+        return F.bernoulli_log_prob(x, self._decode(z), x_scale=x_scale)
+
+    def mean(self, z: Tensor) -> Tensor:
+        """E[x | z], ``[*samples, B, *event]``."""
+        return self._decode(z).sigmoid()
+
+    def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
+        """Raise ValueError naming ``name`` unless all of ``x * x_scale`` is in [0, 1]."""
+        low, high = (x.min().item() * x_scale, x.max().item() * x_scale) if x.numel() else (0.0, 1.0)
+        # Written so that a NaN fails; 1e-6 for 255 * float(1 / 255) and its like.
+        if not (low >= 0 and high <= 1 + 1e-6):
+            raise ValueError(
+                f"{name} * x_scale lies in [{low:.6g}, {high:.6g}], outside the support [0, 1] of the Bernoulli "
+                f"likelihood (x_scale is {x_scale:.6g}; it should map the largest value to 1)"
+            )
+
+
+class GaussianDecoder(_Decoder):
+    r""":math:`p(x | z) = N(x; m(z), \sigma^2(z) I)` (Kingma & Welling 2014, appendix C.2), diagonal.
+
+    Called with z it gives the distribution; :meth:`log_prob` is fused and takes data as bytes.
+
+    Args:
+        net: ``z [N, *latent]`` to packed ``[N, ..., 2 * C, ...]``: the mean (before the sigmoid), then log sigma^2.
+            Where ``logvar`` is given, to the mean alone, ``[N, *event]``.
+        dim: the dimension of its output that has the two halves; 1 for the channels of a convolution.
+        logvar: where log sigma^2 starts that is learned together with the networks and does not depend on z (Rybkin et
+            al. 2021, "sigma-VAE", arXiv 2006.13202): a number, one for all of x; or a tensor that broadcasts to
+            ``[*event]``, one for each feature or channel. None: it is the second half of net's output.
+        sigmoid: whether the mean is squashed to (0, 1), as the paper does.
+        clamp, soft: bounds of log sigma^2, as in
+            :meth:`DiagonalGaussian.from_params <aevb_ext.distributions.DiagonalGaussian.from_params>`: the lower one
+            keeps the likelihood from growing without bound where the mean fits exactly.
+        latent_dims: how many dimensions a data point's z has; all before them are samples and data points.
+
+    Raises:
+        ValueError: ``latent_dims`` is below 1.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        dim: int = -1,
+        *,
+        logvar: float | Tensor | None = None,
+        sigmoid: bool = True,
+        clamp: tuple[float, float] | None = None,
+        soft: bool = False,
+        latent_dims: int = 1,
+    ):
+        super().__init__(net, latent_dims)
+        self.dim, self.sigmoid, self.clamp, self.soft = dim, sigmoid, clamp, soft
+        if logvar is not None:
+            logvar = nn.Parameter(torch.as_tensor(logvar).detach().to(torch.get_default_dtype(), copy=True))
+        self.register_parameter("logvar", logvar)
+
+    def forward(self, z: Tensor) -> DiagonalGaussian:
+        """p(x | z) for z ``[*samples, B, *latent]``: batch shape ``[*samples, B]``, event shape that of x."""
+        return DiagonalGaussian(*self._mean_logvar(z), batch_dims=len(self._rows(z)))
+
+    def log_prob(self, x: Tensor, z: Tensor, x_scale: float = 1.0) -> Tensor:
+        """log p(x | z): x ``[B, *event]``, z ``[*samples, B, *latent]``; gives ``[*samples, B]``, in nats.
+
+        x and ``x_scale`` are as in :func:`aevb_ext.gaussian_log_prob`, and so are the errors.
+        """
+        return F.gaussian_log_prob(x, *self._mean_logvar(z), x_scale=x_scale)
+
+    def mean(self, z: Tensor) -> Tensor:
+        """E[x | z], ``[*samples, B, *event]``."""
+        return self._mean_logvar(z)[0]
+
+    def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
+        """Raise ValueError naming ``name`` unless all of x is finite."""
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{name} has values that are not finite; the Gaussian likelihood needs finite numbers")
+
+    def _mean_logvar(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean and log sigma^2 of p(x | z)."""
+        if self.logvar is None:
+            # A dimension counted from the front is one of a single batch.
+            dim = self.dim if self.dim < 0 else self.dim + len(self._rows(z)) - 1
+            mean, logvar = F.halves(self._decode(z), dim)
+        else:
+            mean, logvar = self._decode(z), self.logvar
+        if self.clamp is not None:
+            logvar = clamped(logvar, self.clamp, self.soft)
+        return mean.sigmoid() if self.sigmoid else mean, logvar
+
+    def extra_repr(self) -> str:
+        start = "" if self.logvar is None else f", logvar={list(self.logvar.shape)}"
+        return f"dim={self.dim}, sigmoid={self.sigmoid}, clamp={self.clamp}, soft={self.soft}{start}"
