@@ -61,7 +61,7 @@ class TestCompile:
         vae, x = VAE(n_samples=2, free_bits=0.1), data()
 
         def loss_and_latents(x):
-            posterior, key = vae.posterior(x), torch.ops.aevb_ext.noise_key(x.device)
+            posterior, key = vae.posterior(x), torch.ops.aevb_ext.noise_key(device=x.device)
             return vae.elbo(x, posterior, vae.decoder, key=key).loss, posterior.rsample((2,), key=key)
 
         results = []

@@ -256,8 +256,8 @@ class DiagonalGaussian(Factorised):
             )
         # The density is symmetric in the value and the mean: the one without samples is the one to broadcast.
         dtype = torch.promote_types(self.mu.dtype, self.scale_param.dtype)
-        if value.is_floating_point():
-            dtype = torch.promote_types(dtype, value.dtype)
+        if value.dtype != dtype and dtype != torch.float64:
+            dtype = torch.float32  # what the arithmetic is done in, whatever the value's dtype
         value, scale_param = value.to(dtype).expand(shape), self.scale_param.to(dtype)
         return F.gaussian_log_prob(self.mu, value, scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
 
