@@ -40,7 +40,7 @@ class ELBO(nn.Module):
     .. math:: \frac1L \sum_l \log p(x | z_l) - \beta\, R\big(D_{KL}(q(z | x) \| p(z))\big),
               \quad z_l \sim q(z | x) \text{ reparameterised}
 
-    where R is the identity, or what free bits or a capacity make of the divergence, or the importance-weighted bound.
+    where R is the identity, or what free bits or a capacity make of the divergence; or the importance-weighted bound.
     It has no parameters. What changes during training is on the device: beta, the capacity and the count of steps are
     buffers, so that annealing neither synchronises with the host nor compiles anything again, and all three are in the
     state dict::
