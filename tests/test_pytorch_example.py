@@ -74,7 +74,5 @@ def test_trains_alike(folder, monkeypatch, capsys):
 
 def test_a_seed_decides(folder, monkeypatch, capsys):
     _apply(folder)
-    first, again, other = (
-        _run(folder, monkeypatch, capsys, "--epochs=1", f"--seed={seed}") for seed in (1, 1, 2)
-    )
+    first, again, other = (_run(folder, monkeypatch, capsys, "--epochs=1", f"--seed={seed}") for seed in (1, 1, 2))
     assert first == again != other
