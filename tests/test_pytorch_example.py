@@ -38,6 +38,11 @@ def _run(folder, monkeypatch, capsys, *options):
     return [float(loss) for loss in LOSSES.findall(capsys.readouterr().out)]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/integrations.md"])
+def test_is_printed_as_it_is(page):
+    assert f"```diff\n{DIFF.read_text()}```\n" in (REPOSITORY / page).read_text()
+
+
 def test_is_four_lines():
     added = [line for line in DIFF.read_text().splitlines() if re.match(r"\+(?!\+\+)", line)]
     assert len(added) == 4
