@@ -12,9 +12,9 @@ VERSIONS = ("1.4.2",)
 def patch() -> Patch:
     """Let scvi-tools sample with :func:`aevb_ext.rsample` and take its KLs from :func:`aevb_ext.gaussian_kl`.
 
-    Touched: ``scvi.nn.Encoder.forward`` (the encoder of SCVI, SCANVI, CondSCVI and others), whose noise comes from noise
-    keys from now on, so that a seed gives another draw than without the patch; and, as scvi-tools' KLs are between
-    torch's own distributions, what :func:`aevb_ext.integrations.torch_distributions.patch` touches.
+    Touched: ``scvi.nn.Encoder.forward`` (the encoder of SCVI, SCANVI, CondSCVI and others), whose noise comes from
+    noise keys from now on, so that a seed gives another draw than without the patch; and, as scvi-tools' KLs are
+    between torch's own distributions, what :func:`aevb_ext.integrations.torch_distributions.patch` touches.
 
     Returns:
         the patch in force.
