@@ -75,7 +75,7 @@ build/venv.from build/venv-cuda.from: FORCE
 .venv/installed: WHAT = .
 .venv/installed-test: WHAT = .[test]
 .venv/installed-lint: WHAT = .[lint]
-.venv/installed-bench: WHAT = .[bench]
+.venv/installed-bench: WHAT = .[bench,conformance]
 .venv/installed-conformance: WHAT = .[conformance]
 .venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench .venv/installed-conformance: pyproject.toml | .venv/built
 	@.venv/bin/pip install -q --disable-pip-version-check --no-build-isolation -e '$(WHAT)'

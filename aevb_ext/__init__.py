@@ -1,6 +1,6 @@
 """Fused, numerically safe ELBO operations for PyTorch, and Auto-Encoding Variational Bayes on top of them."""
 
-from . import _library, _vmap
+from . import _library, _vmap, compat, distributions, nn
 from ._library import build_info
 from .functional import (
     bernoulli_log_prob,
@@ -22,9 +22,12 @@ __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
     "build_info",
+    "compat",
+    "distributions",
     "gaussian_kl",
     "gaussian_log_prob",
     "halves",
+    "nn",
     "noise_key",
     "rsample",
     "rsample_kl",

@@ -79,7 +79,7 @@ def _rsample_kl(info, in_dims, mu, logvar, key, n_samples, spread, reduction, ba
     return (z, _reduce(kl, reduction)), (int(n_samples is not None), 0)
 
 
-def _noise_key(device, *, generator=None, n=None):
+def _noise_key(device, *, generator=None, n=None, call=0):
     """A draw inside vmap, by its `randomness`. Of "different" elements: the keys that a loop over them would draw."""
     vmap = retrieve_current_functorch_interpreter()
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)):
@@ -91,9 +91,9 @@ def _noise_key(device, *, generator=None, n=None):
                     "draw it outside (noise_key) and give it as key="
                 )
             case "same":
-                return ops.noise_key(device, generator=generator, n=n)
+                return ops.noise_key(device, generator=generator, n=n, call=call)
         size = vmap.batch_size()
-        keys = ops.noise_key(device, generator=generator, n=size if n is None else size * n)
+        keys = ops.noise_key(device, generator=generator, n=size if n is None else size * n, call=call)
         if n is not None:
             keys = keys.reshape(size, n, 2)
         return torch._C._functorch._add_batch_dim(keys, 0, vmap.level())

@@ -155,7 +155,9 @@ def gaussian_nll_loss(
     else:
         var = input.new_full((), max(var, eps))
     _check_device(input, target=target)
-    x = target if target.dtype in _DATA else target.to(input.dtype)  # integers, which PyTorch takes here
+    if target.dtype not in (*_DATA, *_INTEGERS):
+        raise TypeError(f"target must be of a floating dtype, an integer or bool, got {_name(target.dtype)}")
+    x = target.to(input.dtype) if target.dtype in _INTEGERS else target
     dtype = _result_dtype(input, x, var)
     arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
     mu, x = torch.broadcast_tensors(input.to(arithmetic), x)
@@ -293,6 +295,7 @@ def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
 
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _DATA = (*_FLOATING, torch.uint8, torch.bool)
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def _result_dtype(input: Tensor, *others: Tensor) -> torch.dtype:

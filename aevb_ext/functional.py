@@ -22,6 +22,8 @@ Conventions, the same everywhere:
 All values are in nats. Equation numbers are those of Kingma & Welling 2014 (arXiv 1312.6114).
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -329,7 +331,16 @@ def _fresh_key(device, generator) -> Tensor:
     if isinstance(generator, (list, tuple)):
         keys = [ops.noise_key(device, generator=g) for g in generator]
         return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)
-    return ops.noise_key(device, generator=generator)
+    return ops.noise_key(device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0)
+
+
+_calls = itertools.count(1)
+
+
+@torch.compiler.assume_constant_result
+def _call() -> int:
+    """Another number for each draw in a compiled graph: of equal ones, PyTorch's partitioner makes one draw."""
+    return next(_calls)
 
 
 def _key(mu: Tensor, key: Tensor | None, generator) -> Tensor:

@@ -13,6 +13,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from aevb_ext import build_info
+
 from .measure import FULL, Effort, interleaved, warm_up
 from .memory import peak_bytes
 
@@ -248,7 +250,7 @@ def pytorch_example_programs() -> list[Program]:
 
 def measure(program: Program, device: torch.device, effort: Effort = FULL) -> dict:
     """The figures of a program, as the results file has them: "ours" is with the patch, "eager: without it" is not."""
-    figures = {"case": str(program), "seconds": {}, "peak_bytes": {}, "failures": {}}
+    figures = {"case": str(program), "commit": build_info()["commit"], "seconds": {}, "peak_bytes": {}, "failures": {}}
     try:
         with torch.device(device):
             steps = dict(zip(("ours", "eager: without it"), program.build(), strict=True))

@@ -1,145 +1,211 @@
-"""The one table of public things: each in a small program, which PyTorch's machinery is then let loose on.
+"""The one table of public things, from which comes what test_machinery*.py do with each.
 
-A new public function, class or method is one more row of ROWS: `test_machinery.py` fails for a public name without one.
+A new public function, class or method is one more row of ROWS: a public name without a row fails a test.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from unittest import mock
 
 import torch
+from program import EVENT, Argument, Row
 from torch import nn
 
 import aevb_ext
+import aevb_ext.compat
+import aevb_ext.distributions
 import aevb_ext.nn
-from aevb_ext import functional
+from aevb_ext.distributions import Bernoulli, DiagonalGaussian
 
-FEATURES, EVENT = 4, 3  # of a data point, and of the tensors that a program makes of it
-
-
-@dataclass(frozen=True)
-class Argument:
-    """A tensor that a layer makes of the minibatch: how wide, and what is done to have its values in their domain."""
-
-    domain: Callable = lambda t: t
-    width: int = EVENT
-
+# What is public, by the prefix of its rows' names; and what of it no tensor flows through.
+MODULES = {
+    "": aevb_ext,
+    "compat.": aevb_ext.compat,
+    "distributions.": aevb_ext.distributions,
+    "nn.": aevb_ext.nn,
+}
+WITHOUT_GRADIENT = {"build_info", "noise_key"}
 
 NUMBER = Argument()
 LOG_VARIANCE = Argument(torch.tanh)
+VARIANCE = Argument(lambda t: 1 + t.square())
+PROBABILITY = Argument(torch.sigmoid)
+PACKED = Argument(width=2 * EVENT)
+POSTERIOR = {"mu": NUMBER, "logvar": LOG_VARIANCE}
+PRIOR = {"prior_mu": NUMBER, "prior_logvar": LOG_VARIANCE}
 
-
-@dataclass(frozen=True)
-class Row:
-    """A public thing.
-
-    `call` takes what a layer has made (`learnt`, by name) or the targets (`data`), the noise key if it `draws_noise`
-    and the `module` if there is one, and gives a tensor or several: `[B, *event]`, `[B]`, or a mean over data points.
-    """
-
-    name: str
-    call: Callable
-    learnt: Mapping[str, Argument]
-    data: tuple[str, ...] = ()
-    draws_noise: bool = False
-    module: Callable[[], nn.Module] | None = None
-    any_dtype: bool = False  # also those that are no float64, float32, bfloat16 or float16
-    variant: str = ""
-
-    def __str__(self):
-        return f"{self.name}-{self.variant}" if self.variant else self.name
-
-
-class Program(nn.Module):
-    """A minibatch through linear layers and a public thing to a loss, which is a mean over data points."""
-
-    def __init__(self, row: Row, device="cpu"):
-        super().__init__()
-        with torch.random.fork_rng(), torch.device(device):
-            torch.manual_seed(0)
-            self.layers = nn.ModuleDict({n: nn.Linear(FEATURES, a.width) for n, a in row.learnt.items()})
-            self.module = row.module() if row.module else None
-        self.call, self.draws_noise, self.data = row.call, row.draws_noise, row.data
-        self.domains = {name: argument.domain for name, argument in row.learnt.items()}
-
-    def tensors(self, x, y):
-        """The tensors that the public thing is given, by name."""
-        made = {name: self.domains[name](layer(x)) for name, layer in self.layers.items()}
-        return made | dict.fromkeys(self.data, y)
-
-    def outputs(self, tensors, key=None):
-        """What it makes of them."""
-        options = ({"key": key} if self.draws_noise else {}) | ({"module": self.module} if self.module else {})
-        outputs = self.call(**tensors, **options)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-
-    def forward(self, x, y, beta, key=None):
-        """``beta`` times the loss, and the outputs. Every element of every output has a weight of its own.
-
-        x ``[B, FEATURES]``, y ``[B, EVENT]`` from 0 to 1, beta a number, key for what draws noise: None draws one.
-        """
-        outputs = self.outputs(self.tensors(x, y), key)
-        return beta * sum(self._loss(output) for output in outputs), outputs
-
-    @staticmethod
-    def _loss(output):
-        if output.dim() == 0:
-            return output
-        squares = output.square().flatten(1) if output.dim() > 1 else output.square().unsqueeze(1)
-        weights = torch.arange(1.0, squares.shape[1] + 1, dtype=squares.dtype, device=squares.device)
-        return (squares * weights).sum(1).mean()
-
-
-def same_bits(found, expected):
-    """Whether two trees of tensors are equal."""
-    found, expected = (torch.utils._pytree.tree_leaves(tree) for tree in (found, expected))
-    return len(found) == len(expected) and all(map(torch.equal, found, expected))
-
-
-def inputs(batch=4, device="cpu", dtype=torch.float32):
-    """What a program is called with: x, y, beta and a key."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(batch, FEATURES, generator=generator, dtype=torch.float64)
-    y = torch.rand(batch, EVENT, generator=generator, dtype=torch.float64)
-    beta = torch.tensor(0.5, dtype=torch.float64)
-    return *(t.to(device=device, dtype=dtype) for t in (x, y, beta)), torch.tensor([1312, 6114], device=device)
-
-
-def value_and_gradients(program, *arguments):
-    """The loss, the outputs, and the gradients of the parameters and of x."""
-    x = arguments[0].detach().requires_grad_()
-    loss, outputs = program(x, *arguments[1:])
-    return loss, outputs, torch.autograd.grad(loss, [*program.parameters(), x])
-
-
-def by_reference():
-    """Within it every public function computes its reference formula, as it does on a device without a kernel."""
-    return mock.patch.object(functional, "_COMPILED", frozenset())
-
-
-_posterior = {"mu": NUMBER, "logvar": LOG_VARIANCE}
-_prior = {"prior_mu": NUMBER, "prior_logvar": LOG_VARIANCE}
-ROWS = [
-    Row("rsample", aevb_ext.rsample, _posterior, draws_noise=True),
-    Row("gaussian_kl", aevb_ext.gaussian_kl, _posterior),
-    Row("gaussian_kl", aevb_ext.gaussian_kl, _posterior | _prior, variant="to_prior"),
-    Row("rsample_kl", aevb_ext.rsample_kl, _posterior, draws_noise=True),
+FUNCTIONS = [
+    Row("rsample", aevb_ext.rsample, POSTERIOR, draws_noise=True),
+    Row("gaussian_kl", aevb_ext.gaussian_kl, POSTERIOR),
+    Row("gaussian_kl", aevb_ext.gaussian_kl, POSTERIOR | PRIOR, variant="to_prior"),
+    Row("rsample_kl", aevb_ext.rsample_kl, POSTERIOR, draws_noise=True),
     Row("bernoulli_log_prob", aevb_ext.bernoulli_log_prob, {"logits": NUMBER}, data=("x",)),
-    Row("gaussian_log_prob", aevb_ext.gaussian_log_prob, _posterior, data=("x",)),
-    Row("halves", aevb_ext.halves, {"params": Argument(width=2 * EVENT)}, any_dtype=True),
+    Row("bernoulli_log_prob_of_probs", aevb_ext.bernoulli_log_prob_of_probs, {"probs": PROBABILITY}, data=("x",)),
+    Row("gaussian_log_prob", aevb_ext.gaussian_log_prob, POSTERIOR, data=("x",)),
+    Row("halves", aevb_ext.halves, {"params": PACKED}, any_dtype=True),
+]
+
+
+def _loss_row(name, learnt, data=("target",), **options):
+    return Row(f"compat.{name}", functools.partial(getattr(aevb_ext.compat, name), **options), learnt, data)
+
+
+COMPAT = [
+    _loss_row("binary_cross_entropy_with_logits", {"input": NUMBER}),
+    _loss_row("binary_cross_entropy", {"input": PROBABILITY}),
+    _loss_row("gaussian_nll_loss", {"input": NUMBER, "var": VARIANCE}, full=True),
+    Row("compat.reparameterize", aevb_ext.compat.reparameterize, POSTERIOR, draws_noise=True, takes_key=False),
+    Row(
+        "compat.vae_loss",
+        lambda **t: aevb_ext.compat.vae_loss(**t) / t["mu"].shape[0],
+        {"recon_x": PROBABILITY} | POSTERIOR,
+        data=("x",),
+    ),
+]
+
+
+def _gaussian(name, use, learnt=POSTERIOR, **options):
+    """A method of DiagonalGaussian: `use` of it, and of the tensors that are not its parameters."""
+
+    def call(mu, logvar, **others):
+        return use(DiagonalGaussian(mu, logvar), **others)
+
+    return Row(f"distributions.DiagonalGaussian.{name}", call, learnt, **options)
+
+
+def _bernoulli(name, use, parameter="logits", **options):
+    def call(**tensors):
+        return use(Bernoulli(**{parameter: tensors.pop(parameter)}), **tensors)
+
+    learnt = {parameter: PROBABILITY if parameter == "probs" else NUMBER}
+    return Row(f"distributions.Bernoulli.{name}", call, learnt, variant=parameter, **options)
+
+
+def _expanded(distribution):
+    """Of the same shape in a batch twice as large, whose other half is in front."""
+    return distribution.expand((2, *distribution.batch_shape)).log_prob(distribution.mean / 2).sum(0)
+
+
+DISTRIBUTIONS = [
+    _gaussian("rsample", lambda q, key: q.rsample((2,), key=key).movedim(0, 1), draws_noise=True),
+    _gaussian("sample", lambda q, key: q.mean * q.stddev * q.sample(key=key), draws_noise=True),
+    _gaussian("rsample_kl", lambda q, key: q.rsample_kl(key=key), draws_noise=True),
+    _gaussian("kl", lambda q: q.kl()),
+    _gaussian(
+        "kl",
+        lambda q, prior_mu, prior_logvar: q.kl(DiagonalGaussian(prior_mu, prior_logvar)),
+        POSTERIOR | PRIOR,
+        variant="to_prior",
+        any_dtype=True,
+    ),
+    _gaussian("log_prob", lambda q, value: q.log_prob(value), data=("value",)),
+    _gaussian("moments", lambda q: (q.mean, q.mode, q.stddev, q.variance, q.logvar, q.entropy())),
+    _gaussian("expand", _expanded),
     *(
         Row(
-            "nn.Linear",
-            lambda module, x: module(x),
-            {"x": NUMBER},
-            module=functools.partial(aevb_ext.nn.Linear, EVENT, 2, tanh=tanh),
-            any_dtype=True,
+            "distributions.DiagonalGaussian.from_params",
+            lambda params, key, soft=soft: DiagonalGaussian.from_params(params, clamp=(-1, 1), soft=soft).rsample(
+                key=key
+            ),
+            {"params": PACKED},
+            draws_noise=True,
+            variant="soft" if soft else "",
+        )
+        for soft in (False, True)
+    ),
+    _bernoulli("sample", lambda p, key: p.mean * p.sample(key=key), draws_noise=True),
+    _bernoulli("log_prob", lambda p, value: p.log_prob(value), data=("value",)),
+    _bernoulli("log_prob", lambda p, value: p.log_prob(value), "probs", data=("value",)),
+    _bernoulli("entropy", lambda p: p.entropy()),
+    _bernoulli("moments", lambda p: (p.mean, p.variance, p.logits), "probs"),
+    _bernoulli("kl", lambda p: torch.distributions.kl_divergence(p, Bernoulli(logits=p.logits / 2))),
+    _bernoulli("expand", _expanded),
+]
+
+
+class VAE(nn.Module):
+    """The heads and the bound together: latents of EVENT features, data of EVENT."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.posterior = aevb_ext.nn.GaussianPosterior(nn.Linear(EVENT, 2 * EVENT))
+        self.decoder = aevb_ext.nn.BernoulliDecoder(nn.Linear(EVENT, EVENT))
+        self.elbo = aevb_ext.nn.ELBO(**options)
+
+    def forward(self, h, x, key):
+        return self.elbo(x, self.posterior(h), self.decoder, key=key)
+
+
+def _elbo(variant="", **options):
+    return Row(
+        "nn.ELBO",
+        lambda module, h, x, key: tuple(module(h, x, key)),
+        {"h": NUMBER},
+        data=("x",),
+        draws_noise=True,
+        module=functools.partial(VAE, **options),
+        variant=variant,
+        any_dtype=True,
+        couples_points="free_bits" in options,
+    )
+
+
+def _head(name, module, use, **options):
+    return Row(
+        f"nn.{name}",
+        lambda module, h, **others: use(module, h, **others),
+        {"h": NUMBER},
+        module=module,
+        any_dtype=True,
+        **options,
+    )
+
+
+HEADS = [
+    *(
+        _head(
+            "Linear",
+            functools.partial(aevb_ext.nn.Linear, EVENT, 2, tanh=tanh),
+            lambda module, h: module(h),
             variant="tanh" if tanh else "",
         )
         for tanh in (False, True)
     ),
+    _head(
+        "GaussianPosterior",
+        lambda: aevb_ext.nn.GaussianPosterior(nn.Linear(EVENT, 2 * EVENT), clamp=(-30, 20)),
+        lambda module, h, key: module(h).rsample_kl(key=key),
+        draws_noise=True,
+    ),
+    _head(
+        "BernoulliDecoder",
+        lambda: aevb_ext.nn.BernoulliDecoder(nn.Linear(EVENT, EVENT)),
+        lambda module, h, x: (module.log_prob(x, h), module(h).entropy(), module.mean(h)),
+        data=("x",),
+    ),
+    *(
+        _head(
+            "GaussianDecoder",
+            lambda width=width, options=options: aevb_ext.nn.GaussianDecoder(nn.Linear(EVENT, width), **options),
+            lambda module, h, x: (module.log_prob(x, h), module(h).log_prob(x), module.mean(h)),
+            data=("x",),
+            variant=variant,
+        )
+        for variant, width, options in (("", 2 * EVENT, {}), ("learned_spread", EVENT, {"logvar": 0.0}))
+    ),
+    _elbo(),
+    _elbo("free_bits", free_bits=0.5, free_bits_groups=1, warmup_steps=10),
+    _elbo("capacity", capacity=2.0, n_samples=2),
+    _elbo("iwae", importance_weighted=True, n_samples=3),
+    _elbo("stl", gradient="stl"),
+    _elbo("dreg", importance_weighted=True, n_samples=3, gradient="dreg"),
+    Row(
+        "nn.ELBOTerms.loss",
+        lambda module, h, x, key: module(h, x, key).loss,
+        {"h": NUMBER},
+        data=("x",),
+        draws_noise=True,
+        module=VAE,
+        any_dtype=True,
+    ),
 ]
 
-# Public, but nothing flows through them.
-NOT_DIFFERENTIABLE = {"build_info", "noise_key"}
+ROWS = FUNCTIONS + COMPAT + DISTRIBUTIONS + HEADS

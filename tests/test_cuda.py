@@ -4,6 +4,8 @@ import pytest
 import torch
 from cases import Case, Shape, small_cases
 from noise_definition import normals
+from program import Program, inputs, same_bits
+from public import ROWS
 
 import aevb_ext
 
@@ -84,6 +86,23 @@ def test_graph_capture_of_each_operator(case):
             t.mul_(0.5)
     graph.replay()
     assert all(torch.equal(a, b) for a, b in zip(results, step(), strict=True))
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.takes_key], ids=str)
+def test_graph_capture_of_every_public_thing(row):
+    """The step of a small program: what a replay computes is what eager mode does, of inputs changed in place."""
+    program, (x, *rest) = Program(row, "cuda"), inputs(4, "cuda")
+    x.requires_grad_()
+
+    def step():
+        loss, outputs = program(x, *rest)
+        return loss, outputs, torch.autograd.grad(loss, [*program.parameters(), x])
+
+    graph, results = _captured(step)
+    with torch.no_grad():
+        x.mul_(0.5)
+    graph.replay()
+    assert same_bits(results, step())
 
 
 @pytest.mark.parametrize("case", small_cases(), ids=str)

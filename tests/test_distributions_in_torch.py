@@ -82,6 +82,13 @@ class TestNoHostSynchronisation:
             gaussian(validate_args=True)
 
 
+def _elbo(x, params, weight, _):
+    posterior = DiagonalGaussian.from_params(params, clamp=(-30, 20))
+    z, kl = posterior.rsample_kl()
+    likelihood = Bernoulli(logits=z @ weight)
+    return (likelihood.log_prob(x) - kl).mean(), z, likelihood.sample()
+
+
 def _vae_loss(x, params, weight, prior_loc):
     """Distributions built, sampled and compared inside."""
     posterior = DiagonalGaussian.from_params(params, clamp=(-30, 20), soft=True)
@@ -125,7 +132,24 @@ class TestCompile:
         assert counter.frame_count == 1
 
     def test_inductor(self):
-        self._compare(_vae_loss, torch.compile(_vae_loss, fullgraph=True, dynamic=False), 4)
+        self._compare(_elbo, torch.compile(_elbo, fullgraph=True, dynamic=False), 4)
+
+    def test_draws_that_look_alike_stay_apart(self):
+        """Where a graph is divided into forward and backward, what is computed twice becomes one; two draws do not."""
+
+        def twice(mu):
+            posterior = DiagonalGaussian(mu, torch.zeros((), dtype=mu.dtype))
+            return posterior.rsample(), posterior.rsample()
+
+        mu = randn(4, 5).requires_grad_()
+        compiled = torch.compile(twice, fullgraph=True, backend="aot_eager")
+        results = []
+        for function in (twice, compiled, compiled):
+            torch.manual_seed(0)
+            results.append(torch.stack([*function(mu), *function(mu)]))
+            results[-1].sum().backward()
+        assert torch.equal(results[0], results[1]) and torch.equal(results[1], results[2])
+        assert len({tuple(z.flatten().tolist()) for z in results[0]}) == 4
 
     def test_a_distribution_from_outside(self):
         """As an argument, which a compiled function reads and gives back."""

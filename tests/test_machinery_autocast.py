@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from public import ROWS, Program, inputs, value_and_gradients
+from program import Program, inputs, seeded, value_and_gradients
+from public import ROWS
 
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
@@ -18,7 +19,7 @@ def test_autocast_and_grad_scaler(row, dtype, device):
         torch.amp.GradScaler(device.type, init_scale=2.0**10),
     )
     with torch.autocast(device.type, dtype):
-        loss, _ = program(*arguments)
+        loss, _ = seeded(program, *arguments)
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     # A few roundings, of numbers of the size of the largest.

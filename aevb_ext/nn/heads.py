@@ -17,7 +17,7 @@ class GaussianPosterior(nn.Module):
 
     Args:
         net: x to packed ``[B, ..., 2 * C, ...]``: mu, then log sigma^2 (or what ``spread`` says).
-        dim: the dimension of its output that has the two halves; 1 for the channels of a convolution.
+        dim: the dimension of its output that has the two halves: features, or the channels of a convolution.
         clamp, soft: bounds of the spread, as in
             :meth:`DiagonalGaussian.from_params <aevb_ext.distributions.DiagonalGaussian.from_params>`.
         spread: what the second half is: ``"logvar"`` | ``"log_std"`` | ``"std"`` | ``"var"``.
@@ -26,7 +26,7 @@ class GaussianPosterior(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        dim: int = -1,
+        dim: int = 1,
         *,
         clamp: tuple[float, float] | None = None,
         soft: bool = False,
@@ -121,7 +121,7 @@ class GaussianDecoder(_Decoder):
     Args:
         net: ``z [N, *latent]`` to packed ``[N, ..., 2 * C, ...]``: the mean (before the sigmoid), then log sigma^2.
             Where ``logvar`` is given, to the mean alone, ``[N, *event]``.
-        dim: the dimension of its output that has the two halves; 1 for the channels of a convolution.
+        dim: the dimension of its output that has the two halves: features, or the channels of a convolution.
         logvar: where log sigma^2 starts that is learned together with the networks and does not depend on z (Rybkin et
             al. 2021, "sigma-VAE", arXiv 2006.13202): a number, one for all of x; or a tensor that broadcasts to
             ``[*event]``, one for each feature or channel. None: it is the second half of net's output.
@@ -138,7 +138,7 @@ class GaussianDecoder(_Decoder):
     def __init__(
         self,
         net: nn.Module,
-        dim: int = -1,
+        dim: int = 1,
         *,
         logvar: float | Tensor | None = None,
         sigmoid: bool = True,

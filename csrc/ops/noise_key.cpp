@@ -28,7 +28,7 @@ Tensor cpu_keys(const Generator& generator, const Count& n) {
   return keys;
 }
 
-Tensor noise_key(c10::Device device, const Generator& generator, Count n) {
+Tensor noise_key(c10::Device device, const Generator& generator, Count n, int64_t /*call*/) {
   TORCH_CHECK_VALUE(!generator || generator->device().type() == device.type(), "generator is on ", generator->device(),
                     ", but the key is for ", device, ": expected both on one device");
   if (device.is_meta()) return at::empty_symint(sizes_of(n), at::TensorOptions(device).dtype(at::kLong));
@@ -43,9 +43,10 @@ Tensor noise_key(c10::Device device, const Generator& generator, Count n) {
 
 }  // namespace
 
-// Seeded and nondeterministic: a compiler must neither merge two draws nor draw again instead of keeping one.
+// Seeded and nondeterministic: a compiler must neither merge two draws nor draw again instead of keeping one. (What
+// divides a graph into forward and backward does merge them, unless `call` differs: it goes by a list of its own.)
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
-  m.def("noise_key(Device device, *, Generator? generator=None, SymInt? n=None) -> Tensor",
+  m.def("noise_key(Device device, *, Generator? generator=None, SymInt? n=None, int call=0) -> Tensor",
         {at::Tag::nondeterministic_seeded});
 }
 TORCH_LIBRARY_IMPL(aevb_ext, CompositeExplicitAutograd, m) { m.impl("noise_key", TORCH_FN(noise_key)); }
