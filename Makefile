@@ -13,6 +13,8 @@ TORCH ?= torch==2.13.0
 CUDA_TORCH ?= torch==2.11.0
 CUDA_HOME ?= /usr/local/cuda
 ARGS ?=
+# The tests share nothing: a few processes at a time.
+PYTEST := pytest -n auto --maxprocesses 4
 
 SOURCES := setup.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
@@ -25,11 +27,11 @@ train: .venv/installed
 	.venv/bin/aevb train $(ARGS)
 
 test: .venv/installed-test
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/$(PYTEST) $(ARGS)
 
 # The packages warn of each other's deprecations.
 conformance: .venv/installed-conformance
-	.venv/bin/pytest --disable-warnings $(ARGS) tests/conformance
+	.venv/bin/$(PYTEST) --disable-warnings $(ARGS) tests/conformance
 
 lint: .venv/installed-lint
 	.venv/bin/ruff check .
@@ -38,7 +40,7 @@ lint: .venv/installed-lint
 
 cuda: .venv-cuda/installed
 	@# From .venv-cuda, where `import aevb_ext` finds the installed package and not this folder's CPU build.
-	cd .venv-cuda && AEVB_CUDA=1 bin/pytest -c ../pyproject.toml --rootdir .. -m "not slow and not cuda" $(ARGS) ../tests
+	cd .venv-cuda && AEVB_CUDA=1 bin/$(PYTEST) -c ../pyproject.toml --rootdir .. -m "not slow and not cuda" $(ARGS) ../tests
 
 bench: .venv/installed-bench
 	.venv/bin/python -m benchmarks $(ARGS)

@@ -20,7 +20,7 @@ def _results(call, tensors):
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "contiguous"])
-@pytest.mark.parametrize(("operator", "shape"), itertools.product(OPERATORS, SHAPES), ids=str)
+@pytest.mark.parametrize(("operator", "shape"), list(itertools.product(OPERATORS, SHAPES)), ids=str)
 def test_strides_change_nothing(operator, shape, layout, device):
     """Elementwise results and their gradients, bit for bit: the arithmetic of an element is that of its values."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
