@@ -447,7 +447,8 @@ def document() -> str:
         "# Numbers that people lose",
         "",
         "What is usually written between an encoder and its loss, what it gives in PyTorch today, what we give, and",
-        "what is true, computed in 60 digits. `python tests/test_numbers.py` writes this page, a test keeps it true.",
+        "what is true, computed in 60 digits. `python tests/test_numbers.py` writes this page, and a test keeps it true. (What",
+        "others give may differ in its digits from one machine to another.)",
         "",
     ]
     with mpmath.workdps(60):
@@ -469,7 +470,16 @@ def _shown(found) -> str:
 
 
 def test_the_document_has_these_numbers():
-    assert DOCUMENT.read_text() == document(), "python tests/test_numbers.py writes it"
+    """But for what others give, whose rounding errors are a machine's own, and the last digit of ours."""
+    for printed, computed in zip(DOCUMENT.read_text().splitlines(), document().splitlines(), strict=True):
+        if not printed.startswith("| `"):
+            assert printed == computed
+            continue
+        (text, _, *numbers), (wanted, _, *expected) = (
+            line.removesuffix(" |").rsplit(" | ", 3) for line in (printed, computed)
+        )
+        assert text == wanted, "python tests/test_numbers.py writes it"
+        assert [float(n) for n in numbers] == pytest.approx([float(n) for n in expected], rel=2e-3, nan_ok=True), text
 
 
 if __name__ == "__main__":
