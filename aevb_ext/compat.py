@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import functional
+from ._dtypes import check_dtype
 
 __all__ = [
     "binary_cross_entropy",
@@ -146,9 +147,9 @@ def gaussian_nll_loss(
         TypeError: a dtype is not supported.
     """
     reduction = _reduction(None, None, reduction)
-    _check_floating("input", input)
+    check_dtype("input", input)
     if isinstance(var, Tensor):
-        _check_floating("var", var)
+        check_dtype("var", var)
         _check_device(input, var=var)
         var = _at_least(eps, _spread_over(input, var))
     elif var < 0:
@@ -156,9 +157,8 @@ def gaussian_nll_loss(
     else:
         var = input.new_full((), max(var, eps))
     _check_device(input, target=target)
-    if target.dtype not in (*_DATA, *_INTEGERS):
-        raise TypeError(f"target must be of a floating dtype, an integer or bool, got {_name(target.dtype)}")
-    x = target.to(input.dtype) if target.dtype in _INTEGERS else target
+    x = target.to(input.dtype) if target.dtype in _INTEGERS else target  # which PyTorch takes here
+    check_dtype("target", x, data=True)
     dtype = _result_dtype(input, x, var)
     arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
     mu, x = torch.broadcast_tensors(input.to(arithmetic), x)
@@ -209,7 +209,7 @@ def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
         ValueError: x has another number of elements; shapes or devices do not fit.
         TypeError: a dtype is not supported.
     """
-    _check_floating("recon_x", recon_x)
+    check_dtype("recon_x", recon_x)
     if x.numel() != recon_x.numel():
         raise ValueError(
             f"x must have as many elements as recon_x: got shapes {tuple(x.shape)} and {tuple(recon_x.shape)}"
@@ -222,9 +222,8 @@ def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 
 def _bernoulli(input: Tensor, target: Tensor, **weights: Tensor | None) -> tuple[Tensor, torch.dtype]:
     """What both cross entropies ask for: their input as the operator takes it, and the dtype of their result."""
-    _check_floating("input", input)
-    if target.dtype not in _DATA:
-        raise TypeError(f"target must be of a floating dtype, uint8 or bool, got {_name(target.dtype)}")
+    check_dtype("input", input)
+    check_dtype("target", target, data=True)
     if target.shape != input.shape:
         raise ValueError(f"target must be of input's shape {tuple(input.shape)}, got {tuple(target.shape)}")
     weights = {name: weight for name, weight in weights.items() if weight is not None}
@@ -288,14 +287,12 @@ def _at_least(eps: float, var: Tensor) -> Tensor:
 
 def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     """A posterior's parameters as the operators take them: of one shape and dtype, as arithmetic makes of them."""
-    _check_floating("mu", mu)
-    _check_floating("logvar", logvar)
+    check_dtype("mu", mu)
+    check_dtype("logvar", logvar)
     dtype = torch.promote_types(mu.dtype, logvar.dtype)
     return tuple(torch.broadcast_tensors(mu.to(dtype), logvar.to(dtype)))
 
 
-_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_DATA = (*_FLOATING, torch.uint8, torch.bool)
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -308,17 +305,7 @@ def _result_dtype(input: Tensor, *others: Tensor) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32) if autocast else dtype
 
 
-def _check_floating(name: str, t: Tensor) -> None:
-    if t.dtype not in _FLOATING:
-        expected = ", ".join(_name(dtype) for dtype in _FLOATING)
-        raise TypeError(f"{name} must be one of {expected}, got {_name(t.dtype)}")
-
-
 def _check_device(input: Tensor, **others: Tensor) -> None:
     for name, other in others.items():
         if other.device != input.device:
             raise ValueError(f"{name} must be on input's device {input.device}, got {other.device}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -406,7 +406,7 @@ class TestInPyTorch:
 
 
 P, X = torch.full((4, 3), 0.5), torch.ones(4, 3)
-FLOATING = "float64, float32, bfloat16, float16"
+FLOATING = "float64, float32, bfloat16 or float16"
 BAD = {
     "shape of target": (
         compat.binary_cross_entropy,

@@ -447,7 +447,7 @@ def document() -> str:
         "# Numbers that people lose",
         "",
         "What is usually written between an encoder and its loss, what it gives in PyTorch today, what we give, and",
-        "what is true, computed in 60 digits. `python tests/test_numbers.py` writes this page, and a test keeps it true.",
+        "what is true, computed in 60 digits. `python tests/test_numbers.py` writes this page, a test keeps it true.",
         "(What others give may differ in its digits from one machine to another.)",
         "",
     ]

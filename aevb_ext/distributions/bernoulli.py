@@ -7,8 +7,9 @@ from torch.distributions.utils import probs_to_logits
 from torch.nn.functional import logsigmoid
 
 from .. import functional as F
+from .._dtypes import check_dtype
 from ..reference import _reduce, _wide
-from .factorised import Factorised, check_dtype, samples
+from .factorised import Factorised, samples
 
 
 class Bernoulli(Factorised):

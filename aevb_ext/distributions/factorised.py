@@ -6,21 +6,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
+from .._dtypes import check_dtype
 from ..functional import noise_key
-
-_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_DATA = (*_FLOATING, torch.uint8, torch.bool)
-
-
-def check_dtype(name: str, t: Tensor, *, data: bool = False) -> None:
-    """Raise TypeError unless ``t`` is a tensor of a dtype that the operators take (as ``data``: as their x)."""
-    expected = "float64, float32, bfloat16 or float16"
-    if data:
-        expected = "float64, float32, bfloat16, float16, uint8 or bool"
-    if not isinstance(t, Tensor):
-        raise TypeError(f"{name} must be a tensor of {expected}, got {type(t).__name__}")
-    if t.dtype not in (_DATA if data else _FLOATING):
-        raise TypeError(f"{name} must be {expected}, got {str(t.dtype).removeprefix('torch.')}")
 
 
 def check_broadcasts(name: str, shape: Size, other_name: str, other: Size) -> None:

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.distributions import constraints, kl_divergence
 
 from .. import functional as F
+from .._dtypes import check_dtype
 from ..reference import _logvar, _reduce, _wide
 from .clamp import clamp as clamped
-from .factorised import Factorised, check_broadcasts, check_dtype, samples
+from .factorised import Factorised, check_broadcasts, samples
 
 # The values that each parameterisation of the spread may have.
 _SPREADS = {

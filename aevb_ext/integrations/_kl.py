@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl
 
+from .._dtypes import FLOATING
 from ..functional import gaussian_kl
 from ._patch import Replacement
 
@@ -15,7 +16,6 @@ from ._patch import Replacement
 TORCH_VERSIONS = ("2.11.0", "2.12.0", "2.12.1", "2.13.0")
 
 _NORMALS, _INDEPENDENTS = (Normal, Normal), (Independent, Independent)
-_FLOATING = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 
 
 class GaussianKl:
@@ -77,7 +77,7 @@ def _fused(p: Normal, q: Normal, event_dims: int) -> Tensor:
     if any(t.dtype != dtype or t.device != device for t in parameters):
         dtype, device = _deciding(parameters)
         parameters = [_as_operand(t, dtype, device) for t in parameters]
-    if dtype not in _FLOATING:
+    if dtype not in FLOATING:
         return NotImplemented
     mu, std, prior_mu, prior_std = parameters
     if prior_mu.shape != mu.shape:
