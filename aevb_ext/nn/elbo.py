@@ -359,12 +359,19 @@ def _rsample_kl(q: DiagonalGaussian, p, noise: dict, reduction: str) -> tuple[Te
 def _of_tuple(name: str, given, q: DiagonalGaussian | None = None) -> DiagonalGaussian:
     """The Gaussian of (mu, logvar); as a prior for q, of q's event."""
     if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(t, Tensor) for t in given)):
-        raise TypeError(f"{name} must be a DiagonalGaussian or a tuple (mu, logvar) of tensors, got {given!r}")
+        raise TypeError(f"{name} must be a DiagonalGaussian or a tuple (mu, logvar) of tensors, got {_kind(given)}")
     mu, logvar = given
     if q is None:
         return DiagonalGaussian(mu, logvar)
     mu = mu.expand(torch.broadcast_shapes(mu.shape, logvar.shape, q.event_shape))
     return DiagonalGaussian(mu, logvar, batch_dims=mu.dim() - q.event_dims)
+
+
+def _kind(given) -> str:
+    """Its type, and those of a tuple's elements: a tensor's numbers would have to come from the device."""
+    if isinstance(given, tuple):
+        return f"({', '.join(map(_kind, given))})"
+    return type(given).__name__
 
 
 def _detached(q: DiagonalGaussian) -> DiagonalGaussian:
