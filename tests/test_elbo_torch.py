@@ -272,32 +272,3 @@ def test_meta():
     vae = VAE(n_samples=3).to("meta")
     terms = vae(data().to("meta"), KEY.to("meta"))
     assert [tuple(t.shape) for t in terms] == [(5,)] * 3 and terms.loss.shape == ()
-
-
-def _process(rank, path, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    rows, gradients = slice(3 * rank, 3 * rank + 3), {}
-    for name in DISTRIBUTED:
-        vae = nn.parallel.DistributedDataParallel(VAE(**OPTIONS[name]))
-        vae(data(6)[rows], _keys(6)[rows]).loss.backward()
-        gradients[name] = [p.grad for p in vae.parameters()]
-    if rank == 0:
-        torch.save(gradients, results)
-    torch.distributed.destroy_process_group()
-
-
-DISTRIBUTED = ("3 samples", "capacity", "dreg, 4")
-
-
-def _keys(count):
-    return torch.stack([KEY + 7 * i for i in range(count)])
-
-
-def test_two_processes(tmp_path):
-    """The gradient of two halves of a minibatch, each in a process of its own, is that of the minibatch."""
-    meeting, results = str(tmp_path / "meeting"), str(tmp_path / "gradients")
-    torch.multiprocessing.spawn(_process, (meeting, results), nprocs=2)
-    for name, gradients in torch.load(results).items():
-        expected = value_and_gradients(VAE(**OPTIONS[name]), data(6), _keys(6))[1]
-        torch.testing.assert_close(gradients, expected)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import aevb_ext
 every_row = pytest.mark.parametrize("i", range(len(ROWS)), ids=map(str, ROWS))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="no fork")
 SECONDS = 20  # after which a process that hangs is ended
+MINUTES_TOGETHER = 3  # the same for two that train, on a machine with other work
 
 
 def _half(rank):
@@ -35,14 +37,27 @@ def _train_together(rank, folder):
         seeded(program, *_half(rank))[0].backward()
         gradients.append([p.grad for p in program.parameters()])
     torch.save(gradients, f"{folder}/{rank}")
+    # Neither leaves while the other may still need it, and nothing that communicates outlives the group.
+    torch.distributed.barrier()
+    del program
     torch.distributed.destroy_process_group()
+
+
+def _join(processes):
+    """Wait for them, but not forever."""
+    deadline = time.monotonic() + MINUTES_TOGETHER * 60
+    while not processes.join(timeout=max(deadline - time.monotonic(), 0.1)):
+        if time.monotonic() > deadline:
+            for process in processes.processes:
+                process.kill()
+            pytest.fail(f"two processes have not ended after {MINUTES_TOGETHER} minutes")
 
 
 @pytest.fixture(scope="module")
 def trained_together():
     """The gradients that two processes averaged, as each has them."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_train_together, (folder,), nprocs=2)
+        _join(torch.multiprocessing.spawn(_train_together, (folder,), nprocs=2, join=False))
         yield [torch.load(Path(folder) / str(rank)) for rank in range(2)]
 
 

@@ -91,9 +91,8 @@ class Bernoulli(Factorised):
 
     def expand(self, batch_shape, _instance=None) -> "Bernoulli":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
-        new, shape = self._expanded(Bernoulli, batch_shape, _instance)
-        new.param_name, new.param = self.param_name, self.param.expand(shape)
-        return new
+        param = self.param.expand(*batch_shape, *self._event_shape)
+        return self._expanded(Bernoulli, _instance, **{self.param_name: param}, batch_dims=len(batch_shape))
 
     def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
         r"""Samples: 1 where the key's standard normal noise is below :math:`\Phi^{-1}(p)`, which has probability p.

@@ -61,13 +61,16 @@ class Factorised(Distribution):
             return self._element_support
         return constraints.independent(self._element_support, self.event_dims)
 
-    def _expanded(self, cls: type, batch_shape: Size, instance) -> tuple["Factorised", Size]:
-        """A new distribution of the class without its parameters, and the shape that they are to have."""
-        new = self._get_checked_instance(cls, instance)
-        batch_shape = Size(batch_shape)
-        Distribution.__init__(new, batch_shape, self._event_shape, validate_args=False)
+    def _expanded(self, cls: type, instance, *parameters, **options) -> "Factorised":
+        """What ``cls`` makes of these: in ``instance``, where a subclass's expand gives one to be filled."""
+        options |= {"validate_args": False}  # they are valid if this one's are
+        if instance is None and type(self).__init__ is cls.__init__:
+            new = type(self)(*parameters, **options)
+        else:
+            new = self._get_checked_instance(cls, instance)
+            cls.__init__(new, *parameters, **options)
         new._validate_args = self._validate_args
-        return new, batch_shape + self._event_shape
+        return new
 
     def _common_shape(self, other: "Factorised") -> Size:
         """The batch shape to which both broadcast, and the event's; ValueError naming both if there is none."""

@@ -154,9 +154,9 @@ class DiagonalGaussian(Factorised):
 
     def expand(self, batch_shape, _instance=None) -> "DiagonalGaussian":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
-        new, shape = self._expanded(DiagonalGaussian, batch_shape, _instance)
-        new.mu, new.scale_param, new.spread = self.mu.expand(shape), self.scale_param, self.spread
-        return new
+        mu = self.mu.expand(*batch_shape, *self._event_shape)
+        options = {"spread": self.spread, "batch_dims": len(batch_shape)}
+        return self._expanded(DiagonalGaussian, _instance, mu, self.scale_param, **options)
 
     def rsample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
         """Reparameterised samples: :func:`aevb_ext.rsample`.
