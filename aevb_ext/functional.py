@@ -29,6 +29,7 @@ from torch import Tensor
 
 from . import reference
 from ._library import ops
+from .noise import keys_of
 
 __all__ = [
     "bernoulli_log_prob",
@@ -329,8 +330,7 @@ def _device(device, generator) -> torch.device:
 
 def _fresh_key(device, generator) -> Tensor:
     if isinstance(generator, (list, tuple)):
-        keys = [ops.noise_key(device=device, generator=g) for g in generator]
-        return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)
+        return keys_of(generator, ops.noise_key, device)
     return ops.noise_key(device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0)
 
 

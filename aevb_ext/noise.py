@@ -62,3 +62,9 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
         radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (b.to(dtype) * 2.0**-32)
         normals += [radius * angle.cos(), radius * angle.sin()]
     return torch.stack(normals, dim=-1).flatten(-2)[..., :count].reshape(*key.shape[:-1], *shape)
+
+
+def keys_of(generators: list, draw, device) -> Tensor:
+    """``[len(generators), 2]``: the key that ``draw(device, generator=g)`` gives of each."""
+    keys = [draw(device=device, generator=g) for g in generators]
+    return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)

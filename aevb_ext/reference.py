@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .noise import standard_normal
+from .noise import keys_of, standard_normal
 
 __all__ = [
     "bernoulli_log_prob",
@@ -26,8 +26,7 @@ __all__ = [
 
 def noise_key(device=None, generator=None) -> Tensor:
     if isinstance(generator, (list, tuple)):
-        keys = [noise_key(device, g) for g in generator]
-        return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)
+        return keys_of(generator, noise_key, device)
     if device is None:
         device = generator.device if generator is not None else torch.get_default_device()
     seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator)
