@@ -65,6 +65,44 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, sta
     return torch.stack(normals, dim=-1).flatten(-2).narrow(-1, start % 4, count).reshape(*key.shape[:-1], *shape)
 
 
+# What noise is drawn for: keys of different purposes have nothing in common.
+PURPOSES = {"posterior": 1, "binarize": 2, "evaluation": 3, "order": 4, "evaluation binarize": 5}
+
+
+def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
+    """A noise key for each index: a function of nothing else, whatever batch or process the index is in.
+
+    Args:
+        seed: any integer; modulo 2^64.
+        purpose: one of ``PURPOSES``.
+        index: int64, of any shape.
+
+    Returns:
+        int64 ``[*index.shape, 2]`` on index's device: ``(mixed seed and purpose, index)``.
+    """
+    return torch.stack([torch.full_like(index, seed_for(seed, purpose)), index], -1)
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """A seed in ``[-2^63, 2^63)`` for one purpose: the output of SplitMix64 (Steele et al. 2014) at seed and purpose.
+
+    Raises:
+        ValueError: the purpose is unknown.
+    """
+    if purpose not in PURPOSES:
+        raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}, got {purpose!r}")
+    state = _splitmix(_splitmix(seed) + PURPOSES[purpose])
+    return state - (1 << 64) if state >> 63 else state
+
+
+def _splitmix(state: int) -> int:
+    word = (1 << 64) - 1
+    state = (state + 0x9E3779B97F4A7C15) & word
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & word
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & word
+    return state ^ (state >> 31)
+
+
 def keys_of(generators: list, draw, device) -> Tensor:
     """``[len(generators), 2]``: the key that ``draw(device, generator=g)`` gives of each."""
     keys = [draw(device=device, generator=g) for g in generators]

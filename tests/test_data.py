@@ -104,7 +104,7 @@ def test_missing_files_are_named(tmp_path):
 
 
 def test_other_mnist_is_refused(tmp_path):
-    for file in data.MNIST_MD5:
+    for file in data.sets.MNIST_MD5:
         (tmp_path / file).write_bytes(idx(np.zeros((2, 28, 28), np.uint8)))
     with pytest.raises(ValueError, match=r"train-images.* has md5"):
         data.load("mnist", tmp_path)
@@ -131,15 +131,15 @@ def test_damaged_freyface_is_refused(tmp_path):
 def test_download_verifies_and_leaves_no_halves(tmp_path, monkeypatch):
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
-    monkeypatch.setattr(data, "MNIST_URL", source.as_uri() + "/")
+    monkeypatch.setattr(data.sets, "MNIST_URL", source.as_uri() + "/")
     checksums = {}
-    for file in data.MNIST_MD5:
+    for file in data.sets.MNIST_MD5:
         (source / file).write_bytes(idx(np.zeros((2, 28, 28), np.uint8)))
         checksums[file] = hashlib.md5((source / file).read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="md5"):
         data.download("mnist", target)
     assert list((target / "mnist").iterdir()) == []
-    monkeypatch.setattr(data, "MNIST_MD5", checksums)
+    monkeypatch.setattr(data.sets, "MNIST_MD5", checksums)
     data.download("mnist", target)
     assert {path.name for path in (target / "mnist").iterdir()} == set(checksums)
     assert data.load("mnist", target).test.shape == (2, 784)

@@ -194,3 +194,21 @@ def test_cpu_and_cuda_draw_the_same_noise():
         cpu, cuda = (_noise(KEYS[3], (1 << 18,), dtype, device) for device in ("cpu", "cuda"))
         radius = normals(torch.tensor(KEYS[3]), cpu.shape, uniforms=dtype)[1]
         assert ((cpu - cuda.cpu()).abs() <= 2 * bound * (1 + radius)).all()
+
+
+def test_keys_at_are_splitmix_of_seed_and_purpose():
+    # The published first outputs of SplitMix64 from state 0, and its state after one.
+    first = [noise._splitmix((i * 0x9E3779B97F4A7C15) % 2**64) for i in range(3)]
+    assert first == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    index = torch.tensor([[0, 7], [2**40, 3]])
+    keys = noise.keys_at(5, "posterior", index)
+    assert keys.shape == (2, 2, 2) and keys.dtype == torch.int64
+    assert (keys[..., 1] == index).all() and keys[..., 0].unique().numel() == 1
+
+
+def test_keys_at_differ_by_seed_and_purpose():
+    words = {noise.seed_for(seed, purpose) for seed in range(-50, 50) for purpose in noise.PURPOSES}
+    assert len(words) == 100 * len(noise.PURPOSES)
+    assert noise.seed_for(-1, "order") == noise.seed_for(2**64 - 1, "order")
+    with pytest.raises(ValueError, match="purpose must be one of"):
+        noise.seed_for(0, "posteriors")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ._files import atomic_write
+from .._files import atomic_write
 
 __all__ = ["NAMES", "Data", "download", "load"]
 
@@ -135,7 +135,7 @@ def read_idx(path, md5: str | None = None) -> np.ndarray:
 
 
 def _digits() -> Data:
-    with np.load(Path(__file__).parent / "datasets" / "digits.npz") as file:
+    with np.load(Path(__file__).parents[1] / "datasets" / "digits.npz") as file:
         counts = _shuffled(file["images"])
     # Each value counts the dark pixels of a 4 x 4 block of the 32 x 32 scan. Given back as 16 grey pixels, it has the
     # Bernoulli likelihood of the block's own pixels: the binomial one of the count, but for a constant.
