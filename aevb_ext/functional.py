@@ -327,6 +327,13 @@ def gaussian_log_prob(
     return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
 
 
+def key_for(mu: Tensor, key: Tensor | None, generator) -> Tensor:
+    """The key that :func:`rsample` of these takes its noise from; not public."""
+    if mu.device.type not in _COMPILED:
+        return reference.noise_key(mu.device, generator) if key is None else key
+    return _key(mu, key, generator)
+
+
 def _device(device, generator) -> torch.device:
     if device is not None:
         return torch.device(device)
