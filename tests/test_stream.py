@@ -174,8 +174,9 @@ def test_importance_weighted_bound(block):
     """The formula, all at once."""
     model, x = mlp_vae(DIM, latent=LATENT, hidden=8).double(), _inputs()[0]
     found = importance_weighted_bound(model, x, K, block=block, key=KEY)
-    q = torch.distributions.Normal(*(f(t) for f, t in zip((lambda m: m, lambda v: (v / 2).exp()), model.posterior(x))))
-    z = aevb_ext.rsample(*model.posterior(x), n_samples=K, key=KEY)
+    mu, logvar = model.posterior(x)
+    q = torch.distributions.Normal(mu, (logvar / 2).exp())
+    z = aevb_ext.rsample(mu, logvar, n_samples=K, key=KEY)
     prior = torch.distributions.Normal(torch.zeros_like(q.mean), 1)
     log_weights = model.log_likelihood(x, z) + (prior.log_prob(z) - q.log_prob(z)).sum(-1)
     expected = log_weights.exp().mean(0).log()
