@@ -42,17 +42,18 @@ def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> li
     return counter
 
 
-def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, start: int = 0) -> Tensor:
     """The noise of each key: standard normals ``[*batch, *shape]`` of ``dtype`` on the device of ``key``.
 
     Args:
         key: int64 ``[*batch, 2]``.
         shape: that of the noise of one key.
         dtype: float32 or float64.
+        start: the index of the first.
     """
     count = math.prod(shape)
     seed, offset = key[..., :1], key[..., 1:]
-    block = torch.arange((count + 3) // 4, device=key.device)
+    block = torch.arange(start // 4, (start + count + 3) // 4, device=key.device)
     halves = [(part & _MASK, (part >> 32) & _MASK) for part in (block, offset, seed)]
     words = philox4x32([*halves[0], *halves[1]], list(halves[2]))
     normals = []
@@ -61,7 +62,7 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
         u = a.to(dtype) * 2.0**-32 + 2.0**-33
         radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (b.to(dtype) * 2.0**-32)
         normals += [radius * angle.cos(), radius * angle.sin()]
-    return torch.stack(normals, dim=-1).flatten(-2)[..., :count].reshape(*key.shape[:-1], *shape)
+    return torch.stack(normals, dim=-1).flatten(-2).narrow(-1, start % 4, count).reshape(*key.shape[:-1], *shape)
 
 
 # What noise is drawn for: keys of different purposes have nothing in common.

@@ -1,5 +1,6 @@
 """How a model is scored."""
 
 from .bound import ESTIMATORS, Bound, bound_a, bound_b, bound_values, evaluate_bound
+from .importance import importance_weighted_bound
 
-__all__ = ["ESTIMATORS", "Bound", "bound_a", "bound_b", "bound_values", "evaluate_bound"]
+__all__ = ["ESTIMATORS", "Bound", "bound_a", "bound_b", "bound_values", "evaluate_bound", "importance_weighted_bound"]

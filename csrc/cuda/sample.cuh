@@ -21,7 +21,7 @@ constexpr int kBlockQuads = 128;
 
 struct SampleTask {
   Tiling tiling;
-  int64_t samples;
+  int64_t samples, first_sample;
   const int64_t* key;
   bool one_key;
   Divisor key_rows;  // where there are several; a row is then a row of the tiling
@@ -72,7 +72,8 @@ class Noise {
   uint64_t seed_, offset_;
 };
 
-// The noise of a tile: that of its rows' key, from `first` on (in the first sample); `numbers` are those of one sample.
+// The noise of a tile: that of its rows' key, from `first` on (in the first of the samples); `numbers` are those of
+// one.
 template <class N>
 struct TileNoise {
   Noise<N> of;
@@ -81,16 +82,18 @@ struct TileNoise {
   // `of_one` is that of the only key, where there is but one.
   __device__ __forceinline__ TileNoise(const SampleTask& task, const Noise<N>& of_one, const Tile& tile)
       : of(of_one), first(tile.first), numbers(task.tiling.rows * task.tiling.event) {
-    if (task.one_key) return;
-    int64_t row = tile.row;
-    of = Noise<N>(task.key + 2 * divide(row, task.key_rows));
-    first = row * task.tiling.event + tile.start;
-    numbers = int64_t(task.key_rows.value) * task.tiling.event;
+    if (!task.one_key) {
+      int64_t row = tile.row;
+      of = Noise<N>(task.key + 2 * divide(row, task.key_rows));
+      first = row * task.tiling.event + tile.start;
+      numbers = int64_t(task.key_rows.value) * task.tiling.event;
+    }
+    first += task.first_sample * numbers;
   }
 };
 
-// Four elements of a tile, those with one Philox block's indices (in the first sample). At the ends of a row some of
-// them are other rows'.
+// Four elements of a tile, those with one Philox block's indices (in the first of the samples). At the ends of a row
+// some of them are other rows'.
 struct Quad {
   int at, size;  // element 0 of the four, which may be negative; elements in the tile
 
@@ -276,6 +279,7 @@ inline SampleTask task_of(const SampleCall& call) {
   task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, summed ? kBlock : kQuadTile,
                      kQuad, kBlockQuads);
   task.samples = call.samples;
+  task.first_sample = call.first_sample;
   task.key = call.key;
   task.one_key = one_key;
   task.key_rows = Divisor(call.key_rows);
