@@ -1,7 +1,6 @@
 """``aevb``: train, sample, evaluate, doctor."""
 
 import argparse
-import sys
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ._library import build_info
 from .estimators import ESTIMATORS, evaluate_bound
 from .learners.aevb import OPTIMIZERS
 from .models import LIKELIHOODS, mlp_vae
-from .train import NonFiniteBound, fit, load_checkpoint
+from .train import NonFiniteBound, PeerFailed, fit, joined, load_checkpoint
 
 # What the paper trains on MNIST and Frey Face (its Figure 2), and the like for the digits.
 DEFAULTS = {
@@ -25,15 +24,16 @@ DEFAULTS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``aevb`` with ``argv`` (default: the process's). Returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    try:
-        return arguments.run(arguments) or 0
-    except (ValueError, TypeError, OSError, ImportError, NonFiniteBound) as error:
-        print(f"aevb: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("aevb: interrupted; what the output folder holds is whole", file=sys.stderr)
-        return 130
+    with joined() as processes, processes.only_first_prints():
+        arguments = _parser().parse_args(argv)
+        try:
+            return arguments.run(arguments) or 0
+        except (ValueError, TypeError, OSError, ImportError, NonFiniteBound, PeerFailed) as error:
+            processes.tell(f"aevb: error: {error}")
+            return 1
+        except KeyboardInterrupt:
+            processes.tell("aevb: interrupted; what the output folder holds is whole")
+            return 130
 
 
 def _train(a) -> None:

@@ -286,8 +286,12 @@ class ELBO(nn.Module):
     def _with_free_bits(self, groups: Tensor) -> Tensor:
         # NaN stays what it is, and says nothing about the minibatch's other data points.
         values = groups.detach()
-        is_free = values.reshape(-1, values.shape[-1]).nanmean(0) <= self.free_bits
+        is_free = self._mean_over_points(values.reshape(-1, values.shape[-1])) <= self.free_bits
         return torch.where(is_free & ~values.isnan(), self.free_bits, groups)
+
+    def _mean_over_points(self, values: Tensor) -> Tensor:
+        """``[B, groups]`` to ``[groups]``, without what is NaN."""
+        return values.nanmean(0)
 
     @property
     def current_beta(self) -> Tensor:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterable
-
-import torch
+from contextlib import nullcontext
 
 from ..data import Data
-from ..estimators import Bound, evaluate_bound
+from ..estimators import Bound
 from ..learners.precision import matmul_precision
 from ..models import VAE
 from .callbacks import Callback
+from .evaluation import shared_bound
+from .joining import joined
 from .logging import Progress, RunFolder
+from .processes import Processes
 from .run import Log, Record, Result, Run
 from .settings import Settings
 
@@ -35,6 +37,7 @@ def fit(
     progress: bool = True,
     callbacks: Iterable[Callback] = (),
     settings: Settings | None = None,
+    processes: Processes | None = None,
     **options,
 ) -> Result:
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1).
@@ -43,16 +46,20 @@ def fit(
     give the same run, on the CPU bit for bit. The bounds of the splits are on the same noise each time; the train bound
     is that of as many training points as there are test points.
 
+    In a program that torchrun has started several times, each process calls this with the same arguments, and they
+    train one model: the same steps as one process takes, to the order in which sums are taken.
+
     Args:
         model: the VAE, trained in place and left on ``device``.
         data: what to train on.
-        device: where to train.
+        device: where to train. ``"cuda"`` is, with several processes, the device of this one.
         out: a new or empty folder for config.json, metrics.jsonl, checkpoint.pt (renewed at each evaluation) and the
             pictures. None: nothing is written.
         validate: check that the data lies in the support of the likelihood.
         progress: tell on stderr how it goes.
         callbacks: what else is to happen (:class:`~aevb_ext.train.Callback`).
         settings: every number that determines the run (:class:`~aevb_ext.train.Settings`).
+        processes: those that train together. None: those that torchrun started, or this one alone.
         options: the same, one by one: ``samples_seen=``, ``batch_size=``, ``lr=``, ...
 
     Returns:
@@ -63,32 +70,53 @@ def fit(
         TypeError: an unknown option, or one beside ``settings``.
         OSError: the folder exists and is not empty, or cannot be written.
         NonFiniteBound: the bound became infinite or NaN. What the folder holds then is whole, from before.
+        PeerFailed: another process raised one of these before training, or ended in the middle of it.
     """
-    settings = _settings(settings, options)
-    device = _check_device(device)
-    if len(data.train) == 0 or len(data.test) == 0:
-        raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
-    if validate:
-        model.decoder.check_support(data.train, model.x_scale, "data.train")
-        model.decoder.check_support(data.test, model.x_scale, "data.test")
-    model.to(device)
-    run = Run(model, data.to(device), settings)
+    run = None
+
+    def doing() -> str:
+        return "before training" if run is None else f"at step {run.steps}"
+
+    with joined() if processes is None else nullcontext(processes) as processes, processes.watched(doing):
+        # Until all have found that they can, nobody begins.
+        with processes.together():
+            settings = _settings(settings, options)
+            device = processes.device(device)
+            _check(settings, processes)
+            if len(data.train) == 0 or len(data.test) == 0:
+                raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
+            if validate:
+                model.decoder.check_support(data.train, model.x_scale, "data.train")
+                model.decoder.check_support(data.test, model.x_scale, "data.test")
+            model.to(device)
+            data = data.to(device)
+        run = Run(model, data, settings, processes=processes)
+        try:
+            with matmul_precision(settings.precision):
+                with processes.together():
+                    callbacks = _callbacks(run, out, progress, callbacks) if processes.is_first else []
+                    for callback in callbacks:
+                        callback.on_start(run)
+                return _train(run, callbacks)
+        finally:
+            run.leave()
+
+
+def _callbacks(run: Run, out, progress: bool, callbacks: Iterable[Callback]) -> list[Callback]:
     own = [Progress(progress)]
     if out is not None:
         own.append(RunFolder(out))
         run.folder = own[-1].path
-    with matmul_precision(settings.precision):
-        return _train(run, [*own, *callbacks])
+    return [*own, *callbacks]
 
 
 def _train(run: Run, callbacks: list[Callback]) -> Result:
     settings = run.settings
     evaluations = evaluation_steps(settings)
-    for callback in callbacks:
-        callback.on_start(run)
     logged, logged_at = run.steps, run.seconds
     while run.steps < settings.steps and not run.stopped:
         run.step()
+        run.agree()
         evaluates = run.steps in evaluations
         if not (evaluates or run.steps % settings.log_every == 0 or run.stopped):
             continue
@@ -118,8 +146,9 @@ def _train(run: Run, callbacks: list[Callback]) -> Result:
         # The time that an evaluation takes is not the steps'.
         logged, logged_at = run.steps, run.seconds
     result = _result(run)
-    for callback in callbacks:
-        callback.on_end(run, result)
+    with run.processes.together():
+        for callback in callbacks:
+            callback.on_end(run, result)
     return result
 
 
@@ -149,14 +178,13 @@ def _settings(settings: Settings | None, options: dict) -> Settings:
     return settings
 
 
-def _check_device(device) -> torch.device:
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is not a device: {error}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r}: torch {torch.__version__} sees no CUDA device here")
-    return device
+def _check(settings: Settings, processes: Processes) -> None:
+    parts = processes.world_size * settings.accumulate
+    if processes.are_several and settings.batch_size % parts:
+        raise ValueError(
+            f"batch_size, of all processes together, must divide by the number of processes times accumulate, "
+            f"{processes.world_size} * {settings.accumulate}, got {settings.batch_size}"
+        )
 
 
 def evaluate(run: Run) -> Record:
@@ -164,10 +192,10 @@ def evaluate(run: Run) -> Record:
     data, how = run.data, {"estimator": "a" if run.settings.estimator == "a" else "b"}
     how["n_samples"] = run.settings.n_samples
     with run.averaged():
-        bounds = {"train": evaluate_bound(run.model, data.train, count=len(data.test), **how)}
-        bounds["test"] = evaluate_bound(run.model, data.test, **how)
+        bounds = {"train": shared_bound(run.model, data.train, run.processes, count=len(data.test), **how)}
+        bounds["test"] = shared_bound(run.model, data.test, run.processes, **how)
         if data.valid is not None:
-            bounds["valid"] = evaluate_bound(run.model, data.valid, **how)
+            bounds["valid"] = shared_bound(run.model, data.valid, run.processes, **how)
     for name, bound in bounds.items():
         if not math.isfinite(bound.mean):
             raise _non_finite(run.steps, run, f"the {name} bound is {bound.mean}")

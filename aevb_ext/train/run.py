@@ -15,6 +15,7 @@ from ..models import VAE
 from .processes import Processes
 from .settings import Settings
 from .step import make_step
+from .vote import Vote
 
 __all__ = ["History", "Log", "Record", "Result", "Run"]
 
@@ -104,7 +105,8 @@ class Run:
         rank, world_size = self.processes.rank, self.processes.world_size
         self.step = make_step(self.learner, data.train, seed=s.seed, rank=rank, world_size=world_size)
         self.history = History()
-        self.stopped = None
+        self.stopped = self._asked = None
+        self._vote = Vote(self.processes)
         self._seconds, self._started = 0.0, time.perf_counter()
 
     @property
@@ -123,8 +125,20 @@ class Run:
         return round(self._seconds + time.perf_counter() - self._started, 3)
 
     def stop(self, reason: str) -> None:
-        """End training after this step."""
-        self.stopped = self.stopped or reason
+        """End training after this step; with several processes, any of which may ask, after this one or the next."""
+        self._asked = self._asked or reason
+        if not self.processes.are_several:
+            self.stopped = self._asked
+
+    def agree(self) -> None:
+        """After each step, called by all processes: :attr:`stopped` becomes the same in all of them."""
+        if self._vote(self._asked is not None):
+            self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
+
+    def leave(self) -> None:
+        """After the last step: have no more to do with other processes."""
+        self._vote.close()
+        self.learner.leave()
 
     def averaged(self):
         """A context in which the model has the parameters that are evaluated: their average, where there is one."""

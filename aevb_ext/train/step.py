@@ -37,7 +37,7 @@ class Step:
         """Take the step.
 
         Returns:
-            The minibatch's mean bound before the update: a scalar on the data's device.
+            The mean bound of this process's share of the minibatch before the update: a scalar on the data's device.
         """
         self._prepare()
         return self._update()
@@ -107,10 +107,15 @@ class GraphedStep(Step):
 def make_step(learner: AEVB, data: Tensor | Rows, **kwargs) -> Step:
     """The quickest step there is for these: captured on CUDA; eager elsewhere, and memory is kept between steps.
 
-    Arguments are those of :class:`Step`.
+    Arguments are those of :class:`Step`. With several processes a step is not captured: one line says so.
     """
     rows = rows_of(data)
     if rows.device.type == "cuda":
-        return GraphedStep(learner, rows, **kwargs)
+        if kwargs.get("world_size", 1) == 1:
+            return GraphedStep(learner, rows, **kwargs)
+        if kwargs["rank"] == 0:
+            reason = "several processes average its gradients (NCCL), which a graph would have to replay in step"
+            warnings.warn(f"the training step is not captured in a CUDA graph: {reason}", stacklevel=2)
+        return Step(learner, rows, **kwargs)
     keep_freed_memory()
     return Step(learner, rows, **kwargs)
