@@ -42,6 +42,7 @@ th { font-weight: 600; }
 .numbers :is(td, th):first-child { position: sticky; left: 0; background: var(--panel); text-align: left; }
 .pairs th { width: 30%; font-weight: 400; color: var(--quiet); }
 .pairs td { overflow-wrap: anywhere; }
+@media (max-width: 32rem) { th, td { padding: 0.3rem 0.5rem; } table { font-size: 0.8125rem; } }
 @media print { figure, .cards > div { break-inside: avoid; } }
 """
 
