@@ -61,7 +61,7 @@ def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4
     """
     data = rows_of(x)
     index = torch.arange(min(columns * rows, len(data)), device=data.device)
-    x = data.gather(index, keys_at(seed, "evaluation", index)).to(next(model.parameters()).device)
+    x = data.gather(index, keys_at(seed, "evaluation binarize", index)).to(next(model.parameters()).device)
     pairs = [_images(t, image_shape) for t in (x * model.x_scale, model.reconstruct(x))]
     line = pairs[0].new_full((len(x), 1, *pairs[0].shape[2:]), math.nan)
     return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))

@@ -52,7 +52,7 @@ def latent_use(model: VAE, x: Tensor | Rows, seed: int = 0) -> LatentUse:
         raise ValueError("x must have at least one data point, got none")
     means, kl = [], 0.0
     for index in torch.arange(len(rows), device=rows.device).split(_ROWS):
-        mu, logvar = model.posterior(rows.gather(index, keys_at(seed, "evaluation", index)))
+        mu, logvar = model.posterior(rows.gather(index, keys_at(seed, "evaluation binarize", index)))
         means.append(mu.flatten(1).double())
         kl = kl + F.gaussian_kl(mu, logvar, reduction="none").flatten(1).double().sum(0)
     return LatentUse((kl / len(rows)).cpu(), torch.cat(means).var(0, correction=0).cpu())
