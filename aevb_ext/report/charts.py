@@ -13,6 +13,8 @@ __all__ = ["bars", "lines"]
 # Colours that are drawn with and then replaced by the page's, which follow the reader's light or dark.
 _INK, _OFF = "#010203", "#010204"
 _SERIES = [f"#f1000{i}" for i in range(1, 7)]
+# What they are where there is no page about the chart: in a notebook.
+_OUTSIDE = ("#3b7dd8", "#d9731f", "#2f9e54", "#9b59c9", "#cc4477", "#8a8a1e")
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -95,7 +97,7 @@ def _svg(figure: Figure, name: str) -> str:
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn)
     prefix = re.sub(r"\W+", "-", name)
     drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", drawn)
-    drawn = drawn.replace(_INK, "currentColor").replace(_OFF, "var(--off)")
+    drawn = drawn.replace(_INK, "currentColor").replace(_OFF, "var(--off, #999)")
     for i, colour in enumerate(_SERIES, 1):
-        drawn = drawn.replace(colour, f"var(--series-{i})")
+        drawn = drawn.replace(colour, f"var(--series-{i}, {_OUTSIDE[i - 1]})")
     return drawn.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)

@@ -2,9 +2,9 @@
 
 from .. import plots
 from ..runs import SavedRun
-from . import charts
+from . import charts, evaluations
 from .page import figure, grid, page, section, table
-from .run import SPLITS, bound, duration, rate
+from .run import rate
 
 __all__ = ["compare", "comparison"]
 
@@ -12,15 +12,15 @@ __all__ = ["compare", "comparison"]
 def comparison(runs: list[SavedRun]) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a table of runs: how far each came, and every setting in which they differ."""
     last = [run.evaluations[-1] if run.evaluations else {} for run in runs]
-    splits = [split for split in SPLITS if any(split in line for line in last)]
+    splits = evaluations.present(last)
     settings = differing([run.config for run in runs])
     header = ["run", *splits, "samples seen", "time", "samples/s", *settings]
     rows = [
         [
             name,
-            *(bound(line, split) for split in splits),
+            *(evaluations.bound(line, split) for split in splits),
             f"{line['samples_seen']:,}" if line else "-",
-            duration(line["seconds"]) if line else "-",
+            evaluations.duration(line["seconds"]) if line else "-",
             rate(run),
             *(str(run.config.get(key, "-")) for key in settings),
         ]
@@ -30,15 +30,14 @@ def comparison(runs: list[SavedRun]) -> tuple[list[str], list[list[str]]]:
 
 
 def differing(configs: list[dict]) -> list[str]:
-    """The keys whose values are not the same in all, in the order in which they are met; but for the folder's own."""
-    keys = dict.fromkeys(key for config in configs for key in config if key != "out")
+    """The keys whose values are not the same in all, in the order in which they are met."""
+    keys = dict.fromkeys(key for config in configs for key in config)
     return [key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)]
 
 
 def compare(runs: list[SavedRun]) -> str:
     """A page with the table of :func:`comparison` and the curves of the runs."""
-    header, rows = comparison(runs)
-    return page("Runs compared", table(header, rows), section("Curves", grid(*_curves(runs))))
+    return page("Runs compared", table(*comparison(runs)), section("Curves", grid(*_curves(runs))))
 
 
 def _names(runs: list[SavedRun]) -> list[str]:
@@ -48,16 +47,13 @@ def _names(runs: list[SavedRun]) -> list[str]:
 
 
 def _curves(runs: list[SavedRun]) -> list[str]:
-    names = _names(runs)
     found = []
-    for split in SPLITS:
+    for split in evaluations.present([line for run in runs for line in run.evaluations]):
         curves = {
-            name: ([e["samples_seen"] for e in run.evaluations], [e[split] for e in run.evaluations])
-            for name, run in zip(names, runs, strict=True)
-            if run.evaluations and split in run.evaluations[-1]
+            name: evaluations.curve(run.evaluations, split) for name, run in zip(_names(runs), runs, strict=True)
         }
-        if curves:
-            floor = min(plots.bottom(seen, [values]) for seen, values in curves.values())
-            chart = charts.lines(f"{split} bound", curves, "nats per data point", log_x=True, bottom=floor)
-            found.append(figure(chart, f"The bound of the {split} data."))
+        curves = {name: curve for name, curve in curves.items() if curve[0]}
+        bottom = min(plots.bottom(seen, [values]) for seen, values in curves.values())
+        chart = charts.lines(f"{split} bound", curves, "nats per data point", log_x=True, bottom=bottom)
+        found.append(figure(chart, f"The bound of the {split} data."))
     return found

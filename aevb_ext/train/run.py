@@ -62,6 +62,15 @@ class History(list):
         """That with the highest held-out bound; None of none."""
         return max(self, key=lambda record: record.held_out, default=None)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the curves, and a table."""
+        from ..report import evaluations
+
+        lines = [asdict(record) for record in self]
+        return (
+            f'<div style="max-width: 40em">{evaluations.chart(lines)}</div>{evaluations.listed(lines)}' if lines else "[]"
+        )
+
 
 @dataclass(frozen=True)
 class Result:
