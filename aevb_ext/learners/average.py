@@ -29,8 +29,8 @@ class Average:
         """Follow the parameters by one step."""
         torch._foreach_lerp_(self.values, self._parameters, 1 - self.decay)
 
-    @torch.no_grad()
     @contextmanager
+    @torch.no_grad()
     def in_place(self):
         """A context in which the parameters *are* the average."""
         own = [p.clone() for p in self._parameters]

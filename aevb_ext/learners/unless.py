@@ -9,8 +9,8 @@ from torch import Tensor
 __all__ = ["unless"]
 
 
-@torch.no_grad()
 @contextmanager
+@torch.no_grad()
 def unless(bad: Tensor, tensors: Callable[[], list[Tensor]]):
     """A context that leaves ``tensors()`` as they were where ``bad`` is true: without the host ever knowing.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .._files import atomic_write
-from ..models import VAE, mlp_vae
+from ..models import VAE, make_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -78,8 +78,9 @@ def load_checkpoint(path, model: VAE | None = None) -> Checkpoint:
     if model is None:
         if config is None:
             raise ValueError(f"{path} is of a model made by hand: give load_checkpoint such a model to load it into")
-        model = mlp_vae(**config)
-    elif model.config != config:
+        model = make_model(**config)
+    # Before there were others, a config did not say that it was the paper's.
+    elif model.config != (config and {"architecture": "mlp"} | config):
         raise ValueError(f"{path} is of another model: it has {config}, the model given has {model.config}")
     try:
         model.load_state_dict(content["state"])
