@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, NonFiniteBound) as error:
         print(f"aevb: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("aevb: interrupted; what the output folder holds is whole", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"aevb: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
 
 
@@ -148,14 +148,14 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = verbs.add_parser("sample", help="a picture of samples from a checkpoint's model")
     sample.set_defaults(run=_sample)
-    sample.add_argument("checkpoint", help="checkpoint.pt of a run")
+    sample.add_argument("checkpoint", help="the folder of a run (its best model), or one of its checkpoints")
     sample.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
     sample.add_argument("--n", type=_count, default=100, help="how many samples; default: %(default)s")
     sample.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
     evaluate = verbs.add_parser("evaluate", help="the train and test bound of a checkpoint's model")
     evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("checkpoint", help="checkpoint.pt of a run")
+    evaluate.add_argument("checkpoint", help="the folder of a run (its best model), or one of its checkpoints")
     evaluate.add_argument("--data-dir", metavar="DIR", help="where the files of mnist or freyface are")
     _add_estimate(evaluate)
 
