@@ -68,14 +68,14 @@ def _sampling(info, in_dims, mu, logvar, key):
     return mu, _front(logvar, in_dims[1], mu.dim() - 1), key
 
 
-def _rsample(info, in_dims, mu, logvar, key, n_samples, spread):
-    z = ops.rsample(*_sampling(info, in_dims, mu, logvar, key), n_samples, spread)
+def _rsample(info, in_dims, mu, logvar, key, n_samples, first_sample, spread):
+    z = ops.rsample(*_sampling(info, in_dims, mu, logvar, key), n_samples, first_sample, spread)
     return z, int(n_samples is not None)
 
 
-def _rsample_kl(info, in_dims, mu, logvar, key, n_samples, spread, reduction, batch_dims):
+def _rsample_kl(info, in_dims, mu, logvar, key, n_samples, first_sample, spread, reduction, batch_dims):
     sampling = _sampling(info, in_dims, mu, logvar, key)
-    z, kl = ops.rsample_kl(*sampling, n_samples, spread, _first_pass(reduction), batch_dims + 1)
+    z, kl = ops.rsample_kl(*sampling, n_samples, first_sample, spread, _first_pass(reduction), batch_dims + 1)
     return (z, _reduce(kl, reduction)), (int(n_samples is not None), 0)
 
 

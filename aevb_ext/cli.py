@@ -67,7 +67,7 @@ def _train(a) -> None:
         n_samples=a.samples,
         optimizer=a.optimizer,
         lr=a.lr,
-        bf16=a.bf16,
+        precision="bf16" if a.bf16 else "float32",
         seed=a.seed,
         device=a.device or _default_device(),
         out=out,

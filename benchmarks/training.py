@@ -82,8 +82,8 @@ def rows(data: Tensor, batch: int) -> Tensor:
 
 def ours(training: Training, data: Tensor) -> Callable[[int], None]:
     model = initial().to(data.device)
-    bf16 = training.dtype == torch.bfloat16
-    step = make_step(AEVB(model, len(data), batch_size=training.batch, lr=STEPSIZE, bf16=bf16), data)
+    precision = "bf16" if training.dtype == torch.bfloat16 else "float32"
+    step = make_step(AEVB(model, len(data), batch_size=training.batch, lr=STEPSIZE, precision=precision), data)
 
     def run(steps):
         for _ in range(steps):

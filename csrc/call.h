@@ -61,11 +61,12 @@ struct RowCall {
   bool beyond_caches = false;
 };
 
-// z = mu + sigma eps for `samples` draws, and the KL to N(0, I) where it is wanted.
+// z = mu + sigma eps for `samples` draws, of which the first is number `first_sample`, and the KL to N(0, I) where it
+// is wanted.
 //
-// Each `key_rows` rows, one after another, have a noise key: element e of row r in sample k is number
-// (k * key_rows + r % key_rows) * event + e of the noise of key r / key_rows. With one key for all of them that is its
-// place in the results.
+// Each `key_rows` rows, one after another, have a noise key: element e of row r in sample number k is number
+// (k * key_rows + r % key_rows) * event + e of the noise of key r / key_rows. With one key for all of them, and from
+// sample 0 on, that is its place in the results.
 struct SampleCall {
   Params params;
   Type wide;
@@ -73,6 +74,7 @@ struct SampleCall {
   Input mu, spread;
   const int64_t* key;  // seed, offset, of each key, on the device
   int64_t key_rows;
+  int64_t first_sample;
   Output z;            // forward: [samples, rows, event]
   Output kl;           // forward; no data: not wanted
   Input z_cotangent;   // backward: over samples * rows * event flat indices; no data: zero
@@ -91,6 +93,7 @@ struct BinarizeCall {
   Input x;
   const int64_t* key;
   int64_t key_rows;
+  static constexpr int64_t first_sample = 0;
   uint8_t* bits;  // [rows, event], a byte each
 };
 

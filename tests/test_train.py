@@ -12,6 +12,7 @@ from aevb_ext.data import Data, load
 from aevb_ext.estimators import bound_b
 from aevb_ext.learners import AEVB
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
+from aevb_ext.noise import keys_at
 from aevb_ext.train import NonFiniteBound, fit, load_checkpoint, save_checkpoint
 
 
@@ -37,8 +38,9 @@ def test_a_step_ascends_the_scaled_objective():
     # SGD on M/N times (eq. 8 + log N(weights; 0, I)), written out.
     learnt, written_out = model().double(), model().double()
     x, n_data, lr = torch.rand(4, 6, dtype=torch.float64), 50, 0.01
-    AEVB(learnt, n_data, batch_size=4, optimizer="sgd", lr=lr, generator=torch.Generator().manual_seed(1)).step(x)
-    objective = n_data / 4 * bound_b(written_out, x, 1, torch.Generator().manual_seed(1)).sum()
+    key = keys_at(1, "posterior", torch.arange(4))
+    AEVB(learnt, n_data, batch_size=4, optimizer="sgd", lr=lr).step(x, key)
+    objective = n_data / 4 * bound_b(written_out, x, key=key).sum()
     weights = [p for name, p in written_out.named_parameters() if name.endswith("weight")]
     objective = objective - 0.5 * sum(w.square().sum() for w in weights)
     (4 / n_data * objective).backward()
@@ -201,7 +203,7 @@ def test_no_data_is_refused():
 def test_a_bound_that_is_not_finite_stops_the_run_at_its_step(tmp_path):
     data = small_data()
     poisoned = Data("poisoned", torch.full_like(data.train, float("nan")), data.test)
-    with pytest.raises(NonFiniteBound, match=r"nan at step 1: .*smaller stepsize"):
+    with pytest.raises(NonFiniteBound, match=r"not finite at step 1: .*smaller stepsize"):
         fit(model(), poisoned, validate=False, out=tmp_path / "run", progress=False)
     # A stepsize that throws the parameters to infinity at the first update: the next bound shows it.
     with pytest.raises(NonFiniteBound, match="at step 2: "):

@@ -23,12 +23,14 @@ class Rows(Protocol):
         dtype: of what :meth:`gather` gives: any float dtype, bool or uint8.
         device: where :meth:`gather` takes numbers, and gives data points.
         resident: whether gathering is work of the device alone, so that a CUDA graph may capture it.
+        draws: whether gathering draws, and needs noise keys (dynamic binarisation).
     """
 
     event_shape: torch.Size
     dtype: torch.dtype
     device: torch.device
     resident: bool
+    draws: bool
 
     def __len__(self) -> int:
         """How many data points there are."""
@@ -38,7 +40,7 @@ class Rows(Protocol):
 
         Args:
             index: int64 ``[B]``, each in ``[0, len(self))``, on ``device``.
-            keys: int64 ``[B, 2]``, a noise key for each: needed by rows that draw (dynamic binarisation).
+            keys: int64 ``[B, 2]``, a noise key for each: needed by rows that draw.
 
         Returns:
             ``[B, *event_shape]`` on ``device``.
@@ -51,7 +53,7 @@ class Rows(Protocol):
 class TensorRows:
     """:class:`Rows` of a tensor ``[N, *event]``."""
 
-    resident = True
+    resident, draws = True, False
 
     def __init__(self, tensor: Tensor):
         if tensor.dim() < 1:

@@ -6,16 +6,41 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
+from ..data import Rows, rows_of
 from ..models import VAE
+from ..nn import ELBOTerms
+from ..noise import keys_at
 
-__all__ = ["ESTIMATORS", "Bound", "bound_a", "bound_b", "evaluate_bound"]
+__all__ = ["ESTIMATORS", "Bound", "bound_a", "bound_b", "bound_values", "evaluate_bound"]
 
 # Rows of the decoder's output that an evaluation makes at a time: enough to keep every core busy, few enough to stay in
 # the cache.
 _ROWS = 1000
 
 
-def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+def terms_a(model: VAE, x: Tensor, n_samples: int = 1, *, key=None, generator=None) -> ELBOTerms:
+    """What :func:`bound_a` is made of; ``kl`` is the mean over samples of log q(z | x) - log p(z)."""
+    mu, logvar = model.posterior(x)
+    z = F.rsample(mu, logvar, n_samples=n_samples, key=key, generator=generator)
+    zero = z.new_zeros(())
+    log_q = F.gaussian_log_prob(z, mu.expand_as(z), logvar, batch_dims=z.dim() - 1)
+    log_prior = F.gaussian_log_prob(z, zero.expand_as(z), zero, batch_dims=z.dim() - 1)
+    reconstruction, kl = model.log_likelihood(x, z).mean(0), (log_q - log_prior).mean(0)
+    return ELBOTerms(reconstruction - kl, reconstruction, kl)
+
+
+def terms_b(model: VAE, x: Tensor, n_samples: int = 1, *, key=None, generator=None) -> ELBOTerms:
+    """What :func:`bound_b` is made of; ``kl`` is the divergence in closed form."""
+    mu, logvar = model.posterior(x)
+    # Without a dimension of samples there is no mean to take over it.
+    z, kl = F.rsample_kl(mu, logvar, n_samples=None if n_samples == 1 else n_samples, key=key, generator=generator)
+    reconstruction = model.log_likelihood(x, z)
+    if n_samples > 1:
+        reconstruction = reconstruction.mean(0)
+    return ELBOTerms(reconstruction - kl, reconstruction, kl)
+
+
+def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
     r"""Estimator A (eq. 6) of each data point's bound.
 
     .. math:: \frac1L \sum_l \log p(x, z_l) - \log q(z_l | x), \quad z_l \sim q(z | x) \text{ reparameterised}
@@ -24,34 +49,23 @@ def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator: torch.Generato
         model: the VAE.
         x: ``[B, *event]``.
         n_samples: L.
-        generator: where the noise comes from, on x's device. Default: PyTorch's.
+        generator, key: where the noise comes from, as in :func:`aevb_ext.rsample`.
 
     Returns:
         ``[B]``, in nats, differentiable in the model's parameters.
     """
-    mu, logvar = model.posterior(x)
-    z = F.rsample(mu, logvar, n_samples=n_samples, generator=generator)
-    zero = z.new_zeros(())
-    log_q = F.gaussian_log_prob(z, mu.expand_as(z), logvar, batch_dims=z.dim() - 1)
-    log_prior = F.gaussian_log_prob(z, zero.expand_as(z), zero, batch_dims=z.dim() - 1)
-    return (model.log_likelihood(x, z) + log_prior - log_q).mean(0)
+    return terms_a(model, x, n_samples, key=key, generator=generator).bound
 
 
-def bound_b(model: VAE, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+def bound_b(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
     r"""Estimator B (eq. 7): as :func:`bound_a`, with the Kullback-Leibler divergence in closed form (lower variance).
 
     .. math:: -D_{KL}(q(z | x) \| p(z)) + \frac1L \sum_l \log p(x | z_l)
     """
-    mu, logvar = model.posterior(x)
-    if n_samples == 1:
-        # Without a dimension of samples there is no mean to take over it.
-        z, kl = F.rsample_kl(mu, logvar, generator=generator)
-        return model.log_likelihood(x, z) - kl
-    z, kl = F.rsample_kl(mu, logvar, n_samples=n_samples, generator=generator)
-    return model.log_likelihood(x, z).mean(0) - kl
+    return terms_b(model, x, n_samples, key=key, generator=generator).bound
 
 
-ESTIMATORS = {"a": bound_a, "b": bound_b}
+ESTIMATORS = {"a": terms_a, "b": terms_b}
 
 
 @dataclass(frozen=True)
@@ -67,36 +81,55 @@ class Bound:
 
 
 @torch.no_grad()
-def evaluate_bound(model: VAE, x: Tensor, *, estimator: str = "b", n_samples: int = 1, seed: int = 0) -> Bound:
+def evaluate_bound(
+    model: VAE, x: Tensor | Rows, *, estimator: str = "b", n_samples: int = 1, seed: int = 0, count: int | None = None
+) -> Bound:
     """The mean bound of a data set, in nats per data point.
 
-    The noise depends on ``seed`` alone: models scored with the same seed are compared on the same noise.
+    The noise of a data point depends on ``seed`` and its number alone: models scored with the same seed are compared on
+    the same noise.
 
     Args:
         model: the VAE.
-        x: ``[N, *event]``, ``N >= 1``, on the model's device.
+        x: ``[N, *event]``, ``N >= 1``, on the model's device; or :class:`~aevb_ext.data.Rows`.
         estimator: ``"a"`` (eq. 6) or ``"b"`` (eq. 7).
         n_samples: L, samples a data point.
         seed: of the noise.
+        count: of how many first data points. None: of all.
 
     Raises:
         ValueError: an unknown estimator, ``n_samples < 1`` or no data.
     """
-    bound = check_estimator(estimator, n_samples)
-    if len(x) == 0:
-        raise ValueError("x must have at least one data point, got none")
-    generator = torch.Generator(x.device).manual_seed(seed)
-    chunks = x.split(max(1, _ROWS // n_samples))
-    values = torch.cat([bound(model, chunk, n_samples, generator) for chunk in chunks]).double()
+    values = bound_values(model, x, estimator=estimator, n_samples=n_samples, seed=seed, count=count)
     # One data point says nothing about its own spread.
-    stderr = values.std().item() / len(x) ** 0.5 if len(x) > 1 else float("nan")
-    return Bound(values.mean().item(), stderr, len(x))
+    stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return Bound(values.mean().item(), stderr, len(values))
 
 
-def check_estimator(estimator: str, n_samples: int):
-    """The function of that name; ValueError where the name or the number of samples does not exist."""
+@torch.no_grad()
+def bound_values(
+    model: VAE,
+    x: Tensor | Rows,
+    *,
+    estimator: str = "b",
+    n_samples: int = 1,
+    seed: int = 0,
+    first: int = 0,
+    count: int | None = None,
+) -> Tensor:
+    """What :func:`evaluate_bound` averages, of the data points from number ``first`` on: float64 ``[count]``."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-    return ESTIMATORS[estimator]
+    rows = rows_of(x)
+    device = next((p.device for p in model.parameters()), rows.device)
+    last = len(rows) if count is None else min(len(rows), first + count)
+    if last <= first:
+        raise ValueError(f"x must have at least one data point, got {len(rows)}")
+    values = []
+    for index in torch.arange(first, last, device=rows.device).split(max(1, _ROWS // n_samples)):
+        batch = rows.gather(index, keys_at(seed, "evaluation binarize", index)).to(device)
+        key = keys_at(seed, "evaluation", index).to(device)
+        values.append(ESTIMATORS[estimator](model, batch, n_samples, key=key).bound)
+    return torch.cat(values).double()

@@ -1,13 +1,18 @@
 """Auto-Encoding Variational Bayes (Algorithm 1)."""
 
-from contextlib import nullcontext
+import math
 
 import torch
 from torch import Tensor
 
-from ..estimators.bound import check_estimator
 from ..models import VAE
 from .adagrad import Adagrad
+from .average import Average
+from .objective import Objective
+from .precision import autocast, check_precision
+from .schedule import Schedule
+from .tally import Tally
+from .unless import unless
 
 __all__ = ["AEVB", "OPTIMIZERS"]
 
@@ -16,7 +21,7 @@ OPTIMIZERS = {"adagrad": 0.02, "adam": 1e-3, "sgd": 1e-4}
 
 # Adagrad's first steps only accumulate squared gradients: a stepsize divided by the root of a sum that has barely begun
 # would throw the parameters far off.
-ADAGRAD_WARMUP_STEPS = 100
+ADAGRAD_SILENT_STEPS = 100
 
 
 class AEVB:
@@ -29,14 +34,21 @@ class AEVB:
     Args:
         model: the VAE to train, in place.
         n_data: N.
-        batch_size: M.
-        estimator: ``"a"`` (eq. 6) or ``"b"`` (eq. 7).
-        n_samples: L.
+        batch_size: M, of all processes together.
+        estimator, n_samples, beta, beta_warmup, free_bits: as in :class:`~aevb_ext.learners.objective.Objective`.
         optimizer: ``"adagrad"`` (its first 100 steps accumulate squared gradients without updating), ``"adam"`` or
             ``"sgd"``.
         lr: its stepsize. Default: 0.02, 0.001, 0.0001.
-        bf16: compute the bound under autocast to bfloat16; parameters, gradients and the optimizer stay float32.
-        generator: where the noise comes from, on the model's device. Default: PyTorch's.
+        lr_warmup: over so many steps it grows linearly.
+        total_steps: steps after which half a cosine has brought it down to 0. None: it is constant.
+        clip: the largest norm of the gradient of the mean bound. None: no limit.
+        ema: the decay of an average of the parameters, :attr:`average`. None: there is none.
+        precision: ``"float32"`` | ``"tf32"`` (as the process is set, :func:`~.precision.matmul_precision`) | ``"bf16"``
+            | ``"fp16"`` (with a loss scale that follows what overflows): autocast; parameters, gradients and the
+            optimizer stay float32.
+        skip_non_finite: leave everything as it was where a step's gradient is not finite.
+        accumulate: in how many equal parts x is computed.
+        processes: what :class:`~aevb_ext.train.processes.Processes` is; None: this process alone.
 
     Raises:
         ValueError: an unknown name, or a number out of range.
@@ -52,63 +64,144 @@ class AEVB:
         n_samples: int = 1,
         optimizer: str = "adagrad",
         lr: float | None = None,
-        bf16: bool = False,
-        generator: torch.Generator | None = None,
+        lr_warmup: int = 0,
+        total_steps: int | None = None,
+        clip: float | None = None,
+        ema: float | None = None,
+        beta: float = 1.0,
+        beta_warmup: int = 0,
+        free_bits: float = 0.0,
+        precision: str = "float32",
+        skip_non_finite: bool = False,
+        accumulate: int = 1,
+        processes=None,
     ):
-        self.model, self.batch_size, self.n_samples, self.generator = model, batch_size, n_samples, generator
-        self._bound = check_estimator(estimator, n_samples)
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
         self.lr = OPTIMIZERS[optimizer] if lr is None else lr
-        if not 0 < self.lr < float("inf"):
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {lr}")
-        # Steps before the stepsize is lr.
-        self.warmup_steps = ADAGRAD_WARMUP_STEPS if optimizer == "adagrad" else 0
-        self.optimizer = _optimizer(optimizer, model, 0.0 if self.warmup_steps else self.lr, batch_size / n_data)
-        self._parameters = list(model.parameters())
-        self._descend = self._parameters[0].new_tensor(-1.0)
-        self._bf16 = bf16
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        device = self._parameters[0].device
+        check_precision(precision, device)
+        self.model, self.batch_size, self.accumulate = model, batch_size, accumulate
+        bent = {"beta": beta, "beta_warmup": beta_warmup, "free_bits": free_bits}
+        self.objective = Objective(model, estimator, n_samples, **bent).to(device)
+        self._synchronised = self.objective if processes is None else processes.synchronised(self.objective)
+        self._world_size = 1 if processes is None else processes.world_size
+        self.schedule = Schedule(ADAGRAD_SILENT_STEPS if optimizer == "adagrad" else 0, lr_warmup, total_steps)
+        self.optimizer = _optimizer(optimizer, self._parameters, self.lr, batch_size / n_data)
+        self.average = None if ema is None else Average(model, ema)
+        self.precision, self._clip, self._skip = precision, clip, skip_non_finite
+        # The sum over a minibatch is larger than the mean that the usual first scale is for.
+        scale = 2.0 ** (16 - round(math.log2(batch_size)))
+        self.scaler = torch.amp.GradScaler(device.type, scale) if precision == "fp16" else None
+        self.tally = Tally(device)
+        # Processes' gradients are averaged: the sum is so many times the average.
+        self._descend = torch.tensor(-float(self._world_size), device=device, dtype=self._parameters[0].dtype)
         self.steps = 0
 
-    def step(self, x: Tensor) -> Tensor:
+    def step(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         """One update from the minibatch x ``[M, *event]``.
+
+        Args:
+            x: this process's data points, as the data set has them.
+            key: noise keys ``[M, 2]``, or ``[2]``; None: a fresh one.
 
         Returns:
             The minibatch's mean bound before the update: a scalar on x's device, not synchronised with the host.
         """
         self.count()
-        return self.update(x)
+        return self.update(x, key)
+
+    @property
+    def current_lr(self) -> float:
+        """The stepsize of the next step."""
+        return self.lr * self.schedule(self.steps)
 
     def count(self) -> None:
         """What :meth:`step` does on the host: count it, and let the stepsize follow."""
-        if self.steps == self.warmup_steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr
+        lr = self.current_lr
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                # On the device, where a CUDA graph reads it.
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
         self.steps += 1
 
-    def update(self, x: Tensor) -> Tensor:
+    def update(self, x: Tensor, key: Tensor | None = None) -> Tensor:
         """What :meth:`step` does on the device; a CUDA graph can capture it."""
-        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False) if self._bf16 else nullcontext():
-            total = self._bound(self.model, x, self.n_samples, self.generator).sum()
         # What optimizer.zero_grad() does, in less time.
         for parameter in self._parameters:
             parameter.grad = None
-        total.backward(self._descend)
-        self.optimizer.step()
-        return total.detach() / len(x)
+        parts = self._parts(x, key)
+        total = self._add_gradient(*parts.pop())
+        for part in parts:
+            total = total + self._add_gradient(*part)
+        if self._skip:
+            bad = ~torch.nn.utils.get_total_norm([p.grad for p in self._parameters]).isfinite()
+            with unless(bad, self._what_changes):
+                self._ascend()
+        else:
+            self._ascend()
+        self.tally.count_step()
+        return total / len(x)
+
+    def _parts(self, x: Tensor, key: Tensor | None) -> list[tuple]:
+        if self.accumulate == 1:
+            return [(x, key)]
+        xs = x.chunk(self.accumulate)
+        keys = key.chunk(self.accumulate) if key is not None and key.dim() > 1 else [key] * len(xs)
+        return list(zip(xs, keys, strict=True))
+
+    def _add_gradient(self, x: Tensor, key: Tensor | None) -> Tensor:
+        """Add that of x's bounds to the parameters', and give the bounds' sum."""
+        with autocast(self.precision, x.device.type):
+            terms = self._synchronised(x, key)
+            total = terms.bound.sum()
+        scaled = total if self.scaler is None else self.scaler.scale(total)
+        scaled.backward(self._descend)
+        self.tally.add(terms)
+        return total.detach()
+
+    def _ascend(self) -> None:
+        if self._clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip * self.batch_size)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.objective.count_step()
+        if self.average is not None:
+            self.average.update()
+
+    def _what_changes(self) -> list[Tensor]:
+        averages = [] if self.average is None else self.average.values
+        return [*self._parameters, *averages, *state_of(self.optimizer)]
 
 
-def _optimizer(name: str, model: VAE, lr: float, prior: float) -> torch.optim.Optimizer:
-    weights = [p for p in model.parameters() if p.dim() > 1]
-    biases = [p for p in model.parameters() if p.dim() <= 1]
+def state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The tensors that an optimizer keeps."""
+    return [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+
+
+def _optimizer(name: str, parameters: list[Tensor], lr: float, prior: float) -> torch.optim.Optimizer:
+    weights = [p for p in parameters if p.dim() > 1]
+    biases = [p for p in parameters if p.dim() <= 1]
     groups = [{"params": weights, "weight_decay": prior}, {"params": biases}]
-    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    on_cpu = all(p.device.type == "cpu" for p in parameters)
+    if not on_cpu:
+        # On the device, where a CUDA graph reads it at each replay.
+        lr = torch.tensor(lr, device=parameters[0].device)
     match name:
         case "adagrad":
-            # Where it is not ours, torch may choose how: not every torch has it fused on CUDA.
-            return Adagrad(groups, lr) if on_cpu else torch.optim.Adagrad(groups, lr)
+            return Adagrad(groups, lr)
         case "adam":
-            # Capturable: its count of steps is on the device, as a CUDA graph needs it.
+            # Capturable: its count of steps is on the device too.
             return torch.optim.Adam(groups, lr, fused=True, capturable=not on_cpu)
         case "sgd":
             return torch.optim.SGD(groups, lr, fused=True)

@@ -1,14 +1,22 @@
 """The trainer."""
 
+from .callbacks import Callback
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .loop import NonFiniteBound, Record, Result, fit
+from .loop import NonFiniteBound, fit
+from .run import History, Log, Record, Result, Run
+from .settings import Settings
 from .step import Step, make_step
 
 __all__ = [
+    "Callback",
     "Checkpoint",
+    "History",
+    "Log",
     "NonFiniteBound",
     "Record",
     "Result",
+    "Run",
+    "Settings",
     "Step",
     "fit",
     "load_checkpoint",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .loop import Log, Record, Result, Run
+    from .run import Log, Record, Result, Run
 
 __all__ = ["Callback"]
 

@@ -2,34 +2,41 @@
 
 import json
 import os
+import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from .. import __version__, plots
 from .._files import atomic_write
+from .callbacks import Callback
 from .checkpoint import save_checkpoint
 
 __all__ = ["Progress", "RunFolder"]
 
 
-class Progress:
+class Progress(Callback):
     """The running bound on a terminal; a line an evaluation where output goes to a file."""
 
-    def __init__(self, samples: int, show: bool):
+    def __init__(self, show: bool):
         on_terminal = sys.stderr.isatty()
-        self._lines = show and not on_terminal
-        self._bar = tqdm(total=samples, unit=" samples", unit_scale=True, disable=not (show and on_terminal))
+        self._lines, self._shows_bar = show and not on_terminal, show and on_terminal
         self._evaluated = ""
 
-    def update(self, samples: int, running: float) -> None:
-        """``samples`` more were seen, with the mean bound ``running``."""
-        self._bar.set_postfix_str(f"bound {running:.1f}{self._evaluated}", refresh=False)
-        self._bar.update(samples)
+    def on_start(self, run) -> None:
+        total = run.settings.steps * run.settings.batch_size
+        self._bar = tqdm(
+            total=total, initial=run.samples_seen, unit=" samples", unit_scale=True, disable=not self._shows_bar
+        )
 
-    def evaluated(self, record) -> None:
-        """The train and test bound were evaluated."""
+    def on_log(self, run, log) -> None:
+        self._bar.set_postfix_str(f"bound {log.bound:.1f}{self._evaluated}", refresh=False)
+        self._bar.update(log.samples_seen - self._bar.n)
+
+    def on_evaluation(self, run, record) -> None:
         self._evaluated = f", test {record.test:.1f}"
         if self._lines:
             print(
@@ -39,14 +46,11 @@ class Progress:
                 flush=True,
             )
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
+    def on_end(self, run, result) -> None:
         self._bar.close()
 
 
-class RunFolder:
+class RunFolder(Callback):
     """The folder of a run. Made (or found empty) and tried before any training.
 
     Raises:
@@ -70,20 +74,27 @@ class RunFolder:
                 error.errno, f"out: the folder cannot be written: {error.strerror}", str(self.path)
             ) from None
 
-    def write(self, record, model, data, config: dict) -> None:
+    def on_evaluation(self, run, record) -> None:
         """An evaluation's line of metrics.jsonl, and checkpoint.pt as of now in place of the one before.
 
         The first one writes config.json too, so that a run that comes to nothing leaves an empty folder.
         """
         if not (self.path / "config.json").exists():
+            versions = {"aevb_ext": __version__, "torch": torch.__version__, "python": platform.python_version()}
+            config = {"data": run.data.name, "model": run.model.config, **run.settings.as_dict(), **versions}
             with atomic_write(self.path / "config.json") as file:
                 file.write(json.dumps(config, indent=2).encode() + b"\n")
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
-        save_checkpoint(
-            self.path / "checkpoint.pt",
-            model,
-            data=data.name,
-            image_shape=data.image_shape,
-            samples_seen=record.samples_seen,
-        )
+        with run.averaged():
+            save_checkpoint(
+                self.path / "checkpoint.pt",
+                run.model,
+                data=run.data.name,
+                image_shape=run.data.image_shape,
+                samples_seen=record.samples_seen,
+            )
+
+    def on_end(self, run, result) -> None:
+        with run.averaged():
+            plots.save_all(self.path, run.model, run.data, run.history, run.settings.seed)

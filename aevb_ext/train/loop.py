@@ -1,24 +1,21 @@
 """The training loop."""
 
 import math
-import platform
-import time
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 
-from .. import __version__, plots
 from ..data import Data
 from ..estimators import Bound, evaluate_bound
-from ..learners.aevb import AEVB
+from ..learners.precision import matmul_precision
 from ..models import VAE
+from .callbacks import Callback
 from .logging import Progress, RunFolder
-from .step import make_step
+from .run import Log, Record, Result, Run
+from .settings import Settings
 
-__all__ = ["NonFiniteBound", "Record", "Result", "fit"]
+__all__ = ["NonFiniteBound", "fit"]
 
-# Steps between two looks at the bounds: each look waits for the device.
-_LOOK_EVERY = 100
 # The bound is evaluated where the paper's Figure 2 has detail: evenly in the logarithm of the samples seen.
 _FIRST_EVALUATION = 10_000
 _EVALUATIONS_PER_DECADE = 8
@@ -28,134 +25,128 @@ class NonFiniteBound(RuntimeError):
     """The bound became infinite or NaN; says at which step, and what to try."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """One evaluation: the bounds (nats per data point, with standard errors) after ``samples_seen`` samples."""
-
-    samples_seen: int
-    steps: int
-    seconds: float
-    train: float
-    train_stderr: float
-    test: float
-    test_stderr: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """What :func:`fit` gives back: the last bounds, and the curve."""
-
-    train: Bound
-    test: Bound
-    history: list[Record]
-
-
 def fit(
     model: VAE,
     data: Data,
     *,
-    samples_seen: int = 1_000_000,
-    batch_size: int = 100,
-    estimator: str = "b",
-    n_samples: int = 1,
-    optimizer: str = "adagrad",
-    lr: float | None = None,
-    bf16: bool = False,
-    seed: int = 0,
     device="cpu",
     out=None,
     validate: bool = True,
     progress: bool = True,
+    callbacks: Iterable[Callback] = (),
+    settings: Settings | None = None,
+    **options,
 ) -> Result:
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1).
 
-    Minibatches are drawn with replacement. The same arguments, initial parameters and number of threads give the
-    same run, on the CPU bit for bit. The test bound is that of the whole test split, the train bound that of as many
-    training points, both on the same noise each time.
+    Each epoch visits every data point once, in a new order. The same settings, initial parameters and number of threads
+    give the same run, on the CPU bit for bit. The bounds of the splits are on the same noise each time; the train bound
+    is that of as many training points as there are test points.
 
     Args:
         model: the VAE, trained in place and left on ``device``.
         data: what to train on.
-        samples_seen: how many data points to train on, counted with repetition.
-        batch_size, estimator, n_samples, optimizer, lr, bf16: as in :class:`aevb_ext.learners.AEVB`.
-        seed: of the minibatches and of the noise.
         device: where to train.
         out: a new or empty folder for config.json, metrics.jsonl, checkpoint.pt (renewed at each evaluation) and the
             pictures. None: nothing is written.
         validate: check that the data lies in the support of the likelihood.
         progress: tell on stderr how it goes.
+        callbacks: what else is to happen (:class:`~aevb_ext.train.Callback`).
+        settings: every number that determines the run (:class:`~aevb_ext.train.Settings`).
+        options: the same, one by one: ``samples_seen=``, ``batch_size=``, ``lr=``, ...
 
     Returns:
         The bounds at the end, and at evaluations on the way.
 
     Raises:
         ValueError: an argument is out of range; the data lies outside the likelihood's support.
+        TypeError: an unknown option, or one beside ``settings``.
         OSError: the folder exists and is not empty, or cannot be written.
         NonFiniteBound: the bound became infinite or NaN. What the folder holds then is whole, from before.
     """
+    settings = _settings(settings, options)
     device = _check_device(device)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if samples_seen < 1:
-        raise ValueError(f"samples_seen must be at least 1, got {samples_seen}")
     if len(data.train) == 0 or len(data.test) == 0:
         raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
     if validate:
         model.decoder.check_support(data.train, model.x_scale, "data.train")
         model.decoder.check_support(data.test, model.x_scale, "data.test")
     model.to(device)
-    data = data.to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    estimate = {"estimator": estimator, "n_samples": n_samples}
-    optimization = {"batch_size": batch_size, "optimizer": optimizer, "bf16": bf16}
-    learner = AEVB(model, len(data.train), **estimate, **optimization, lr=lr, generator=generator)
-    step = make_step(learner, data.train)
-    folder = None if out is None else RunFolder(out)
-    settings = {"samples_seen": samples_seen, **estimate, **optimization}
-    settings |= {"lr": learner.lr, "seed": seed, "device": str(device)}
-    versions = {"aevb_ext": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    config = {"data": data.name, "model": model.config, **settings, **versions}
-
-    steps = math.ceil(samples_seen / batch_size)
-    evaluations = _evaluation_steps(steps, batch_size)
-    history, started = [], time.perf_counter()
-    with Progress(steps * batch_size, progress) as bar:
-        for stop in sorted(evaluations | set(range(_LOOK_EVERY, steps, _LOOK_EVERY))):
-            first = learner.steps
-            bounds = torch.stack([step() for _ in range(first, stop)]).tolist()
-            _check_finite(bounds, first + 1, learner.lr)
-            bar.update(len(bounds) * batch_size, sum(bounds) / len(bounds))
-            if stop not in evaluations:
-                continue
-            train = evaluate_bound(model, data.train[: len(data.test)], **estimate)
-            test = evaluate_bound(model, data.test, **estimate)
-            _check_finite([train.mean, test.mean], stop, learner.lr)
-            seconds = round(time.perf_counter() - started, 3)
-            record = Record(stop * batch_size, stop, seconds, train.mean, train.stderr, test.mean, test.stderr)
-            history.append(record)
-            bar.evaluated(record)
-            if folder:
-                folder.write(record, model, data, config)
-    if folder:
-        plots.save_all(folder.path, model, data, history, seed)
-    return Result(train, test, history)
+    run = Run(model, data.to(device), settings)
+    own = [Progress(progress)]
+    if out is not None:
+        own.append(RunFolder(out))
+        run.folder = own[-1].path
+    with matmul_precision(settings.precision):
+        return _train(run, [*own, *callbacks])
 
 
-def _evaluation_steps(steps: int, batch_size: int) -> set[int]:
-    """Evenly spaced in the logarithm of the samples seen, and the last step."""
-    first, last = math.log10(_FIRST_EVALUATION), math.log10(steps * batch_size)
-    count = max(0, math.ceil((last - first) * _EVALUATIONS_PER_DECADE))
-    samples = (10 ** (first + i / _EVALUATIONS_PER_DECADE) for i in range(count))
-    return {max(1, round(s / batch_size)) for s in samples if s < steps * batch_size} | {steps}
+def _train(run: Run, callbacks: list[Callback]) -> Result:
+    settings = run.settings
+    evaluations = evaluation_steps(settings)
+    for callback in callbacks:
+        callback.on_start(run)
+    logged, logged_at = run.steps, run.seconds
+    while run.steps < settings.steps and not run.stopped:
+        run.step()
+        evaluates = run.steps in evaluations
+        if not (evaluates or run.steps % settings.log_every == 0 or run.stopped):
+            continue
+        totals = run.learner.tally.read(run.processes)
+        if totals.non_finite and settings.non_finite == "stop":
+            raise _non_finite(totals.first_bad_step, run)
+        taken, seconds = (run.steps - logged) * settings.batch_size, run.seconds
+        log = Log(
+            run.samples_seen,
+            run.steps,
+            seconds,
+            totals.bound,
+            totals.reconstruction,
+            totals.kl,
+            run.learner.current_lr,
+            run.learner.objective.current_beta,
+            taken / max(seconds - logged_at, 1e-9),
+            totals.non_finite,
+        )
+        for callback in callbacks:
+            callback.on_log(run, log)
+        if evaluates:
+            record = evaluate(run)
+            run.history.append(record)
+            for callback in callbacks:
+                callback.on_evaluation(run, record)
+        # The time that an evaluation takes is not the steps'.
+        logged, logged_at = run.steps, run.seconds
+    result = _result(run)
+    for callback in callbacks:
+        callback.on_end(run, result)
+    return result
 
 
-def _check_finite(bounds: list[float], first_step: int, lr: float) -> None:
-    for step, bound in enumerate(bounds, first_step):
-        if not math.isfinite(bound):
-            raise NonFiniteBound(
-                f"the bound is {bound} at step {step}: training stopped. Try a smaller stepsize (lr is {lr:g}), and "
-                "check the data's scale"
-            )
+def _result(run: Run) -> Result:
+    # A run that was stopped between two evaluations ends with one too.
+    if not run.history or run.history[-1].steps != run.steps:
+        run.history.append(evaluate(run))
+    last, counts = run.history[-1], {"train": min(len(run.data.train), len(run.data.test)), "test": len(run.data.test)}
+    bounds = {name: Bound(getattr(last, name), getattr(last, f"{name}_stderr"), n) for name, n in counts.items()}
+    if last.valid is not None:
+        bounds["valid"] = Bound(last.valid, last.valid_stderr, len(run.data.valid))
+    return Result(**bounds, history=run.history, stopped=run.stopped)
+
+
+def _non_finite(step: int, run: Run, what: str = "the bound is not finite") -> NonFiniteBound:
+    return NonFiniteBound(
+        f"{what} at step {step}: training stopped. Try a smaller stepsize (lr is {run.learner.lr:g}), and check the "
+        "data's scale"
+    )
+
+
+def _settings(settings: Settings | None, options: dict) -> Settings:
+    if settings is None:
+        return Settings(**options)
+    if options:
+        raise TypeError(f"settings were given, and {', '.join(options)} beside them: give one or the other")
+    return settings
 
 
 def _check_device(device) -> torch.device:
@@ -166,3 +157,32 @@ def _check_device(device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: torch {torch.__version__} sees no CUDA device here")
     return device
+
+
+def evaluate(run: Run) -> Record:
+    """The bounds of the splits, of the averaged parameters where there is an average, each time on the same noise."""
+    data, how = run.data, {"estimator": "a" if run.settings.estimator == "a" else "b"}
+    how["n_samples"] = run.settings.n_samples
+    with run.averaged():
+        bounds = {"train": evaluate_bound(run.model, data.train, count=len(data.test), **how)}
+        bounds["test"] = evaluate_bound(run.model, data.test, **how)
+        if data.valid is not None:
+            bounds["valid"] = evaluate_bound(run.model, data.valid, **how)
+    for name, bound in bounds.items():
+        if not math.isfinite(bound.mean):
+            raise _non_finite(run.steps, run, f"the {name} bound is {bound.mean}")
+    values = {name: bound.mean for name, bound in bounds.items()}
+    values |= {f"{name}_stderr": bound.stderr for name, bound in bounds.items()}
+    return Record(run.samples_seen, run.steps, run.seconds, **values)
+
+
+def evaluation_steps(settings: Settings) -> set[int]:
+    """The steps after which there is an evaluation; the last is one."""
+    steps, batch = settings.steps, settings.batch_size
+    if settings.evaluate_every is not None:
+        every = max(1, round(settings.evaluate_every / batch))
+        return {*range(every, steps, every), steps}
+    first, last = math.log10(_FIRST_EVALUATION), math.log10(steps * batch)
+    count = max(0, math.ceil((last - first) * _EVALUATIONS_PER_DECADE))
+    samples = (10 ** (first + i / _EVALUATIONS_PER_DECADE) for i in range(count))
+    return {max(1, round(s / batch)) for s in samples if s < steps * batch} | {steps}

@@ -1,29 +1,37 @@
-"""One step of training on data that lies where the model does: eager, or captured in one CUDA graph."""
+"""One step of training: eager, or captured in one CUDA graph."""
 
 import warnings
 
 import torch
 from torch import Tensor
 
+from ..data import Rows, rows_of
 from ..learners.aevb import AEVB
+from ..noise import keys_at
 from .memory import keep_freed_memory
+from .order import Order
 
 __all__ = ["GraphedStep", "Step", "make_step"]
 
 
 class Step:
-    """One step of Algorithm 1: a minibatch drawn with replacement, and the learner's update from it.
+    """One step of Algorithm 1: the next minibatch of the data's order, and the learner's update from it.
 
-    Nothing in a step waits for the device.
+    Nothing in a step waits for the device. Order and noise are functions of the seed and of the steps that the learner
+    has taken: nothing else is to be kept to take the same steps again.
 
     Args:
-        learner: what updates; its generator draws the minibatches too.
+        learner: what updates.
         data: ``[N, *event]`` on the model's device, as the data set has it: bytes stay bytes, and only the rows of the
-            minibatch are ever made floating.
+            minibatch are ever made floating. Or :class:`~aevb_ext.data.Rows`.
+        seed: of the order and of the noise.
+        rank, world_size: which process this is, of how many.
     """
 
-    def __init__(self, learner: AEVB, data: Tensor):
-        self.learner, self.data = learner, data
+    def __init__(self, learner: AEVB, data: Tensor | Rows, *, seed: int = 0, rank: int = 0, world_size: int = 1):
+        self.learner, self.rows, self.seed = learner, rows_of(data), seed
+        processes = {"rank": rank, "world_size": world_size}
+        self._order = Order(len(self.rows), learner.batch_size, seed, self.rows.device, **processes)
 
     def __call__(self) -> Tensor:
         """Take the step.
@@ -31,35 +39,40 @@ class Step:
         Returns:
             The minibatch's mean bound before the update: a scalar on the data's device.
         """
-        self.learner.count()
+        self._prepare()
         return self._update()
 
+    def _prepare(self) -> None:
+        """What a step does on the host."""
+        self._order.prepare(self.learner.steps)
+        self.learner.count()
+
     def _update(self) -> Tensor:
-        size, generator = (self.learner.batch_size,), self.learner.generator
-        rows = torch.randint(len(self.data), size, generator=generator, device=self.data.device)
-        return self.learner.update(self.data.index_select(0, rows))
+        visits = self._order.advance()
+        keys = keys_at(self.seed, "binarize", visits) if self.rows.draws else None
+        x = self.rows.gather(visits % self._order.n_data, keys)
+        return self.learner.update(x, keys_at(self.seed, "posterior", visits))
 
 
 class GraphedStep(Step):
     """The same step, replayed from one CUDA graph: a single launch for all its kernels.
 
-    The graph draws the minibatch, and the noise keys, from the generator's state on the device, so the steps are those
-    that :class:`Step` takes from the same state. The first steps are eager: PyTorch must have allocated what it keeps,
-    and the stepsize, a constant of the graph, must be final. A step that cannot be captured (a model of one's own that
-    reads from the device) stays eager, with a warning that says why.
+    What a step depends on moves on, on the device: the place in the data's order, and with it the noise keys; the
+    stepsize; beta. The first steps are eager: PyTorch must have allocated what it keeps. A step that cannot be captured
+    (a model of one's own that reads from the device) stays eager, with a warning that says why.
     """
 
     # Steps before the capture, as many as PyTorch's documentation takes.
     _EAGER = 3
 
-    def __init__(self, learner: AEVB, data: Tensor):
-        super().__init__(learner, data)
-        self._capture_after = max(self._EAGER, learner.warmup_steps)
-        self._stream = torch.cuda.Stream(data.device)
+    def __init__(self, learner: AEVB, data: Tensor | Rows, **kwargs):
+        super().__init__(learner, data, **kwargs)
+        self._capture_after = learner.steps + self._EAGER
+        self._stream = torch.cuda.Stream(self.rows.device)
         self._graph = self._bound = None
 
     def __call__(self) -> Tensor:
-        self.learner.count()
+        self._prepare()
         if self._graph is None and self.learner.steps > self._capture_after:
             try:
                 self._capture()
@@ -74,7 +87,7 @@ class GraphedStep(Step):
 
     def _eager(self) -> Tensor:
         # On the stream of the capture, since autograd remembers where its buffers were made.
-        caller = torch.cuda.current_stream(self.data.device)
+        caller = torch.cuda.current_stream(self.rows.device)
         self._stream.wait_stream(caller)
         with torch.cuda.stream(self._stream):
             bound = self._update()
@@ -84,18 +97,20 @@ class GraphedStep(Step):
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
-        if self.learner.generator is not None:
-            graph.register_generator_state(self.learner.generator)
         # The gradients are to lie in the graph's own memory.
         self.learner.optimizer.zero_grad()
-        with torch.cuda.device(self.data.device), torch.cuda.graph(graph, stream=self._stream):
+        with torch.cuda.device(self.rows.device), torch.cuda.graph(graph, stream=self._stream):
             self._bound = self._update()
         self._graph = graph
 
 
-def make_step(learner: AEVB, data: Tensor) -> Step:
-    """The quickest step there is for these: captured on CUDA; eager elsewhere, and memory is kept between steps."""
-    if data.is_cuda:
-        return GraphedStep(learner, data)
+def make_step(learner: AEVB, data: Tensor | Rows, **kwargs) -> Step:
+    """The quickest step there is for these: captured on CUDA; eager elsewhere, and memory is kept between steps.
+
+    Arguments are those of :class:`Step`.
+    """
+    rows = rows_of(data)
+    if rows.device.type == "cuda":
+        return GraphedStep(learner, rows, **kwargs)
     keep_freed_memory()
-    return Step(learner, data)
+    return Step(learner, rows, **kwargs)

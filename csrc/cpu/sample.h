@@ -113,10 +113,11 @@ class Noise {
 };
 
 // Calls body(chunk, noise, numbered) for the chunks of tiles [begin, end), none of which has rows of two keys. The
-// noise of a chunk is that of its key from `numbered` on, in the first sample.
+// noise of a chunk is that of its key from `numbered` on, in the first of the samples.
 template <class Call, class Body>
 AEVB_INLINE void for_each_drawn(const Call& call, int64_t begin, int64_t end, Body body) {
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
+  const int64_t numbers = call.key_rows * call.event, before = call.first_sample * numbers;
   int64_t key = 0;
   Noise noise(call.key);
   for (int64_t t = begin; t < end; ++t)
@@ -126,7 +127,7 @@ AEVB_INLINE void for_each_drawn(const Call& call, int64_t begin, int64_t end, Bo
         if (own != key) noise = Noise(call.key + 2 * (key = own));
         chunk.rows = rows < end_of_key - chunk.row ? rows : int(end_of_key - chunk.row);
         chunk.size = chunk.rows * chunk.count;
-        body(chunk, noise, chunk.flat - own * call.key_rows * call.event);
+        body(chunk, noise, before + chunk.flat - own * numbers);
       }
     });
 }

@@ -80,8 +80,9 @@ void check_key(const at::Tensor& key, const at::Tensor& points, int64_t most, co
   check_same_device("key", key, name, points);
 }
 
-void check_n_samples(const std::optional<c10::SymInt>& n_samples) {
+void check_samples(const std::optional<c10::SymInt>& n_samples, const c10::SymInt& first_sample) {
   TORCH_CHECK_VALUE(!n_samples || *n_samples >= 1, "n_samples must be at least 1 (or None), got ", *n_samples);
+  TORCH_CHECK_VALUE(first_sample >= 0, "first_sample must be at least 0, got ", first_sample);
 }
 
 }  // namespace aevb

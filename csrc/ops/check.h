@@ -28,6 +28,6 @@ void check_broadcasts(const char* name, const at::Tensor& t, const char* other_n
 void check_batch_dims(int64_t batch_dims, const char* name, const at::Tensor& t);
 // int64 [2], or [*batch, 2] where `batch` are leading sizes of the data points, `most` of them at most
 void check_key(const at::Tensor& key, const at::Tensor& points, int64_t most, const char* name = "mu");
-void check_n_samples(const std::optional<c10::SymInt>& n_samples);
+void check_samples(const std::optional<c10::SymInt>& n_samples, const c10::SymInt& first_sample);
 
 }  // namespace aevb

@@ -1,0 +1,126 @@
+"""Every number that determines a run."""
+
+import math
+from dataclasses import asdict, dataclass
+
+from ..estimators import ESTIMATORS
+from ..learners.aevb import OPTIMIZERS
+from ..learners.precision import PRECISIONS
+
+__all__ = ["NON_FINITE", "Settings"]
+
+SCHEDULES = ("constant", "cosine")
+NON_FINITE = ("stop", "skip")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a run, beside the data, the model and its initial parameters.
+
+    Two runs with equal settings take the same steps, on the CPU with the same number of threads bit for bit.
+
+    Attributes:
+        samples_seen: how many data points to train on, counted with repetition.
+        batch_size: M, data points a step, over all processes.
+        accumulate: in how many equal parts a process computes its share of a minibatch, one after another: memory for
+            M / accumulate, the gradient of M.
+        estimator: ``"a"`` (Kingma & Welling 2014, eq. 6), ``"b"`` (eq. 7) or ``"iwae"`` (Burda et al. 2016, eq. 8).
+        n_samples: L, or k.
+        optimizer: ``"adagrad"`` | ``"adam"`` | ``"sgd"``.
+        lr: its stepsize. None: the optimizer's default, which is then filled in.
+        schedule: what the stepsize does after the warm-up: ``"constant"``, or ``"cosine"``: half a cosine down to 0 at
+            the end of the run (Loshchilov & Hutter 2017, eq. 5, without restarts).
+        lr_warmup: over so many steps the stepsize grows linearly to lr.
+        clip: the largest norm of the gradient of the *mean* bound; a longer one is shortened to it. None: no limit.
+        ema: the decay a step of an exponential moving average of the parameters, which evaluations, pictures and the
+            result then use. None: no average.
+        beta: the weight of the KL divergence; 1 is the bound.
+        beta_warmup: over so many steps it grows linearly from 0.
+        free_bits: nats of each latent dimension's divergence that cost nothing; 0: none.
+        precision: ``"float32"`` | ``"tf32"`` | ``"bf16"`` | ``"fp16"``: of the matrix products. The parameters are
+            float32 in each.
+        non_finite: what to do when the bound of a data point is NaN or infinite: ``"stop"``, or ``"skip"`` the step.
+        seed: of the order of the data, and of all noise.
+        log_every: steps between two looks at the running bound. Each look waits for the device.
+        evaluate_every: samples between two evaluations. None: evenly in the logarithm of the samples seen, eight a
+            decade, as the paper's Figure 2 shows them.
+        patience: stop after so many evaluations without a better bound (of the valid split; without one, of test).
+            None: go on to the end.
+    """
+
+    samples_seen: int = 1_000_000
+    batch_size: int = 100
+    accumulate: int = 1
+    estimator: str = "b"
+    n_samples: int = 1
+    optimizer: str = "adagrad"
+    lr: float | None = None
+    schedule: str = "constant"
+    lr_warmup: int = 0
+    clip: float | None = None
+    ema: float | None = None
+    beta: float = 1.0
+    beta_warmup: int = 0
+    free_bits: float = 0.0
+    precision: str = "float32"
+    non_finite: str = "stop"
+    seed: int = 0
+    log_every: int = 100
+    evaluate_every: int | None = None
+    patience: int | None = None
+
+    def __post_init__(self):
+        for name, least in (
+            ("samples_seen", 1),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("n_samples", 1),
+            ("lr_warmup", 0),
+            ("beta_warmup", 0),
+            ("log_every", 1),
+            ("evaluate_every", 1),
+            ("patience", 1),
+        ):
+            value = getattr(self, name)
+            optional = name in ("evaluate_every", "patience")
+            if not (optional and value is None) and (not _is_integer(value) or value < least):
+                raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
+        for name, names in (
+            ("estimator", (*ESTIMATORS, "iwae")),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("non_finite", NON_FINITE),
+        ):
+            if getattr(self, name) not in names:
+                raise ValueError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}")
+        if not _is_integer(self.seed):
+            raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        if self.lr is None:
+            object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer])
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must be in (0, 1), got {self.ema!r}")
+        for name in ("beta", "free_bits"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number, at least 0, got {getattr(self, name)!r}")
+        if self.estimator != "b" and (self.beta != 1 or self.beta_warmup or self.free_bits):
+            raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {self.estimator!r}')
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
+
+    @property
+    def steps(self) -> int:
+        """How many steps that is."""
+        return math.ceil(self.samples_seen / self.batch_size)
+
+    def as_dict(self) -> dict:
+        """Names and values, all of which JSON and TOML know."""
+        return asdict(self)
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
