@@ -79,6 +79,14 @@ def _rsample_kl(info, in_dims, mu, logvar, key, n_samples, first_sample, spread,
     return (z, _reduce(kl, reduction)), (int(n_samples is not None), 0)
 
 
+def _binarize(info, in_dims, x, key, x_scale):
+    return ops.binarize(_whole(x, in_dims[0], info.batch_size), _whole(key, in_dims[1], info.batch_size), x_scale), 0
+
+
+def _unpack_bits(info, in_dims, packed, n):
+    return ops.unpack_bits(packed.movedim(in_dims[0], 0), n), 0
+
+
 def _noise_key(*, device, generator=None, n=None, call=0):
     """A draw inside vmap, by its `randomness`. Of "different" elements: the keys that a loop over them would draw."""
     vmap = retrieve_current_functorch_interpreter()
@@ -113,7 +121,7 @@ _library = torch.library.Library("aevb_ext", "IMPL")
 
 def register() -> None:
     rules = (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear)
-    for rule in (*rules, _rsample, _rsample_kl):
+    for rule in (*rules, _rsample, _rsample_kl, _binarize, _unpack_bits):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
     # It has no tensors to be batched, so vmap is asked as PyTorch's own random functions ask it.
     _library.impl("noise_key", _noise_key, "FuncTorchVmapMode")

@@ -361,7 +361,9 @@ def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: f
         ValueError: the key's shape or device does not fit.
         TypeError: a dtype is not supported.
     """
-    return reference.binarize(x, _key(x, key, generator, "x"), x_scale=x_scale)
+    if x.device.type not in _COMPILED:
+        return reference.binarize(x, key, generator=generator, x_scale=x_scale)
+    return ops.binarize(x, _key(x, key, generator, "x"), x_scale)
 
 
 def unpack_bits(packed: Tensor, n: int) -> Tensor:
@@ -379,7 +381,9 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
         ValueError: the last size is not ``ceil(n / 8)``, or n is negative.
         TypeError: packed is not uint8.
     """
-    return reference.unpack_bits(packed, n)
+    if packed.device.type not in _COMPILED:
+        return reference.unpack_bits(packed, n)
+    return ops.unpack_bits(packed, n)
 
 
 def _device(device, generator) -> torch.device:

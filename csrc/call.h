@@ -91,4 +91,24 @@ struct SampleCall {
   bool beyond_caches = false;
 };
 
+// Bits that are 1 with probability x * x_scale. Each `key_rows` rows have a key, as in a SampleCall: element e of row r is
+// drawn by word (r % key_rows) * event + e of key r / key_rows.
+struct BinarizeCall {
+  double x_scale;
+  Type wide;
+  int64_t rows, event, blocks;
+  Input x;
+  const int64_t* key;
+  int64_t key_rows;
+  static constexpr int64_t first_sample = 0;
+  uint8_t* bits;  // [rows, event], a byte each
+};
+
+// Rows of `count` bits, each from the highest bit of its first byte on, to a byte for each.
+struct UnpackCall {
+  const uint8_t* packed;  // [rows, width]
+  uint8_t* bits;          // [rows, count]
+  int64_t rows, width, count;
+};
+
 }  // namespace aevb

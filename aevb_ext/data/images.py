@@ -33,7 +33,7 @@ class ImageRows:
         shape: ``(height, width)``: grey, or ``(3, height, width)``: colour; of every picture.
     """
 
-    resident, device, dtype = False, torch.device("cpu"), torch.uint8
+    resident, draws, device, dtype = False, False, torch.device("cpu"), torch.uint8
 
     def __init__(self, paths: list[Path], shape: tuple[int, ...]):
         self.paths, self._shape = paths, shape

@@ -192,7 +192,7 @@ def _check_probabilities(data: Tensor | Rows, x_scale: float, what: str) -> None
 class _AtLeastHalf:
     """Rows: whether ``x * x_scale`` is at least 1/2."""
 
-    dtype = torch.bool
+    draws, dtype = False, torch.bool
 
     def __init__(self, data: Tensor | Rows, x_scale: float):
         self._rows, self._x_scale = rows_of(data), x_scale

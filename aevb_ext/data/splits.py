@@ -19,12 +19,8 @@ class SubsetRows:
 
     def __init__(self, rows: Rows, index: Tensor):
         self.rows, self.index = rows, index.to(rows.device)
-        self.event_shape, self.dtype, self.device, self.resident = (
-            rows.event_shape,
-            rows.dtype,
-            rows.device,
-            rows.resident,
-        )
+        self.event_shape, self.dtype, self.device = rows.event_shape, rows.dtype, rows.device
+        self.resident, self.draws = rows.resident, rows.draws
 
     def __len__(self) -> int:
         return len(self.index)

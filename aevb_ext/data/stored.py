@@ -36,7 +36,7 @@ class StoredRows:
         channels_last: whether a data point is a picture ``[height, width, colours]``.
     """
 
-    resident, device = False, torch.device("cpu")
+    resident, draws, device = False, False, torch.device("cpu")
 
     def __init__(self, path, offset: int, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool = False):
         self._shape, self._channels_last = tuple(shape), channels_last

@@ -28,7 +28,7 @@ class DatasetRows:
         ValueError: it is empty, or its items are of another dtype.
     """
 
-    resident, device = False, torch.device("cpu")
+    resident, draws, device = False, False, torch.device("cpu")
 
     def __init__(self, dataset: Dataset):
         if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
