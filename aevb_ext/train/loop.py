@@ -141,11 +141,11 @@ def _train(run: Run, keeper: Keeper | None, checkpoint_every: int | None, callba
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
     # Without a folder there is nothing that a signal should wait for.
     with Signals() if keeper else nullcontext() as signals:
+        # Before anything else is in the folder: whatever ends the run now, there is something to go on from.
+        path = _save(run, keeper) if run.steps == 0 else None
         for callback in callbacks:
             callback.on_start(run)
-        if run.steps == 0:
-            # Whatever ends the run now, there is something to go on from.
-            _checkpoint(run, keeper, callbacks)
+        _tell(run, path, callbacks)
         logged, logged_at = run.steps, run.seconds
         _ends(run, signals)
         while run.steps < settings.steps and not run.stopped:
@@ -181,7 +181,7 @@ def _train(run: Run, keeper: Keeper | None, checkpoint_every: int | None, callba
                     callback.on_evaluation(run, record)
             _ends(run, signals)
             if checkpoints or run.stopped:
-                _checkpoint(run, keeper, callbacks)
+                _tell(run, _save(run, keeper), callbacks)
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds
         number = _ends(run, signals)
@@ -207,13 +207,14 @@ def _ends(run: Run, signals: Signals | None) -> int:
     return number
 
 
-def _checkpoint(run: Run, keeper: Keeper | None, callbacks: list[Callback]) -> None:
-    if keeper is None:
-        return
+def _save(run: Run, keeper: Keeper | None) -> Path | None:
     try:
-        path = keeper.save()
+        return keeper and keeper.save()
     except FloatingPointError as error:
         raise _non_finite(run.steps, run, str(error)) from None
+
+
+def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
     if path is not None:
         for callback in callbacks:
             callback.on_checkpoint(run, path)
