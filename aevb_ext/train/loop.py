@@ -131,8 +131,6 @@ def fit(
                     if out is not None:
                         _take_folder(run, Path(out), resume, override)
                     callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
-                    for callback in callbacks:
-                        callback.on_start(run)
                 return _train(run, keep, checkpoint_every, callbacks)
         finally:
             run.leave()
@@ -171,9 +169,12 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     keeper = None if run.folder is None else Keeper(run, keep)
     # Without a folder there is nothing that a signal should wait for.
     with Signals() if keeper else nullcontext() as signals:
-        if run.steps == 0:
-            # Whatever ends the run now, there is something to go on from.
-            _checkpoint(run, keeper, callbacks)
+        with run.processes.together():
+            # Before anything else is in the folder: whatever ends the run now, there is something to go on from.
+            path = _save(run, keeper) if run.steps == 0 else None
+            for callback in callbacks:
+                callback.on_start(run)
+            _tell(run, path, callbacks)
         logged, logged_at = run.steps, run.seconds
         while run.steps < settings.steps and not run.stopped:
             run.step()
@@ -205,7 +206,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             if evaluates:
                 _evaluate(run, callbacks)
             if checkpoints:
-                _checkpoint(run, keeper, callbacks)
+                _tell(run, _save(run, keeper), callbacks)
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds
     if number := signal.Signals.__members__.get(run.stopped):
@@ -229,13 +230,14 @@ def _evaluate(run: Run, callbacks: list[Callback]) -> None:
         callback.on_evaluation(run, record)
 
 
-def _checkpoint(run: Run, keeper: Keeper | None, callbacks: list[Callback]) -> None:
-    if keeper is None:
-        return
+def _save(run: Run, keeper: Keeper | None) -> Path | None:
     try:
-        path = keeper.save()
+        return keeper and keeper.save()
     except FloatingPointError as error:
         raise _non_finite(run.steps, run, str(error)) from None
+
+
+def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
     if path is not None:
         for callback in callbacks:
             callback.on_checkpoint(run, path)
