@@ -329,6 +329,13 @@ def gaussian_log_prob(
     return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
 
 
+def key_for(mu: Tensor, key: Tensor | None, generator) -> Tensor:
+    """The key that :func:`rsample` of these takes its noise from; not public."""
+    if mu.device.type not in _COMPILED:
+        return reference.noise_key(mu.device, generator) if key is None else key
+    return _key(mu, key, generator)
+
+
 def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: float = 1.0) -> Tensor:
     """Draw each element as a bit that is 1 with probability ``x * x_scale``: dynamic binarisation of grey data.
 

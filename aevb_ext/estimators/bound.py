@@ -76,6 +76,13 @@ class Bound:
     stderr: float
     count: int
 
+    @classmethod
+    def of(cls, values: Tensor) -> "Bound":
+        """Of each data point's bound, ``[N]``."""
+        # One data point says nothing about its own spread.
+        stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        return cls(values.mean().item(), stderr, len(values))
+
     def __str__(self) -> str:
         return f"{self.mean:.2f} +- {self.stderr:.2f}"
 
@@ -100,10 +107,7 @@ def evaluate_bound(
     Raises:
         ValueError: an unknown estimator, ``n_samples < 1`` or no data.
     """
-    values = bound_values(model, x, estimator=estimator, n_samples=n_samples, seed=seed, count=count)
-    # One data point says nothing about its own spread.
-    stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return Bound(values.mean().item(), stderr, len(values))
+    return Bound.of(bound_values(model, x, estimator=estimator, n_samples=n_samples, seed=seed, count=count))
 
 
 @torch.no_grad()

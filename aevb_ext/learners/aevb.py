@@ -1,6 +1,8 @@
 """Auto-Encoding Variational Bayes (Algorithm 1)."""
 
 import math
+from contextlib import nullcontext
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -82,12 +84,13 @@ class AEVB:
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {lr}")
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        device = self._parameters[0].device
+        self.device = device = self._parameters[0].device
         check_precision(precision, device)
         self.model, self.batch_size, self.accumulate = model, batch_size, accumulate
         bent = {"beta": beta, "beta_warmup": beta_warmup, "free_bits": free_bits}
-        self.objective = Objective(model, estimator, n_samples, **bent).to(device)
+        self.objective = Objective(model, estimator, n_samples, **bent, processes=processes).to(device)
         self._synchronised = self.objective if processes is None else processes.synchronised(self.objective)
+        self._unsynchronised = getattr(self._synchronised, "no_sync", nullcontext)
         self._world_size = 1 if processes is None else processes.world_size
         self.schedule = Schedule(ADAGRAD_SILENT_STEPS if optimizer == "adagrad" else 0, lr_warmup, total_steps)
         self.optimizer = _optimizer(optimizer, self._parameters, self.lr, batch_size / n_data)
@@ -109,10 +112,14 @@ class AEVB:
             key: noise keys ``[M, 2]``, or ``[2]``; None: a fresh one.
 
         Returns:
-            The minibatch's mean bound before the update: a scalar on x's device, not synchronised with the host.
+            The mean bound of x before the update: a scalar on x's device, not synchronised with the host.
         """
         self.count()
         return self.update(x, key)
+
+    def leave(self) -> None:
+        """Have no more to do with other processes: what communicates must not outlive their group."""
+        self._synchronised, self._unsynchronised = self.objective, nullcontext
 
     @property
     def current_lr(self) -> float:
@@ -135,10 +142,11 @@ class AEVB:
         # What optimizer.zero_grad() does, in less time.
         for parameter in self._parameters:
             parameter.grad = None
-        parts = self._parts(x, key)
-        total = self._add_gradient(*parts.pop())
-        for part in parts:
-            total = total + self._add_gradient(*part)
+        *parts, last = self._parts(x, key)
+        # Gradients are sent once, when they are complete.
+        with self._unsynchronised():
+            sums = [self._add_gradient(*part) for part in parts]
+        sums.append(self._add_gradient(*last))
         if self._skip:
             bad = ~torch.nn.utils.get_total_norm([p.grad for p in self._parameters]).isfinite()
             with unless(bad, self._what_changes):
@@ -146,7 +154,7 @@ class AEVB:
         else:
             self._ascend()
         self.tally.count_step()
-        return total / len(x)
+        return reduce(torch.add, sums) / len(x)
 
     def _parts(self, x: Tensor, key: Tensor | None) -> list[tuple]:
         if self.accumulate == 1:

@@ -1,5 +1,6 @@
 """What AEVB maximises, as one module: what several processes synchronise, and what could be compiled."""
 
+import torch
 from torch import Tensor, nn
 
 from ..estimators.bound import ESTIMATORS
@@ -17,6 +18,7 @@ class Objective(nn.Module):
         estimator: ``"a"``, ``"b"`` or ``"iwae"``.
         n_samples: L, or k.
         beta, beta_warmup, free_bits: as :class:`aevb_ext.nn.ELBO` has them (``warmup_steps``); of estimator B.
+        processes: over whose data points together free bits take their mean; None: this process alone.
 
     Raises:
         ValueError: an unknown estimator, or a number out of range.
@@ -31,6 +33,7 @@ class Objective(nn.Module):
         beta: float = 1.0,
         beta_warmup: int = 0,
         free_bits: float = 0.0,
+        processes=None,
     ):
         super().__init__()
         if estimator not in (*ESTIMATORS, "iwae"):
@@ -47,7 +50,8 @@ class Objective(nn.Module):
         if estimator == "iwae":
             self.elbo = ELBO(n_samples, importance_weighted=True)
         elif bent:
-            self.elbo = ELBO(n_samples, beta=beta, warmup_steps=beta_warmup, free_bits=free_bits)
+            self.elbo = _ELBO(n_samples, beta=beta, warmup_steps=beta_warmup, free_bits=free_bits)
+            self.elbo.processes = processes
 
     def forward(self, x: Tensor, key: Tensor | None = None) -> ELBOTerms:
         """x ``[B, *event]`` as the data set has it; key ``[2]`` or ``[B, 2]``, None: a fresh one."""
@@ -64,3 +68,15 @@ class Objective(nn.Module):
     def current_beta(self) -> float:
         """The weight of the divergence at the next step; waits for the device."""
         return 1.0 if self.elbo is None else self.elbo.current_beta.item()
+
+
+class _ELBO(ELBO):
+    """Whose free bits are of the minibatch of all processes together."""
+
+    processes = None
+
+    def _mean_over_points(self, values: Tensor) -> Tensor:
+        if self.processes is None:
+            return super()._mean_over_points(values)
+        total, count = self.processes.sum(torch.stack([values.nansum(0), (~values.isnan()).sum(0).to(values.dtype)]))
+        return total / count

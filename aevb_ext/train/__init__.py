@@ -2,7 +2,9 @@
 
 from .callbacks import Callback
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .joining import joined
 from .loop import NonFiniteBound, fit
+from .processes import PeerFailed, Processes
 from .run import History, Log, Record, Result, Run
 from .settings import Settings
 from .step import Step, make_step
@@ -13,12 +15,15 @@ __all__ = [
     "History",
     "Log",
     "NonFiniteBound",
+    "PeerFailed",
+    "Processes",
     "Record",
     "Result",
     "Run",
     "Settings",
     "Step",
     "fit",
+    "joined",
     "load_checkpoint",
     "make_step",
     "save_checkpoint",

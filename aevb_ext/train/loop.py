@@ -1,18 +1,30 @@
 """The training loop."""
 
 import math
+import signal
 from collections.abc import Iterable
-
-import torch
+from contextlib import nullcontext
+from pathlib import Path
 
 from ..data import Data
-from ..estimators import Bound, evaluate_bound
+from ..estimators import Bound
 from ..learners.precision import matmul_precision
 from ..models import VAE
 from .callbacks import Callback
-from .logging import Progress, RunFolder
+from .evaluation import shared_bound
+from .folder import clean, new_folder, old_folder, rewind_metrics
+from .joining import joined
+from .keeper import Keeper, newest_whole, set_damaged_aside
+from .metrics import MetricsFile
+from .patience import Patience
+from .pictures import Pictures
+from .processes import Processes
+from .progress import Progress
 from .run import Log, Record, Result, Run
+from .same import check_same, described
 from .settings import Settings
+from .signals import Signals, end_as
+from .written import Written
 
 __all__ = ["NonFiniteBound", "fit"]
 
@@ -31,10 +43,15 @@ def fit(
     *,
     device="cpu",
     out=None,
+    resume: bool = False,
+    override: Iterable[str] = (),
+    keep: int = 3,
+    checkpoint_every: int | None = None,
     validate: bool = True,
     progress: bool = True,
     callbacks: Iterable[Callback] = (),
     settings: Settings | None = None,
+    processes: Processes | None = None,
     **options,
 ) -> Result:
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1).
@@ -43,90 +60,190 @@ def fit(
     give the same run, on the CPU bit for bit. The bounds of the splits are on the same noise each time; the train bound
     is that of as many training points as there are test points.
 
+    In a program that torchrun has started several times, each process calls this with the same arguments, and they
+    train one model: the same steps as one process takes, to the order in which sums are taken.
+
     Args:
         model: the VAE, trained in place and left on ``device``.
         data: what to train on.
-        device: where to train.
-        out: a new or empty folder for config.json, metrics.jsonl, checkpoint.pt (renewed at each evaluation) and the
-            pictures. None: nothing is written.
+        device: where to train. ``"cuda"`` is, with several processes, the device of this one.
+        out: a new or empty folder for config.json, metrics.jsonl, the pictures, best.safetensors (the model with the
+            best held-out bound) and checkpoints/STEPS.safetensors, of which there is one of the beginning, one of each
+            evaluation, and one when SIGTERM or SIGINT (Ctrl-C) ends the run, which it does after the step.
+            None: nothing is written.
+        resume: go on with the run in ``out`` from its newest checkpoint that is whole, as if it had never ended: on the
+            CPU with the same number of threads bit for bit. What ``model`` has learnt is replaced.
+        override: names of settings that may differ from the checkpoint's all the same, or of ``model.X`` and
+            ``data.X`` (``"data"``: all of it). What changes no step (``log_every``, ``evaluate_every``, ``patience``,
+            ``non_finite``; ``samples_seen`` where the schedule is constant) may differ without being named.
+        keep: how many checkpoints stay, beside the best model.
+        checkpoint_every: samples between checkpoints beside those at evaluations. None: there are only those.
         validate: check that the data lies in the support of the likelihood.
         progress: tell on stderr how it goes.
         callbacks: what else is to happen (:class:`~aevb_ext.train.Callback`).
         settings: every number that determines the run (:class:`~aevb_ext.train.Settings`).
+        processes: those that train together. None: those that torchrun started, or this one alone.
         options: the same, one by one: ``samples_seen=``, ``batch_size=``, ``lr=``, ...
 
     Returns:
         The bounds at the end, and at evaluations on the way.
 
     Raises:
-        ValueError: an argument is out of range; the data lies outside the likelihood's support.
+        ValueError: an argument is out of range; the data lies outside the likelihood's support; the run to go on with
+            had other settings, another model or other data (each is named), or none of its checkpoints is whole.
+        FileNotFoundError: there is no run to go on with.
         TypeError: an unknown option, or one beside ``settings``.
-        OSError: the folder exists and is not empty, or cannot be written.
-        NonFiniteBound: the bound became infinite or NaN. What the folder holds then is whole, from before.
+        OSError: the folder exists and is not empty, or cannot be written (a disk that is full): the checkpoints before
+            are whole, and the run goes on from them once there is room.
+        NonFiniteBound: the bound became infinite or NaN. The newest checkpoint is from before.
+        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came while there is a folder; a checkpoint was written, and its
+            path is in the message. The exit status is 143 for SIGTERM.
+        PeerFailed: another process raised one of these before training, or ended in the middle of it.
     """
-    settings = _settings(settings, options)
-    device = _check_device(device)
-    if len(data.train) == 0 or len(data.test) == 0:
-        raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
-    if validate:
-        model.decoder.check_support(data.train, model.x_scale, "data.train")
-        model.decoder.check_support(data.test, model.x_scale, "data.test")
-    model.to(device)
-    run = Run(model, data.to(device), settings)
-    own = [Progress(progress)]
-    if out is not None:
-        own.append(RunFolder(out))
-        run.folder = own[-1].path
-    with matmul_precision(settings.precision):
-        return _train(run, [*own, *callbacks])
+    run = None
+
+    def doing() -> str:
+        return "before training" if run is None else f"at step {run.steps}"
+
+    with joined() if processes is None else nullcontext(processes) as processes, processes.watched(doing):
+        # Until all have found that they can, nobody begins.
+        with processes.together():
+            settings = _settings(settings, options)
+            device = processes.device(device)
+            _check(settings, processes)
+            if len(data.train) == 0 or len(data.test) == 0:
+                raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
+            if validate:
+                model.decoder.check_support(data.train, model.x_scale, "data.train")
+                model.decoder.check_support(data.test, model.x_scale, "data.test")
+            _check_count("keep", keep)
+            if checkpoint_every is not None:
+                _check_count("checkpoint_every", checkpoint_every)
+            if resume and out is None:
+                raise ValueError("resume needs out, the folder of the run to go on with, got None")
+            model.to(device)
+            data = data.to(device)
+        run = Run(model, data, settings, processes=processes)
+        try:
+            # Leaving the bar gives the terminal back, whatever ends the run.
+            with matmul_precision(settings.precision), Progress(progress and processes.is_first) as bar:
+                with processes.together():
+                    if out is not None:
+                        _take_folder(run, Path(out), resume, override)
+                    callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
+                return _train(run, keep, checkpoint_every, callbacks)
+        finally:
+            run.leave()
 
 
-def _train(run: Run, callbacks: list[Callback]) -> Result:
+def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) -> None:
+    if run.processes.is_first:
+        (old_folder if resume else new_folder)(folder)
+    run.folder = folder
+    if not resume:
+        return
+    path, tensors, content = newest_whole(folder)
+    changed = check_same(path, content, described(run.model, run.data, run.settings), override)
+    try:
+        run.load_state(tensors, content["run"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    run.checkpoint = path
+    if run.processes.is_first:
+        clean(folder)
+        set_damaged_aside(folder, path)
+        now = {"steps": run.steps, "samples_seen": run.samples_seen, "seconds": run.seconds, "changed": changed}
+        rewind_metrics(folder / "metrics.jsonl", run.steps, now)
+
+
+def _callbacks(run: Run) -> list[Callback]:
+    files = [] if run.folder is None else [Written(), MetricsFile(), Pictures()]
+    patience = run.settings.patience
+    return files if patience is None else [*files, Patience(patience)]
+
+
+def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Callback]) -> Result:
     settings = run.settings
     evaluations = evaluation_steps(settings)
-    for callback in callbacks:
-        callback.on_start(run)
-    logged, logged_at = run.steps, run.seconds
-    while run.steps < settings.steps and not run.stopped:
-        run.step()
-        evaluates = run.steps in evaluations
-        if not (evaluates or run.steps % settings.log_every == 0 or run.stopped):
-            continue
-        totals = run.learner.tally.read(run.processes)
-        if totals.non_finite and settings.non_finite == "stop":
-            raise _non_finite(totals.first_bad_step, run)
-        taken, seconds = (run.steps - logged) * settings.batch_size, run.seconds
-        log = Log(
-            run.samples_seen,
-            run.steps,
-            seconds,
-            totals.bound,
-            totals.reconstruction,
-            totals.kl,
-            run.learner.current_lr,
-            run.learner.objective.current_beta,
-            taken / max(seconds - logged_at, 1e-9),
-            totals.non_finite,
-        )
-        for callback in callbacks:
-            callback.on_log(run, log)
-        if evaluates:
-            record = evaluate(run)
-            run.history.append(record)
+    every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
+    keeper = None if run.folder is None else Keeper(run, keep)
+    # Without a folder there is nothing that a signal should wait for.
+    with Signals() if keeper else nullcontext() as signals:
+        with run.processes.together():
+            # Before anything else is in the folder: whatever ends the run now, there is something to go on from.
+            path = _save(run, keeper) if run.steps == 0 else None
             for callback in callbacks:
-                callback.on_evaluation(run, record)
-        # The time that an evaluation takes is not the steps'.
+                callback.on_start(run)
+            _tell(run, path, callbacks)
         logged, logged_at = run.steps, run.seconds
+        while run.steps < settings.steps and not run.stopped:
+            run.step()
+            if signals and signals.received:
+                run.stop(signal.Signals(signals.received).name)
+            run.agree()
+            evaluates = run.steps in evaluations
+            checkpoints = evaluates or run.stopped or (every is not None and run.steps % every == 0)
+            if not (checkpoints or run.steps % settings.log_every == 0):
+                continue
+            totals = run.learner.tally.read(run.processes)
+            if totals.non_finite and settings.non_finite == "stop":
+                raise _non_finite(totals.first_bad_step, run)
+            taken, seconds = (run.steps - logged) * settings.batch_size, run.seconds
+            log = Log(
+                run.samples_seen,
+                run.steps,
+                seconds,
+                totals.bound,
+                totals.reconstruction,
+                totals.kl,
+                run.learner.current_lr,
+                run.learner.objective.current_beta,
+                taken / max(seconds - logged_at, 1e-9),
+                totals.non_finite,
+            )
+            for callback in callbacks:
+                callback.on_log(run, log)
+            if evaluates:
+                _evaluate(run, callbacks)
+            if checkpoints:
+                _tell(run, _save(run, keeper), callbacks)
+            # The time that an evaluation takes is not the steps'.
+            logged, logged_at = run.steps, run.seconds
+    if number := signal.Signals.__members__.get(run.stopped):
+        end_as(
+            number, f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} (resume)"
+        )
+    if not run.history or run.history[-1].steps != run.steps:
+        # A run that was stopped between two evaluations ends with one too.
+        _evaluate(run, callbacks)
     result = _result(run)
-    for callback in callbacks:
-        callback.on_end(run, result)
+    with run.processes.together():
+        for callback in callbacks:
+            callback.on_end(run, result)
     return result
 
 
+def _evaluate(run: Run, callbacks: list[Callback]) -> None:
+    record = evaluate(run)
+    run.history.append(record)
+    for callback in callbacks:
+        callback.on_evaluation(run, record)
+
+
+def _save(run: Run, keeper: Keeper | None) -> Path | None:
+    try:
+        return keeper and keeper.save()
+    except FloatingPointError as error:
+        raise _non_finite(run.steps, run, str(error)) from None
+
+
+def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
+    if path is not None:
+        for callback in callbacks:
+            callback.on_checkpoint(run, path)
+
+
 def _result(run: Run) -> Result:
-    # A run that was stopped between two evaluations ends with one too.
-    if not run.history or run.history[-1].steps != run.steps:
-        run.history.append(evaluate(run))
     last, counts = run.history[-1], {"train": min(len(run.data.train), len(run.data.test)), "test": len(run.data.test)}
     bounds = {name: Bound(getattr(last, name), getattr(last, f"{name}_stderr"), n) for name, n in counts.items()}
     if last.valid is not None:
@@ -135,9 +252,10 @@ def _result(run: Run) -> Result:
 
 
 def _non_finite(step: int, run: Run, what: str = "the bound is not finite") -> NonFiniteBound:
+    last = f". The last good checkpoint is {run.checkpoint}" if run.checkpoint else ""
     return NonFiniteBound(
         f"{what} at step {step}: training stopped. Try a smaller stepsize (lr is {run.learner.lr:g}), and check the "
-        "data's scale"
+        f"data's scale{last}"
     )
 
 
@@ -149,14 +267,18 @@ def _settings(settings: Settings | None, options: dict) -> Settings:
     return settings
 
 
-def _check_device(device) -> torch.device:
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is not a device: {error}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r}: torch {torch.__version__} sees no CUDA device here")
-    return device
+def _check(settings: Settings, processes: Processes) -> None:
+    parts = processes.world_size * settings.accumulate
+    if processes.are_several and settings.batch_size % parts:
+        raise ValueError(
+            f"batch_size, of all processes together, must divide by the number of processes times accumulate, "
+            f"{processes.world_size} * {settings.accumulate}, got {settings.batch_size}"
+        )
+
+
+def _check_count(name: str, value) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer, at least 1, got {value!r}")
 
 
 def evaluate(run: Run) -> Record:
@@ -164,10 +286,10 @@ def evaluate(run: Run) -> Record:
     data, how = run.data, {"estimator": "a" if run.settings.estimator == "a" else "b"}
     how["n_samples"] = run.settings.n_samples
     with run.averaged():
-        bounds = {"train": evaluate_bound(run.model, data.train, count=len(data.test), **how)}
-        bounds["test"] = evaluate_bound(run.model, data.test, **how)
+        bounds = {"train": shared_bound(run.model, data.train, run.processes, count=len(data.test), **how)}
+        bounds["test"] = shared_bound(run.model, data.test, run.processes, **how)
         if data.valid is not None:
-            bounds["valid"] = evaluate_bound(run.model, data.valid, **how)
+            bounds["valid"] = shared_bound(run.model, data.valid, run.processes, **how)
     for name, bound in bounds.items():
         if not math.isfinite(bound.mean):
             raise _non_finite(run.steps, run, f"the {name} bound is {bound.mean}")
@@ -180,9 +302,13 @@ def evaluation_steps(settings: Settings) -> set[int]:
     """The steps after which there is an evaluation; the last is one."""
     steps, batch = settings.steps, settings.batch_size
     if settings.evaluate_every is not None:
-        every = max(1, round(settings.evaluate_every / batch))
+        every = _steps_of(settings.evaluate_every, settings)
         return {*range(every, steps, every), steps}
     first, last = math.log10(_FIRST_EVALUATION), math.log10(steps * batch)
     count = max(0, math.ceil((last - first) * _EVALUATIONS_PER_DECADE))
     samples = (10 ** (first + i / _EVALUATIONS_PER_DECADE) for i in range(count))
     return {max(1, round(s / batch)) for s in samples if s < steps * batch} | {steps}
+
+
+def _steps_of(samples: int, settings: Settings) -> int:
+    return max(1, round(samples / settings.batch_size))

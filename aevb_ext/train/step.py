@@ -1,5 +1,6 @@
 """One step of training: eager, or captured in one CUDA graph."""
 
+import math
 import warnings
 
 import torch
@@ -37,7 +38,7 @@ class Step:
         """Take the step.
 
         Returns:
-            The minibatch's mean bound before the update: a scalar on the data's device.
+            The mean bound of this process's share of the minibatch before the update: a scalar on the data's device.
         """
         self._prepare()
         return self._update()
@@ -51,7 +52,9 @@ class Step:
         visits = self._order.advance()
         keys = keys_at(self.seed, "binarize", visits) if self.rows.draws else None
         x = self.rows.gather(visits % self._order.n_data, keys)
-        return self.learner.update(x, keys_at(self.seed, "posterior", visits))
+        key = keys_at(self.seed, "posterior", visits)
+        # Rows that stay in their files are the host's.
+        return self.learner.update(x.to(self.learner.device), key.to(self.learner.device))
 
 
 class GraphedStep(Step):
@@ -67,20 +70,21 @@ class GraphedStep(Step):
 
     def __init__(self, learner: AEVB, data: Tensor | Rows, **kwargs):
         super().__init__(learner, data, **kwargs)
-        self._capture_after = learner.steps + self._EAGER
+        self._eager_left = self._EAGER
         self._stream = torch.cuda.Stream(self.rows.device)
         self._graph = self._bound = None
 
     def __call__(self) -> Tensor:
         self._prepare()
-        if self._graph is None and self.learner.steps > self._capture_after:
+        if self._graph is None and self._eager_left <= 0:
             try:
                 self._capture()
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
                 warnings.warn(f"the training step is not captured in a CUDA graph: {reason}", stacklevel=2)
-                self._capture_after = float("inf")
+                self._eager_left = math.inf
         if self._graph is None:
+            self._eager_left -= 1
             return self._eager()
         self._graph.replay()
         return self._bound.clone()
@@ -107,10 +111,15 @@ class GraphedStep(Step):
 def make_step(learner: AEVB, data: Tensor | Rows, **kwargs) -> Step:
     """The quickest step there is for these: captured on CUDA; eager elsewhere, and memory is kept between steps.
 
-    Arguments are those of :class:`Step`.
+    Arguments are those of :class:`Step`. With several processes a step is not captured: one line says so.
     """
     rows = rows_of(data)
     if rows.device.type == "cuda":
-        return GraphedStep(learner, rows, **kwargs)
+        if kwargs.get("world_size", 1) == 1:
+            return GraphedStep(learner, rows, **kwargs)
+        if kwargs["rank"] == 0:
+            reason = "several processes average its gradients (NCCL), which a graph would have to replay in step"
+            warnings.warn(f"the training step is not captured in a CUDA graph: {reason}", stacklevel=2)
+        return Step(learner, rows, **kwargs)
     keep_freed_memory()
     return Step(learner, rows, **kwargs)
