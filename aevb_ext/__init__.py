@@ -5,12 +5,14 @@ from ._library import build_info
 from .functional import (
     bernoulli_log_prob,
     bernoulli_log_prob_of_probs,
+    binarize,
     gaussian_kl,
     gaussian_log_prob,
     halves,
     noise_key,
     rsample,
     rsample_kl,
+    unpack_bits,
 )
 
 __version__ = "0.1.0"
@@ -21,6 +23,7 @@ if _library.is_loaded():
 __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
+    "binarize",
     "build_info",
     "compat",
     "distributions",
@@ -31,4 +34,5 @@ __all__ = [
     "noise_key",
     "rsample",
     "rsample_kl",
+    "unpack_bits",
 ]

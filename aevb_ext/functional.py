@@ -34,12 +34,14 @@ from .noise import keys_of
 __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
+    "binarize",
     "gaussian_kl",
     "gaussian_log_prob",
     "halves",
     "noise_key",
     "rsample",
     "rsample_kl",
+    "unpack_bits",
 ]
 
 # Devices whose kernels are compiled (or, for meta, shape-only). Everywhere else the reference formula is computed.
@@ -320,6 +322,52 @@ def gaussian_log_prob(
     return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
 
 
+def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: float = 1.0) -> Tensor:
+    """Draw each element as a bit that is 1 with probability ``x * x_scale``: dynamic binarisation of grey data.
+
+    A bit is a pure function of its probability, its key and its index: the same on every device and instruction set,
+    and with a key for each data point the same in every batch. It is 1 where its word of the key's noise
+    (:mod:`aevb_ext.noise`) is below ``x * (x_scale * 2^32)``, of which each product is rounded once, in float32
+    (float64 for float64): the probability is exact to 2^-32, of 0 never and of 1 always. Burda et al. 2016 (IWAE)
+    trained on such draws, made anew in each epoch.
+
+    Args:
+        x: data ``[B, *event]``: any float dtype, bool or uint8. Numbers below 0 count as 0, numbers above 1 as 1 and
+            NaN as 0 (to refuse them would be to wait for the device).
+        key: the noise key ``[2]``, or one for each data point, ``[*batch, 2]`` where ``batch`` are first sizes of x.
+            The words are those of the normals that :func:`rsample` draws with the same key: data and latents that are
+            to be independent have keys of their own. Default: a fresh ``[2]`` from ``generator``.
+        generator: where a fresh key comes from; not together with ``key``. As in :func:`rsample`.
+        x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
+
+    Returns:
+        uint8 of x's shape: 0 and 1. Not differentiable.
+
+    Raises:
+        ValueError: the key's shape or device does not fit.
+        TypeError: a dtype is not supported.
+    """
+    return reference.binarize(x, _key(x, key, generator, "x"), x_scale=x_scale)
+
+
+def unpack_bits(packed: Tensor, n: int) -> Tensor:
+    """The bits of packed binary data, a byte each: ``numpy.unpackbits(packed, axis=-1, count=n)``.
+
+    Args:
+        packed: uint8 ``[*batch, ceil(n / 8)]``, as ``numpy.packbits(bits, axis=-1)`` makes it: the first bit is the
+            highest of the first byte.
+        n: how many bits a row has.
+
+    Returns:
+        uint8 ``[*batch, n]``: 0 and 1.
+
+    Raises:
+        ValueError: the last size is not ``ceil(n / 8)``, or n is negative.
+        TypeError: packed is not uint8.
+    """
+    return reference.unpack_bits(packed, n)
+
+
 def _device(device, generator) -> torch.device:
     if device is not None:
         return torch.device(device)
@@ -343,14 +391,14 @@ def _call() -> int:
     return next(_calls)
 
 
-def _key(mu: Tensor, key: Tensor | None, generator) -> Tensor:
+def _key(points: Tensor, key: Tensor | None, generator, name: str = "mu") -> Tensor:
     if key is None:
-        if isinstance(generator, (list, tuple)) and mu.shape[:1] != (len(generator),):
+        if isinstance(generator, (list, tuple)) and points.shape[:1] != (len(generator),):
             raise ValueError(
-                f"generator is a list of {len(generator)}, but mu has shape {list(mu.shape)}: expected a generator for "
-                "each data point of its first dimension"
+                f"generator is a list of {len(generator)}, but {name} has shape {list(points.shape)}: expected a "
+                "generator for each data point of its first dimension"
             )
-        return _fresh_key(mu.device, generator)
+        return _fresh_key(points.device, generator)
     if generator is not None:
         raise ValueError("key and generator were both given: the key alone determines the noise, give one of them")
     return key

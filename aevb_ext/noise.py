@@ -11,6 +11,9 @@ and each pair of words ``(a, b)`` gives two normals by Box and Muller (1958):
 
     u = (a + 1/2) / 2^32,   t = b / 2^32,   r = sqrt(-2 ln u),   (r cos 2 pi t, r sin 2 pi t).
 
+Binarisation draws a 1 with probability p where ``word < p 2^32``, each element by the word of its own index. Those are
+the words of the same key's normals: what is to be independent of them takes another key.
+
 Keys ``[*batch, 2]`` are one for each data point, whose noise then depends on its own key alone: it is the same whatever
 batch the data point is in.
 
@@ -42,6 +45,14 @@ def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> li
     return counter
 
 
+def words(key: Tensor, count: int) -> Tensor:
+    """The first ``count`` words of each key: int64 ``[*batch, count]``, in ``[0, 2^32)``, for keys ``[*batch, 2]``."""
+    seed, offset = key[..., :1], key[..., 1:]
+    block = torch.arange((count + 3) // 4, device=key.device)
+    halves = [(part & _MASK, (part >> 32) & _MASK) for part in (block, offset, seed)]
+    return torch.stack(philox4x32([*halves[0], *halves[1]], list(halves[2])), dim=-1).flatten(-2)[..., :count]
+
+
 def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The noise of each key: standard normals ``[*batch, *shape]`` of ``dtype`` on the device of ``key``.
 
@@ -51,17 +62,12 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
         dtype: float32 or float64.
     """
     count = math.prod(shape)
-    seed, offset = key[..., :1], key[..., 1:]
-    block = torch.arange((count + 3) // 4, device=key.device)
-    halves = [(part & _MASK, (part >> 32) & _MASK) for part in (block, offset, seed)]
-    words = philox4x32([*halves[0], *halves[1]], list(halves[2]))
-    normals = []
-    for a, b in (words[:2], words[2:]):
-        # Rounded in this order in every implementation, so that they agree on u to the last bit.
-        u = a.to(dtype) * 2.0**-32 + 2.0**-33
-        radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (b.to(dtype) * 2.0**-32)
-        normals += [radius * angle.cos(), radius * angle.sin()]
-    return torch.stack(normals, dim=-1).flatten(-2)[..., :count].reshape(*key.shape[:-1], *shape)
+    pairs = words(key, count + count % 2).to(dtype)
+    # Rounded in this order in every implementation, so that they agree on u to the last bit.
+    u = pairs[..., ::2] * 2.0**-32 + 2.0**-33
+    radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (pairs[..., 1::2] * 2.0**-32)
+    normals = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+    return normals.flatten(-2)[..., :count].reshape(*key.shape[:-1], *shape)
 
 
 # What noise is drawn for: keys of different purposes have nothing in common.

@@ -11,16 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .noise import keys_of, standard_normal
+from .noise import keys_of, standard_normal, words
 
 __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
+    "binarize",
     "gaussian_kl",
     "gaussian_log_prob",
     "noise_key",
     "rsample",
     "rsample_kl",
+    "unpack_bits",
 ]
 
 
@@ -88,6 +90,20 @@ def gaussian_log_prob(x, mu, logvar, *, spread="logvar", x_scale=1.0, reduction=
     mu, v = _wide(mu), _logvar(_wide(logvar), spread)
     x = x.to(mu.dtype) * x_scale
     return _reduce(-0.5 * (math.log(2 * math.pi) + v + (x - mu).square() * (-v).exp()), event_dims, reduction)
+
+
+def binarize(x, key=None, *, generator=None, x_scale=1.0) -> Tensor:
+    if key is None:
+        key = noise_key(x.device, generator)
+    shape = x.shape[key.dim() - 1 :]
+    # Beyond these ends all is 0 or all is 1; in whole numbers the comparison is exact.
+    most = (_wide(x) * (x_scale * 2.0**32)).ceil().clamp(0, 2.0**32).nan_to_num(0).long()
+    return (words(key, math.prod(shape)).reshape(x.shape) < most).to(torch.uint8)
+
+
+def unpack_bits(packed, n) -> Tensor:
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
+    return ((packed.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :n]
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -2,10 +2,16 @@
 
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Rows", "TensorRows", "rows_of"]
+from .. import functional as F
+
+__all__ = ["BinarizedRows", "BitRows", "Rows", "TensorRows", "rows_of"]
+
+# Data points that are packed at a time.
+_CHUNK = 4096
 
 
 @runtime_checkable
@@ -65,6 +71,103 @@ class TensorRows:
     def to(self, device) -> "TensorRows":
         """The same on ``device``."""
         return TensorRows(self.tensor.to(device))
+
+
+class BitRows:
+    """:class:`Rows` of binary data, eight numbers in a byte, in memory and on the device.
+
+    Args:
+        packed: uint8 ``[N, ceil(n / 8)]``, each row as ``numpy.packbits`` makes it of ``n`` zeros and ones.
+        event_shape: of one data point, of ``n`` numbers.
+
+    Raises:
+        TypeError: packed is not uint8.
+        ValueError: packed has another shape.
+    """
+
+    resident, dtype = True, torch.uint8
+
+    def __init__(self, packed: Tensor, event_shape: tuple[int, ...]):
+        self.packed, self.event_shape = packed, torch.Size(event_shape)
+        self.device = packed.device
+        width = (self.event_shape.numel() + 7) // 8
+        if packed.dtype != torch.uint8:
+            raise TypeError(f"packed must be uint8, got {str(packed.dtype).removeprefix('torch.')}")
+        if packed.dim() != 2 or packed.shape[1] != width:
+            raise ValueError(
+                f"packed has shape {list(packed.shape)}, expected [N, {width}] for data points of shape "
+                f"{list(self.event_shape)}"
+            )
+
+    @classmethod
+    def of(cls, data: "Tensor | Rows", keys: Tensor | None = None) -> "BitRows":
+        """Binary data packed, on the device that it is on.
+
+        Args:
+            data: a tensor ``[N, *event]`` or Rows, whose numbers are 0 and 1, of any dtype.
+            keys: int64 ``[N, 2]``, for Rows that draw: the packed rows are then that one draw.
+
+        Raises:
+            ValueError: there is a number that is neither 0 nor 1.
+        """
+        rows = rows_of(data)
+        index = torch.arange(len(rows), device=rows.device)
+        packed = torch.empty(len(rows), (rows.event_shape.numel() + 7) // 8, dtype=torch.uint8)
+        for i in range(0, len(rows), _CHUNK):
+            points = rows.gather(index[i : i + _CHUNK], None if keys is None else keys[i : i + _CHUNK])
+            bits = points != 0
+            if not torch.equal(bits.to(points.dtype), points):
+                raise ValueError("data must be of 0 and 1 to be packed into bits; it has other numbers")
+            packed[i : i + _CHUNK] = torch.from_numpy(np.packbits(bits.flatten(1).cpu().numpy(), axis=1))
+        return cls(packed.to(rows.device), rows.event_shape)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
+        """uint8 0 and 1; keys are not looked at."""
+        bits = F.unpack_bits(self.packed.index_select(0, index), self.event_shape.numel())
+        return bits.reshape(len(index), *self.event_shape)
+
+    def to(self, device) -> "BitRows":
+        """The same on ``device``."""
+        return BitRows(self.packed.to(device), self.event_shape)
+
+
+class BinarizedRows:
+    """:class:`Rows` drawn from other rows: each number is 1 with probability ``x * x_scale``, else 0.
+
+    Each gather draws by the keys that it is given (:func:`aevb_ext.binarize`): other keys in each epoch make the
+    dynamic binarisation of Burda et al. 2016. What is drawn is on its final scale: the data set's ``x_scale`` is 1.
+
+    Args:
+        rows: a tensor ``[N, *event]`` or Rows of grey data.
+        x_scale: what one of its numbers is multiplied by to give the probability (1/255 for grey bytes).
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, rows: "Tensor | Rows", x_scale: float = 1.0):
+        self.rows, self.x_scale = rows_of(rows), x_scale
+        self.event_shape, self.device, self.resident = self.rows.event_shape, self.rows.device, self.rows.resident
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
+        """uint8 0 and 1, the draw of each data point's own key.
+
+        Raises:
+            ValueError: there are no keys, or not one for each index.
+        """
+        if keys is None or keys.shape != (len(index), 2):
+            given = "none" if keys is None else f"keys of shape {list(keys.shape)}"
+            raise ValueError(f"rows that are drawn need keys [{len(index)}, 2], one for each index; got {given}")
+        return F.binarize(self.rows.gather(index), keys, x_scale=self.x_scale)
+
+    def to(self, device) -> "BinarizedRows":
+        """The same, of the rows on ``device`` where they are resident."""
+        return BinarizedRows(self.rows.to(device), self.x_scale)
 
 
 def rows_of(data: Tensor | Rows) -> Rows:
