@@ -2,19 +2,22 @@
 
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# What a file is called until it is whole: .NAME.random.part
+_PART = ".part"
 
 
 @contextmanager
 def atomic_write(path):
-    """A binary file that appears at ``path`` whole or not at all.
+    """A binary file that appears at ``path`` whole or not at all, and is on the disk when the block has ended.
 
     Written next to ``path``, flushed to the disk, then renamed over it. When the block raises, ``path`` stays as it
     was.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -26,6 +29,22 @@ def atomic_write(path):
     except BaseException:
         os.unlink(temporary)
         raise
+    _sync_folder(path.parent)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether it is what a process left that was killed inside :func:`atomic_write`."""
+    return path.name.startswith(".") and path.name.endswith(_PART)
+
+
+def _sync_folder(path: Path) -> None:
+    # A rename is on the disk when the folder is. Not every file system can be asked for that.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

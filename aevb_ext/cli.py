@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, TypeError, OSError, ImportError, NonFiniteBound, PeerFailed) as error:
             processes.tell(f"aevb: error: {error}")
             return 1
-        except KeyboardInterrupt:
-            processes.tell("aevb: interrupted; what the output folder holds is whole")
+        except KeyboardInterrupt as error:
+            processes.tell(f"aevb: {str(error) or 'interrupted'}")
             return 130
 
 
@@ -149,14 +149,14 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = verbs.add_parser("sample", help="a picture of samples from a checkpoint's model")
     sample.set_defaults(run=_sample)
-    sample.add_argument("checkpoint", help="checkpoint.pt of a run")
+    sample.add_argument("checkpoint", help="the folder of a run (its best model), or one of its checkpoints")
     sample.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
     sample.add_argument("--n", type=_count, default=100, help="how many samples; default: %(default)s")
     sample.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
     evaluate = verbs.add_parser("evaluate", help="the train and test bound of a checkpoint's model")
     evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("checkpoint", help="checkpoint.pt of a run")
+    evaluate.add_argument("checkpoint", help="the folder of a run (its best model), or one of its checkpoints")
     evaluate.add_argument("--data-dir", metavar="DIR", help="where the files of mnist or freyface are")
     _add_estimate(evaluate)
 

@@ -1,99 +1,142 @@
-"""Pictures: the bound's curve, reconstructions, samples and the latent manifold."""
+"""Pictures: the bound's curve, reconstructions, samples and the latent manifold.
 
+A *canvas* is float32 ``[height, width]``, or ``[height, width, 3]`` in colour, with values in [0, 1], and NaN between the
+images.
+"""
+
+import io
 import math
 from pathlib import Path
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from torch import Tensor
 
 from ._files import atomic_write
+from .data import Data, rows_of
 from .models import VAE
+from .noise import keys_at
 
-__all__ = ["curve", "manifold", "reconstructions", "samples", "save_all"]
+__all__ = ["bottom", "canvases", "curve", "manifold", "png", "reconstructions", "samples", "save_all"]
+
+# Pixels of the data are drawn as squares of several, so that a viewer has something to show.
+_WIDTH = 900
 
 
-def save_all(folder, model: VAE, data, history, seed: int = 0) -> None:
+def save_all(folder, model: VAE, data: Data, history, seed: int = 0) -> None:
     """Write every picture that makes sense for this model and data into ``folder``."""
     folder = Path(folder)
-    curve(folder / "curve.png", history, data.name)
-    if data.image_shape:
-        reconstructions(folder / "reconstructions.png", model, data.test, data.image_shape)
-        samples(folder / "samples.png", model, data.image_shape, seed=seed)
-        if model.latent == 2:
-            manifold(folder / "manifold.png", model, data.image_shape)
+    with atomic_write(folder / "curve.png") as file:
+        file.write(curve(history, data.name))
+    for name, canvas in canvases(model, data, seed).items():
+        with atomic_write(folder / f"{name}.png") as file:
+            file.write(png(canvas))
 
 
-def curve(path, history, name: str) -> None:
-    """The train and test bound against training samples seen, as in Figure 2."""
+def canvases(model: VAE, data: Data, seed: int = 0) -> dict[str, Tensor]:
+    """Every canvas that makes sense for this model and data, by name; none where data points are no pictures."""
+    if not data.image_shape:
+        return {}
+    found = {
+        "reconstructions": reconstructions(model, data.test, data.image_shape, seed=seed),
+        "samples": samples(model, data.image_shape, seed=seed),
+    }
+    if model.latent == 2:
+        found["manifold"] = manifold(model, data.image_shape)
+    return found
+
+
+@torch.no_grad()
+def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4, seed: int = 0) -> Tensor:
+    """A canvas of the first data points of x, and below each its reconstruction at the posterior's mean.
+
+    Args:
+        model: the VAE.
+        x: ``[N, *event]`` or :class:`~aevb_ext.data.Rows`.
+        image_shape: ``(height, width)`` or ``(colours, height, width)``.
+        columns, rows: at most so many pairs.
+        seed: of rows that draw.
+    """
+    data = rows_of(x)
+    index = torch.arange(min(columns * rows, len(data)), device=data.device)
+    x = data.gather(index, keys_at(seed, "evaluation binarize", index)).to(next(model.parameters()).device)
+    pairs = [_images(t, image_shape) for t in (x * model.x_scale, model.reconstruct(x))]
+    line = pairs[0].new_full((len(x), 1, *pairs[0].shape[2:]), math.nan)
+    return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))
+
+
+@torch.no_grad()
+def samples(model: VAE, image_shape, n: int = 100, seed: int = 0) -> Tensor:
+    """A canvas of the means of p(x | z) for ``n`` draws of z from the prior, as in Figure 5."""
+    z = torch.randn(n, model.latent, generator=torch.Generator().manual_seed(seed))
+    return _grid(_decode(model, z, image_shape), math.ceil(math.sqrt(n)))
+
+
+@torch.no_grad()
+def manifold(model: VAE, image_shape, side: int = 20) -> Tensor:
+    """A 2-D latent space: the unit square through the inverse Gaussian CDF, decoded (appendix A, Figure 4)."""
+    ticks = torch.special.ndtri((torch.arange(side) + 0.5) / side)
+    # z1 grows to the right, z2 upwards.
+    z = torch.cartesian_prod(ticks.flip(0), ticks).flip(1)
+    return _grid(_decode(model, z, image_shape), side)
+
+
+def curve(history, name: str) -> bytes:
+    """The train and test bound against training samples seen, as in Figure 2: a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     seen = [record.samples_seen for record in history]
     axes.plot(seen, [record.train for record in history], "--", label="train")
     axes.plot(seen, [record.test for record in history], "-", label="test")
     axes.set(xscale="log", xlabel="training samples seen", ylabel="bound (nats per data point)", title=name)
-    # The steep start may leave the frame at the bottom: what came after it is what the picture is for.
-    later = [record for record in history if record.samples_seen >= seen[-1] / 30]
-    axes.set_ylim(bottom=min(min(record.train, record.test) for record in later))
+    axes.set_ylim(bottom=bottom(seen, [[record.train for record in history], [record.test for record in history]]))
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(path, figure)
+    FigureCanvasAgg(figure)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
 
 
-@torch.no_grad()
-def reconstructions(path, model: VAE, x: Tensor, image_shape, columns: int = 12, rows: int = 4) -> None:
-    """Test images, each above its reconstruction at the posterior's mean."""
-    x = x[: columns * rows]
-    columns = min(columns, len(x))
-    upper, lower = (t.float().cpu().reshape(-1, *image_shape) for t in (x * model.x_scale, model.reconstruct(x)))
-    line = torch.ones(len(x), 1, image_shape[1])
-    pairs = torch.cat([upper, line, lower], 1)
-    _save_grid(path, pairs, columns, "test data, and below each its reconstruction")
+def bottom(seen: list[int], curves: list[list[float]]) -> float:
+    """Where the axis of the bound ends: the steep start may leave the frame, what came after it is what it is for."""
+    return min(value for curve in curves for n, value in zip(seen, curve, strict=True) if n >= seen[-1] / 30)
 
 
-@torch.no_grad()
-def samples(path, model: VAE, image_shape, n: int = 100, seed: int = 0) -> None:
-    """The means of p(x | z) for ``n`` draws of z from the prior, as in Figure 5."""
-    z = torch.randn(n, model.latent, generator=torch.Generator().manual_seed(seed))
-    _save_grid(
-        path, _decode(model, z, image_shape), math.ceil(math.sqrt(n)), "samples: z from the prior, mean of p(x | z)"
-    )
-
-
-@torch.no_grad()
-def manifold(path, model: VAE, image_shape, side: int = 20) -> None:
-    """A 2-D latent space: the unit square through the inverse Gaussian CDF, decoded (appendix A, Figure 4)."""
-    ticks = torch.special.ndtri((torch.arange(side) + 0.5) / side)
-    # z1 grows to the right, z2 upwards.
-    z = torch.cartesian_prod(ticks.flip(0), ticks).flip(1)
-    _save_grid(path, _decode(model, z, image_shape), side, "the latent plane: mean of p(x | z)")
+def png(canvas: Tensor) -> bytes:
+    """A canvas as a PNG, several pixels for one; what is between the images is transparent."""
+    scale = max(1, _WIDTH // canvas.shape[1])
+    canvas = canvas.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    if canvas.dim() == 2:
+        canvas = canvas[..., None].expand(-1, -1, 3)
+    opaque = canvas[..., :1].isfinite().to(canvas.dtype)
+    pixels = torch.cat([canvas.nan_to_num(0).clamp(0, 1), opaque], -1)
+    file = io.BytesIO()
+    imsave(file, pixels.numpy(), format="png", metadata={"Software": None})
+    return file.getvalue()
 
 
 def _decode(model: VAE, z: Tensor, image_shape) -> Tensor:
-    """The means of p(x | z) as images ``[N, height, width]``."""
-    return model.decoder.mean(z.to(next(model.parameters()))).reshape(-1, *image_shape)
+    """The means of p(x | z) as images."""
+    return _images(model.decoder.mean(z.to(next(model.parameters()))), image_shape)
 
 
-def _save_grid(path, images: Tensor, columns: int, title: str) -> None:
-    """Images ``[N, height, width]`` with values in [0, 1], in reading order."""
-    count, height, width = images.shape
+def _images(x: Tensor, image_shape) -> Tensor:
+    """Rows of numbers as ``[N, height, width]``, or ``[N, height, width, 3]`` in colour, on the CPU."""
+    images = x.float().cpu().reshape(-1, *image_shape)
+    if images.dim() == 3:
+        return images
+    # One colour is grey; of more than three, which no picture has, the first three are shown.
+    return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
+
+
+def _grid(images: Tensor, columns: int) -> Tensor:
+    """A canvas of images in reading order."""
+    count, height, width = images.shape[:3]
     rows, gap = math.ceil(count / columns), max(1, width // 10)
-    canvas = torch.ones(rows, height + gap, columns, width + gap)
-    cells = torch.ones(rows * columns, height, width)
-    cells[:count] = images
-    canvas[:, :height, :, :width] = cells.reshape(rows, columns, height, width).transpose(1, 2)
-    canvas = canvas.flatten(2).flatten(0, 1)[:-gap, :-gap]
-    inches = 7 / canvas.shape[1]
-    figure = Figure(figsize=(7, canvas.shape[0] * inches + 0.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title, fontsize=10)
-    axes.set_axis_off()
-    _save(path, figure)
-
-
-def _save(path, figure: Figure) -> None:
-    FigureCanvasAgg(figure)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+    cells = images.new_full((rows * columns, height + gap, width + gap, *images.shape[3:]), math.nan)
+    cells[:count, :height, :width] = images
+    canvas = cells.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    return canvas[:-gap, :-gap]

@@ -23,17 +23,18 @@ def run(tmp_path_factory):
 def test_train_writes_everything(run):
     names = {path.name for path in run.iterdir()}
     pictures = {"curve.png", "manifold.png", "reconstructions.png", "samples.png"}
-    assert names == {"checkpoint.pt", "config.json", "metrics.jsonl"} | pictures
+    assert names == {"best.safetensors", "checkpoints", "config.json", "metrics.jsonl"} | pictures
 
 
 def test_evaluate_gives_the_bound_of_the_run(run, capsys):
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    assert main(["evaluate", str(run / "checkpoint.pt"), "--device", "cpu"]) == 0
+    newest = max((run / "checkpoints").iterdir())
+    assert main(["evaluate", str(newest), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert f"test bound {last['test']:.2f} +- {last['test_stderr']:.2f} nats (297 points)" in printed
     assert re.search(r"train bound -\d+\.\d\d \+- \d+\.\d\d nats \(1500 points\)", printed)
     # The estimators are of the same bound: within 5 of the standard error of either's noise over the data.
-    assert main(["evaluate", str(run / "checkpoint.pt"), "--estimator", "a", "--samples", "3"]) == 0
+    assert main(["evaluate", str(newest), "--estimator", "a", "--samples", "3"]) == 0
     other = float(re.search(r"test bound (\S+)", capsys.readouterr().out)[1])
     assert abs(other - last["test"]) < 5 * last["test_stderr"]
 
@@ -41,7 +42,7 @@ def test_evaluate_gives_the_bound_of_the_run(run, capsys):
 def test_sample_writes_a_picture(run, tmp_path):
     for n in ("1", "7"):
         picture = tmp_path / f"{n}.png"
-        assert main(["sample", str(run / "checkpoint.pt"), "--out", str(picture), "--n", n]) == 0
+        assert main(["sample", str(run), "--out", str(picture), "--n", n]) == 0
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -88,11 +89,11 @@ def test_failures_say_why(run, tmp_path, capsys):
     assert "--data-dir" in failure(capsys, "train", "--data", "freyface", "--download", "--out", out)
     assert "lr must be" in failure(capsys, *QUICK, "--lr", "0", "--out", out)
     assert "device 'abacus'" in failure(capsys, *QUICK, "--device", "abacus", "--out", out)
-    assert "there is no checkpoint" in failure(capsys, "evaluate", tmp_path / "none.pt")
-    assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.pt", "--out", out)
+    assert "there is no checkpoint" in failure(capsys, "evaluate", tmp_path / "none.safetensors")
+    assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.safetensors", "--out", out)
     assert list(tmp_path.iterdir()) == []
-    truncated = tmp_path / "c.pt"
-    truncated.write_bytes((run / "checkpoint.pt").read_bytes()[:-10])
+    truncated = tmp_path / "c.safetensors"
+    truncated.write_bytes((run / "best.safetensors").read_bytes()[:-10])
     assert "truncated" in failure(capsys, "sample", truncated, "--out", tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == [truncated]
 
@@ -109,7 +110,7 @@ def test_divergence_is_a_failure_with_a_step(tmp_path, capsys):
         ["train", "--samples-seen", "0.5"],
         ["train", "--samples-seen", "1e4", "--epochs", "3"],
         ["train", "--data", "cifar"],
-        ["sample", "c.pt"],
+        ["sample", "c.safetensors"],
         ["fly"],
         [],
     ],

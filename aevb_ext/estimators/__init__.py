@@ -1,5 +1,6 @@
 """How a model is scored."""
 
 from .bound import ESTIMATORS, Bound, bound_a, bound_b, bound_values, evaluate_bound
+from .latents import LatentUse, latent_use
 
-__all__ = ["ESTIMATORS", "Bound", "bound_a", "bound_b", "bound_values", "evaluate_bound"]
+__all__ = ["ESTIMATORS", "Bound", "LatentUse", "bound_a", "bound_b", "bound_values", "evaluate_bound", "latent_use"]

@@ -1,18 +1,27 @@
-"""Checkpoints: a model and where it came from, in one file that is whole or absent."""
+"""Checkpoints: tensors and where they came from, in one safetensors file that is whole or absent.
 
-import pickle
-import zipfile
+The tensors are the file's tensors. Everything else is JSON in the file's metadata, beside a SHA-256 of both: reading a
+checkpoint executes nothing, and what was damaged since it was written is refused.
+"""
+
+import hashlib
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
+from torch import Tensor
 
+from .. import __version__
 from .._files import atomic_write
-from ..models import VAE, mlp_vae
+from ..models import VAE, make_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
-FORMAT = "aevb_ext checkpoint 1"
+FORMAT = "aevb_ext checkpoint 2"
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Checkpoint:
     """What a checkpoint holds.
 
     Attributes:
-        model: the VAE, on the CPU.
+        model: the VAE, on the CPU; of a run with an average of the parameters, it has the average.
         data: the name of the data set that it was trained on.
         image_shape: of that data set.
         samples_seen: how many training data points had been evaluated.
@@ -33,57 +42,178 @@ class Checkpoint:
 
 
 def save_checkpoint(path, model: VAE, *, data: str, image_shape=None, samples_seen: int = 0) -> None:
-    """Write a checkpoint to ``path``, replacing what is there only once the new file is whole."""
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    content = {
-        "format": FORMAT,
-        "model": model.config,
-        "state": state,
-        "data": data,
-        "image_shape": image_shape,
-        "samples_seen": samples_seen,
-    }
-    with atomic_write(path) as file:
-        torch.save(content, file)
+    """Write a model to ``path`` (a safetensors file), replacing what is there only once the new file is whole.
+
+    It holds the model alone: training does not go on from it.
+
+    Raises:
+        OSError: the file cannot be written; says which.
+    """
+    about = {"name": data, "image_shape": image_shape and list(image_shape)}
+    write(path, model_tensors(model), {"model": model.config, "data": about, "samples_seen": samples_seen})
 
 
 def load_checkpoint(path, model: VAE | None = None) -> Checkpoint:
-    """Read a checkpoint. Nothing in the file is executed.
+    """Read the model of a checkpoint. Nothing in the file is executed.
 
     Args:
-        path: the file.
-        model: the model to load into, made by hand and of the same shape. Default: the paper's model, built as the
-            checkpoint says.
+        path: the file; or the folder of a run: its best model (best.safetensors), where there was no evaluation yet its
+            latest checkpoint.
+        model: the model to load into, made by hand and of the same shape. Default: what
+            :func:`aevb_ext.models.make_model` builds as the checkpoint says.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no checkpoint in the folder.
+        ValueError: the file is truncated, is not a checkpoint of this package, or is one of another model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _in_folder(path)
+    tensors, content = read(path)
+    try:
+        name, shape = content["data"]["name"], content["data"]["image_shape"]
+        config, samples_seen = content["model"], content["samples_seen"]
+        right = isinstance(name, str) and is_count(samples_seen) and (config is None or isinstance(config, dict))
+        right = right and (shape is None or (len(shape) == 2 and all(map(is_count, shape))))
+    except (KeyError, TypeError):
+        right = False
+    if not right:
+        raise ValueError(f"{path} is not a checkpoint of this package: what it says of its model and data is amiss")
+    found = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    found |= {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
+    if model is None:
+        if config is None:
+            raise ValueError(f"{path} is of a model made by hand: give load_checkpoint such a model to load it into")
+        model = _build(path, config, found)
+    elif plain(model.config) != config:
+        raise ValueError(f"{path} is of another model: it has {config}, the model given has {model.config}")
+    check_like(found, model.state_dict(), f"{path} is of another model")
+    model.load_state_dict(found)
+    return Checkpoint(model, name, shape and tuple(shape), samples_seen)
+
+
+def model_tensors(model: VAE) -> dict[str, Tensor]:
+    """The model's state, as a checkpoint names it."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def write(path, tensors: dict[str, Tensor], content: dict) -> None:
+    """Write tensors and what JSON can hold, replacing what is at ``path`` only once the new file is whole.
+
+    Raises:
+        OSError: the file cannot be written; says which.
+    """
+    # Copies: tensors that share memory (tied weights) are two in the file.
+    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    text = json.dumps({**content, "versions": {"aevb_ext": __version__, "torch": str(torch.__version__)}})
+    metadata = {"format": FORMAT, "content": text, "sha256": _sha256(tensors, text)}
+    raw = safetensors.torch.save(tensors, metadata)
+    try:
+        with atomic_write(path) as file:
+            file.write(raw)
+    except OSError as error:
+        said = f"the checkpoint cannot be written: {error.strerror}"
+        raise type(error)(error.errno, said, str(path)) from None
+
+
+def read(path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors, on the CPU, and the rest of what was written to ``path``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, is not a checkpoint of this package, or is one of another model.
+        ValueError: the file is truncated, damaged or not a checkpoint of this package.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
-        # torch.load does not look at the checksums that torch.save wrote.
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is truncated, damaged or not a checkpoint: {reason}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} is not a checkpoint of this package: its format is {found!r}, expected {FORMAT!r}")
-    config = content["model"]
-    if model is None:
-        if config is None:
-            raise ValueError(f"{path} is of a model made by hand: give load_checkpoint such a model to load it into")
-        model = mlp_vae(**config)
-    elif model.config != config:
-        raise ValueError(f"{path} is of another model: it has {config}, the model given has {model.config}")
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format")
+                raise ValueError(
+                    f"{path} is not a checkpoint of this package: its format is {found!r}, expected {FORMAT!r}"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is truncated, damaged or not a checkpoint: {error}") from None
+    text = metadata.get("content", "")
+    if metadata.get("sha256") != _sha256(tensors, text):
+        raise ValueError(f"{path} is damaged: its SHA-256 is not that of what it holds")
     try:
-        model.load_state_dict(content["state"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} is of another model: {error}") from None
-    shape = content["image_shape"]
-    return Checkpoint(model, content["data"], shape and tuple(shape), content["samples_seen"])
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a checkpoint of this package: its metadata is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a checkpoint of this package: its metadata is a {type(content).__name__}")
+    return tensors, content
+
+
+def check_like(found: dict[str, Tensor], expected: dict[str, Tensor], message: str) -> None:
+    """Raise ValueError, beginning with ``message``, unless names, shapes and dtypes are as expected."""
+    for name in [*expected, *found]:
+        a, b = (_kind(tensors.get(name)) for tensors in (found, expected))
+        if a != b:
+            raise ValueError(f"{message}: {name} is {a}, expected {b}")
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, the newest last."""
+    found = [path for path in folder.glob("checkpoints/*.safetensors") if re.fullmatch(r"\d+", path.stem)]
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def plain(value):
+    """What JSON gives back of it."""
+    return json.loads(json.dumps(value))
+
+
+def is_count(value) -> bool:
+    """Whether JSON gave an integer that counts something."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def bytes_of(tensor: Tensor):
+    """The bytes of a contiguous tensor on the CPU, without a copy."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def _build(path: Path, config: dict, tensors: dict[str, Tensor]) -> VAE:
+    message = f"{path} is of another model"
+    # Each size is one of a tensor; as many layers as somebody likes to ask for would take for ever to make.
+    most = sum(t.numel() for t in tensors.values())
+    sizes = [n for value in config.values() for n in (value if isinstance(value, list) else [value])]
+    if any(isinstance(n, int) and n > most for n in sizes):
+        raise ValueError(f"{message}: its tensors are too small for {config}")
+    try:
+        # First without memory: sizes that the file's tensors do not have would be allocated for nothing.
+        with torch.device("meta"):
+            shapes = make_model(**config).state_dict()
+        dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+        check_like(tensors, {k: t.to(dtype) if t.is_floating_point() else t for k, t in shapes.items()}, message)
+        return make_model(**config).to(dtype)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, LookupError) as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(message) else f"{message} than can be made here: {said}") from None
+
+
+def _in_folder(folder: Path) -> Path:
+    best = folder / "best.safetensors"
+    if best.is_file():
+        return best
+    if not (found := checkpoints_of(folder)):
+        raise FileNotFoundError(f"there is no checkpoint in {folder}: neither {best.name} nor any of a step")
+    return found[-1]
+
+
+def _sha256(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(json.dumps(text).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _kind(tensor: Tensor | None) -> str:
+    return "not there" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"

@@ -1,7 +1,8 @@
 """A run: what training changes, and what it knows."""
 
+import signal
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,12 +13,16 @@ from ..data import Data
 from ..estimators import Bound
 from ..learners.aevb import AEVB
 from ..models import VAE
+from .checkpoint import check_like, is_count, model_tensors
 from .processes import Processes
 from .settings import Settings
 from .step import make_step
 from .vote import Vote
 
 __all__ = ["History", "Log", "Record", "Result", "Run"]
+
+# Beside the numbers of SIGINT and SIGTERM, what processes tell one another.
+_STOP = 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,17 @@ class History(list):
         """That with the highest held-out bound; None of none."""
         return max(self, key=lambda record: record.held_out, default=None)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the curves, and a table."""
+        from ..report import evaluations
+
+        lines = [asdict(record) for record in self]
+        return (
+            f'<div style="max-width: 40em">{evaluations.chart(lines)}</div>{evaluations.listed(lines)}'
+            if lines
+            else "[]"
+        )
+
 
 @dataclass(frozen=True)
 class Result:
@@ -81,6 +97,7 @@ class Run:
     Attributes:
         model, data, settings: as :func:`fit` was given them; data is where the model is.
         folder: where it writes, or None.
+        checkpoint: the last checkpoint that it wrote or was read from, or None.
         history: the evaluations until now.
         processes: which process this is.
         stopped: why training is to end after this step, or None.
@@ -105,7 +122,7 @@ class Run:
         rank, world_size = self.processes.rank, self.processes.world_size
         self.step = make_step(self.learner, data.train, seed=s.seed, rank=rank, world_size=world_size)
         self.history = History()
-        self.stopped = self._asked = None
+        self.checkpoint = self.stopped = self._asked = None
         self._vote = Vote(self.processes)
         self._seconds, self._started = 0.0, time.perf_counter()
 
@@ -125,24 +142,41 @@ class Run:
         return round(self._seconds + time.perf_counter() - self._started, 3)
 
     def stop(self, reason: str) -> None:
-        """End training after this step; with several processes, any of which may ask, after this one or the next."""
+        """End training after this step. With several processes any may ask, and all end after this step or the next."""
         self._asked = self._asked or reason
-        if not self.processes.are_several:
-            self.stopped = self._asked
 
-    def agree(self) -> None:
-        """After each step, called by all processes: :attr:`stopped` becomes the same in all of them."""
-        if self._vote(self._asked is not None):
+    def agree(self, received: int = 0, *, now: bool = True) -> int:
+        """Called by all processes together: :attr:`stopped` becomes the reason to end, the same in all of them.
+
+        Args:
+            received: the signal that this process received, or 0.
+            now: without waiting for one another processes agree on what they asked for when this was last called.
+
+        Returns:
+            The signal that any of them received, or 0.
+        """
+        answer = self._vote(received or (_STOP if self._asked else 0), now=now)
+        if answer > _STOP:
+            self.stop(signal.Signals(answer).name)
+        if answer and not self.stopped:
             self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
+        return 0 if answer == _STOP else answer
 
     def leave(self) -> None:
         """After the last step: have no more to do with other processes."""
-        self._vote.close()
         self.learner.leave()
 
+    @contextmanager
     def averaged(self):
-        """A context in which the model has the parameters that are evaluated: their average, where there is one."""
-        return self.learner.average.in_place() if self.learner.average else nullcontext()
+        """A context in which the model is as it is evaluated: without dropout, with its parameters' average if any."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with self.learner.average.in_place() if self.learner.average else nullcontext():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """What the run has become: tensors by name, and what JSON can hold.
@@ -150,7 +184,7 @@ class Run:
         Order and noise are not in it: they are functions of the settings and of the steps taken.
         """
         learner = self.learner
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors = model_tensors(self.model)
         tensors |= {f"optimizer.{i}.{name}": t for i, name, t in self._optimizer_state()}
         if learner.average:
             tensors |= {f"average.{name}": t for name, t in learner.average.named()}
@@ -172,17 +206,14 @@ class Run:
         """Become what :meth:`state` was called on. Call it before the first step.
 
         Raises:
-            ValueError: the tensors are of another model or another optimizer.
+            ValueError: the tensors are of another model or another optimizer, or a value is not what it should be.
         """
-        learner = self.learner
-        try:
-            self.model.load_state_dict(_below(tensors, "model."))
-        except RuntimeError as error:
-            raise ValueError(f"the checkpoint is of another model: {error}") from None
-        state = {}
-        for name, t in _below(tensors, "optimizer.").items():
-            i, _, key = name.partition(".")
-            state.setdefault(int(i), {})[key] = t.clone()
+        learner, own = self.learner, self.state()[0]
+        for prefix, what in (("model.", "model"), ("average.", "average"), ("objective.", "schedule")):
+            check_like(_below(tensors, prefix), _below(own, prefix), f"the checkpoint is of another {what}")
+        state = self._checked_optimizer(_below(tensors, "optimizer."))
+        steps, seconds, history = self._checked_values(values)
+        self.model.load_state_dict(_below(tensors, "model."))
         groups = learner.optimizer.state_dict()["param_groups"]
         learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if learner.average:
@@ -190,15 +221,46 @@ class Run:
                 t.copy_(tensors[f"average.{name}"])
         for name, t in self._schedules().items():
             t.copy_(tensors[f"objective.{name}"])
-        torch.set_rng_state(tensors["random.cpu"].cpu())
-        if "random.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), next(self.model.parameters()).device)
-        if learner.scaler:
-            learner.scaler.load_state_dict(values["scaler"])
-        learner.steps = values["steps"]
-        learner.tally.begin_at(values["steps"])
-        self.history = History(Record(**record) for record in values["history"])
-        self._seconds, self._started = values["seconds"], time.perf_counter()
+        try:
+            if learner.scaler:
+                learner.scaler.load_state_dict(values["scaler"])
+            torch.set_rng_state(tensors["random.cpu"].cpu())
+            if "random.cuda" in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), next(self.model.parameters()).device)
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"the checkpoint's loss scale or random state is amiss: {error}") from None
+        learner.steps = steps
+        learner.tally.begin_at(steps)
+        self.history = history
+        self._seconds, self._started = seconds, time.perf_counter()
+
+    def _checked_optimizer(self, tensors: dict[str, Tensor]) -> dict:
+        """By parameter what the optimizer keeps of it; nothing, of one that has not had a gradient."""
+        parameters = [p for group in self.learner.optimizer.param_groups for p in group["params"]]
+        kept = {"adagrad": ["sum"], "adam": ["exp_avg", "exp_avg_sq"], "sgd": []}[self.settings.optimizer]
+        state = {}
+        for i, parameter in enumerate(parameters):
+            if found := {name: t.clone() for name, t in _below(tensors, f"{i}.").items()}:
+                expected = {name: parameter for name in kept}
+                if kept:
+                    expected["step"] = torch.zeros(())
+                check_like(found, expected, f"the checkpoint is of another optimizer: parameter {i}")
+                state[i] = found
+        if len(tensors) != sum(map(len, state.values())):
+            raise ValueError("the checkpoint is of another optimizer: it has more parameters")
+        return state
+
+    def _checked_values(self, values: dict) -> tuple[int, float, History]:
+        steps, seconds, history = (values.get(name) for name in ("steps", "seconds", "history"))
+        try:
+            records = History(Record(**record) for record in history)
+            numbers = [n for record in history for n in record.values() if n is not None]
+            right = all(type(n) in (int, float) for n in [seconds, *numbers])
+        except (TypeError, AttributeError):
+            right = False
+        if not (right and is_count(steps)):
+            raise ValueError("the checkpoint's steps, seconds or history are amiss")
+        return steps, seconds, records
 
     def _optimizer_state(self):
         for i, state in self.learner.optimizer.state_dict()["state"].items():

@@ -1,5 +1,6 @@
 """One step of training: eager, or captured in one CUDA graph."""
 
+import math
 import warnings
 
 import torch
@@ -67,20 +68,21 @@ class GraphedStep(Step):
 
     def __init__(self, learner: AEVB, data: Tensor | Rows, **kwargs):
         super().__init__(learner, data, **kwargs)
-        self._capture_after = learner.steps + self._EAGER
+        self._eager_left = self._EAGER
         self._stream = torch.cuda.Stream(self.rows.device)
         self._graph = self._bound = None
 
     def __call__(self) -> Tensor:
         self._prepare()
-        if self._graph is None and self.learner.steps > self._capture_after:
+        if self._graph is None and self._eager_left <= 0:
             try:
                 self._capture()
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
                 warnings.warn(f"the training step is not captured in a CUDA graph: {reason}", stacklevel=2)
-                self._capture_after = float("inf")
+                self._eager_left = math.inf
         if self._graph is None:
+            self._eager_left -= 1
             return self._eager()
         self._graph.replay()
         return self._bound.clone()

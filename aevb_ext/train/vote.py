@@ -9,30 +9,34 @@ __all__ = ["Vote"]
 
 
 class Vote:
-    """Whether any process asks for something, answered without any of them waiting.
+    """The largest number that any process gives, which all of them get: without any of them waiting, if it may be late.
 
-    What is asked at one call is answered at the next: the answer has then been under way for a whole step. All
-    processes call it equally often, and all get the same answers.
+    All processes call it together.
     """
 
     def __init__(self, processes: Processes):
-        self._processes, self._asked, self._under_way = processes, None, None
+        self._processes, self._numbers, self._under_way = processes, None, None
 
-    def __call__(self, wish: bool) -> bool:
-        """Ask, or not; whether any process asked at the call before (if there is no other, at this one)."""
+    def __call__(self, number: int, *, now: bool = True) -> int:
+        """Give a number.
+
+        Args:
+            number: at least 0, which says nothing.
+            now: get the largest given now; otherwise that given at the call before, whose exchange had a whole step's
+                time.
+        """
         if not self._processes.are_several:
-            return wish
-        answer = self.close()
-        self._asked = torch.tensor([wish], dtype=torch.int32)
+            return number
+        answer = self._answer()
+        self._numbers = torch.tensor([number])
         self._under_way = distributed.all_reduce(
-            self._asked, distributed.ReduceOp.MAX, group=self._processes.control, async_op=True
+            self._numbers, distributed.ReduceOp.MAX, group=self._processes.control, async_op=True
         )
-        return answer
+        return max(answer, self._answer()) if now else answer
 
-    def close(self) -> bool:
-        """The answer that is under way; the next call begins anew."""
+    def _answer(self) -> int:
         if self._under_way is None:
-            return False
+            return 0
         self._under_way.wait()
         self._under_way = None
-        return bool(self._asked.item())
+        return int(self._numbers.item())

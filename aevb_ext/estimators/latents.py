@@ -1,0 +1,58 @@
+"""Which latent dimensions a model uses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import functional as F
+from ..data import Rows, rows_of
+from ..models import VAE
+from ..noise import keys_at
+
+__all__ = ["LatentUse", "latent_use"]
+
+# Burda et al. 2016, section 5.2: dimensions either vary far more than this or far less.
+ACTIVE_VARIANCE = 1e-2
+_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class LatentUse:
+    """What each latent dimension carries, over a data set.
+
+    Attributes:
+        kl: float64 ``[latent]``, in nats: the mean over data points of KL(q(z_u | x) || p(z_u)).
+        variance: float64 ``[latent]``: the variance over data points of the posterior's mean, Var_x E[z_u | x].
+    """
+
+    kl: Tensor
+    variance: Tensor
+
+    @property
+    def active(self) -> Tensor:
+        """bool ``[latent]``: the active units, those whose variance is above 0.01 (Burda et al. 2016, section 5.2)."""
+        return self.variance > ACTIVE_VARIANCE
+
+
+@torch.no_grad()
+def latent_use(model: VAE, x: Tensor | Rows, seed: int = 0) -> LatentUse:
+    """What each latent dimension carries, over a data set (Burda et al. 2016, arXiv 1509.00519, section 5.2).
+
+    Args:
+        model: the VAE.
+        x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, on the model's device, ``N >= 1``.
+        seed: of rows that draw.
+
+    Raises:
+        ValueError: no data.
+    """
+    rows = rows_of(x)
+    if len(rows) == 0:
+        raise ValueError("x must have at least one data point, got none")
+    means, kl = [], 0.0
+    for index in torch.arange(len(rows), device=rows.device).split(_ROWS):
+        mu, logvar = model.posterior(rows.gather(index, keys_at(seed, "evaluation binarize", index)))
+        means.append(mu.flatten(1).double())
+        kl = kl + F.gaussian_kl(mu, logvar, reduction="none").flatten(1).double().sum(0)
+    return LatentUse((kl / len(rows)).cpu(), torch.cat(means).var(0, correction=0).cpu())

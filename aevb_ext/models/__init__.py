@@ -1,0 +1,21 @@
+"""The variational auto-encoder, and its networks: the paper's, deeper ones, one's own."""
+
+from ..nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior
+from .architectures import ARCHITECTURES, make_model
+from .conv import conv_vae
+from .likelihoods import LIKELIHOODS
+from .mlp import deep_mlp_vae, mlp_vae
+from .vae import VAE
+
+__all__ = [
+    "ARCHITECTURES",
+    "LIKELIHOODS",
+    "VAE",
+    "BernoulliDecoder",
+    "GaussianDecoder",
+    "GaussianPosterior",
+    "conv_vae",
+    "deep_mlp_vae",
+    "make_model",
+    "mlp_vae",
+]

@@ -1,0 +1,118 @@
+"""A convolutional network for images."""
+
+import math
+
+import torch
+from torch import nn
+
+from ..nn import Linear
+from .init import he_normal_
+from .likelihoods import check_sizes, decoder_of
+from .vae import VAE
+
+__all__ = ["conv_vae"]
+
+# Images are halved until their shorter side is at most this long.
+_SMALLEST_MAP = 8
+
+
+def conv_vae(
+    image_shape,
+    *,
+    latent: int,
+    hidden: int = 256,
+    channels: int = 32,
+    likelihood: str = "bernoulli",
+    x_scale: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> VAE:
+    """Strided convolutions in the encoder, their transposes in the decoder, SiLU between them, for images as flat rows.
+
+    Each convolution halves the image and doubles the channels, until the shorter side is at most 8 pixels; then one
+    hidden layer. The decoder is its mirror, and ends with a convolution at full size. Weights start as He et al. have
+    them (:func:`~aevb_ext.models.init.he_normal_`), biases at 0.
+
+    Args:
+        image_shape: ``(height, width)`` or ``(colours, height, width)``, in which order the numbers of a row lie; x is
+            ``[B, prod(image_shape)]``, as the data sets of :mod:`aevb_ext.data` have it.
+        latent, likelihood, x_scale, generator: as in :func:`~aevb_ext.models.mlp_vae`.
+        hidden: how many units the hidden layer has.
+        channels: how many channels the first convolution has.
+
+    Raises:
+        ValueError: a size is below 1, the shape is not one of images, or the likelihood is unknown.
+    """
+    colours, height, width = _checked(image_shape)
+    check_sizes(latent=latent, hidden=hidden, channels=channels)
+    decoder, numbers_per_x = decoder_of(likelihood)
+    maps = _maps(channels, height, width)
+    model = VAE(
+        _encoder((colours, height, width), maps, hidden, 2 * latent),
+        decoder(_decoder(latent, hidden, maps, (numbers_per_x * colours, height, width))),
+        latent,
+        x_scale,
+        {
+            "architecture": "conv",
+            "image_shape": list(image_shape),
+            "latent": latent,
+            "hidden": hidden,
+            "channels": channels,
+            "likelihood": likelihood,
+            "x_scale": x_scale,
+        },
+    )
+    he_normal_(model, generator)
+    return model
+
+
+def _checked(image_shape) -> tuple[int, int, int]:
+    shape = tuple(image_shape)
+    is_shape = len(shape) in (2, 3) and all(isinstance(size, int) and size >= 1 for size in shape)
+    if not is_shape or min(shape[-2:]) < 2:
+        raise ValueError(
+            f"image_shape must be (height, width) or (colours, height, width), each side at least 2 pixels, got {shape}"
+        )
+    return shape if len(shape) == 3 else (1, *shape)
+
+
+def _maps(channels: int, height: int, width: int) -> list[tuple[int, int, int]]:
+    """The shapes (channels, height, width) of the feature maps, from the largest to the smallest."""
+    maps = []
+    while not maps or min(height, width) > _SMALLEST_MAP:
+        height, width = height // 2, width // 2
+        maps.append((channels << len(maps), height, width))
+    return maps
+
+
+def _encoder(image: tuple[int, int, int], maps: list, hidden: int, outputs: int) -> nn.Sequential:
+    layers, channels = [], image[0]
+    for shape in maps:
+        layers += [nn.Conv2d(channels, shape[0], 4, stride=2, padding=1), nn.SiLU()]
+        channels = shape[0]
+    return nn.Sequential(
+        nn.Unflatten(1, image),
+        *layers,
+        nn.Flatten(),
+        Linear(math.prod(maps[-1]), hidden),
+        nn.SiLU(),
+        Linear(hidden, outputs),
+    )
+
+
+def _decoder(latent: int, hidden: int, maps: list, image: tuple[int, int, int]) -> nn.Sequential:
+    layers = []
+    first = (maps[0][0] // 2 or 1, *image[1:])
+    for small, large in zip(maps[::-1], [*maps[-2::-1], first], strict=True):
+        # A side of odd length has lost a pixel when it was halved.
+        lost = (large[1] % 2, large[2] % 2)
+        layers += [nn.ConvTranspose2d(small[0], large[0], 4, stride=2, padding=1, output_padding=lost), nn.SiLU()]
+    return nn.Sequential(
+        Linear(latent, hidden),
+        nn.SiLU(),
+        Linear(hidden, math.prod(maps[-1])),
+        nn.SiLU(),
+        nn.Unflatten(1, maps[-1]),
+        *layers,
+        nn.Conv2d(first[0], image[0], 3, padding=1),
+        nn.Flatten(),
+    )

@@ -1,0 +1,110 @@
+"""Fully connected networks: the paper's, and deeper ones."""
+
+import torch
+from torch import nn
+
+from ..nn import Linear
+from .init import he_normal_, paper_normal_
+from .likelihoods import check_sizes, decoder_of
+from .vae import VAE
+
+__all__ = ["deep_mlp_vae", "mlp_vae"]
+
+
+def mlp_vae(
+    x_dim: int,
+    *,
+    latent: int,
+    hidden: int,
+    likelihood: str = "bernoulli",
+    x_scale: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> VAE:
+    """The paper's model: one tanh hidden layer in the encoder and one in the decoder (appendix C).
+
+    All parameters start as N(0, 0.01^2).
+
+    Args:
+        x_dim: how many numbers a data point is; x is ``[B, x_dim]``.
+        latent, hidden: how many latent dimensions, how many hidden units.
+        likelihood: ``"bernoulli"`` or ``"gaussian"``.
+        x_scale: what a value of x is multiplied by (1/255 for grey bytes).
+        generator: a CPU generator for the initial parameters. Default: PyTorch's.
+
+    Raises:
+        ValueError: a size is below 1, or the likelihood is unknown.
+    """
+    check_sizes(x_dim=x_dim, latent=latent, hidden=hidden)
+    decoder, numbers_per_x = decoder_of(likelihood)
+    model = VAE(
+        _tanh_mlp(x_dim, hidden, 2 * latent),
+        decoder(_tanh_mlp(latent, hidden, numbers_per_x * x_dim)),
+        latent,
+        x_scale,
+        {
+            "architecture": "mlp",
+            "x_dim": x_dim,
+            "latent": latent,
+            "hidden": hidden,
+            "likelihood": likelihood,
+            "x_scale": x_scale,
+        },
+    )
+    paper_normal_(model, generator)
+    return model
+
+
+def deep_mlp_vae(
+    x_dim: int,
+    *,
+    latent: int,
+    hidden: int = 500,
+    depth: int = 3,
+    likelihood: str = "bernoulli",
+    x_scale: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> VAE:
+    """``depth`` hidden layers with SiLU in the encoder and as many in the decoder.
+
+    Weights start as He et al. have them (:func:`~aevb_ext.models.init.he_normal_`), biases at 0.
+
+    Args:
+        x_dim, latent, likelihood, x_scale, generator: as in :func:`mlp_vae`.
+        hidden: how many units each hidden layer has.
+        depth: how many hidden layers.
+
+    Raises:
+        ValueError: a size is below 1, or the likelihood is unknown.
+    """
+    check_sizes(x_dim=x_dim, latent=latent, hidden=hidden, depth=depth)
+    decoder, numbers_per_x = decoder_of(likelihood)
+    model = VAE(
+        _deep_mlp(x_dim, hidden, depth, 2 * latent),
+        decoder(_deep_mlp(latent, hidden, depth, numbers_per_x * x_dim)),
+        latent,
+        x_scale,
+        {
+            "architecture": "deep-mlp",
+            "x_dim": x_dim,
+            "latent": latent,
+            "hidden": hidden,
+            "depth": depth,
+            "likelihood": likelihood,
+            "x_scale": x_scale,
+        },
+    )
+    he_normal_(model, generator)
+    return model
+
+
+def _tanh_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    # Tanh is in the first layer; what stands in its place keeps the names of the parameters.
+    return nn.Sequential(Linear(inputs, hidden, tanh=True), nn.Identity(), Linear(hidden, outputs))
+
+
+def _deep_mlp(inputs: int, hidden: int, depth: int, outputs: int) -> nn.Sequential:
+    layers = []
+    for _ in range(depth):
+        layers += [Linear(inputs, hidden), nn.SiLU()]
+        inputs = hidden
+    return nn.Sequential(*layers, Linear(inputs, outputs))

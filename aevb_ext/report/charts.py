@@ -1,0 +1,103 @@
+"""Charts as SVG inside a page: in the page's own colours and fonts."""
+
+import io
+import re
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+__all__ = ["bars", "lines"]
+
+# Colours that are drawn with and then replaced by the page's, which follow the reader's light or dark.
+_INK, _OFF = "#010203", "#010204"
+_SERIES = [f"#f1000{i}" for i in range(1, 7)]
+# What they are where there is no page about the chart: in a notebook.
+_OUTSIDE = ("#3b7dd8", "#d9731f", "#2f9e54", "#9b59c9", "#cc4477", "#8a8a1e")
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    # A hyphen as minus: every font has it.
+    "axes.unicode_minus": False,
+}
+
+
+def lines(
+    name: str, series: dict[str, tuple], ylabel: str, *, errors: dict | None = None, log_x: bool = False, bottom=None
+) -> str:
+    """Curves over training samples seen.
+
+    Args:
+        name: of the chart, for those who do not see it; of all on one page, each must have another.
+        series: label to ``(samples seen, values)``. More than six repeat the colours, in dashes.
+        ylabel: what the values are.
+        errors: label to standard errors, drawn as a band about the curve.
+        log_x: whether samples seen are on a logarithmic axis.
+        bottom: where the axis ends at the bottom. None: where the values do.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        for i, (label, (seen, values)) in enumerate(series.items()):
+            colour, dashes = _SERIES[i % len(_SERIES)], ["-", "--", ":"][i // len(_SERIES) % 3]
+            axes.plot(seen, values, dashes, color=colour, label=label, marker="." if len(seen) == 1 else None)
+            if errors and label in errors:
+                low = [v - e for v, e in zip(values, errors[label], strict=True)]
+                high = [v + e for v, e in zip(values, errors[label], strict=True)]
+                axes.fill_between(seen, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="training samples seen", ylabel=ylabel)
+        if log_x:
+            axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if bottom is not None:
+            axes.set_ylim(bottom=bottom)
+        axes.grid(True)
+        if len(series) > 1:
+            axes.legend()
+        return _svg(figure, name)
+
+
+def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel: str) -> str:
+    """A bar for each number, in colour where ``full`` says so and else in grey."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        axes.bar(range(len(heights)), heights, color=[_SERIES[0] if on else _OFF for on in full])
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(True, axis="y")
+        return _svg(figure, name)
+
+
+def _svg(figure: Figure, name: str) -> str:
+    figure.patch.set_alpha(0)
+    figure.axes[0].patch.set_alpha(0)
+    FigureCanvasSVG(figure)
+    file = io.StringIO()
+    # Of the metadata only the date and the like: none of it.
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    drawn = file.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    # Inside HTML an svg needs no namespaces; and what it calls a thing is unique in the page.
+    drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn)
+    prefix = re.sub(r"\W+", "-", name)
+    drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", drawn)
+    drawn = drawn.replace(_INK, "currentColor").replace(_OFF, "var(--off, #999)")
+    for i, colour in enumerate(_SERIES, 1):
+        drawn = drawn.replace(colour, f"var(--series-{i}, {_OUTSIDE[i - 1]})")
+    return drawn.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)

@@ -1,0 +1,62 @@
+"""The evaluations of a run as people read them: in text, in a table, as curves."""
+
+from .. import plots
+from . import charts
+from .page import table
+
+__all__ = ["SPLITS", "bound", "chart", "duration", "listed", "present"]
+
+SPLITS = ("test", "valid", "train")
+
+
+def bound(evaluation: dict, split: str) -> str:
+    """The bound of a split with its standard error, where it has one; "-" where it was not evaluated."""
+    value, error = evaluation.get(split), evaluation.get(f"{split}_stderr")
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    hours, rest = divmod(round(seconds), 3600)
+    if hours:
+        return f"{hours} h {rest // 60} min"
+    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{seconds:.1f} s"
+
+
+def present(evaluations: list[dict]) -> list[str]:
+    """The splits that were evaluated."""
+    return [split for split in SPLITS if any(line.get(split) is not None for line in evaluations)]
+
+
+def chart(evaluations: list[dict]) -> str:
+    """The curves of the bounds, with standard errors, as SVG."""
+    values = {split: curve(evaluations, split) for split in present(evaluations)}
+    errors = {
+        split: [line.get(f"{split}_stderr") or 0 for line in evaluations if line.get(split) is not None]
+        for split in values
+    }
+    bottom = min(plots.bottom(seen, [bounds]) for seen, bounds in values.values())
+    return charts.lines("bound", values, "nats per data point", errors=errors, log_x=True, bottom=bottom)
+
+
+def curve(lines: list[dict], key: str) -> tuple[list, list]:
+    """Samples seen, and what was measured then: of the lines that have ``key``."""
+    lines = [line for line in lines if line.get(key) is not None]
+    return [line["samples_seen"] for line in lines], [line[key] for line in lines]
+
+
+def listed(evaluations: list[dict]) -> str:
+    """A table of all of them."""
+    splits = present(evaluations)
+    rows = [
+        (
+            f"{line['samples_seen']:,}",
+            f"{line['steps']:,}",
+            duration(line["seconds"]),
+            *(bound(line, split) for split in splits),
+        )
+        for line in evaluations
+    ]
+    return table(("samples seen", "steps", "time", *splits), rows)

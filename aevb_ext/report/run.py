@@ -1,0 +1,120 @@
+"""The page of one run."""
+
+from statistics import median
+
+from torch import Tensor
+
+from .. import plots
+from ..data import Data
+from ..estimators import LatentUse, latent_use
+from ..models import VAE
+from ..runs import SavedRun
+from . import charts, evaluations
+from .page import cards, figure, grid, image, page, pairs, paragraph, section, table
+
+__all__ = ["report"]
+
+
+def report(run: SavedRun, model: VAE | None = None, data: Data | None = None, missing: str = "") -> str:
+    """A page that says all about a run: HTML in one file, which fetches nothing.
+
+    Args:
+        run: what it has written.
+        model, data: its model, and what it was trained on, on the same device. Where either is None, what needs it is
+            left out: pictures and latent dimensions.
+        missing: why it is, as the page is to say it.
+    """
+    use = None if model is None or data is None else latent_use(model, data.test)
+    pictures = {} if use is None else plots.canvases(model, data)
+    return page(
+        run.name,
+        paragraph(_subtitle(run)),
+        cards(_key_figures(run, use)),
+        section("Curves", grid(*_curves(run))),
+        section("Pictures", grid(*(_picture(name, canvas) for name, canvas in pictures.items()))),
+        _latents(use) if use is not None else paragraph(missing),
+        section("Evaluations", evaluations.listed(run.evaluations) if run.evaluations else ""),
+        section("Configuration", pairs(run.config)),
+        section("Environment", pairs(run.environment)),
+    )
+
+
+def rate(run: SavedRun) -> str:
+    """The middle of the samples a second that were logged."""
+    rates = evaluations.curve(run.logs, "rate")[1]
+    return f"{median(rates):,.0f}" if rates else "-"
+
+
+def _subtitle(run: SavedRun) -> str:
+    if not run.evaluations:
+        return "Nothing was evaluated yet."
+    last = run.evaluations[-1]
+    return (
+        f"{run.config.get('data', 'own data')}: {last['samples_seen']:,} samples in {last['steps']:,} steps, "
+        f"{evaluations.duration(last['seconds'])}. Bounds are in nats per data point, ± the standard error over data "
+        "points."
+    )
+
+
+def _key_figures(run: SavedRun, use: LatentUse | None) -> dict[str, str]:
+    splits = evaluations.present(run.evaluations)
+    found = {f"{split} bound": evaluations.bound(run.evaluations[-1], split) for split in splits}
+    if use is not None:
+        found["active units"] = f"{use.active.sum()} of {len(use.active)}"
+        found["KL, nats"] = f"{use.kl.sum():.2f}"
+    return found | {"samples per second": rate(run)}
+
+
+# What is logged while training, and how it is shown: key, name of the axis, where the axis begins, caption.
+_LOGGED = (
+    ("kl", "nats per data point", 0, "KL(q(z | x) || p(z)) while training."),
+    ("reconstruction", "nats per data point", None, "log p(x | z) while training."),
+    ("lr", "learning rate", 0, "Learning rate."),
+    ("rate", "samples per second", 0, "Training rate."),
+    ("beta", "beta", 0, "Weight of the KL divergence."),
+)
+
+
+def _curves(run: SavedRun) -> list[str]:
+    found = []
+    if run.evaluations:
+        found.append(
+            figure(evaluations.chart(run.evaluations), "Bound at the evaluations; the bands: standard errors.")
+        )
+    for key, ylabel, bottom, caption in _LOGGED:
+        seen, values = evaluations.curve(run.logs, key)
+        if seen and (key != "beta" or len(set(values)) > 1):
+            found.append(figure(charts.lines(key, {key: (seen, values)}, ylabel, bottom=bottom), caption))
+    return found
+
+
+_CAPTIONS = {
+    "reconstructions": "Test data, and below each its reconstruction at the posterior's mean.",
+    "samples": "Samples: z from the prior, the mean of p(x | z).",
+    "manifold": "The latent plane through the inverse Gaussian CDF: the mean of p(x | z).",
+}
+
+
+def _picture(name: str, canvas: Tensor) -> str:
+    return figure(image(plots.png(canvas), _CAPTIONS[name]), _CAPTIONS[name])
+
+
+def _latents(use: LatentUse) -> str:
+    order = use.kl.argsort(descending=True)
+    kl, variance, active = (values[order].tolist() for values in (use.kl, use.variance, use.active))
+    chart = charts.bars("KL per dimension", kl, active, "latent dimension, in the order of its KL", "nats")
+    rows = [
+        (u, f"{a:.4f}", f"{b:.4f}", "yes" if on else "no")
+        for u, a, b, on in zip(order.tolist(), kl, variance, active, strict=True)
+    ]
+    return section(
+        "Latent dimensions",
+        paragraph(
+            f"{sum(active)} of {len(active)} are active: the mean of q(z | x) varies over the test data by more than "
+            "0.01 (Burda et al. 2016)."
+        ),
+        grid(
+            figure(chart, "KL of each dimension, the mean over test data; grey: not active."),
+            table(("dimension", "KL, nats", "Var E[z | x]", "active"), rows),
+        ),
+    )

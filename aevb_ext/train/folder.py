@@ -1,0 +1,87 @@
+"""The folder of a run: made, found, and put in order before training goes on."""
+
+import json
+import os
+from pathlib import Path
+
+from .._files import atomic_write, is_partial
+
+__all__ = ["clean", "new_folder", "old_folder", "rewind_metrics"]
+
+
+def new_folder(path) -> Path:
+    """A new folder, or an empty one, that was tried by writing to it.
+
+    Raises:
+        FileExistsError: the path is a file, or a folder with something in it.
+        OSError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"out: {path} is a file, expected a new or an empty folder")
+    if path.is_dir() and not _is_empty(path):
+        raise FileExistsError(
+            f"out: the folder {path} is not empty; give a new one, remove it, or go on with the run in it (resume)"
+        )
+    return _tried(path)
+
+
+def old_folder(path) -> Path:
+    """The folder of a run that goes on.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"resume: there is no folder {path}")
+    return _tried(path)
+
+
+def clean(path: Path) -> None:
+    """Remove what a process that was killed had not written to the end."""
+    for file in _partial(path):
+        os.unlink(file)
+
+
+def rewind_metrics(path: Path, steps: int, resumed: dict) -> None:
+    """Take back the lines of metrics.jsonl about steps after ``steps``, and note with ``resumed`` that the run goes on.
+
+    Lines that are not whole, of a process that was killed, go too.
+    """
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["steps"] <= steps:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    kept.append(json.dumps({"event": "resumed", **resumed}))
+    with atomic_write(path) as file:
+        file.write("".join(f"{line}\n" for line in kept).encode())
+
+
+def _tried(path: Path) -> Path:
+    try:
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        probe.touch()
+        os.unlink(probe)
+    except OSError as error:
+        raise type(error)(error.errno, f"out: the folder cannot be written: {error.strerror}", str(path)) from None
+    return path
+
+
+def _partial(path: Path) -> list[Path]:
+    return [file for file in _inside(path) if is_partial(file)]
+
+
+def _is_empty(path: Path) -> bool:
+    # Nothing but what a run left that was killed before its first checkpoint.
+    left = {*_partial(path), path / "checkpoints"}
+    return left.issuperset(_inside(path))
+
+
+def _inside(path: Path) -> list[Path]:
+    return [file for folder in (path, path / "checkpoints") if folder.is_dir() for file in folder.iterdir()]

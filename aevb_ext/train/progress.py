@@ -1,0 +1,82 @@
+"""How training goes, on stderr."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from .callbacks import Callback
+
+__all__ = ["Progress"]
+
+
+class Progress(Callback):
+    """A bar with the running bound, KL, rate and time left on a terminal; elsewhere a line an evaluation.
+
+    It is a context manager: leaving it gives the terminal back, also after an exception.
+
+    Args:
+        show: whether there is anything to be seen at all.
+        console: where. Default: stderr.
+    """
+
+    def __init__(self, show: bool = True, console: Console | None = None):
+        self._console = console or Console(stderr=True)
+        on_terminal = show and self._console.is_terminal
+        self._lines = show and not on_terminal
+        self._bar = Bar(
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not on_terminal,
+            expand=True,
+        )
+        self._evaluated, self._log = "", None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def on_start(self, run) -> None:
+        self._total = run.settings.steps * run.settings.batch_size
+        self._first, self._started = run.samples_seen, time.perf_counter()
+        self._task = self._bar.add_task("training", total=self._total, completed=run.samples_seen, state="")
+        self._bar.start()
+
+    def on_log(self, run, log) -> None:
+        self._log = log
+        self._bar.update(self._task, completed=log.samples_seen, state=f"{_state(log)}{self._evaluated}")
+
+    def on_evaluation(self, run, record) -> None:
+        bounds = {name: getattr(record, name) for name in ("train", "valid", "test")}
+        told = "  ".join(f"{name} {value:.2f}" for name, value in bounds.items() if value is not None)
+        self._evaluated = f"  test {record.test:.2f}"
+        if self._lines:
+            seen = f"{record.samples_seen:>{len(f'{self._total:,}')},} of {self._total:,} samples"
+            self._print(f"{seen}  {_state(self._log)}  {self._left(record.samples_seen)} left  {told} nats")
+
+    def on_end(self, run, result) -> None:
+        if result.stopped:
+            self._print(f"stopped: {result.stopped}")
+        self._bar.stop()
+
+    def _print(self, line: str) -> None:
+        if self._lines or not self._bar.disable:
+            # Numbers in colours are for terminals, and so is a line's end where the window ends.
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _left(self, seen: int) -> str:
+        taken = time.perf_counter() - self._started
+        seconds = round(taken * (self._total - seen) / max(seen - self._first, 1))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _state(log) -> str:
+    return f"bound {log.bound:.2f}  KL {log.kl:.2f}  {log.rate:,.0f}/s"

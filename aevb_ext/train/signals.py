@@ -1,0 +1,52 @@
+"""Ending a run when the system asks for it."""
+
+import signal
+import sys
+import threading
+
+__all__ = ["Signals"]
+
+# What they do by default, which is what they do where nobody else has taken them.
+_DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+
+
+class Signals:
+    """A context in which SIGTERM and SIGINT are remembered; the second one of a kind does what it always does.
+
+    A signal that the program handles or ignores itself is left to it, and so are both outside the main thread.
+
+    Args:
+        once: the second one of a kind does nothing.
+
+    Attributes:
+        received: the number of the first signal, or 0.
+    """
+
+    def __init__(self, once: bool = False):
+        self.received = 0
+        self._once = once
+        self._taken = []
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._taken = [number for number, default in _DEFAULTS.items() if signal.getsignal(number) == default]
+        for number in self._taken:
+            signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_):
+        for number in self._taken:
+            signal.signal(number, _DEFAULTS[number])
+
+    def _remember(self, number, _) -> None:
+        self.received = self.received or number
+        if not self._once:
+            signal.signal(number, _DEFAULTS[number])
+
+
+def end_as(number: int, message: str) -> None:
+    """End as the signal would have: raise KeyboardInterrupt, or exit with status 128 + its number and the message."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt(message)
+    print(message, file=sys.stderr, flush=True)
+    raise SystemExit(128 + number)
