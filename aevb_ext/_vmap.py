@@ -68,15 +68,23 @@ def _sampling(info, in_dims, mu, logvar, key):
     return mu, _front(logvar, in_dims[1], mu.dim() - 1), key
 
 
-def _rsample(info, in_dims, mu, logvar, key, n_samples, spread):
-    z = ops.rsample(*_sampling(info, in_dims, mu, logvar, key), n_samples, spread)
+def _rsample(info, in_dims, mu, logvar, key, n_samples, first_sample, spread):
+    z = ops.rsample(*_sampling(info, in_dims, mu, logvar, key), n_samples, first_sample, spread)
     return z, int(n_samples is not None)
 
 
-def _rsample_kl(info, in_dims, mu, logvar, key, n_samples, spread, reduction, batch_dims):
+def _rsample_kl(info, in_dims, mu, logvar, key, n_samples, first_sample, spread, reduction, batch_dims):
     sampling = _sampling(info, in_dims, mu, logvar, key)
-    z, kl = ops.rsample_kl(*sampling, n_samples, spread, _first_pass(reduction), batch_dims + 1)
+    z, kl = ops.rsample_kl(*sampling, n_samples, first_sample, spread, _first_pass(reduction), batch_dims + 1)
     return (z, _reduce(kl, reduction)), (int(n_samples is not None), 0)
+
+
+def _binarize(info, in_dims, x, key, x_scale):
+    return ops.binarize(_whole(x, in_dims[0], info.batch_size), _whole(key, in_dims[1], info.batch_size), x_scale), 0
+
+
+def _unpack_bits(info, in_dims, packed, n):
+    return ops.unpack_bits(packed.movedim(in_dims[0], 0), n), 0
 
 
 def _noise_key(*, device, generator=None, n=None, call=0):
@@ -113,7 +121,7 @@ _library = torch.library.Library("aevb_ext", "IMPL")
 
 def register() -> None:
     rules = (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear)
-    for rule in (*rules, _rsample, _rsample_kl):
+    for rule in (*rules, _rsample, _rsample_kl, _binarize, _unpack_bits):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
     # It has no tensors to be batched, so vmap is asked as PyTorch's own random functions ask it.
     _library.impl("noise_key", _noise_key, "FuncTorchVmapMode")

@@ -98,6 +98,7 @@ def rsample(
     logvar: Tensor,
     *,
     n_samples: int | None = None,
+    first_sample: int = 0,
     key: Tensor | None = None,
     generator=None,
     spread: str = "logvar",
@@ -110,6 +111,8 @@ def rsample(
         mu: ``[B, *event]``, floating.
         logvar: the spread, of mu's dtype and shape, or broadcasting to it.
         n_samples: ``L >= 1`` samples of each data point in a new leading dimension; None: one, without it.
+        first_sample: ``s >= 0``, the number of the first of them among all that the key stands for: samples s ...
+            s + L - 1 of what ``n_samples=s + L`` gives, bit for bit, so that many can be drawn a few at a time.
         key: the noise key ``[2]`` (:func:`noise_key`), or one for each data point, ``[*batch, 2]`` where ``batch`` are
             first sizes of mu: the noise of data point b is that of ``key[b]``, whatever batch it is in. Default: a
             fresh ``[2]`` from ``generator``.
@@ -122,12 +125,14 @@ def rsample(
         z, of mu's dtype: ``[B, *event]``, or ``[n_samples, B, *event]``. Differentiable in mu and logvar.
 
     Raises:
-        ValueError: shapes, devices, the key, ``n_samples`` or ``spread`` do not fit.
+        ValueError: shapes, devices, the key, ``n_samples``, ``first_sample`` or ``spread`` do not fit.
         TypeError: a dtype is not floating, or the dtypes differ.
     """
     if mu.device.type not in _COMPILED:
-        return reference.rsample(mu, logvar, n_samples=n_samples, key=key, generator=generator, spread=spread)
-    return ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, spread)
+        return reference.rsample(
+            mu, logvar, n_samples=n_samples, first_sample=first_sample, key=key, generator=generator, spread=spread
+        )
+    return ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread)
 
 
 def gaussian_kl(
@@ -175,6 +180,7 @@ def rsample_kl(
     logvar: Tensor,
     *,
     n_samples: int | None = None,
+    first_sample: int = 0,
     key: Tensor | None = None,
     generator=None,
     spread: str = "logvar",
@@ -186,7 +192,7 @@ def rsample_kl(
     The two halves of the encoder's output are read once for both, and their gradients are written once.
 
     Args:
-        mu, logvar, n_samples, key, generator, spread: as in :func:`rsample`.
+        mu, logvar, n_samples, first_sample, key, generator, spread: as in :func:`rsample`.
         reduction, batch_dims: as in :func:`gaussian_kl`. Keys for each data point have at most ``batch_dims``
             dimensions of them.
 
@@ -201,13 +207,14 @@ def rsample_kl(
             mu,
             logvar,
             n_samples=n_samples,
+            first_sample=first_sample,
             key=key,
             generator=generator,
             spread=spread,
             reduction=reduction,
             batch_dims=batch_dims,
         )
-    return ops.rsample_kl(mu, logvar, _key(mu, key, generator), n_samples, spread, reduction, batch_dims)
+    return ops.rsample_kl(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread, reduction, batch_dims)
 
 
 def bernoulli_log_prob(
@@ -322,6 +329,13 @@ def gaussian_log_prob(
     return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
 
 
+def key_for(mu: Tensor, key: Tensor | None, generator) -> Tensor:
+    """The key that :func:`rsample` of these takes its noise from; not public."""
+    if mu.device.type not in _COMPILED:
+        return reference.noise_key(mu.device, generator) if key is None else key
+    return _key(mu, key, generator)
+
+
 def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: float = 1.0) -> Tensor:
     """Draw each element as a bit that is 1 with probability ``x * x_scale``: dynamic binarisation of grey data.
 
@@ -347,7 +361,9 @@ def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: f
         ValueError: the key's shape or device does not fit.
         TypeError: a dtype is not supported.
     """
-    return reference.binarize(x, _key(x, key, generator, "x"), x_scale=x_scale)
+    if x.device.type not in _COMPILED:
+        return reference.binarize(x, key, generator=generator, x_scale=x_scale)
+    return ops.binarize(x, _key(x, key, generator, "x"), x_scale)
 
 
 def unpack_bits(packed: Tensor, n: int) -> Tensor:
@@ -365,7 +381,9 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
         ValueError: the last size is not ``ceil(n / 8)``, or n is negative.
         TypeError: packed is not uint8.
     """
-    return reference.unpack_bits(packed, n)
+    if packed.device.type not in _COMPILED:
+        return reference.unpack_bits(packed, n)
+    return ops.unpack_bits(packed, n)
 
 
 def _device(device, generator) -> torch.device:

@@ -45,29 +45,37 @@ def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> li
     return counter
 
 
-def words(key: Tensor, count: int) -> Tensor:
-    """The first ``count`` words of each key: int64 ``[*batch, count]``, in ``[0, 2^32)``, for keys ``[*batch, 2]``."""
+def words(key: Tensor, count: int, start: int = 0) -> Tensor:
+    """``count`` words of each key from number ``start`` on: int64 ``[*batch, count]``, each in ``[0, 2^32)``.
+
+    Args:
+        key: int64 ``[*batch, 2]``.
+    """
     seed, offset = key[..., :1], key[..., 1:]
-    block = torch.arange((count + 3) // 4, device=key.device)
+    block = torch.arange(start // 4, (start + count + 3) // 4, device=key.device)
     halves = [(part & _MASK, (part >> 32) & _MASK) for part in (block, offset, seed)]
-    return torch.stack(philox4x32([*halves[0], *halves[1]], list(halves[2])), dim=-1).flatten(-2)[..., :count]
+    every = torch.stack(philox4x32([*halves[0], *halves[1]], list(halves[2])), dim=-1).flatten(-2)
+    return every.narrow(-1, start % 4, count)
 
 
-def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, start: int = 0) -> Tensor:
     """The noise of each key: standard normals ``[*batch, *shape]`` of ``dtype`` on the device of ``key``.
 
     Args:
         key: int64 ``[*batch, 2]``.
         shape: that of the noise of one key.
         dtype: float32 or float64.
+        start: the index of the first.
     """
     count = math.prod(shape)
-    pairs = words(key, count + count % 2).to(dtype)
+    # A pair of words gives a pair of normals.
+    first, last = start // 2 * 2, (start + count + 1) // 2 * 2
+    pairs = words(key, last - first, first).to(dtype)
     # Rounded in this order in every implementation, so that they agree on u to the last bit.
     u = pairs[..., ::2] * 2.0**-32 + 2.0**-33
     radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (pairs[..., 1::2] * 2.0**-32)
-    normals = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
-    return normals.flatten(-2)[..., :count].reshape(*key.shape[:-1], *shape)
+    normals = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(-2)
+    return normals.narrow(-1, start - first, count).reshape(*key.shape[:-1], *shape)
 
 
 # What noise is drawn for: keys of different purposes have nothing in common.

@@ -1,7 +1,7 @@
 """Pictures: the bound's curve, reconstructions, samples and the latent manifold.
 
-A *canvas* is float32 ``[height, width]``, or ``[height, width, 3]`` in colour, with values in [0, 1], and NaN between the
-images.
+A *canvas* is float32 ``[height, width]``, or ``[height, width, 3]`` in colour, with values in [0, 1], and NaN between
+the images.
 """
 
 import io

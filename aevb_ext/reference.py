@@ -35,13 +35,14 @@ def noise_key(device=None, generator=None) -> Tensor:
     return torch.cat([seed, torch.zeros_like(seed)])
 
 
-def rsample(mu, logvar, *, n_samples=None, key=None, generator=None, spread="logvar") -> Tensor:
+def rsample(mu, logvar, *, n_samples=None, first_sample=0, key=None, generator=None, spread="logvar") -> Tensor:
     if key is None:
         key = noise_key(mu.device, generator)
     mu32, logvar32 = _wide(mu), _logvar(_wide(logvar), spread)
     keys = key.dim() - 1  # dimensions of data points that have keys of their own
     samples = () if n_samples is None else (n_samples,)
-    eps = standard_normal(key, (*samples, *mu.shape[keys:]), mu32.dtype)
+    of_one = mu.shape[keys:]
+    eps = standard_normal(key, (*samples, *of_one), mu32.dtype, start=first_sample * math.prod(of_one))
     if samples:
         eps = eps.movedim(keys, 0)
     return (mu32 + (0.5 * logvar32).exp() * eps).to(mu.dtype)
@@ -62,9 +63,19 @@ def gaussian_kl(
 
 
 def rsample_kl(
-    mu, logvar, *, n_samples=None, key=None, generator=None, spread="logvar", reduction="sample", batch_dims=1
+    mu,
+    logvar,
+    *,
+    n_samples=None,
+    first_sample=0,
+    key=None,
+    generator=None,
+    spread="logvar",
+    reduction="sample",
+    batch_dims=1,
 ) -> tuple[Tensor, Tensor]:
-    z = rsample(mu, logvar, n_samples=n_samples, key=key, generator=generator, spread=spread)
+    noise = {"n_samples": n_samples, "first_sample": first_sample, "key": key, "generator": generator}
+    z = rsample(mu, logvar, spread=spread, **noise)
     return z, gaussian_kl(mu, logvar, spread=spread, reduction=reduction, batch_dims=batch_dims)
 
 

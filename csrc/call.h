@@ -17,7 +17,14 @@ constexpr int size_of(Type type) {
   }
 }
 enum class Spread : int { logvar, log_std, std, var };
-enum class Formula : int { bernoulli, bernoulli_of_probs, gaussian, gaussian_kl, gaussian_kl_prior };
+enum class Formula : int {
+  bernoulli,
+  bernoulli_of_probs,
+  gaussian,
+  gaussian_of_sigmoid,
+  gaussian_kl,
+  gaussian_kl_prior
+};
 
 // Row sums longer than this are summed in blocks of it, so that one long row can be shared by many threads, and so that
 // the order of summation never depends on how many there are.
@@ -61,11 +68,12 @@ struct RowCall {
   bool beyond_caches = false;
 };
 
-// z = mu + sigma eps for `samples` draws, and the KL to N(0, I) where it is wanted.
+// z = mu + sigma eps for `samples` draws, of which the first is number `first_sample`, and the KL to N(0, I) where it
+// is wanted.
 //
-// Each `key_rows` rows, one after another, have a noise key: element e of row r in sample k is number
-// (k * key_rows + r % key_rows) * event + e of the noise of key r / key_rows. With one key for all of them that is its
-// place in the results.
+// Each `key_rows` rows, one after another, have a noise key: element e of row r in sample number k is number
+// (k * key_rows + r % key_rows) * event + e of the noise of key r / key_rows. With one key for all of them, and from
+// sample 0 on, that is its place in the results.
 struct SampleCall {
   Params params;
   Type wide;
@@ -73,6 +81,7 @@ struct SampleCall {
   Input mu, spread;
   const int64_t* key;  // seed, offset, of each key, on the device
   int64_t key_rows;
+  int64_t first_sample;
   Output z;            // forward: [samples, rows, event]
   Output kl;           // forward; no data: not wanted
   Input z_cotangent;   // backward: over samples * rows * event flat indices; no data: zero
@@ -80,6 +89,26 @@ struct SampleCall {
   double kl_cotangent_scale = 1;
   Output gradient[2];  // backward: of mu and spread
   bool beyond_caches = false;
+};
+
+// Bits that are 1 with probability x * x_scale. Each `key_rows` rows have a key, as in a SampleCall: element e of row r is
+// drawn by word (r % key_rows) * event + e of key r / key_rows.
+struct BinarizeCall {
+  double x_scale;
+  Type wide;
+  int64_t rows, event, blocks;
+  Input x;
+  const int64_t* key;
+  int64_t key_rows;
+  static constexpr int64_t first_sample = 0;
+  uint8_t* bits;  // [rows, event], a byte each
+};
+
+// Rows of `count` bits, each from the highest bit of its first byte on, to a byte for each.
+struct UnpackCall {
+  const uint8_t* packed;  // [rows, width]
+  uint8_t* bits;          // [rows, count]
+  int64_t rows, width, count;
 };
 
 }  // namespace aevb

@@ -1,7 +1,6 @@
 """The embedded digits are the real ones; files are read whole, and refused when they are not what they should be."""
 
 import gzip
-import hashlib
 import os
 import struct
 
@@ -12,6 +11,7 @@ import torch
 import aevb_ext
 from aevb_ext import data
 from aevb_ext._files import atomic_write
+from aevb_ext.data.known import KNOWN
 
 real_data = pytest.mark.skipif("AEVB_DATA_DIR" not in os.environ, reason="AEVB_DATA_DIR does not name the real data")
 
@@ -89,7 +89,7 @@ def test_damaged_idx_is_refused(tmp_path):
         assert "train-images.gz" in str(error.value)
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=f"expected {'0' * 32}"):
-        data.read_idx(path, md5="0" * 32)
+        data.read_idx(path, "md5:" + "0" * 32)
 
 
 def test_missing_files_are_named(tmp_path):
@@ -99,21 +99,56 @@ def test_missing_files_are_named(tmp_path):
         data.load("freyface", tmp_path)
     with pytest.raises(FileNotFoundError, match="--data-dir"):
         data.load("mnist")
-    with pytest.raises(ValueError, match="digits, mnist, freyface, got 'cifar'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"binarized_mnist_train_packed\.npy or binarized_mnist_train\.amat.*https://"
+    ):
+        data.load("binarized_mnist", tmp_path)
+    with pytest.raises(ValueError, match="digits, mnist, fashion_mnist, freyface, binarized_mnist, got 'cifar'"):
         data.load("cifar")
+    with pytest.raises(ValueError, match=r"name must be one of digits, .*, got 'cifar'"):
+        data.download("cifar", tmp_path)
 
 
-def test_other_mnist_is_refused(tmp_path):
-    for file in data.sets.MNIST_MD5:
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_other_mnist_is_refused(name, tmp_path):
+    for file in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
         (tmp_path / file).write_bytes(idx(np.zeros((2, 28, 28), np.uint8)))
-    with pytest.raises(ValueError, match=r"train-images.* has md5"):
-        data.load("mnist", tmp_path)
+    with pytest.raises(ValueError, match=r"train-images.*: its md5 is .*, expected "):
+        data.load(name, tmp_path)
+
+
+@real_data
+def test_binarized_mnist_is_the_same_as_text_and_packed(tmp_path):
+    packed = data.load("binarized_mnist", os.environ["AEVB_DATA_DIR"])
+    assert [len(rows) for rows in (packed.train, packed.valid, packed.test)] == [50000, 10000, 10000]
+    assert packed.train.packed.nbytes == 50000 * 98 and packed.dim == 784 and packed.image_shape == (28, 28)
+    for split in ("train", "valid", "test"):
+        rows = getattr(packed, split)
+        text = np.full((len(rows), 784, 2), ord(" "), np.uint8)
+        text[:, :, 0] = ord("0") + data.first(rows, len(rows)).numpy()
+        text[:, -1, 1] = ord("\n")
+        text.tofile(tmp_path / f"binarized_mnist_{split}.amat")
+    read = data.load("binarized_mnist", tmp_path)
+    assert torch.equal(read.train.packed, packed.train.packed) and torch.equal(read.test.packed, packed.test.packed)
+    # What was written is the published file, so that to download it would find it there.
+    file = KNOWN["binarized_mnist"].files[-1]
+    assert file.may_be(tmp_path / file.name) and file.name == "binarized_mnist_test.amat"
+
+
+def test_damaged_binarized_mnist_is_refused(tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"binarized_mnist_{split}.amat").write_bytes(b"0 1 " * 392)
+    with pytest.raises(ValueError, match=r"the bits of .*train\.amat: its sha256 is"):
+        data.load("binarized_mnist", tmp_path)
+    (tmp_path / "binarized_mnist_train.amat").write_bytes(b"0 1 " * 391)
+    with pytest.raises(ValueError, match="has 1564 bytes, expected lines of 784"):
+        data.load("binarized_mnist", tmp_path)
 
 
 def test_damaged_freyface_is_refused(tmp_path):
     path = tmp_path / "freyfaces_u8.npy"
     np.save(path, np.zeros((1965, 560), np.uint8))
-    with pytest.raises(ValueError, match="pixels have md5"):
+    with pytest.raises(ValueError, match=r"the pixels of .*: its md5 is"):
         data.load("freyface", tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"freyfaces_u8\.npy is truncated"):
@@ -126,23 +161,6 @@ def test_damaged_freyface_is_refused(tmp_path):
     (tmp_path / "frey_rawface.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
     with pytest.raises(ValueError, match=r"frey_rawface\.mat is truncated"):
         data.load("freyface", tmp_path)
-
-
-def test_download_verifies_and_leaves_no_halves(tmp_path, monkeypatch):
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
-    monkeypatch.setattr(data.sets, "MNIST_URL", source.as_uri() + "/")
-    checksums = {}
-    for file in data.sets.MNIST_MD5:
-        (source / file).write_bytes(idx(np.zeros((2, 28, 28), np.uint8)))
-        checksums[file] = hashlib.md5((source / file).read_bytes()).hexdigest()
-    with pytest.raises(ValueError, match="md5"):
-        data.download("mnist", target)
-    assert list((target / "mnist").iterdir()) == []
-    monkeypatch.setattr(data.sets, "MNIST_MD5", checksums)
-    data.download("mnist", target)
-    assert {path.name for path in (target / "mnist").iterdir()} == set(checksums)
-    assert data.load("mnist", target).test.shape == (2, 784)
 
 
 def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):

@@ -1,6 +1,36 @@
 """Data sets, and where their data points are: bytes in memory, on the device, or in files."""
 
+from .download import DownloadError
+from .idx import read_idx
+from .images import ImageRows
+from .loading import BINARIZE, NAMES, RESIDENT_BYTES, download, from_dataset, load
+from .prefetch import chunks, first, prefetch
 from .rows import BinarizedRows, BitRows, Rows, TensorRows, rows_of
-from .sets import NAMES, Data, download, load, read_idx
+from .sets import Data
+from .splits import SubsetRows
+from .stored import StoredRows
+from .torch_dataset import DatasetRows
 
-__all__ = ["NAMES", "BinarizedRows", "BitRows", "Data", "Rows", "TensorRows", "download", "load", "read_idx", "rows_of"]
+__all__ = [
+    "BINARIZE",
+    "NAMES",
+    "RESIDENT_BYTES",
+    "BinarizedRows",
+    "BitRows",
+    "Data",
+    "DatasetRows",
+    "DownloadError",
+    "ImageRows",
+    "Rows",
+    "StoredRows",
+    "SubsetRows",
+    "TensorRows",
+    "chunks",
+    "download",
+    "first",
+    "from_dataset",
+    "load",
+    "prefetch",
+    "read_idx",
+    "rows_of",
+]

@@ -85,7 +85,7 @@ class BitRows:
         ValueError: packed has another shape.
     """
 
-    resident, dtype = True, torch.uint8
+    resident, draws, dtype = True, False, torch.uint8
 
     def __init__(self, packed: Tensor, event_shape: tuple[int, ...]):
         self.packed, self.event_shape = packed, torch.Size(event_shape)
@@ -145,7 +145,7 @@ class BinarizedRows:
         x_scale: what one of its numbers is multiplied by to give the probability (1/255 for grey bytes).
     """
 
-    dtype = torch.uint8
+    draws, dtype = True, torch.uint8
 
     def __init__(self, rows: "Tensor | Rows", x_scale: float = 1.0):
         self.rows, self.x_scale = rows_of(rows), x_scale

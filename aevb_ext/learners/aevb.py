@@ -84,7 +84,7 @@ class AEVB:
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {lr}")
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        device = self._parameters[0].device
+        self.device = device = self._parameters[0].device
         check_precision(precision, device)
         self.model, self.batch_size, self.accumulate = model, batch_size, accumulate
         bent = {"beta": beta, "beta_warmup": beta_warmup, "free_bits": free_bits}

@@ -9,6 +9,7 @@ from torch.distributions import kl_divergence
 
 from .. import functional as F
 from ..distributions import DiagonalGaussian
+from .stream import streamed
 
 __all__ = ["ELBO", "ELBOTerms"]
 
@@ -79,6 +80,11 @@ class ELBO(nn.Module):
               weights (Tucker et al. 2019, arXiv 1810.04152, IWAE-DReG); the gradient of everything else is that of
               ``"total"``. Without bias. Needs ``importance_weighted``. ``reconstruction`` and ``kl`` are detached.
 
+        block: how many of the ``n_samples`` are taken at a time. The noise is the same whatever it is, the results are
+            to rounding, and memory does not grow with ``n_samples``, in the backward either, which evaluates the
+            decoder again a block at a time (and can be done once: no derivatives of derivatives, no
+            ``torch.func`` transforms, and ``torch.compile`` of the decoder rather than of all). None: all at once.
+
     Raises:
         ValueError: a number is out of range, or options do not fit together; the message says why.
     """
@@ -95,6 +101,7 @@ class ELBO(nn.Module):
         capacity_steps: int = 0,
         importance_weighted: bool = False,
         gradient: str = "total",
+        block: int | None = None,
     ):
         super().__init__()
         for name, count, least in (
@@ -102,6 +109,7 @@ class ELBO(nn.Module):
             ("warmup_steps", warmup_steps, 0),
             ("capacity_steps", capacity_steps, 0),
             ("free_bits_groups", 1 if free_bits_groups is None else free_bits_groups, 1),
+            ("block", 1 if block is None else block, 1),
         ):
             if not isinstance(count, int) or count < least:
                 raise ValueError(f"{name} must be an integer, at least {least}, got {count!r}")
@@ -112,7 +120,7 @@ class ELBO(nn.Module):
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
         self.n_samples, self.warmup_steps, self.capacity_steps = n_samples, warmup_steps, capacity_steps
         self.free_bits, self.free_bits_groups = free_bits, free_bits_groups
-        self.importance_weighted, self.gradient = importance_weighted, gradient
+        self.importance_weighted, self.gradient, self.block = importance_weighted, gradient, block
         self.register_buffer("beta", torch.tensor(float(beta)))
         self.register_buffer("capacity", None if capacity is None else torch.tensor(float(capacity)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -174,12 +182,16 @@ class ELBO(nn.Module):
             ValueError: the decoder's result is not one value for each data point and sample; the event cannot be cut
                 into ``free_bits_groups``; what the operators raise.
             TypeError: posterior is something else; free bits with a prior that is not a diagonal Gaussian.
-            NotImplementedError: the divergence from this prior is not known in closed form.
+            NotImplementedError: the divergence from this prior is not known in closed form; with ``block``, the
+                decoder uses a tensor that was computed outside of it and has a gradient, and is not in its closure.
         """
         q = posterior if isinstance(posterior, DiagonalGaussian) else _of_tuple("posterior", posterior)
         p = _of_tuple("prior", prior, q) if isinstance(prior, tuple) else prior
         n_samples = None if self.n_samples == 1 else self.n_samples
         noise = {"n_samples": n_samples, "key": key, "generator": generator}
+        if self._streams:
+            noise = {"n_samples": n_samples, "key": F.key_for(q.mu, key, generator)}  # one for all blocks
+        sources = (q.mu, q.scale_param, p, x, decoder)
 
         def log_likelihood(z):
             log_prob = getattr(decoder, "log_prob", decoder)
@@ -193,12 +205,25 @@ class ELBO(nn.Module):
             return value
 
         if self.importance_weighted or self.gradient != "total":
-            return self._of_samples(q, p, noise, log_likelihood)
-        return self._in_closed_form(q, p, noise, log_likelihood)
+            return self._of_samples(q, p, noise, log_likelihood, sources)
+        return self._in_closed_form(q, p, noise, log_likelihood, sources)
 
-    def _in_closed_form(self, q: DiagonalGaussian, p, noise: dict, log_likelihood) -> ELBOTerms:
-        z, kl = _rsample_kl(q, p, noise, "none" if self.free_bits else "sample")
-        reconstruction = _mean(log_likelihood(z), noise["n_samples"])
+    @property
+    def _streams(self) -> bool:
+        return self.block is not None and self.block < self.n_samples
+
+    def _in_closed_form(self, q: DiagonalGaussian, p, noise: dict, log_likelihood, sources: tuple) -> ELBOTerms:
+        reduction = "none" if self.free_bits else "sample"
+        if self._streams:
+
+            def terms(first, n):
+                return (log_likelihood(_rsample(q, {**noise, "n_samples": n, "first_sample": first})),), None
+
+            (total,) = streamed(terms, self.n_samples, self.block, sources, weighted=False)
+            reconstruction, kl = total / self.n_samples, _kl(q, p, reduction)
+        else:
+            z, kl = _rsample_kl(q, p, noise, reduction)
+            reconstruction = _mean(log_likelihood(z), noise["n_samples"])
         if self.free_bits:
             groups = self._grouped(kl, q)
             kl, regulariser = groups.sum(-1), self._with_free_bits(groups).sum(-1)
@@ -208,16 +233,21 @@ class ELBO(nn.Module):
             regulariser = kl
         return ELBOTerms(reconstruction - self.current_beta * regulariser, reconstruction, kl)
 
-    def _of_samples(self, q: DiagonalGaussian, p, noise: dict, log_likelihood) -> ELBOTerms:
+    def _of_samples(self, q: DiagonalGaussian, p, noise: dict, log_likelihood, sources: tuple) -> ELBOTerms:
         n_samples = noise["n_samples"]
-        z = F.rsample(q.mu, q.scale_param, spread=q.spread, **noise)
-        if self.gradient != "total":
-            q = _detached(q)
+        density = q if self.gradient == "total" else _detached(q)
         squares_weights = self.gradient == "dreg" and n_samples is not None
-        if squares_weights:
-            z, port = _WeighedThroughPort.apply(z, q.event_dims)
-        log_p = log_likelihood(z)
-        log_ratio = q.log_prob(z) - (_standard_normal(q) if p is None else p).log_prob(z)
+
+        def terms(first, n):
+            z, port = _rsample(q, {**noise, "n_samples": n, "first_sample": first}), None
+            if squares_weights:
+                z, port = _WeighedThroughPort.apply(z, q.event_dims)
+            log_p = log_likelihood(z)
+            return (log_p, density.log_prob(z) - (_standard_normal(q) if p is None else p).log_prob(z)), port
+
+        if self._streams:
+            return self._of_blocks(terms, sources)
+        (log_p, log_ratio), port = terms(0, n_samples)
         if not self.importance_weighted:
             bound = _mean(log_p - self.current_beta * log_ratio, n_samples)
         elif squares_weights:
@@ -227,6 +257,19 @@ class ELBO(nn.Module):
         if self.gradient == "dreg":
             log_p, log_ratio = log_p.detach(), log_ratio.detach()
         return ELBOTerms(bound, _mean(log_p, n_samples), _mean(log_ratio, n_samples))
+
+    def _of_blocks(self, terms, sources: tuple) -> ELBOTerms:
+        *log_sum, log_p, log_ratio = streamed(
+            terms, self.n_samples, self.block, sources, weighted=self.importance_weighted
+        )
+        log_p, log_ratio = log_p / self.n_samples, log_ratio / self.n_samples
+        if self.importance_weighted:
+            bound = log_sum[0] - math.log(self.n_samples)
+        else:
+            bound = log_p - self.current_beta * log_ratio
+        if self.gradient == "dreg":
+            log_p, log_ratio = log_p.detach(), log_ratio.detach()
+        return ELBOTerms(bound, log_p, log_ratio)
 
     def _grouped(self, kl: Tensor, q: DiagonalGaussian) -> Tensor:
         """Divergences of each dimension to those of each group, ``[*batch, groups]``."""
@@ -286,6 +329,7 @@ class ELBO(nn.Module):
             "capacity_steps": self.capacity_steps,
             "importance_weighted": self.importance_weighted,
             "gradient": "" if self.gradient == "total" else self.gradient,
+            "block": self.block,
         }
         return ", ".join([f"n_samples={self.n_samples}", *(f"{name}={v!r}" for name, v in options.items() if v)])
 
@@ -352,12 +396,21 @@ def _rsample_kl(q: DiagonalGaussian, p, noise: dict, reduction: str) -> tuple[Te
     if p is None:
         options = {"spread": q.spread, "reduction": reduction, "batch_dims": len(q.batch_shape)}
         return F.rsample_kl(q.mu, q.scale_param, **noise, **options)
-    z = F.rsample(q.mu, q.scale_param, spread=q.spread, **noise)
+    return _rsample(q, noise), _kl(q, p, reduction)
+
+
+def _rsample(q: DiagonalGaussian, noise: dict) -> Tensor:
+    return F.rsample(q.mu, q.scale_param, spread=q.spread, **noise)
+
+
+def _kl(q: DiagonalGaussian, p, reduction: str) -> Tensor:
+    if p is None:
+        p = _standard_normal(q)
     if reduction == "sample":
-        return z, kl_divergence(q, p)
+        return kl_divergence(q, p)
     if not isinstance(p, DiagonalGaussian):
         raise TypeError(f"free_bits needs a DiagonalGaussian or a tuple (mu, logvar) as the prior, got {p}")
-    return z, kl_divergence(_elementwise(q), _elementwise(p))
+    return kl_divergence(_elementwise(q), _elementwise(p))
 
 
 def _of_tuple(name: str, given, q: DiagonalGaussian | None = None) -> DiagonalGaussian:

@@ -6,7 +6,8 @@ import html
 __all__ = ["cards", "figure", "grid", "image", "page", "pairs", "paragraph", "section", "table"]
 
 _STYLE = """
-:root { color-scheme: light dark; --ground: #fbfbfa; --panel: #ffffff; --line: #dcdcd8; --text: #1d1d1f; --quiet: #65656b;
+:root { color-scheme: light dark; --ground: #fbfbfa; --panel: #ffffff; --line: #dcdcd8; --text: #1d1d1f;
+  --quiet: #65656b;
   --series-1: #1f5fbf; --series-2: #c2570c; --series-3: #17803d; --series-4: #8a3ab9; --series-5: #b0235f;
   --series-6: #6b6b00; --off: #b9b9b4; }
 @media (prefers-color-scheme: dark) {
@@ -21,12 +22,14 @@ h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 0.25rem; }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 0.8rem; }
 p { margin: 0.4rem 0; max-width: 60rem; }
 .quiet, figcaption { color: var(--quiet); font-size: 0.875rem; }
-.cards { display: grid; gap: 0.75rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); margin: 1.2rem 0 0; }
+.cards { display: grid; gap: 0.75rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
+  margin: 1.2rem 0 0; }
 .cards > div, figure, .scroll { background: var(--panel); border: 1px solid var(--line); border-radius: 0.5rem; }
 .cards > div { padding: 0.6rem 0.8rem; }
 .cards b { display: block; font-size: 1.35rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .cards small { font-size: 0.875rem; font-weight: 400; color: var(--quiet); white-space: nowrap; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); align-items: start; }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr));
+  align-items: start; }
 figure { margin: 0; padding: 0.75rem; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
 figure svg text { font-family: inherit !important; }

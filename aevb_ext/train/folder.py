@@ -65,7 +65,7 @@ def rewind_metrics(path: Path, steps: int, resumed: dict) -> None:
 def _tried(path: Path) -> Path:
     try:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
+        probe = path / ".probe.part"
         probe.touch()
         os.unlink(probe)
     except OSError as error:

@@ -15,13 +15,16 @@ from .evaluation import shared_bound
 from .folder import clean, new_folder, old_folder, rewind_metrics
 from .joining import joined
 from .keeper import Keeper, newest_whole, set_damaged_aside
-from .logging import Progress, RunFiles
+from .metrics import MetricsFile
 from .patience import Patience
+from .pictures import Pictures
 from .processes import Processes
+from .progress import Progress
 from .run import Log, Record, Result, Run
 from .same import check_same, described
 from .settings import Settings
 from .signals import Signals, end_as
+from .written import Written
 
 __all__ = ["NonFiniteBound", "fit"]
 
@@ -93,9 +96,9 @@ def fit(
         OSError: the folder exists and is not empty, or cannot be written (a disk that is full): the checkpoints before
             are whole, and the run goes on from them once there is room.
         NonFiniteBound: the bound became infinite or NaN. The newest checkpoint is from before.
-        PeerFailed: another process raised one of these before training, or ended in the middle of it.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came while there is a folder; a checkpoint was written, and its
             path is in the message. The exit status is 143 for SIGTERM.
+        PeerFailed: another process raised one of these before training, or ended in the middle of it.
     """
     run = None
 
@@ -107,7 +110,7 @@ def fit(
         with processes.together():
             settings = _settings(settings, options)
             device = processes.device(device)
-            _check_share(settings, processes)
+            _check(settings, processes)
             if len(data.train) == 0 or len(data.test) == 0:
                 raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
             if validate:
@@ -120,77 +123,78 @@ def fit(
                 raise ValueError("resume needs out, the folder of the run to go on with, got None")
             model.to(device)
             data = data.to(device)
-        run = Run(model, data, settings, None if out is None else Path(out), processes)
+        run = Run(model, data, settings, processes=processes)
         try:
-            with processes.together():
-                if out is not None and processes.is_first:
-                    (old_folder if resume else new_folder)(out)
-            if resume:
-                _resume(run, override)
-            keeper = None if out is None else Keeper(run, keep)
-            with matmul_precision(settings.precision):
-                return _train(run, keeper, checkpoint_every, _callbacks(run, progress, callbacks))
+            # Leaving the bar gives the terminal back, whatever ends the run.
+            with matmul_precision(settings.precision), Progress(progress and processes.is_first) as bar:
+                with processes.together():
+                    if out is not None:
+                        _take_folder(run, Path(out), resume, override)
+                    callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
+                _check_steps(run)
+                return _train(run, keep, checkpoint_every, callbacks)
         finally:
             run.leave()
 
 
-def _callbacks(run: Run, progress: bool, callbacks: Iterable[Callback]) -> list[Callback]:
-    if not run.processes.is_first:
-        return []
-    own = [Progress(progress)]
-    if run.folder is not None:
-        own.append(RunFiles())
-    if run.settings.patience is not None:
-        own.append(Patience(run.settings.patience))
-    return [*own, *callbacks]
+def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) -> None:
+    if run.processes.is_first:
+        (old_folder if resume else new_folder)(folder)
+    run.folder = folder
+    if not resume:
+        return
+    path, tensors, content = newest_whole(folder)
+    changed = check_same(path, content, described(run.model, run.data, run.settings), override)
+    try:
+        run.load_state(tensors, content["run"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    run.checkpoint = path
+    if run.processes.is_first:
+        clean(folder)
+        set_damaged_aside(folder, path)
+        now = {"steps": run.steps, "samples_seen": run.samples_seen, "seconds": run.seconds, "changed": changed}
+        rewind_metrics(folder / "metrics.jsonl", run.steps, now)
 
-    own = [Progress(progress)]
 
-
-def _resume(run: Run, override: Iterable[str]) -> None:
-    processes = run.processes
-    with processes.together():
-        path, tensors, content = newest_whole(run.folder)
-        changed = check_same(path, content, described(run.model, run.data, run.settings), override)
-        try:
-            run.load_state(tensors, content["run"])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        run.checkpoint = path
-    found = processes.gather(run.steps)
+def _check_steps(run: Run) -> None:
+    found = run.processes.gather(run.steps)
     if len(set(found)) > 1:
         raise ValueError(
             f"resume: the newest checkpoints that the processes find are of steps {', '.join(map(str, found))}: out "
             "must be a folder that all of them share"
         )
-    with processes.together():
-        if processes.is_first:
-            clean(run.folder)
-            set_damaged_aside(run.folder, path)
-            now = {"steps": run.steps, "samples_seen": run.samples_seen, "seconds": run.seconds, "changed": changed}
-            rewind_metrics(run.folder / "metrics.jsonl", run.steps, now)
 
 
-def _train(run: Run, keeper: Keeper | None, checkpoint_every: int | None, callbacks: list[Callback]) -> Result:
+def _callbacks(run: Run) -> list[Callback]:
+    files = [] if run.folder is None else [Written(), MetricsFile(), Pictures()]
+    patience = run.settings.patience
+    return files if patience is None else [*files, Patience(patience)]
+
+
+def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Callback]) -> Result:
     settings = run.settings
     evaluations = evaluation_steps(settings)
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
-    # Without a folder there is nothing that a signal should wait for. A launcher of several processes repeats signals.
+    keeper = None if run.folder is None else Keeper(run, keep)
+    # Without a folder there is nothing that a signal should wait for. The launcher of several processes repeats signals.
     with Signals(once=run.processes.are_several) if keeper else nullcontext() as signals:
         with run.processes.together():
+            # Before anything else is in the folder: whatever ends the run now, there is something to go on from.
+            path = _save(run, keeper) if run.steps == 0 else None
             for callback in callbacks:
                 callback.on_start(run)
-            if run.steps == 0:
-                # Whatever ends the run now, there is something to go on from.
-                _checkpoint(run, keeper, callbacks)
+            _tell(run, path, callbacks)
+        run.agree()
         logged, logged_at = run.steps, run.seconds
-        _ends(run, signals)
         while run.steps < settings.steps and not run.stopped:
             run.step()
+            if signals and signals.received:
+                run.stop(signal.Signals(signals.received).name)
+            run.agree(now=False)
             evaluates = run.steps in evaluations
-            checkpoints = evaluates or (every is not None and run.steps % every == 0)
-            _ends(run, signals, now=False)
-            if not (checkpoints or run.steps % settings.log_every == 0 or run.stopped):
+            checkpoints = evaluates or run.stopped or (every is not None and run.steps % every == 0)
+            if not (checkpoints or run.steps % settings.log_every == 0):
                 continue
             totals = run.learner.tally.read(run.processes)
             if totals.non_finite and settings.non_finite == "stop":
@@ -211,19 +215,19 @@ def _train(run: Run, keeper: Keeper | None, checkpoint_every: int | None, callba
             for callback in callbacks:
                 callback.on_log(run, log)
             if evaluates:
-                record = evaluate(run)
-                run.history.append(record)
-                for callback in callbacks:
-                    callback.on_evaluation(run, record)
-            _ends(run, signals)
+                _evaluate(run, callbacks)
+            run.agree()
             if checkpoints or run.stopped:
-                _checkpoint(run, keeper, callbacks)
+                _tell(run, _save(run, keeper), callbacks)
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds
-        number = _ends(run, signals)
-    if number:
-        name = signal.Signals(number).name
-        end_as(number, f"{name}: training ended after step {run.steps}; it goes on from {run.checkpoint} (resume)")
+    if number := signal.Signals.__members__.get(run.stopped):
+        end_as(
+            number, f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} (resume)"
+        )
+    if not run.history or run.history[-1].steps != run.steps:
+        # A run that was stopped between two evaluations ends with one too.
+        _evaluate(run, callbacks)
     result = _result(run)
     with run.processes.together():
         for callback in callbacks:
@@ -231,27 +235,27 @@ def _train(run: Run, keeper: Keeper | None, checkpoint_every: int | None, callba
     return result
 
 
-def _ends(run: Run, signals: Signals | None, now: bool = True) -> int:
-    """The signal that ends the run, or 0; ``run.stopped`` afterwards says whether and why all processes end."""
-    return run.agree(signals.received if signals else 0, now=now)
+def _evaluate(run: Run, callbacks: list[Callback]) -> None:
+    record = evaluate(run)
+    run.history.append(record)
+    for callback in callbacks:
+        callback.on_evaluation(run, record)
 
 
-def _checkpoint(run: Run, keeper: Keeper | None, callbacks: list[Callback]) -> None:
-    if keeper is None:
-        return
+def _save(run: Run, keeper: Keeper | None) -> Path | None:
     try:
-        path = keeper.save()
+        return keeper and keeper.save()
     except FloatingPointError as error:
         raise _non_finite(run.steps, run, str(error)) from None
+
+
+def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
     if path is not None:
         for callback in callbacks:
             callback.on_checkpoint(run, path)
 
 
 def _result(run: Run) -> Result:
-    # A run that was stopped between two evaluations ends with one too.
-    if not run.history or run.history[-1].steps != run.steps:
-        run.history.append(evaluate(run))
     last, counts = run.history[-1], {"train": min(len(run.data.train), len(run.data.test)), "test": len(run.data.test)}
     bounds = {name: Bound(getattr(last, name), getattr(last, f"{name}_stderr"), n) for name, n in counts.items()}
     if last.valid is not None:
@@ -275,7 +279,7 @@ def _settings(settings: Settings | None, options: dict) -> Settings:
     return settings
 
 
-def _check_share(settings: Settings, processes: Processes) -> None:
+def _check(settings: Settings, processes: Processes) -> None:
     parts = processes.world_size * settings.accumulate
     if processes.are_several and settings.batch_size % parts:
         raise ValueError(

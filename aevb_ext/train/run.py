@@ -1,6 +1,5 @@
 """A run: what training changes, and what it knows."""
 
-import signal
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -20,9 +19,6 @@ from .step import make_step
 from .vote import Vote
 
 __all__ = ["History", "Log", "Record", "Result", "Run"]
-
-# Beside the numbers of SIGINT and SIGTERM, what processes tell one another.
-_STOP = 1
 
 
 @dataclass(frozen=True)
@@ -145,22 +141,13 @@ class Run:
         """End training after this step. With several processes any may ask, and all end after this step or the next."""
         self._asked = self._asked or reason
 
-    def agree(self, received: int = 0, *, now: bool = True) -> int:
+    def agree(self, *, now: bool = True) -> None:
         """Called by all processes together: :attr:`stopped` becomes the reason to end, the same in all of them.
 
-        Args:
-            received: the signal that this process received, or 0.
-            now: without waiting for one another processes agree on what they asked for when this was last called.
-
-        Returns:
-            The signal that any of them received, or 0.
+        Without ``now`` nobody waits: they agree on what was asked for when this was last called.
         """
-        answer = self._vote(received or (_STOP if self._asked else 0), now=now)
-        if answer > _STOP:
-            self.stop(signal.Signals(answer).name)
-        if answer and not self.stopped:
+        if self._vote(self._asked is not None, now=now) and not self.stopped:
             self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
-        return 0 if answer == _STOP else answer
 
     def leave(self) -> None:
         """After the last step: have no more to do with other processes."""

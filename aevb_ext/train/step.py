@@ -52,7 +52,9 @@ class Step:
         visits = self._order.advance()
         keys = keys_at(self.seed, "binarize", visits) if self.rows.draws else None
         x = self.rows.gather(visits % self._order.n_data, keys)
-        return self.learner.update(x, keys_at(self.seed, "posterior", visits))
+        key = keys_at(self.seed, "posterior", visits)
+        # Rows that stay in their files are the host's.
+        return self.learner.update(x.to(self.learner.device), key.to(self.learner.device))
 
 
 class GraphedStep(Step):

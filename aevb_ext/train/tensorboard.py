@@ -10,8 +10,8 @@ __all__ = ["TensorBoard"]
 class TensorBoard(Callback):
     """Scalars and pictures for TensorBoard, over training samples seen.
 
-    ``training/...`` at each look at the running bound; ``bound/...`` and the pictures at each evaluation. A run that goes
-    on from a checkpoint takes back what was written about steps after it. Needs the package tensorboard:
+    ``training/...`` at each look at the running bound; ``bound/...`` and the pictures at each evaluation. A run that
+    goes on from a checkpoint takes back what was written about steps after it. Needs the package tensorboard:
     ``pip install aevb-ext[tensorboard]``.
 
     Args:

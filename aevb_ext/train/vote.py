@@ -9,34 +9,31 @@ __all__ = ["Vote"]
 
 
 class Vote:
-    """The largest number that any process gives, which all of them get: without any of them waiting, if it may be late.
-
-    All processes call it together.
-    """
+    """Whether any process asks for something: the same answer in all of them, which call it together."""
 
     def __init__(self, processes: Processes):
-        self._processes, self._numbers, self._under_way = processes, None, None
+        self._processes, self._asked, self._under_way = processes, None, None
 
-    def __call__(self, number: int, *, now: bool = True) -> int:
-        """Give a number.
+    def __call__(self, wish: bool, *, now: bool = True) -> bool:
+        """Ask, or not.
 
         Args:
-            number: at least 0, which says nothing.
-            now: get the largest given now; otherwise that given at the call before, whose exchange had a whole step's
-                time.
+            wish: whether this process asks.
+            now: get the answer now, which waits for the others. Otherwise get that of the call before, which had a whole
+                step's time to arrive.
         """
         if not self._processes.are_several:
-            return number
+            return wish
         answer = self._answer()
-        self._numbers = torch.tensor([number])
+        self._asked = torch.tensor([wish], dtype=torch.int32)
         self._under_way = distributed.all_reduce(
-            self._numbers, distributed.ReduceOp.MAX, group=self._processes.control, async_op=True
+            self._asked, distributed.ReduceOp.MAX, group=self._processes.control, async_op=True
         )
-        return max(answer, self._answer()) if now else answer
+        return (now and self._answer()) or answer
 
-    def _answer(self) -> int:
+    def _answer(self) -> bool:
         if self._under_way is None:
-            return 0
+            return False
         self._under_way.wait()
         self._under_way = None
-        return int(self._numbers.item())
+        return bool(self._asked.item())

@@ -105,6 +105,13 @@ void run(const Call& call, int64_t elements_each, void (*kernel)(const Call&, in
 void rows(const RowCall& call) { run(sized(call), 1, kernels().rows); }
 void sample_forward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_forward); }
 void sample_backward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_backward); }
+void binarize(const BinarizeCall& call) { run(call, 1, kernels().binarize); }
+
+void unpack_bits(const UnpackCall& call) {
+  const int64_t bytes = call.rows * call.width;
+  at::parallel_for(0, bytes, in_forked_child ? bytes : kGrain,
+                   [&](int64_t begin, int64_t end) { kernels().unpack_bits(call, begin, end); });
+}
 
 std::vector<const char*> instruction_sets() {
   std::vector<const char*> names;

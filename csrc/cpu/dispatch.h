@@ -9,6 +9,8 @@ namespace aevb::cpu {
 void rows(const RowCall& call);
 void sample_forward(const SampleCall& call);
 void sample_backward(const SampleCall& call);
+void binarize(const BinarizeCall& call);
+void unpack_bits(const UnpackCall& call);
 
 // The instruction sets in this library, narrowest first, and the one in use.
 std::vector<const char*> instruction_sets();

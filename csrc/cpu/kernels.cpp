@@ -1,5 +1,5 @@
 // One object for each instruction set: AEVB_ISA, its namespace, and the compiler's flags come from setup.py.
-#include "cpu/sample.h"
+#include "cpu/bits.h"
 
 namespace aevb::AEVB_ISA {
 namespace {
@@ -28,11 +28,16 @@ void sample_backward(const SampleCall& call, int64_t begin, int64_t end) {
   call.wide == Type::f64 ? samples_backward<double>(call, begin, end) : samples_backward<float>(call, begin, end);
 }
 
+void binarize(const BinarizeCall& call, int64_t begin, int64_t end) {
+  call.wide == Type::f64 ? draw_bits<double>(call, begin, end) : draw_bits<float>(call, begin, end);
+}
+
 #define AEVB_TEXT(text) #text
 #define AEVB_NAME(isa) AEVB_TEXT(isa)
 
 }  // namespace
 
-extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles, rows, sample_forward, sample_backward};
+extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles,    rows,       sample_forward,
+                                   sample_backward,     binarize, unpack_bits};
 
 }  // namespace aevb::AEVB_ISA

@@ -16,6 +16,8 @@ struct CpuKernels {
   void (*rows)(const RowCall&, int64_t begin, int64_t end);  // whichever results the call has a place for
   void (*sample_forward)(const SampleCall&, int64_t begin, int64_t end);
   void (*sample_backward)(const SampleCall&, int64_t begin, int64_t end);
+  void (*binarize)(const BinarizeCall&, int64_t begin, int64_t end);
+  void (*unpack_bits)(const UnpackCall&, int64_t begin, int64_t end);  // packed bytes, in place of tiles
 };
 
 #define AEVB_DECLARE_KERNELS(isa)  \

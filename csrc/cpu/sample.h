@@ -35,6 +35,15 @@ class Noise {
            [=](Vec<T> v, T* p, bool) AEVB_INLINE_BODY { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
   }
 
+  // The words of elements [begin, begin + count), of which the first is where the result points to. They are drawn in
+  // groups: `to` has room for two more of them.
+  AEVB_INLINE const uint32_t* words(int64_t begin, int count, uint32_t* to) const {
+    const int skip = begin % 4;
+    for (int drawn = -skip; drawn < count; drawn += kGroup) draw((begin + drawn) / 4, to + skip + drawn);
+    return to + skip;
+  }
+  static constexpr int words_room(int count) { return count + 2 * kGroup; }
+
  private:
   // The processor's own prefetching gives up between rows, and while noise is drawn nothing else asks for operands.
   template <class T>
@@ -88,15 +97,27 @@ class Noise {
     }
   }
 
+  AEVB_INLINE void draw(int64_t block, uint32_t* to) const {
+    const PhiloxBlock<Word> w = words(block);
+    for (int k = 0; k < Word::parts; ++k, to += 2 * F32::lanes) {
+      F32 even = {(F32::raw)pair_low_halves(w.word[0].part[k], w.word[2].part[k])};
+      F32 odd = {(F32::raw)pair_low_halves(w.word[1].part[k], w.word[3].part[k])};
+      interleave_fours(even, odd);
+      memcpy(to, &even.v, sizeof even.v);
+      memcpy(to + F32::lanes, &odd.v, sizeof odd.v);
+    }
+  }
+
   PhiloxKeys<EveryWord> keys_;
   uint64_t offset_;
 };
 
 // Calls body(chunk, noise, numbered) for the chunks of tiles [begin, end), none of which has rows of two keys. The
-// noise of a chunk is that of its key from `numbered` on, in the first sample.
-template <class Body>
-AEVB_INLINE void for_each_drawn(const SampleCall& call, int64_t begin, int64_t end, Body body) {
+// noise of a chunk is that of its key from `numbered` on, in the first of the samples.
+template <class Call, class Body>
+AEVB_INLINE void for_each_drawn(const Call& call, int64_t begin, int64_t end, Body body) {
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
+  const int64_t numbers = call.key_rows * call.event, before = call.first_sample * numbers;
   int64_t key = 0;
   Noise noise(call.key);
   for (int64_t t = begin; t < end; ++t)
@@ -106,7 +127,7 @@ AEVB_INLINE void for_each_drawn(const SampleCall& call, int64_t begin, int64_t e
         if (own != key) noise = Noise(call.key + 2 * (key = own));
         chunk.rows = rows < end_of_key - chunk.row ? rows : int(end_of_key - chunk.row);
         chunk.size = chunk.rows * chunk.count;
-        body(chunk, noise, chunk.flat - own * call.key_rows * call.event);
+        body(chunk, noise, before + chunk.flat - own * numbers);
       }
     });
 }

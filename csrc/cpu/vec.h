@@ -338,6 +338,27 @@ using U32x = Raw<uint32_t, F32::lanes>;
 // The low halves of a and of b in turn.
 AEVB_INLINE U32x pair_low_halves(Wide a, Wide b) { return (U32x)((a & 0xffffffffu) | (b << 32)); }
 
+// A byte for each word: 1 where it is below a, both taken as they are, without rounding; 0 elsewhere and where a is
+// NaN.
+AEVB_INLINE void store_below(U32x word, F32 a, uint8_t* to) {
+#if defined(__AVX512F__)
+  // A word cut off to a number of 24 bits is below the same numbers of 24 bits.
+  const __m512 cut = _mm512_maskz_cvt_roundepu32_ps(0xffff, (__m512i)word, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+  const __mmask16 ones = _mm512_cmp_ps_mask(cut, (__m512)a.v, _CMP_LT_OQ);
+  _mm_storeu_si128((__m128i*)to, _mm_maskz_set1_epi8(ones, 1));
+#else
+  // a rounded up, by halves that each fit the signed conversion; what lies outside the words is asked for beside.
+  const F32::mask high = to_int(a * F32(0x1p-16));
+  const F32 rest = a - F32(__builtin_convertvector(high, F32::raw)) * F32(0x1p16);
+  const F32::mask low = to_int(rest);
+  const F32::mask above = F32(__builtin_convertvector(low, F32::raw)) < rest;
+  const U32x limit = (U32x)((high << 16) + low - above);
+  const F32::mask ones = (a > F32(4294967040.0)) | ((a > F32(0.0)) & (word < limit));
+  const auto bytes = __builtin_convertvector(ones & 1, Raw<uint8_t, F32::lanes>);
+  memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
 // Of every four elements of a and b, a0 a1 a2 a3 and b0 b1 b2 b3 -> a0 b0 a1 b1 and a2 b2 a3 b3.
 AEVB_INLINE void interleave_fours(F32& a, F32& b) {
   constexpr int lanes = F32::lanes;

@@ -15,6 +15,8 @@ cudaError_t row_forward(const RowCall& call, cudaStream_t stream);
 cudaError_t row_backward(const RowCall& call, cudaStream_t stream);
 cudaError_t sample_forward(const SampleCall& call, cudaStream_t stream);
 cudaError_t sample_backward(const SampleCall& call, cudaStream_t stream);
+cudaError_t binarize(const BinarizeCall& call, cudaStream_t stream);
+cudaError_t unpack_bits(const UnpackCall& call, cudaStream_t stream);
 
 // Writes the (seed, offset) of `count` draws to keys, on the device.
 constexpr int64_t kNumbersPerKey = 4;  // that a draw takes from the generator

@@ -25,6 +25,8 @@ void row_forward(const RowCall& call, at::Device device) { launch<RowCall>(row_f
 void row_backward(const RowCall& call, at::Device device) { launch<RowCall>(row_backward, call, device); }
 void sample_forward(const SampleCall& call, at::Device device) { launch<SampleCall>(sample_forward, call, device); }
 void sample_backward(const SampleCall& call, at::Device device) { launch<SampleCall>(sample_backward, call, device); }
+void binarize(const BinarizeCall& call, at::Device device) { launch<BinarizeCall>(binarize, call, device); }
+void unpack_bits(const UnpackCall& call, at::Device device) { launch<UnpackCall>(unpack_bits, call, device); }
 
 at::Tensor noise_key(at::Device device, const std::optional<at::Generator>& generator, std::optional<int64_t> n) {
   const c10::cuda::OptionalCUDAGuard guard(device.has_index() ? std::make_optional(device) : std::nullopt);

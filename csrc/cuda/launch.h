@@ -14,6 +14,8 @@ void row_forward(const RowCall& call, at::Device device);
 void row_backward(const RowCall& call, at::Device device);
 void sample_forward(const SampleCall& call, at::Device device);
 void sample_backward(const SampleCall& call, at::Device device);
+void binarize(const BinarizeCall& call, at::Device device);
+void unpack_bits(const UnpackCall& call, at::Device device);
 
 // A fresh noise key, int64 [2], of `generator` or of the device's default one. Advances the generator as a draw of four
 // numbers a thread does; inside a graph capture, each replay makes a new key. With n, the keys of as many draws, [n,

@@ -19,12 +19,16 @@ constexpr int kQuadTile = kQuad * kWarp;
 // Rows of more than this many quads are for a thread block: drawing takes long enough to be worth it soon.
 constexpr int kBlockQuads = 128;
 
-struct SampleTask {
+// What is drawn by keys.
+struct DrawTask {
   Tiling tiling;
-  int64_t samples;
+  int64_t first_sample;
   const int64_t* key;
   bool one_key;
   Divisor key_rows;  // where there are several; a row is then a row of the tiling
+};
+struct SampleTask : DrawTask {
+  int64_t samples;
   Operand mu, spread;
 };
 struct SampleForward : SampleTask {
@@ -42,12 +46,13 @@ class Noise {
  public:
   __device__ __forceinline__ explicit Noise(const int64_t* key) : seed_(__ldg(key)), offset_(__ldg(key + 1)) {}
 
-  // Four normals, from `index` on: those of one block where the index is a multiple of four, else of two.
-  __device__ __forceinline__ void draw(int64_t index, N (&eps)[kQuad]) const {
+  // Four normals, or words, from `index` on: those of one block where the index is a multiple of four, else of two.
+  template <class E>
+  __device__ __forceinline__ void draw(int64_t index, E (&eps)[kQuad]) const {
     block(index / kQuad, eps);
     const int skip = index % kQuad;
     if (skip == 0) return;
-    N next[kQuad];
+    E next[kQuad];
     block(index / kQuad + 1, next);
     // Shifted by two, then by one, so that no register is picked by a number known only at run time.
 #pragma unroll
@@ -62,35 +67,44 @@ class Noise {
   }
 
  private:
-  __device__ __forceinline__ void block(int64_t number, N (&eps)[kQuad]) const {
-    PhiloxBlock<Word> words = {{Word(number), Word(number >> 32), Word(offset_), Word(offset_ >> 32)}};
-    words = philox4x32_10(words, PhiloxKeys<Word>(seed_, seed_ >> 32));
+  __device__ __forceinline__ void block(int64_t number, Word (&words)[kQuad]) const {
+    const PhiloxBlock<Word> counter = {{Word(number), Word(number >> 32), Word(offset_), Word(offset_ >> 32)}};
+    const PhiloxBlock<Word> drawn = philox4x32_10(counter, PhiloxKeys<Word>(seed_, seed_ >> 32));
 #pragma unroll
-    for (int j = 0; j < kQuad; j += 2) box_muller(N(words.word[j].v), N(words.word[j + 1].v), eps[j], eps[j + 1]);
+    for (int j = 0; j < kQuad; ++j) words[j] = drawn.word[j];
+  }
+  __device__ __forceinline__ void block(int64_t number, N (&eps)[kQuad]) const {
+    Word words[kQuad];
+    block(number, words);
+#pragma unroll
+    for (int j = 0; j < kQuad; j += 2) box_muller(N(words[j].v), N(words[j + 1].v), eps[j], eps[j + 1]);
   }
 
   uint64_t seed_, offset_;
 };
 
-// The noise of a tile: that of its rows' key, from `first` on (in the first sample); `numbers` are those of one sample.
+// The noise of a tile: that of its rows' key, from `first` on (in the first of the samples); `numbers` are those of
+// one.
 template <class N>
 struct TileNoise {
   Noise<N> of;
   int64_t first, numbers;
 
   // `of_one` is that of the only key, where there is but one.
-  __device__ __forceinline__ TileNoise(const SampleTask& task, const Noise<N>& of_one, const Tile& tile)
+  __device__ __forceinline__ TileNoise(const DrawTask& task, const Noise<N>& of_one, const Tile& tile)
       : of(of_one), first(tile.first), numbers(task.tiling.rows * task.tiling.event) {
-    if (task.one_key) return;
-    int64_t row = tile.row;
-    of = Noise<N>(task.key + 2 * divide(row, task.key_rows));
-    first = row * task.tiling.event + tile.start;
-    numbers = int64_t(task.key_rows.value) * task.tiling.event;
+    if (!task.one_key) {
+      int64_t row = tile.row;
+      of = Noise<N>(task.key + 2 * divide(row, task.key_rows));
+      first = row * task.tiling.event + tile.start;
+      numbers = int64_t(task.key_rows.value) * task.tiling.event;
+    }
+    first += task.first_sample * numbers;
   }
 };
 
-// Four elements of a tile, those with one Philox block's indices (in the first sample). At the ends of a row some of
-// them are other rows'.
+// Four elements of a tile, those with one Philox block's indices (in the first of the samples). At the ends of a row
+// some of them are other rows'.
 struct Quad {
   int at, size;  // element 0 of the four, which may be negative; elements in the tile
 
@@ -276,6 +290,7 @@ inline SampleTask task_of(const SampleCall& call) {
   task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, summed ? kBlock : kQuadTile,
                      kQuad, kBlockQuads);
   task.samples = call.samples;
+  task.first_sample = call.first_sample;
   task.key = call.key;
   task.one_key = one_key;
   task.key_rows = Divisor(call.key_rows);

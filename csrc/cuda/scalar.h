@@ -62,11 +62,17 @@ struct Word {
   Word() = default;
   AEVB_INLINE explicit Word(uint32_t value) : v(value) {}
   friend AEVB_INLINE Word operator^(Word a, Word b) { return Word(a.v ^ b.v); }
+  friend AEVB_INLINE Word select(bool mask, Word a, Word b) { return mask ? a : b; }
 };
 
 __device__ __forceinline__ void multiply(Word a, unsigned constant, Word& high, Word& low) {
   high.v = __umulhi(a.v, constant);
   low.v = a.v * constant;
 }
+
+// Whether a word is below a, both taken as they are. A word cut off to a number of 24 bits is below the same numbers of
+// 24 bits; double has all of them.
+__device__ __forceinline__ bool below(Word word, F32 a) { return __uint2float_rz(word.v) < a.v; }
+__device__ __forceinline__ bool below(Word word, F64 a) { return static_cast<double>(word.v) < a.v; }
 
 }  // namespace aevb::device

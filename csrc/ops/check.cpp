@@ -70,18 +70,19 @@ void check_batch_dims(int64_t batch_dims, const char* name, const at::Tensor& t)
                     ", the dimensions of ", name, " (shape ", t.sym_sizes(), "), got ", batch_dims);
 }
 
-void check_key(const at::Tensor& key, const at::Tensor& mu, int64_t most) {
+void check_key(const at::Tensor& key, const at::Tensor& points, int64_t most, const char* name) {
   TORCH_CHECK_TYPE(key.scalar_type() == at::kLong, "key must be int64 (see noise_key), got ", key.scalar_type());
-  const auto sizes = key.sym_sizes(), of_mu = mu.sym_sizes();
+  const auto sizes = key.sym_sizes(), of_points = points.sym_sizes();
   bool fits = !sizes.empty() && sizes.back() == 2 && int64_t(sizes.size()) - 1 <= most;
-  for (size_t d = 0; fits && d + 1 < sizes.size(); ++d) fits = sizes[d] == of_mu[d];
+  for (size_t d = 0; fits && d + 1 < sizes.size(); ++d) fits = sizes[d] == of_points[d];
   TORCH_CHECK_VALUE(fits, "key must have shape [2] (seed, offset), or [*batch, 2] with up to ", most,
-                    " of the first sizes of mu (shape ", of_mu, ") as batch; got ", sizes);
-  check_same_device("key", key, "mu", mu);
+                    " of the first sizes of ", name, " (shape ", of_points, ") as batch; got ", sizes);
+  check_same_device("key", key, name, points);
 }
 
-void check_n_samples(const std::optional<c10::SymInt>& n_samples) {
+void check_samples(const std::optional<c10::SymInt>& n_samples, const c10::SymInt& first_sample) {
   TORCH_CHECK_VALUE(!n_samples || *n_samples >= 1, "n_samples must be at least 1 (or None), got ", *n_samples);
+  TORCH_CHECK_VALUE(first_sample >= 0, "first_sample must be at least 0, got ", first_sample);
 }
 
 }  // namespace aevb

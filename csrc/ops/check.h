@@ -26,8 +26,8 @@ void check_like(const char* name, const at::Tensor& t, const char* other_name, c
 // Broadcasting to the last dimensions of `other`
 void check_broadcasts(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);
 void check_batch_dims(int64_t batch_dims, const char* name, const at::Tensor& t);
-// int64 [2], or [*batch, 2] where `batch` are leading sizes of mu, `most` of them at most
-void check_key(const at::Tensor& key, const at::Tensor& mu, int64_t most);
-void check_n_samples(const std::optional<c10::SymInt>& n_samples);
+// int64 [2], or [*batch, 2] where `batch` are leading sizes of the data points, `most` of them at most
+void check_key(const at::Tensor& key, const at::Tensor& points, int64_t most, const char* name = "mu");
+void check_samples(const std::optional<c10::SymInt>& n_samples, const c10::SymInt& first_sample);
 
 }  // namespace aevb

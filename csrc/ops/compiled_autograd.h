@@ -18,8 +18,11 @@ template <class T>
 void collect_setting(CompiledNodeArgs& args, const T& setting) {
   args.collect(setting);
 }
+inline void collect_setting(CompiledNodeArgs& args, const c10::SymInt& setting) {
+  args.collect(setting.guard_int(__FILE__, __LINE__));
+}
 inline void collect_setting(CompiledNodeArgs& args, const std::optional<c10::SymInt>& setting) {
-  if (args.cond(setting.has_value())) args.collect(setting->guard_int(__FILE__, __LINE__));
+  if (args.cond(setting.has_value())) collect_setting(args, *setting);
 }
 
 // Puts a call of function(cotangents, saved) into the graph in place of the node's `apply`.

@@ -26,6 +26,8 @@ inline void sample_forward(const SampleCall& call, [[maybe_unused]] c10::Device 
 inline void sample_backward(const SampleCall& call, [[maybe_unused]] c10::Device device) {
   AEVB_LAUNCH(sample_backward);
 }
+inline void binarize(const BinarizeCall& call, [[maybe_unused]] c10::Device device) { AEVB_LAUNCH(binarize); }
+inline void unpack_bits(const UnpackCall& call, [[maybe_unused]] c10::Device device) { AEVB_LAUNCH(unpack_bits); }
 
 #undef AEVB_LAUNCH
 

@@ -12,10 +12,11 @@ using at::Tensor;
 struct Rsample {
   static constexpr const char *name = "Rsample", *backward_name = "aevb_ext::rsample_backward";
   Samples n_samples;
+  SampleNumber first_sample;
   std::string spread;
   bool of_halves = false;  // mu, which is not kept, and logvar are halves of one tensor
 
-  auto settings() const { return std::make_tuple(n_samples, spread); }
+  auto settings() const { return std::make_tuple(n_samples, first_sample, spread); }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
@@ -28,29 +29,32 @@ int64_t row_dims(const Tensor& mu, const Tensor& key) {
   return key.dim() > 1 ? key.dim() - 1 : std::min<int64_t>(mu.dim(), 1);
 }
 
-Tensor forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
-  check_sampling(mu, logvar, key, n_samples, mu.dim());
-  const SampleProblem problem = {logvar, key, n_samples, parse_spread(spread), mu.dim() - row_dims(mu, key)};
+Tensor forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, SampleNumber first_sample,
+               c10::string_view spread) {
+  check_sampling(mu, logvar, key, n_samples, first_sample, mu.dim());
+  const SampleProblem problem = {
+      logvar, key, n_samples, first_sample, parse_spread(spread), mu.dim() - row_dims(mu, key)};
   return std::get<0>(problem.forward(mu, std::nullopt));
 }
 
 std::tuple<Tensor, Tensor> gradients(const Tensor& cotangent, const Tensor& logvar, const Tensor& key,
-                                     Samples n_samples, Spread spread, std::array<bool, 2> wanted, bool paired) {
+                                     Samples n_samples, SampleNumber first_sample, Spread spread,
+                                     std::array<bool, 2> wanted, bool paired) {
   const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
-  const SampleProblem problem = {logvar, key, n_samples, spread, like_mu.dim() - row_dims(like_mu, key)};
+  const SampleProblem problem = {logvar, key, n_samples, first_sample, spread, like_mu.dim() - row_dims(like_mu, key)};
   return problem.backward(cotangent, Tensor(), Tensor(), like_mu, Reduction::none, wanted, paired);
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logvar, const Tensor& key, Samples n_samples,
-                                    c10::string_view spread, std::array<bool, 2> wanted) {
-  return gradients(cotangent, logvar, key, n_samples, parse_spread(spread), wanted, false);
+                                    SampleNumber first_sample, c10::string_view spread, std::array<bool, 2> wanted) {
+  return gradients(cotangent, logvar, key, n_samples, first_sample, parse_spread(spread), wanted, false);
 }
 
 variable_list Rsample::paired(const variable_list& cotangents, const variable_list& saved,
                               at::ArrayRef<bool> wanted) const {
   if (!of_halves || !wanted[0] || !wanted[1]) return fused(cotangents, saved, wanted);
   auto [dmu, dlogvar] =
-      gradients(cotangents[0], saved[0], saved[1], n_samples, parse_spread(spread), {true, true}, true);
+      gradients(cotangents[0], saved[0], saved[1], n_samples, first_sample, parse_spread(spread), {true, true}, true);
   return {dmu, dlogvar};
 }
 
@@ -62,40 +66,44 @@ variable_list Rsample::fused(const variable_list& cotangents, const variable_lis
   const bool as_it_is = wanted[0] && !n_samples;
   const std::array<bool, 2> computed = {wanted[0] && n_samples, wanted[1]};
   if (computed[0] || computed[1])
-    std::tie(gradients[0], gradients[1]) = op.call(cotangents[0], saved[0], saved[1], n_samples, spread, computed);
+    std::tie(gradients[0], gradients[1]) =
+        op.call(cotangents[0], saved[0], saved[1], n_samples, first_sample, spread, computed);
   if (as_it_is) gradients[0] = cotangents[0];
   return gradients;
 }
 
 variable_list Rsample::differentiable(const variable_list& cotangents, const variable_list& saved,
                                       at::ArrayRef<bool> wanted) const {
-  return differentiable_sample_backward(cotangents[0], saved[0], saved[1], n_samples, parse_spread(spread), wanted);
+  return differentiable_sample_backward(cotangents[0], saved[0], saved[1], n_samples, first_sample,
+                                        parse_spread(spread), wanted);
 }
 
-Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
+Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, SampleNumber first_sample,
+                c10::string_view spread) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
   // Neither mu nor the noise nor sigma is kept: the backward draws the noise again.
   const int64_t rows = row_dims(mu, key);
   const bool of_halves = may_look_ahead({mu, logvar}) && rows <= mu.dim() &&
                          are_halves(mu, logvar, c10::multiply_integers(mu.sizes().slice(rows)));
-  return record(Rsample{n_samples, std::string(spread), of_halves}, {mu, logvar}, {logvar, key},
-                [&] { return op.call(mu, logvar, key, n_samples, spread); });
+  return record(Rsample{n_samples, first_sample, std::string(spread), of_halves}, {mu, logvar}, {logvar, key},
+                [&] { return op.call(mu, logvar, key, n_samples, first_sample, spread); });
 }
 
-Tensor autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, c10::string_view spread) {
+Tensor autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, SampleNumber first_sample,
+                c10::string_view spread) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
   const WithoutAutocast guard;
   const auto [m, s] = promoted(mu, logvar);
-  return op.call(m, s, key, n_samples, spread);
+  return op.call(m, s, key, n_samples, first_sample, spread);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
-  m.def("rsample(Tensor mu, Tensor logvar, Tensor key, SymInt? n_samples, str spread) -> Tensor");
+  m.def("rsample(Tensor mu, Tensor logvar, Tensor key, SymInt? n_samples, SymInt first_sample, str spread) -> Tensor");
   m.def(
-      "rsample_backward(Tensor cotangent, Tensor logvar, Tensor key, SymInt? n_samples, str spread, bool[2] wanted) -> "
-      "(Tensor, Tensor)");
+      "rsample_backward(Tensor cotangent, Tensor logvar, Tensor key, SymInt? n_samples, SymInt first_sample, "
+      "str spread, bool[2] wanted) -> (Tensor, Tensor)");
 }
 AEVB_REGISTER("rsample", forward)
 AEVB_REGISTER("rsample_backward", backward)

@@ -14,12 +14,13 @@ using OptionalTensor = std::optional<Tensor>;
 struct RsampleKl {
   static constexpr const char *name = "RsampleKl", *backward_name = "aevb_ext::rsample_kl_backward";
   Samples n_samples;
+  SampleNumber first_sample;
   std::string spread, reduction;
   int64_t batch_dims = 1;
 
-  auto settings() const { return std::make_tuple(n_samples, spread, reduction, batch_dims); }
+  auto settings() const { return std::make_tuple(n_samples, first_sample, spread, reduction, batch_dims); }
   SampleProblem problem(const Tensor& mu, const Tensor& logvar, const Tensor& key) const {
-    return {logvar, key, n_samples, parse_spread(spread), mu.dim() - batch_dims};
+    return {logvar, key, n_samples, first_sample, parse_spread(spread), mu.dim() - batch_dims};
   }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
@@ -28,18 +29,19 @@ struct RsampleKl {
 };
 
 std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
-                                   c10::string_view spread, c10::string_view reduction, int64_t batch_dims) {
+                                   SampleNumber first_sample, c10::string_view spread, c10::string_view reduction,
+                                   int64_t batch_dims) {
   check_batch_dims(batch_dims, "mu", mu);
-  check_sampling(mu, logvar, key, n_samples, batch_dims);
-  const RsampleKl op{n_samples, std::string(spread), std::string(reduction), batch_dims};
+  check_sampling(mu, logvar, key, n_samples, first_sample, batch_dims);
+  const RsampleKl op{n_samples, first_sample, std::string(spread), std::string(reduction), batch_dims};
   return op.problem(mu, logvar, key).forward(mu, parse_reduction(reduction));
 }
 
 std::tuple<Tensor, Tensor> backward(const OptionalTensor& z_cotangent, const OptionalTensor& kl_cotangent,
                                     const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
-                                    c10::string_view spread, c10::string_view reduction, int64_t batch_dims,
-                                    std::array<bool, 2> wanted) {
-  const RsampleKl op{n_samples, std::string(spread), std::string(reduction), batch_dims};
+                                    SampleNumber first_sample, c10::string_view spread, c10::string_view reduction,
+                                    int64_t batch_dims, std::array<bool, 2> wanted) {
+  const RsampleKl op{n_samples, first_sample, std::string(spread), std::string(reduction), batch_dims};
   return op.problem(mu, logvar, key)
       .backward(z_cotangent.value_or(Tensor()), kl_cotangent.value_or(Tensor()), mu, mu, parse_reduction(reduction),
                 wanted);
@@ -50,7 +52,7 @@ variable_list RsampleKl::fused(const variable_list& cotangents, const variable_l
   static auto op = find_operator<decltype(backward)>("aevb_ext::rsample_kl_backward");
   const auto optional = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
   auto [dmu, dlogvar] = op.call(optional(cotangents[0]), optional(cotangents[1]), saved[0], saved[1], saved[2],
-                                n_samples, spread, reduction, batch_dims, {wanted[0], wanted[1]});
+                                n_samples, first_sample, spread, reduction, batch_dims, {wanted[0], wanted[1]});
   return {dmu, dlogvar};
 }
 
@@ -70,7 +72,8 @@ variable_list RsampleKl::differentiable(const variable_list& cotangents, const v
   const Tensor &mu = saved[0], &logvar = saved[1], &key = saved[2];
   variable_list of_z(2), of_kl(4);
   if (cotangents[0].defined())
-    of_z = differentiable_sample_backward(cotangents[0], logvar, key, n_samples, parse_spread(spread), wanted);
+    of_z = differentiable_sample_backward(cotangents[0], logvar, key, n_samples, first_sample, parse_spread(spread),
+                                          wanted);
   if (cotangents[1].defined())
     of_kl = differentiable_kl_backward(cotangents[1], {mu, logvar, Tensor(), Tensor()}, spread, reduction, batch_dims,
                                        {wanted[0], wanted[1], false, false});
@@ -80,30 +83,33 @@ variable_list RsampleKl::differentiable(const variable_list& cotangents, const v
 }
 
 std::tuple<Tensor, Tensor> autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
-                                    c10::string_view spread, c10::string_view reduction, int64_t batch_dims) {
+                                    SampleNumber first_sample, c10::string_view spread, c10::string_view reduction,
+                                    int64_t batch_dims) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample_kl");
-  return record(RsampleKl{n_samples, std::string(spread), std::string(reduction), batch_dims}, {mu, logvar},
-                {mu, logvar, key}, [&] { return op.call(mu, logvar, key, n_samples, spread, reduction, batch_dims); });
+  return record(RsampleKl{n_samples, first_sample, std::string(spread), std::string(reduction), batch_dims},
+                {mu, logvar}, {mu, logvar, key},
+                [&] { return op.call(mu, logvar, key, n_samples, first_sample, spread, reduction, batch_dims); });
 }
 
 std::tuple<Tensor, Tensor> autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
-                                    c10::string_view spread, c10::string_view reduction, int64_t batch_dims) {
+                                    SampleNumber first_sample, c10::string_view spread, c10::string_view reduction,
+                                    int64_t batch_dims) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample_kl");
   const WithoutAutocast guard;
   const auto [m, s] = promoted(mu, logvar);
-  return op.call(m, s, key, n_samples, spread, reduction, batch_dims);
+  return op.call(m, s, key, n_samples, first_sample, spread, reduction, batch_dims);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def(
-      "rsample_kl(Tensor mu, Tensor logvar, Tensor key, SymInt? n_samples, str spread, str reduction, int batch_dims) "
-      "-> "
-      "(Tensor, Tensor)");
+      "rsample_kl(Tensor mu, Tensor logvar, Tensor key, SymInt? n_samples, SymInt first_sample, str spread, "
+      "str reduction, int batch_dims) -> (Tensor, Tensor)");
   m.def(
       "rsample_kl_backward(Tensor? z_cotangent, Tensor? kl_cotangent, Tensor mu, Tensor logvar, Tensor key, "
-      "SymInt? n_samples, str spread, str reduction, int batch_dims, bool[2] wanted) -> (Tensor, Tensor)");
+      "SymInt? n_samples, SymInt first_sample, str spread, str reduction, int batch_dims, bool[2] wanted) "
+      "-> (Tensor, Tensor)");
 }
 AEVB_REGISTER("rsample_kl", forward)
 AEVB_REGISTER("rsample_kl_backward", backward)

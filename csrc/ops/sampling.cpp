@@ -11,11 +11,12 @@ namespace aevb {
 
 using at::Tensor;
 
-void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, int64_t batch_dims) {
+void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
+                    SampleNumber first_sample, int64_t batch_dims) {
   check_floating("mu", mu);
   check_like("logvar", logvar, "mu", mu);
   check_key(key, mu, batch_dims);
-  check_n_samples(n_samples);
+  check_samples(n_samples, first_sample);
 }
 
 namespace {
@@ -32,10 +33,14 @@ SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& 
   call.params.spread = problem.spread;
   set_shape(call, like_mu, problem.event_dims);
   call.samples = problem.n_samples ? problem.n_samples->expect_int() : 1;
+  call.first_sample = problem.first_sample.expect_int();
   call.spread = describe(logvar, like_mu.sizes());
   key = key.contiguous();
   call.key = key.const_data_ptr<int64_t>();
   call.key_rows = call.rows / std::max<int64_t>(key.numel() / 2, 1);
+  const int64_t most = std::numeric_limits<int64_t>::max() / std::max<int64_t>(call.key_rows * call.event, 1);
+  TORCH_CHECK_VALUE(call.first_sample <= most - call.samples, "first_sample must be at most ", most - call.samples,
+                    ", so that the numbers of the noise are below 2^63, got ", call.first_sample);
   return call;
 }
 
@@ -90,8 +95,9 @@ std::tuple<Tensor, Tensor> SampleProblem::backward(Tensor z_cotangent, Tensor kl
 }
 
 variable_list differentiable_sample_backward(const Tensor& z_cotangent, const Tensor& logvar, const Tensor& key,
-                                             Samples n_samples, Spread spread, at::ArrayRef<bool> wanted) {
-  using Rsample = Tensor(const Tensor&, const Tensor&, const Tensor&, Samples, c10::string_view);
+                                             Samples n_samples, SampleNumber first_sample, Spread spread,
+                                             at::ArrayRef<bool> wanted) {
+  using Rsample = Tensor(const Tensor&, const Tensor&, const Tensor&, Samples, SampleNumber, c10::string_view);
   static auto rsample = find_operator<Rsample>("aevb_ext::rsample");
   const auto wide = wide_type(logvar);
   auto sizes = z_cotangent.sym_sizes();
@@ -102,7 +108,7 @@ variable_list differentiable_sample_backward(const Tensor& z_cotangent, const Te
   if (wanted[0]) gradients[0] = over_samples(g).to(z_cotangent.scalar_type());
   if (wanted[1]) {
     const Tensor zero = at::zeros_symint(sizes, g.options());
-    const Tensor eps = rsample.call(zero, zero, key, n_samples, "logvar");
+    const Tensor eps = rsample.call(zero, zero, key, n_samples, first_sample, "logvar");
     const Tensor half_std = 0.5 * (0.5 * logvar_of(s, spread)).exp();
     gradients[1] = as_operand(over_samples(g * eps) * times_slope(half_std, s, spread), logvar);
   }

@@ -6,11 +6,13 @@
 namespace aevb {
 
 using Samples = std::optional<c10::SymInt>;  // how many, in a leading dimension; none: one, without it
+using SampleNumber = c10::SymInt;            // that of the first of them: it counts all that a key stands for
 
 // The keys' own dimensions come first in mu, and are none of the event.
 struct SampleProblem {
   at::Tensor logvar, key;
   Samples n_samples;
+  SampleNumber first_sample;
   Spread spread;
   int64_t event_dims;
 
@@ -26,11 +28,11 @@ struct SampleProblem {
 
 // `batch_dims` of mu, at most, have keys of their own.
 void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, Samples n_samples,
-                    int64_t batch_dims);
+                    SampleNumber first_sample, int64_t batch_dims);
 
 // rsample's backward as differentiable ATen operations: the gradients of mu and logvar.
 variable_list differentiable_sample_backward(const at::Tensor& z_cotangent, const at::Tensor& logvar,
-                                             const at::Tensor& key, Samples n_samples, Spread spread,
-                                             at::ArrayRef<bool> wanted);
+                                             const at::Tensor& key, Samples n_samples, SampleNumber first_sample,
+                                             Spread spread, at::ArrayRef<bool> wanted);
 
 }  // namespace aevb

@@ -1,0 +1,152 @@
+"""The keys of a run: flags of ``aevb train``, and the lines of its configuration file."""
+
+import argparse
+import difflib
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+from ..data import NAMES
+from ..estimators import ESTIMATORS
+from ..learners.aevb import OPTIMIZERS
+from ..learners.precision import PRECISIONS
+from ..models import ARCHITECTURES, LIKELIHOODS
+from ..train.settings import NON_FINITE, SCHEDULES, Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["add_flags", "read_config", "resolved"]
+
+# What the paper trains on MNIST and Frey Face (its Figure 2), and the like for the others.
+_MNIST = {"latent": 20, "hidden": 500, "likelihood": "bernoulli", "samples_seen": 10_000_000}
+DEFAULTS = {
+    "digits": {"latent": 5, "hidden": 200, "likelihood": "bernoulli", "samples_seen": 1_000_000},
+    "mnist": _MNIST,
+    "fashion_mnist": _MNIST,
+    "binarized_mnist": _MNIST,
+    "freyface": {"latent": 10, "hidden": 200, "likelihood": "gaussian", "samples_seen": 10_000_000},
+}
+
+_CHOICES = {
+    "estimator": (*ESTIMATORS, "iwae"),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": SCHEDULES,
+    "precision": tuple(PRECISIONS),
+    "non_finite": NON_FINITE,
+    "architecture": tuple(ARCHITECTURES),
+    "likelihood": tuple(LIKELIHOODS),
+    "binarize": ("dynamic", "threshold"),
+}
+_ALIASES = {"n_samples": ["--samples"], "batch_size": ["-M"]}
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1; 1e6 is one too."""
+    value = float(text)
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(value)
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.lstrip("-").isdigit() else count(text)
+
+
+# Each key with the type of its value, in the order in which help lists them.
+DATA = {"data": str, "data_dir": str, "binarize": str, "x_scale": float, "test_fraction": float, "colour": bool}
+MODEL = {"architecture": str, "latent": count, "hidden": count, "likelihood": str}
+_TYPES = {int: _whole, float: float, str: str}
+# "int", or "int | None".
+SETTINGS = {field.name: _TYPES[(get_args(field.type) or [field.type])[0]] for field in fields(Settings)}
+# What is no part of Settings, but says how long a run is.
+KEYS = {**DATA, **MODEL, **SETTINGS, "epochs": float}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each key; one that is not given is None."""
+    meanings = _meanings()
+    for key, kind in KEYS.items():
+        names = [f"--{key.replace('_', '-')}", *_ALIASES.get(key, [])]
+        options = {"dest": key, "help": meanings.get(key)}
+        if kind is bool:
+            parser.add_argument(*names, action="store_true", default=None, **options)
+        else:
+            parser.add_argument(*names, type=kind, choices=_CHOICES.get(key), **options)
+
+
+def read_config(path) -> dict:
+    """The keys of a TOML file: those of data and settings at its top, those of the model there or under ``[model]``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not TOML, or has a key that there is not; the message has the nearest one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config: there is no file {path}")
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"config: {path} is not a TOML file: {error}") from None
+    model = found.pop("model", {})
+    # What follows from the data is in the file that a run wrote, for readers.
+    model = {key: value for key, value in model.items() if key not in ("x_dim", "image_shape", "x_scale")}
+    keys = {**found, **model}
+    for key in keys:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, 1)
+            raise ValueError(f"config: {path} has the unknown key {key!r}" + (f": {near[0]}?" if near else ""))
+    return keys
+
+
+def resolved(arguments: argparse.Namespace) -> dict:
+    """Every key that has a value: of its flag, else of the file of ``--config``, else the default of the data."""
+    given = {key: value for key in KEYS if (value := getattr(arguments, key)) is not None}
+    keys = {} if arguments.config is None else read_config(arguments.config)
+    for one, other in (("epochs", "samples_seen"), ("samples_seen", "epochs")):
+        if one in given:
+            keys.pop(other, None)
+    if "epochs" in given and "samples_seen" in given:
+        raise ValueError("epochs and samples_seen were both given: each says how long to train, give one")
+    keys = {"data": "digits", **keys, **given}
+    defaults = DEFAULTS.get(keys["data"], DEFAULTS["digits"])
+    if "epochs" in keys:
+        defaults = {key: value for key, value in defaults.items() if key != "samples_seen"}
+    if keys.get("architecture", "mlp") != "mlp":
+        # The width of the paper's one layer says nothing about others'.
+        defaults = {key: value for key, value in defaults.items() if key != "hidden"}
+    return {**defaults, **keys}
+
+
+def _meanings() -> dict[str, str]:
+    """What each key means; of the settings, what the documentation of Settings says."""
+    found = {
+        "data": f"{', '.join(NAMES)}, or the path of a folder of images, a .npy or .npz file; default: digits",
+        "data_dir": "where the files of named data are",
+        "binarize": "draw pixels anew in each epoch (dynamic), or set them to 0 and 1 (threshold)",
+        "x_scale": "what a value of the data is multiplied by; default: 1/255 for bytes",
+        "test_fraction": "how much is held out where the data has no test split; default: 0.1",
+        "colour": "pictures of a folder are red, green and blue",
+        "architecture": "default: mlp, the paper's",
+        "latent": f"latent dimensions; default: {_by_data('latent')}",
+        "hidden": f"hidden units; default: {_by_data('hidden')}",
+        "likelihood": f"default: {_by_data('likelihood')}",
+        "epochs": "training length, in passes over the training data",
+        "samples_seen": f"training length in data points; default: {_by_data('samples_seen')}",
+    }
+    for entry in re.split(r"\n {8}(?=\S)", Settings.__doc__.partition("Attributes:")[2]):
+        name, colon, text = " ".join(entry.split()).partition(": ")
+        if colon and name in SETTINGS and name not in found:
+            default = next(field.default for field in fields(Settings) if field.name == name)
+            text = text.replace("``", "").replace("%", "%%")
+            found[name] = text if default is None else f"{text} Default: {default}"
+    return found
+
+
+def _by_data(key: str) -> str:
+    return ", ".join(f"{name} {defaults[key]}" for name, defaults in DEFAULTS.items())

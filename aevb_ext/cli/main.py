@@ -1,0 +1,88 @@
+"""``aevb``: train, sample, evaluate, report, compare, doctor."""
+
+import argparse
+
+from .. import __version__, plots
+from .. import data as datasets
+from .._files import atomic_write
+from ..estimators import ESTIMATORS, evaluate_bound
+from ..train import NonFiniteBound, PeerFailed, joined, load_checkpoint
+from . import report, train
+from .config import count
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``aevb`` with ``argv`` (default: the process's). Returns the exit status."""
+    with joined() as processes:
+        try:
+            with processes.only_first_prints():
+                arguments = _parser().parse_args(argv)
+                return arguments.run(arguments) or 0
+        except (ValueError, TypeError, OSError, ImportError, NonFiniteBound, PeerFailed) as error:
+            processes.tell(f"aevb: error: {error}")
+            return 1
+        except KeyboardInterrupt as error:
+            processes.tell(f"aevb: {str(error) or 'interrupted'}")
+            return 130
+
+
+def _sample(a) -> None:
+    checkpoint = load_checkpoint(a.checkpoint)
+    if checkpoint.image_shape is None:
+        raise ValueError(f"{a.checkpoint} was trained on {checkpoint.data}, whose data points are not images")
+    picture = plots.png(plots.samples(checkpoint.model, checkpoint.image_shape, a.n, a.seed))
+    with atomic_write(a.out) as file:
+        file.write(picture)
+    print(f"written to {a.out}")
+
+
+def _evaluate(a) -> None:
+    checkpoint = load_checkpoint(a.checkpoint)
+    data = datasets.load(checkpoint.data, a.data_dir)
+    device = a.device or train.default_device()
+    model, data = checkpoint.model.to(device), data.to(device)
+    for name, x in (("train", data.train), ("test", data.test)):
+        bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=a.samples, seed=a.seed)
+        print(f"{name} bound {bound} nats ({bound.count} points)")
+
+
+def _doctor(_) -> int | None:
+    from .. import doctor
+
+    return doctor.main()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014)."
+    )
+    parser.add_argument("--version", action="version", version=f"aevb {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="train | sample | evaluate | report | compare | doctor")
+    train.add(verbs)
+
+    sample = verbs.add_parser("sample", help="a picture of samples from a checkpoint's model")
+    sample.set_defaults(run=_sample)
+    sample.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
+    sample.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
+    sample.add_argument("--n", type=count, default=100, help="how many samples; default: %(default)s")
+    sample.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+    evaluate = verbs.add_parser("evaluate", help="the train and test bound of a checkpoint's model")
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
+    evaluate.add_argument("--data-dir", metavar="DIR", help="where the files of named data are")
+    evaluate.add_argument(
+        "--estimator", choices=ESTIMATORS, default="b", help="a (eq. 6) or b (eq. 7); default: %(default)s"
+    )
+    evaluate.add_argument(
+        "--samples", type=count, default=1, metavar="L", help="of z a data point; default: %(default)s"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    evaluate.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
+
+    report.add(verbs)
+    doctor = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
+    doctor.set_defaults(run=_doctor)
+    return parser

@@ -1,0 +1,60 @@
+"""``aevb report`` and ``aevb compare``: pages about runs."""
+
+from pathlib import Path
+
+from .. import data as datasets
+from .._files import atomic_write
+from ..report import compare, comparison, report
+from ..runs import open_run
+from ..train import load_checkpoint
+from .config import DATA
+
+__all__ = ["add"]
+
+
+def add(verbs) -> None:
+    """The verbs."""
+    parser = verbs.add_parser("report", help="one HTML page about a run")
+    parser.set_defaults(run=_report)
+    parser.add_argument("folder", metavar="RUN", help="the folder of a run, or one of its checkpoints")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of named data are")
+    parser.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
+
+    parser = verbs.add_parser("compare", help="a table of runs")
+    parser.set_defaults(run=_compare)
+    parser.add_argument("folders", metavar="RUN", nargs="+", help="folders of runs")
+    parser.add_argument("--out", metavar="FILE.html", help="also write a page, with their curves")
+
+
+def _report(a) -> None:
+    run = open_run(a.folder)
+    model = data = None
+    missing = "There is no checkpoint yet: pictures and latent dimensions are left out."
+    if run.checkpoint is not None:
+        options = {key: run.config[key] for key in DATA if key in run.config and key != "data"}
+        if a.data_dir is not None:
+            options["data_dir"] = a.data_dir
+        try:
+            data = datasets.load(run.config["data"], **options)
+            model = load_checkpoint(run.checkpoint).model
+        except (FileNotFoundError, ValueError) as error:
+            model = data = None
+            missing = f"Pictures and latent dimensions are left out: {error}"
+    out = Path(a.out) if a.out else run.folder / "report.html"
+    with atomic_write(out) as file:
+        file.write(report(run, model, data, missing).encode())
+    if model is None:
+        print(missing)
+    print(f"written to {out}")
+
+
+def _compare(a) -> None:
+    runs = [open_run(folder) for folder in a.folders]
+    header, rows = comparison(runs)
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if a.out:
+        with atomic_write(a.out) as file:
+            file.write(compare(runs).encode())
+        print(f"written to {a.out}")

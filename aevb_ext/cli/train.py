@@ -1,0 +1,87 @@
+"""``aevb train``."""
+
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from .. import data as datasets
+from .._library import build_info
+from ..models import make_model
+from ..train import Settings, fit
+from .config import DATA, MODEL, SETTINGS, add_flags, resolved
+from .config import count as count_of
+
+__all__ = ["add", "default_device"]
+
+
+def add(verbs) -> None:
+    """The verb."""
+    parser = verbs.add_parser("train", help="train a VAE on a data set")
+    parser.set_defaults(run=_run)
+    parser.add_argument("--config", metavar="FILE.toml", help="keys and values; every key is a flag too, and flags win")
+    parser.add_argument("--out", metavar="DIR", help="a new or empty folder; default: the next of runs/DATA-1, 2, ...")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its newest checkpoint")
+    parser.add_argument(
+        "--allow-change", action="append", default=[], metavar="KEY", help="what --resume may find changed"
+    )
+    parser.add_argument("--keep", type=count_of, default=3, help="checkpoints that stay; default: %(default)s")
+    parser.add_argument("--checkpoint-every", type=count_of, metavar="N", help="samples between checkpoints")
+    parser.add_argument("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard too")
+    parser.add_argument("--download", action="store_true", help="fetch the data into --data-dir first, where missing")
+    parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
+    add_flags(parser)
+
+
+def _run(a) -> None:
+    keys = resolved(a)
+    name = keys["data"]
+    if a.download and keys.get("data_dir") is None:
+        raise ValueError("--download needs --data-dir, the folder to download to")
+    if a.resume and a.out is None:
+        raise ValueError("--resume needs --out, the folder of the run to go on with")
+    if a.download:
+        datasets.download(name, keys["data_dir"])
+    data = datasets.load(name, **{key: keys[key] for key in DATA if key in keys and key != "data"})
+    if "epochs" in keys:
+        keys["samples_seen"] = round(keys["epochs"] * len(data.train))
+    settings = Settings(**{key: keys[key] for key in SETTINGS if key in keys})
+    model = make_model(
+        x_dim=data.dim,
+        image_shape=data.image_shape,
+        x_scale=data.x_scale,
+        generator=torch.Generator().manual_seed(settings.seed),
+        **{key: keys[key] for key in MODEL if key in keys},
+    )
+    out = _next_folder(Path(name).stem) if a.out is None else Path(a.out)
+    callbacks = []
+    if a.tensorboard:
+        from ..train.tensorboard import TensorBoard
+
+        callbacks.append(TensorBoard())
+    result = fit(
+        model,
+        data,
+        settings=settings,
+        device=a.device or default_device(),
+        out=out,
+        resume=a.resume,
+        override=a.allow_change,
+        keep=a.keep,
+        checkpoint_every=a.checkpoint_every,
+        callbacks=callbacks,
+    )
+    if result.stopped:
+        print(f"ended early: {result.stopped}")
+    print(f"train bound {result.train} nats ({result.train.count} points)")
+    print(f"test bound  {result.test} nats ({result.test.count} points)")
+    print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def _next_folder(name: str) -> Path:
+    return next(path for i in count(1) if not (path := Path("runs") / f"{name}-{i}").exists())
+
+
+def default_device() -> str:
+    """CUDA where both this machine and the compiled library have it."""
+    return "cuda" if torch.cuda.is_available() and build_info()["cuda"] else "cpu"

@@ -1,0 +1,223 @@
+"""The data sets that have a name: the embedded digits, and others' files, fetched or read from a folder."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checksum import verify
+from .download import RemoteFile, fetch
+from .idx import read_idx
+from .rows import BitRows
+from .sets import Data
+from .splits import shuffled
+
+__all__ = ["KNOWN", "Known"]
+
+# Of the pixels and of the bits, not of a file: the same faces go round as .mat and as .npy, the same bits as text and
+# packed.
+_FACES_CHECKSUM = "md5:687b39ec28b56c183474c235686975cf"
+_BINARIZED_BITS = {
+    "train": "sha256:727146c35424b019f3e350e1e69faa05644a0abaf787e3f4e1a9632220a13906",
+    "valid": "sha256:a256ac44ae26be720fad8616a05ed6ecfd1619930d9a208379bb2a4405df5b6d",
+    "test": "sha256:9fcd8da6f0fdf09b2ba30fe63a0bb784042a0de82563172530229b983e294ff2",
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set with a name.
+
+    Attributes:
+        name: its own, and that of its folder.
+        title: what people call it.
+        read: the data set out of this and the paths of its files.
+        files: what is read, and where others keep it.
+    """
+
+    name: str
+    title: str
+    read: Callable[["Known", list[Path]], Data]
+    files: tuple[RemoteFile, ...] = ()
+
+    def load(self, data_dir=None) -> Data:
+        """Read from ``data_dir/name`` or ``data_dir``.
+
+        Raises:
+            FileNotFoundError: a file is missing; says where it was looked for and where it can be had.
+            ValueError: a file is not what it should be.
+        """
+        paths = [self._find(data_dir, file) for file in self.files]
+        for path, file in zip(paths, self.files, strict=True):
+            if path is None:
+                raise FileNotFoundError(self._missing(data_dir, file))
+        return self.read(self, paths)
+
+    def download(self, data_dir) -> None:
+        """Fetch into ``data_dir/name`` what is not there, or is damaged.
+
+        Raises:
+            DownloadError: no mirror had a file.
+            OSError: the folder said no.
+        """
+        for file in self.files:
+            path = self._find(data_dir, file)
+            if path is None or not file.may_be(path):
+                fetch(file, Path(data_dir) / self.name)
+
+    def _find(self, data_dir, file: RemoteFile) -> Path | None:
+        paths = (place / name for place in self._places(data_dir) for name in (*file.other_names, file.name))
+        return next((path for path in paths if path.is_file()), None)
+
+    def _places(self, data_dir) -> list[Path]:
+        return [] if data_dir is None else [Path(data_dir) / self.name, Path(data_dir)]
+
+    def _missing(self, data_dir, file: RemoteFile) -> str:
+        places = " and ".join(str(place) for place in self._places(data_dir))
+        names = " or ".join((*file.other_names, file.name))
+        looked = f"{names} was looked for in {places}" if places else "no data_dir was given (--data-dir)"
+        return (
+            f"{self.title} is not there: {looked}. It can be had from {file.urls[0]}; "
+            "`aevb train --download` fetches it."
+        )
+
+
+def _read_digits(known: Known, _) -> Data:
+    with np.load(Path(__file__).parents[1] / "datasets" / "digits.npz") as file:
+        counts = shuffled(file["images"])
+    # Each value counts the dark pixels of a 4 x 4 block of the 32 x 32 scan. Given back as 16 grey pixels, it has the
+    # Bernoulli likelihood of the block's own pixels: the binomial one of the count, but for a constant.
+    images = counts.repeat(4, axis=1).repeat(4, axis=2)
+    return Data(known.name, _rows(images[:1500]), _rows(images[1500:]), 1 / 16, (32, 32))
+
+
+def _read_idx_images(known: Known, paths: list[Path]) -> Data:
+    train, test = (read_idx(path, file.checksum) for path, file in zip(paths, known.files, strict=True))
+    return Data(known.name, _rows(train[:50000]), _rows(test), 1 / 255, (28, 28), valid=_rows(train[50000:]))
+
+
+def _read_freyface(known: Known, paths: list[Path]) -> Data:
+    images = shuffled(_faces(*paths))
+    return Data(known.name, _rows(images[:1600]), _rows(images[1600:]), 1 / 256, (28, 20))
+
+
+def _faces(path: Path) -> np.ndarray:
+    """The faces in order of time, uint8 ``[1965, 560]``."""
+    images = _read_npy(path) if path.suffix == ".npy" else _read_mat(path, "ff").T
+    images = np.ascontiguousarray(images)
+    if images.dtype != np.uint8 or images.size != 1965 * 560:
+        raise ValueError(f"{path} holds {images.dtype} of shape {images.shape}, expected uint8, 1965 images of 28 x 20")
+    verify(images.tobytes(), _FACES_CHECKSUM, f"the pixels of {path}")
+    return images.reshape(1965, 560)
+
+
+def _read_binarized_mnist(known: Known, paths: list[Path]) -> Data:
+    splits = {}
+    for path, (split, checksum) in zip(paths, _BINARIZED_BITS.items(), strict=True):
+        packed = _read_npy(path) if path.suffix == ".npy" else _read_amat(path)
+        verify(np.ascontiguousarray(packed).tobytes(), checksum, f"the bits of {path}")
+        splits[split] = BitRows(torch.from_numpy(packed.reshape(-1, 98)), (784,))
+    return Data(known.name, image_shape=(28, 28), **splits)
+
+
+def _read_amat(path: Path) -> np.ndarray:
+    """The bits of lines of 784 zeros and ones with a space between them, packed: uint8 ``[N, 98]``."""
+    text = np.fromfile(path, np.uint8)
+    if text.size % (2 * 784):
+        raise ValueError(f"{path} has {text.size} bytes, expected lines of 784 digits, each followed by one character")
+    return np.packbits(text.reshape(-1, 784, 2)[:, :, 0] == ord("1"), axis=1)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is truncated or not a .npy file: {error}") from None
+
+
+def _read_mat(path: Path, key: str) -> np.ndarray:
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise ImportError(f"reading {path} needs scipy: pip install scipy") from None
+    try:
+        return loadmat(path)[key]
+    # scipy has no exception of its own for a damaged file: it raises whatever its parser stumbles over.
+    except Exception as error:
+        raise ValueError(f"{path} is truncated or not a MATLAB file with the variable {key}: {error}") from None
+
+
+def _rows(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images.reshape(len(images), math.prod(images.shape[1:])).copy())
+
+
+def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options) -> RemoteFile:
+    """A file of ``mirrors``: folders that hold the same, by their URLs."""
+    return RemoteFile(name, tuple(mirror + name for mirror in mirrors), checksum, **options)
+
+
+_MNIST = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+_FASHION = (
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+)
+_FACES = ("https://cs.nyu.edu/~roweis/data/", "http://www.cs.nyu.edu/~roweis/data/")
+_BINARIZED = (
+    "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
+    "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
+)
+# The checksums of files are those that torchvision verifies, and of binarised MNIST those of TensorFlow Datasets.
+_BINARIZED_FILES = {
+    "train": "sha256:ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    "valid": "sha256:1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    "test": "sha256:e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+}
+KNOWN = {
+    known.name: known
+    for known in (
+        Known("digits", "The digits", _read_digits),
+        Known(
+            "mnist",
+            "MNIST",
+            _read_idx_images,
+            (
+                _mirrored(_MNIST, "train-images-idx3-ubyte.gz", "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+                _mirrored(_MNIST, "t10k-images-idx3-ubyte.gz", "md5:9fb629c4189551a2d022fa330f9573f3"),
+            ),
+        ),
+        Known(
+            "fashion_mnist",
+            "Fashion-MNIST",
+            _read_idx_images,
+            (
+                _mirrored(_FASHION, "train-images-idx3-ubyte.gz", "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+                _mirrored(_FASHION, "t10k-images-idx3-ubyte.gz", "md5:bef4ecab320f06d8554ea6380940ec79"),
+            ),
+        ),
+        Known(
+            "freyface",
+            "Frey Face",
+            _read_freyface,
+            (_mirrored(_FACES, "frey_rawface.mat", check=_faces, other_names=("freyfaces_u8.npy",)),),
+        ),
+        # Drawn once for all by Larochelle: text, a line a picture.
+        Known(
+            "binarized_mnist",
+            "Binarised MNIST",
+            _read_binarized_mnist,
+            tuple(
+                _mirrored(
+                    _BINARIZED,
+                    f"binarized_mnist_{split}.amat",
+                    checksum,
+                    other_names=(f"binarized_mnist_{split}_packed.npy",),
+                )
+                for split, checksum in _BINARIZED_FILES.items()
+            ),
+        ),
+    )
+}

@@ -1,0 +1,120 @@
+"""Minibatches that are ready when they are asked for."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from .rows import Rows, rows_of
+
+__all__ = ["chunks", "first", "prefetch"]
+
+
+def prefetch(
+    data: Tensor | Rows,
+    batches: Iterable[Tensor | tuple[Tensor, Tensor | None]],
+    device=None,
+    *,
+    depth: int = 2,
+    workers: int = 1,
+) -> Iterator[Tensor]:
+    """The data points of each batch of numbers, in their order, on ``device``.
+
+    Rows that are not resident are gathered in threads while the caller computes; the copy to a CUDA device runs beside
+    the caller's stream, from pinned memory, and the caller's stream waits for it, the host does not. An exception of
+    the rows is raised here, with its traceback. The threads end with the iteration, also where the caller leaves it.
+
+    Args:
+        data: a tensor ``[N, *event]`` or Rows.
+        batches: int64 ``[B]``, numbers of data points; or pairs of these and noise keys, int64 ``[B, 2]`` or None.
+            Asked for in the caller's thread, ``depth`` ahead of what is given.
+        device: where the data points are wanted. Default: where the rows give them.
+        depth: how many batches are ready or under way beside the one that the caller has.
+        workers: threads that gather; more than one pays where a batch waits for files or decodes pictures.
+
+    Yields:
+        ``[B, *event]`` on ``device``.
+    """
+    rows = rows_of(data)
+    device = rows.device if device is None else torch.device(device)
+    for name, value in (("depth", depth), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    batches = (batch if isinstance(batch, tuple) else (batch, None) for batch in batches)
+    if rows.resident:
+        return (_gather(rows, *batch).to(device) for batch in batches)
+    return _prefetch(_Fetch(rows, device), batches, depth, workers)
+
+
+def _prefetch(fetch: "_Fetch", batches, depth: int, workers: int) -> Iterator[Tensor]:
+    pool = ThreadPoolExecutor(workers, "aevb-prefetch")
+    try:
+        ready = deque(pool.submit(fetch, *batch) for batch in islice(batches, depth))
+        while ready:
+            x = fetch.arrived(ready.popleft().result())
+            ready.extend(pool.submit(fetch, *batch) for batch in islice(batches, 1))
+            yield x
+            # The caller has one batch, not two.
+            del x
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _gather(rows: Rows, index: Tensor, keys: Tensor | None) -> Tensor:
+    return rows.gather(index.to(rows.device), None if keys is None else keys.to(rows.device))
+
+
+class _Fetch:
+    """Gathers a batch and sends it to the device."""
+
+    def __init__(self, rows: Rows, device: torch.device):
+        self._rows, self._device = rows, device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, index: Tensor, keys: Tensor | None) -> tuple[Tensor, torch.cuda.Event | None]:
+        x = _gather(self._rows, index, keys)
+        if self._stream is None:
+            return x.to(self._device), None
+        with torch.cuda.stream(self._stream):
+            x = x.pin_memory().to(self._device, non_blocking=True)
+            return x, self._stream.record_event()
+
+    def arrived(self, sent: tuple[Tensor, torch.cuda.Event | None]) -> Tensor:
+        """What was sent, for the work that the caller's stream gets from now on."""
+        x, event = sent
+        if event is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(event)
+            x.record_stream(stream)
+        return x
+
+
+def chunks(data: Tensor | Rows, size: int, device=None, keys=None) -> Iterator[Tensor]:
+    """All data points in order, ``size`` at a time.
+
+    Args:
+        data: a tensor ``[N, *event]`` or Rows.
+        size: data points in a chunk; the last one has what is left.
+        device: where they are wanted. Default: where the rows give them.
+        keys: a function of the numbers of data points, int64 ``[B]`` on the CPU, that gives their noise keys
+            (``lambda index: keys_at(seed, "evaluation", index)``): needed by rows that draw.
+
+    Yields:
+        ``[B, *event]``.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    rows = rows_of(data)
+    index = (torch.arange(i, min(i + size, len(rows))) for i in range(0, len(rows), size))
+    return prefetch(rows, ((i, None if keys is None else keys(i)) for i in index), device)
+
+
+def first(data: Tensor | Rows, n: int, device=None, keys=None) -> Tensor:
+    """The first ``n`` data points, or all where there are fewer; arguments as of :func:`chunks`."""
+    rows = rows_of(data)
+    index = torch.arange(min(n, len(rows)))
+    x = _gather(rows, index, None if keys is None else keys(index))
+    return x if device is None else x.to(device)
