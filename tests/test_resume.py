@@ -38,7 +38,7 @@ def small_data(seed=0, n=300):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("aevb_ext.train.logging.plots.save_all", lambda *_: None)
+    monkeypatch.setattr("aevb_ext.train.pictures.plots.save_all", lambda *_: None)
 
 
 class At(Callback):

@@ -67,7 +67,7 @@ def fit(
         model: the VAE, trained in place and left on ``device``.
         data: what to train on.
         device: where to train. ``"cuda"`` is, with several processes, the device of this one.
-        out: a new or empty folder for config.json, metrics.jsonl, the pictures, best.safetensors (the model with the
+        out: a new or empty folder for config.toml, metrics.jsonl, the pictures, best.safetensors (the model with the
             best held-out bound) and checkpoints/STEPS.safetensors, of which there is one of the beginning, one of each
             evaluation, and one when SIGTERM or SIGINT (Ctrl-C) ends the run, which it does after the step.
             None: nothing is written.
@@ -189,8 +189,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
         logged, logged_at = run.steps, run.seconds
         while run.steps < settings.steps and not run.stopped:
             run.step()
-            if signals and signals.received:
-                run.stop(signal.Signals(signals.received).name)
+            _heed(run, signals)
             run.agree(now=False)
             evaluates = run.steps in evaluations
             checkpoints = evaluates or run.stopped or (every is not None and run.steps % every == 0)
@@ -216,6 +215,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
                 callback.on_log(run, log)
             if evaluates:
                 _evaluate(run, callbacks)
+            _heed(run, signals)
             run.agree()
             if checkpoints or run.stopped:
                 _tell(run, _save(run, keeper), callbacks)
@@ -233,6 +233,11 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
         for callback in callbacks:
             callback.on_end(run, result)
     return result
+
+
+def _heed(run: Run, signals: Signals | None) -> None:
+    if signals and signals.received:
+        run.stop(signal.Signals(signals.received).name)
 
 
 def _evaluate(run: Run, callbacks: list[Callback]) -> None:
