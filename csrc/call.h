@@ -84,8 +84,8 @@ struct SampleCall {
   bool beyond_caches = false;
 };
 
-// Bits that are 1 with probability x * x_scale. Each `key_rows` rows have a key, as in a SampleCall: element e of row r is
-// drawn by word (r % key_rows) * event + e of key r / key_rows.
+// Bits that are 1 with probability x * x_scale. Each `key_rows` rows have a key, as in a SampleCall: element e of row r
+// is drawn by word (r % key_rows) * event + e of key r / key_rows.
 struct BinarizeCall {
   double x_scale;
   Type wide;

@@ -29,7 +29,7 @@ def _schemas():
     return {name.removeprefix("aevb_ext::") for name in names if name.startswith("aevb_ext::")}
 
 
-FORWARD = {operator.name for operator in OPERATORS} | {"noise_key"}
+FORWARD = {operator.name for operator in OPERATORS} | {"binarize", "noise_key", "unpack_bits"}
 
 
 def _opcheck_cases():

@@ -166,4 +166,4 @@ class TestTheReferenceItself:
             torch.testing.assert_close(f(*first, same, spread=spread), f(*first, logvar))
 
     def test_every_function_has_one(self):
-        assert {o.name for o in OPERATORS} | {"noise_key"} == set(reference.__all__)
+        assert {o.name for o in OPERATORS} | {"binarize", "noise_key", "unpack_bits"} == set(reference.__all__)
