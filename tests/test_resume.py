@@ -38,11 +38,11 @@ def small_data(seed=0, n=300):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("aevb_ext.train.logging.plots.save_all", lambda *_: None)
+    monkeypatch.setattr("aevb_ext.train.pictures.plots.save_all", lambda *_: None)
 
 
 class At(Callback):
-    """Does something at the first look at or after a step."""
+    """Does something once, at the first look at or after a step."""
 
     def __init__(self, steps, do):
         self._steps, self._do, self.run, self.written = steps, do, None, []
@@ -51,8 +51,9 @@ class At(Callback):
         self.run = run
 
     def on_log(self, run, log):
-        if run.steps >= self._steps:
-            self._do(run)
+        if run.steps >= self._steps and self._do:
+            do, self._do = self._do, None
+            do(run)
 
     def on_checkpoint(self, run, path):
         self.written.append(run.steps)
@@ -327,6 +328,24 @@ def test_a_signal_ends_the_run_after_the_step(tmp_path, capsys, number):
     # Handlers are as they were.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_signal_in_the_last_evaluation_is_heeded(tmp_path):
+    class AtTheEnd(Callback):
+        def on_evaluation(self, run, record):
+            if run.steps == run.settings.steps:
+                terminate(run)
+
+    with pytest.raises(SystemExit):
+        fit(model(), small_data(), out=tmp_path, callbacks=[AtTheEnd()], **QUICK)
+    assert newest(tmp_path).name == "000000150.safetensors"
+
+
+def test_a_run_that_a_callback_stops_loses_no_step(tmp_path):
+    vae, _, written = train(tmp_path, at=64, do=lambda run: run.stop("enough"))
+    assert written[-1] == 70
+    found = load_checkpoint(newest(tmp_path)).model
+    assert all(torch.equal(p, q) for p, q in zip(vae.parameters(), found.parameters(), strict=True))
 
 
 def test_signals_that_the_program_handles_are_its_own(tmp_path):

@@ -178,8 +178,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
         logged, logged_at = run.steps, run.seconds
         while run.steps < settings.steps and not run.stopped:
             run.step()
-            if signals and signals.received:
-                run.stop(signal.Signals(signals.received).name)
+            _heed(run, signals)
             run.agree()
             evaluates = run.steps in evaluations
             checkpoints = evaluates or run.stopped or (every is not None and run.steps % every == 0)
@@ -205,10 +204,13 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
                 callback.on_log(run, log)
             if evaluates:
                 _evaluate(run, callbacks)
-            if checkpoints:
+            # What came in an evaluation, or a callback stopped.
+            _heed(run, signals)
+            if checkpoints or run.stopped:
                 _tell(run, _save(run, keeper), callbacks)
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds
+        _heed(run, signals)
     if number := signal.Signals.__members__.get(run.stopped):
         end_as(
             number, f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} (resume)"
@@ -221,6 +223,11 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
         for callback in callbacks:
             callback.on_end(run, result)
     return result
+
+
+def _heed(run: Run, signals: Signals | None) -> None:
+    if signals and signals.received:
+        run.stop(signal.Signals(signals.received).name)
 
 
 def _evaluate(run: Run, callbacks: list[Callback]) -> None:
