@@ -134,7 +134,8 @@ def test_a_crash_comes_to_the_same_as_no_crash_in_metrics(tmp_path):
     resumed = [line for line in lines["run"] if line["event"] == "resumed"]
     assert [(line["steps"], line["samples_seen"], line["changed"]) for line in resumed] == [(75, 1500, {})]
     kept = [line for line in lines["run"] if line["event"] != "resumed"]
-    assert [line | {"seconds": 0} for line in kept] == [line | {"seconds": 0} for line in lines["whole"]]
+    clock = {"seconds": 0, "rate": 0}
+    assert [line | clock for line in kept] == [line | clock for line in lines["whole"]]
     assert [line["steps"] for line in kept if line["event"] == "evaluation"] == [25, 50, 75, 100, 125, 150]
 
 
@@ -437,7 +438,8 @@ def test_a_file_that_cannot_be_written_ends_the_run(tmp_path):
     out = tmp_path / "run"
     train(out, at=60, do=crash)
     before = {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()}
-    with no_more_bytes(1500), pytest.raises(OSError, match="the checkpoint cannot be written") as error:
+    size = newest(out).stat().st_size
+    with no_more_bytes(size - 1), pytest.raises(OSError, match="cannot be written: File too large") as error:
         train(out, resume=True)
     assert error.value.filename == str(out / "checkpoints" / "000000075.safetensors")
     assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
@@ -469,7 +471,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, full_disk):
             file.write(bytes(4096))
     with pytest.raises(OSError) as error:
         train(out, resume=True)
-    assert error.value.errno == errno.ENOSPC
+    assert error.value.errno == errno.ENOSPC and str(out) in str(error.value)
     assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
     ballast.unlink()
     with warnings.catch_warnings():

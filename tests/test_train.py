@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,11 @@ from aevb_ext.learners import AEVB
 from aevb_ext.models import mlp_vae
 from aevb_ext.noise import keys_at
 from aevb_ext.train import NonFiniteBound, fit, load_checkpoint
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def model(seed=0, x_dim=6, **kwargs):
@@ -136,13 +142,15 @@ def test_the_folder_of_a_run(tmp_path):
     out, vae = tmp_path / "a" / "run", model()
     result = fit(vae, small_data(), samples_seen=20_000, out=out, progress=False)
     pictures = {"curve.png", "manifold.png", "reconstructions.png", "samples.png"}
-    others = {"best.safetensors", "checkpoints", "config.json", "metrics.jsonl"}
+    others = {"best.safetensors", "checkpoints", "config.toml", "environment.json", "metrics.jsonl"}
     assert {path.name for path in out.iterdir()} == others | pictures
     for picture in pictures:
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["test"] for line in lines] == [record.test for record in result.history]
-    config = json.loads((out / "config.json").read_text())
+    assert [line["test"] for line in lines if line["event"] == "evaluation"] == [
+        record.test for record in result.history
+    ]
+    config = tomllib.loads((out / "config.toml").read_text())
     assert config["model"] == vae.config and config["samples_seen"] == 20_000 and config["lr"] == 0.02
     checkpoint = load_checkpoint(out / "checkpoints" / "000000200.safetensors")
     assert same(bits(checkpoint.model), bits(vae))

@@ -12,7 +12,7 @@ from ..learners.precision import matmul_precision
 from ..models import VAE
 from .callbacks import Callback
 from .evaluation import shared_bound
-from .folder import clean, new_folder, old_folder, rewind_metrics
+from .folder import clean, new_folder, old_folder
 from .joining import joined
 from .keeper import Keeper, newest_whole, set_damaged_aside
 from .metrics import MetricsFile
@@ -131,6 +131,7 @@ def fit(
                     if out is not None:
                         _take_folder(run, Path(out), resume, override)
                     callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
+                _check_steps(run)
                 return _train(run, keep, checkpoint_every, callbacks)
         finally:
             run.leave()
@@ -143,7 +144,7 @@ def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) 
     if not resume:
         return
     path, tensors, content = newest_whole(folder)
-    changed = check_same(path, content, described(run.model, run.data, run.settings), override)
+    run.changed = check_same(path, content, described(run.model, run.data, run.settings), override)
     try:
         run.load_state(tensors, content["run"])
     except ValueError as error:
@@ -152,8 +153,15 @@ def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) 
     if run.processes.is_first:
         clean(folder)
         set_damaged_aside(folder, path)
-        now = {"steps": run.steps, "samples_seen": run.samples_seen, "seconds": run.seconds, "changed": changed}
-        rewind_metrics(folder / "metrics.jsonl", run.steps, now)
+
+
+def _check_steps(run: Run) -> None:
+    found = run.processes.gather(run.steps)
+    if len(set(found)) > 1:
+        raise ValueError(
+            f"resume: the newest checkpoints that the processes find are of steps {', '.join(map(str, found))}: out "
+            "must be a folder that all of them share"
+        )
 
 
 def _callbacks(run: Run) -> list[Callback]:
@@ -167,19 +175,19 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     evaluations = evaluation_steps(settings)
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
     keeper = None if run.folder is None else Keeper(run, keep)
-    # Without a folder there is nothing that a signal should wait for.
-    with Signals() if keeper else nullcontext() as signals:
+    # Without a folder there is nothing that a signal should wait for. A launcher of several processes repeats signals.
+    with Signals(once=run.processes.are_several) if keeper else nullcontext() as signals:
         with run.processes.together():
             # Before anything else is in the folder: whatever ends the run now, there is something to go on from.
             path = _save(run, keeper) if run.steps == 0 else None
             for callback in callbacks:
                 callback.on_start(run)
             _tell(run, path, callbacks)
+        run.agree()
         logged, logged_at = run.steps, run.seconds
         while run.steps < settings.steps and not run.stopped:
             run.step()
-            _heed(run, signals)
-            run.agree()
+            _agree(run, signals, now=False)
             evaluates = run.steps in evaluations
             checkpoints = evaluates or run.stopped or (every is not None and run.steps % every == 0)
             if not (checkpoints or run.steps % settings.log_every == 0):
@@ -204,13 +212,13 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
                 callback.on_log(run, log)
             if evaluates:
                 _evaluate(run, callbacks)
-            # What came in an evaluation, or a callback stopped.
-            _heed(run, signals)
+            # What came in an evaluation, and what a callback asked for.
+            _agree(run, signals)
             if checkpoints or run.stopped:
                 _tell(run, _save(run, keeper), callbacks)
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds
-        _heed(run, signals)
+        _agree(run, signals)
     if number := signal.Signals.__members__.get(run.stopped):
         end_as(
             number, f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} (resume)"
@@ -225,9 +233,10 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     return result
 
 
-def _heed(run: Run, signals: Signals | None) -> None:
+def _agree(run: Run, signals: Signals | None, now: bool = True) -> None:
     if signals and signals.received:
         run.stop(signal.Signals(signals.received).name)
+    run.agree(now=now)
 
 
 def _evaluate(run: Run, callbacks: list[Callback]) -> None:

@@ -94,6 +94,7 @@ class Run:
         model, data, settings: as :func:`fit` was given them; data is where the model is.
         folder: where it writes, or None.
         checkpoint: the last checkpoint that it wrote or was read from, or None.
+        changed: of a run that goes on from a checkpoint, the settings that changed: name to ``[old, new]``; else None.
         history: the evaluations until now.
         processes: which process this is.
         stopped: why training is to end after this step, or None.
@@ -118,7 +119,7 @@ class Run:
         rank, world_size = self.processes.rank, self.processes.world_size
         self.step = make_step(self.learner, data.train, seed=s.seed, rank=rank, world_size=world_size)
         self.history = History()
-        self.checkpoint = self.stopped = self._asked = None
+        self.checkpoint = self.changed = self.stopped = self._asked = None
         self._vote = Vote(self.processes)
         self._seconds, self._started = 0.0, time.perf_counter()
 
@@ -138,19 +139,19 @@ class Run:
         return round(self._seconds + time.perf_counter() - self._started, 3)
 
     def stop(self, reason: str) -> None:
-        """End training after this step; with several processes, any of which may ask, after this one or the next."""
+        """End training after this step. With several processes any may ask, and all end after this step or the next."""
         self._asked = self._asked or reason
-        if not self.processes.are_several:
-            self.stopped = self._asked
 
-    def agree(self) -> None:
-        """After each step, called by all processes: :attr:`stopped` becomes the same in all of them."""
-        if self._vote(self._asked is not None):
+    def agree(self, *, now: bool = True) -> None:
+        """Called by all processes together: :attr:`stopped` becomes the reason to end, the same in all of them.
+
+        Without ``now`` nobody waits: they agree on what was asked for when this was last called.
+        """
+        if self._vote(self._asked is not None, now=now) and not self.stopped:
             self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
 
     def leave(self) -> None:
         """After the last step: have no more to do with other processes."""
-        self._vote.close()
         self.learner.leave()
 
     @contextmanager
