@@ -67,7 +67,7 @@ def fit(
         model: the VAE, trained in place and left on ``device``.
         data: what to train on.
         device: where to train. ``"cuda"`` is, with several processes, the device of this one.
-        out: a new or empty folder for config.json, metrics.jsonl, the pictures, best.safetensors (the model with the
+        out: a new or empty folder for config.toml, metrics.jsonl, the pictures, best.safetensors (the model with the
             best held-out bound) and checkpoints/STEPS.safetensors, of which there is one of the beginning, one of each
             evaluation, and one when SIGTERM or SIGINT (Ctrl-C) ends the run, which it does after the step.
             None: nothing is written.
