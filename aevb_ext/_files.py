@@ -32,6 +32,15 @@ def atomic_write(path):
     _sync_folder(path.parent)
 
 
+@contextmanager
+def naming(path):
+    """A context of writing ``path`` whose OSErrors say so: that of a disk that is full names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
+
+
 def is_partial(path: Path) -> bool:
     """Whether it is what a process left that was killed inside :func:`atomic_write`."""
     return path.name.startswith(".") and path.name.endswith(_PART)

@@ -42,7 +42,7 @@ def no_pictures(monkeypatch):
 
 
 class At(Callback):
-    """Does something at the first look at or after a step."""
+    """Does something once, at the first look at or after a step."""
 
     def __init__(self, steps, do):
         self._steps, self._do, self.run, self.written = steps, do, None, []
@@ -51,8 +51,9 @@ class At(Callback):
         self.run = run
 
     def on_log(self, run, log):
-        if run.steps >= self._steps:
-            self._do(run)
+        if run.steps >= self._steps and self._do:
+            do, self._do = self._do, None
+            do(run)
 
     def on_checkpoint(self, run, path):
         self.written.append(run.steps)
@@ -133,8 +134,8 @@ def test_a_crash_comes_to_the_same_as_no_crash_in_metrics(tmp_path):
     resumed = [line for line in lines["run"] if line["event"] == "resumed"]
     assert [(line["steps"], line["samples_seen"], line["changed"]) for line in resumed] == [(75, 1500, {})]
     kept = [line for line in lines["run"] if line["event"] != "resumed"]
-    timed = {"seconds": 0, "rate": 0}
-    assert [line | timed for line in kept] == [line | timed for line in lines["whole"]]
+    clock = {"seconds": 0, "rate": 0}
+    assert [line | clock for line in kept] == [line | clock for line in lines["whole"]]
     assert [line["steps"] for line in kept if line["event"] == "evaluation"] == [25, 50, 75, 100, 125, 150]
 
 
@@ -330,6 +331,24 @@ def test_a_signal_ends_the_run_after_the_step(tmp_path, capsys, number):
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
+def test_a_signal_in_the_last_evaluation_is_heeded(tmp_path):
+    class AtTheEnd(Callback):
+        def on_evaluation(self, run, record):
+            if run.steps == run.settings.steps:
+                terminate(run)
+
+    with pytest.raises(SystemExit):
+        fit(model(), small_data(), out=tmp_path, callbacks=[AtTheEnd()], **QUICK)
+    assert newest(tmp_path).name == "000000150.safetensors"
+
+
+def test_a_run_that_a_callback_stops_loses_no_step(tmp_path):
+    vae, _, written = train(tmp_path, at=64, do=lambda run: run.stop("enough"))
+    assert written[-1] == 70
+    found = load_checkpoint(newest(tmp_path)).model
+    assert all(torch.equal(p, q) for p, q in zip(vae.parameters(), found.parameters(), strict=True))
+
+
 def test_signals_that_the_program_handles_are_its_own(tmp_path):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
@@ -420,7 +439,7 @@ def test_a_file_that_cannot_be_written_ends_the_run(tmp_path):
     train(out, at=60, do=crash)
     before = {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()}
     almost = min(map(len, before.values())) - 1
-    with no_more_bytes(almost), pytest.raises(OSError, match="the checkpoint cannot be written") as error:
+    with no_more_bytes(almost), pytest.raises(OSError, match="cannot be written: File too large") as error:
         train(out, resume=True)
     assert error.value.filename == str(out / "checkpoints" / "000000075.safetensors")
     assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
@@ -452,7 +471,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, full_disk):
             file.write(bytes(4096))
     with pytest.raises(OSError) as error:
         train(out, resume=True)
-    assert error.value.errno == errno.ENOSPC
+    assert error.value.errno == errno.ENOSPC and str(out) in str(error.value)
     assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
     ballast.unlink()
     with warnings.catch_warnings():

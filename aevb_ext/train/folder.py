@@ -1,12 +1,11 @@
 """The folder of a run: made, found, and put in order before training goes on."""
 
-import json
 import os
 from pathlib import Path
 
-from .._files import atomic_write, is_partial
+from .._files import is_partial
 
-__all__ = ["clean", "new_folder", "old_folder", "rewind_metrics"]
+__all__ = ["clean", "new_folder", "old_folder"]
 
 
 def new_folder(path) -> Path:
@@ -43,23 +42,6 @@ def clean(path: Path) -> None:
     """Remove what a process that was killed had not written to the end."""
     for file in _partial(path):
         os.unlink(file)
-
-
-def rewind_metrics(path: Path, steps: int, resumed: dict) -> None:
-    """Take back the lines of metrics.jsonl about steps after ``steps``, and note with ``resumed`` that the run goes on.
-
-    Lines that are not whole, of a process that was killed, go too.
-    """
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            if json.loads(line)["steps"] <= steps:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    kept.append(json.dumps({"event": "resumed", **resumed}))
-    with atomic_write(path) as file:
-        file.write("".join(f"{line}\n" for line in kept).encode())
 
 
 def _tried(path: Path) -> Path:

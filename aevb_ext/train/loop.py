@@ -12,7 +12,7 @@ from ..learners.precision import matmul_precision
 from ..models import VAE
 from .callbacks import Callback
 from .evaluation import shared_bound
-from .folder import clean, new_folder, old_folder, rewind_metrics
+from .folder import clean, new_folder, old_folder
 from .joining import joined
 from .keeper import Keeper, newest_whole, set_damaged_aside
 from .metrics import MetricsFile
@@ -144,7 +144,7 @@ def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) 
     if not resume:
         return
     path, tensors, content = newest_whole(folder)
-    changed = check_same(path, content, described(run.model, run.data, run.settings), override)
+    run.changed = check_same(path, content, described(run.model, run.data, run.settings), override)
     try:
         run.load_state(tensors, content["run"])
     except ValueError as error:
@@ -153,8 +153,6 @@ def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) 
     if run.processes.is_first:
         clean(folder)
         set_damaged_aside(folder, path)
-        now = {"steps": run.steps, "samples_seen": run.samples_seen, "seconds": run.seconds, "changed": changed}
-        rewind_metrics(folder / "metrics.jsonl", run.steps, now)
 
 
 def _check_steps(run: Run) -> None:
@@ -189,8 +187,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
         logged, logged_at = run.steps, run.seconds
         while run.steps < settings.steps and not run.stopped:
             run.step()
-            _heed(run, signals)
-            run.agree(now=False)
+            _agree(run, signals, now=False)
             evaluates = run.steps in evaluations
             checkpoints = evaluates or run.stopped or (every is not None and run.steps % every == 0)
             if not (checkpoints or run.steps % settings.log_every == 0):
@@ -215,12 +212,13 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
                 callback.on_log(run, log)
             if evaluates:
                 _evaluate(run, callbacks)
-            _heed(run, signals)
-            run.agree()
+            # What came in an evaluation, and what a callback asked for.
+            _agree(run, signals)
             if checkpoints or run.stopped:
                 _tell(run, _save(run, keeper), callbacks)
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds
+        _agree(run, signals)
     if number := signal.Signals.__members__.get(run.stopped):
         end_as(
             number, f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} (resume)"
@@ -235,9 +233,10 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     return result
 
 
-def _heed(run: Run, signals: Signals | None) -> None:
+def _agree(run: Run, signals: Signals | None, now: bool = True) -> None:
     if signals and signals.received:
         run.stop(signal.Signals(signals.received).name)
+    run.agree(now=now)
 
 
 def _evaluate(run: Run, callbacks: list[Callback]) -> None:

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from .._files import atomic_write
+from .._files import atomic_write, naming
 from .callbacks import Callback
 
 __all__ = ["MetricsFile"]
@@ -16,7 +16,8 @@ class MetricsFile(Callback):
 
     ``"event"`` is ``"log"`` or ``"evaluation"``; the rest is what :class:`~aevb_ext.train.Log` and
     :class:`~aevb_ext.train.Record` have, null where a number is not finite. A run that goes on from a checkpoint
-    takes back the lines about steps after it, which it will write again.
+    takes back the lines about steps after it, which it will write again, and writes a line ``"resumed"``, with what has
+    ``"changed"``: name to ``[old, new]``.
 
     Args:
         path: the file. Default: metrics.jsonl in the run's folder.
@@ -30,24 +31,40 @@ class MetricsFile(Callback):
 
     def on_start(self, run) -> None:
         self.path = path_in(run, self._path, "metrics.jsonl", "MetricsFile")
-        if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
-        kept = [line for line in lines if json.loads(line)["steps"] <= run.steps]
-        with atomic_write(self.path) as file:
-            file.write("".join(line + "\n" for line in kept).encode())
+        _rewind(self.path, run.steps)
+        if run.changed is not None:
+            at = {"samples_seen": run.samples_seen, "steps": run.steps, "seconds": run.seconds}
+            self._write({"event": "resumed", **at, "changed": run.changed})
 
     def on_log(self, run, log) -> None:
-        self._write("log", log)
+        self._write({"event": "log", **_numbers(log)})
 
     def on_evaluation(self, run, record) -> None:
-        self._write("evaluation", record)
+        self._write({"event": "evaluation", **_numbers(record)})
 
-    def _write(self, event: str, what) -> None:
-        values = {key: value for key, value in asdict(what).items() if value is not None}
-        values = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **values}, allow_nan=False) + "\n")
+    def _write(self, line: dict) -> None:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def _numbers(what) -> dict:
+    values = {key: value for key, value in asdict(what).items() if value is not None}
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+def _rewind(path: Path, steps: int) -> None:
+    """Take back the lines about steps after ``steps``, and those that a process that was killed did not finish."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["steps"] <= steps:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    with naming(path), atomic_write(path) as file:
+        file.write("".join(f"{line}\n" for line in kept).encode())
 
 
 def path_in(run, path, name: str, who: str) -> Path:

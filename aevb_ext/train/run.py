@@ -94,6 +94,7 @@ class Run:
         model, data, settings: as :func:`fit` was given them; data is where the model is.
         folder: where it writes, or None.
         checkpoint: the last checkpoint that it wrote or was read from, or None.
+        changed: of a run that goes on from a checkpoint, the settings that changed: name to ``[old, new]``; else None.
         history: the evaluations until now.
         processes: which process this is.
         stopped: why training is to end after this step, or None.
@@ -118,7 +119,7 @@ class Run:
         rank, world_size = self.processes.rank, self.processes.world_size
         self.step = make_step(self.learner, data.train, seed=s.seed, rank=rank, world_size=world_size)
         self.history = History()
-        self.checkpoint = self.stopped = self._asked = None
+        self.checkpoint = self.changed = self.stopped = self._asked = None
         self._vote = Vote(self.processes)
         self._seconds, self._started = 0.0, time.perf_counter()
 
