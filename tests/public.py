@@ -43,6 +43,17 @@ FUNCTIONS = [
     Row("halves", aevb_ext.halves, {"params": PACKED}, any_dtype=True),
 ]
 
+# Functions of data, through which no gradient flows: what they make weighs what a layer has made.
+DATA = [
+    Row("binarize", lambda x, key: x * aevb_ext.binarize(x, key), {"x": PROBABILITY}, draws_noise=True),
+    Row(
+        "unpack_bits",
+        lambda h: h * aevb_ext.unpack_bits((40 * h[..., :1].abs()).to(torch.uint8), EVENT),
+        {"h": NUMBER},
+        any_dtype=True,
+    ),
+]
+
 
 def _loss_row(name, learnt, data=("target",), **options):
     return Row(f"compat.{name}", functools.partial(getattr(aevb_ext.compat, name), **options), learnt, data)
@@ -208,4 +219,4 @@ HEADS = [
     ),
 ]
 
-ROWS = FUNCTIONS + COMPAT + DISTRIBUTIONS + HEADS
+ROWS = FUNCTIONS + DATA + COMPAT + DISTRIBUTIONS + HEADS

@@ -111,14 +111,15 @@ class BitRows:
             ValueError: there is a number that is neither 0 nor 1.
         """
         rows = rows_of(data)
+        n = rows.event_shape.numel()
         index = torch.arange(len(rows), device=rows.device)
-        packed = torch.empty(len(rows), (rows.event_shape.numel() + 7) // 8, dtype=torch.uint8)
+        packed = torch.empty(len(rows), (n + 7) // 8, dtype=torch.uint8)
         for i in range(0, len(rows), _CHUNK):
             points = rows.gather(index[i : i + _CHUNK], None if keys is None else keys[i : i + _CHUNK])
             bits = points != 0
             if not torch.equal(bits.to(points.dtype), points):
                 raise ValueError("data must be of 0 and 1 to be packed into bits; it has other numbers")
-            packed[i : i + _CHUNK] = torch.from_numpy(np.packbits(bits.flatten(1).cpu().numpy(), axis=1))
+            packed[i : i + _CHUNK] = torch.from_numpy(np.packbits(bits.reshape(len(bits), n).cpu().numpy(), axis=1))
         return cls(packed.to(rows.device), rows.event_shape)
 
     def __len__(self) -> int:

@@ -177,7 +177,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     evaluations = evaluation_steps(settings)
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
     keeper = None if run.folder is None else Keeper(run, keep)
-    # Without a folder there is nothing that a signal should wait for. A launcher of several processes repeats signals.
+    # Without a folder there is nothing that a signal should wait for. What launches several processes repeats signals.
     with Signals(once=run.processes.are_several) if keeper else nullcontext() as signals:
         with run.processes.together():
             # Before anything else is in the folder: whatever ends the run now, there is something to go on from.

@@ -19,8 +19,8 @@ class Vote:
 
         Args:
             wish: whether this process asks.
-            now: get the answer now, which waits for the others. Otherwise get that of the call before, which had a
-                whole step's time to arrive.
+            now: get the answer now, which waits for the others. Otherwise that of the call before, which had a whole
+                step's time to arrive.
         """
         if not self._processes.are_several:
             return wish

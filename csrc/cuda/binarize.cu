@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kBlockThreads) binarize(const __grid_constant_
 }
 
 template <class T>
-cudaError_t run(const BinarizeCall& call, cudaStream_t stream) {
+cudaError_t draw_bits(const BinarizeCall& call, cudaStream_t stream) {
   const bool one_key = call.key_rows == call.rows, flat = one_key && is_one_run(call.x);
   BinarizeTask task;
   task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, kQuadTile, kQuad, kBlockQuads);
@@ -55,11 +55,11 @@ namespace aevb::cuda {
 cudaError_t binarize(const BinarizeCall& call, cudaStream_t stream) {
   if (call.rows == 0 || call.event == 0) return cudaSuccess;
   switch (call.x.type) {
-    case Type::f64: return device::run<double>(call, stream);
-    case Type::f32: return device::run<float>(call, stream);
-    case Type::bf16: return device::run<__nv_bfloat16>(call, stream);
-    case Type::f16: return device::run<__half>(call, stream);
-    case Type::u8: return device::run<uint8_t>(call, stream);
+    case Type::f64: return device::draw_bits<double>(call, stream);
+    case Type::f32: return device::draw_bits<float>(call, stream);
+    case Type::bf16: return device::draw_bits<__nv_bfloat16>(call, stream);
+    case Type::f16: return device::draw_bits<__half>(call, stream);
+    case Type::u8: return device::draw_bits<uint8_t>(call, stream);
   }
   return cudaErrorInvalidValue;
 }

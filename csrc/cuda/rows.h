@@ -10,7 +10,6 @@ namespace aevb::device {
 struct Bernoulli;
 struct BernoulliOfProbs;
 struct Gaussian;
-struct GaussianOfSigmoid;
 struct GaussianKl;
 struct GaussianKlPrior;
 
