@@ -34,6 +34,7 @@ CASES = {
     "in parts": {"accumulate": 3, "clip": 0.05, "ema": 0.9, "lr_warmup": 4, "schedule": "cosine"},
     "skipping": {"non_finite": "skip"},
 }
+TRAINED = [(name, torch.float64) for name in CASES] + [("b", torch.float32), ("in parts", torch.float32)]
 
 
 # What the processes do. They come from one that has imported everything, which takes seconds, and has begun no threads.
@@ -153,11 +154,7 @@ def work_in_groups(rank, folder):
             continue
         processes = Processes(rank, size, group=group, control=group)
         found = {
-            "trained": {
-                (name, dtype): trained(processes, dtype, options)
-                for name, options in CASES.items()
-                for dtype in (torch.float64, torch.float32)
-            },
+            "trained": {case: trained(processes, case[1], CASES[case[0]]) for case in TRAINED},
             "drawn": drawn(processes),
             "evaluated": shared_bound(model(torch.float32), many_points(), processes, n_samples=2),
             "stopped": stopped(processes),
@@ -187,9 +184,8 @@ def test_the_noise_is_the_same_bit_for_bit(together, size):
             assert torch.equal(found, expected), (name, step)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "dtype"), TRAINED, ids=str)
 @pytest.mark.parametrize("size", SIZES[1:])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_the_steps_are_the_same_to_the_order_of_sums(together, size, case, dtype):
     # 15 steps of SGD do not amplify rounding: a few units in the last place of sums of a dozen terms.
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-4}[dtype]
@@ -291,7 +287,7 @@ def evaluations(out):
     return {line["steps"]: line["test"] for line in lines if line["event"] == "evaluation"}
 
 
-TRAIN = ("train", "--hidden", "5", "--batch-size", "100", "--samples-seen", "40_000", "--evaluate-every", "4_000")
+TRAIN = ("train", "--hidden", "5", "--batch-size", "100", "--samples-seen", "30_000", "--evaluate-every", "10_000")
 TRAIN += ("--optimizer", "adam")
 
 
@@ -315,9 +311,9 @@ def test_one_that_is_killed_ends_all_and_any_number_goes_on(tmp_path):
         assert printed.count("test bound") == 1
         found, expected = evaluations(copy), evaluations(whole)
         assert found.keys() == expected.keys() and found.items() >= at_death.items()
-        # 400 steps of Adam, whose division by small gradients amplifies rounding.
-        assert found[400] == pytest.approx(expected[400], abs=0.5)
-        assert abs(expected[200] - expected[400]) > 5
+        # 300 steps of Adam, whose division by small gradients amplifies rounding.
+        assert found[300] == pytest.approx(expected[300], abs=0.5)
+        assert abs(expected[200] - expected[300]) > 5
 
 
 @pytest.mark.parametrize("bad", [("--lr", "-1"), ("--batch-size", "101"), ("--nonsense",)], ids=str)
