@@ -1,0 +1,327 @@
+"""1, 2 and 4 processes that train together take the same steps; one that fails ends all, and they go on later."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed, nn
+
+from aevb_ext.data import BinarizedRows, Data
+from aevb_ext.estimators import evaluate_bound
+from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
+from aevb_ext.train import Callback, Processes, Settings, fit
+from aevb_ext.train.evaluation import shared_bound
+from aevb_ext.train.run import Run
+
+pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="this PyTorch has no torch.distributed")
+
+SIZES = 1, 2, 4
+SECONDS = 60  # after which processes that hang are ended, on a machine with other work
+N, DIM, LATENT, M = 50, 6, 2, 12
+
+CASES = {
+    "b": {},
+    "a, 3 samples": {"estimator": "a", "n_samples": 3},
+    "iwae": {"estimator": "iwae", "n_samples": 3},
+    "free bits": {"free_bits": 0.5, "beta": 0.5, "beta_warmup": 5},
+    "in parts": {"accumulate": 3, "clip": 0.05, "ema": 0.9, "lr_warmup": 4, "schedule": "cosine"},
+    "skipping": {"non_finite": "skip"},
+}
+TRAINED = [(name, torch.float64) for name in CASES] + [("b", torch.float32), ("in parts", torch.float32)]
+
+
+# What the processes do. They come from one that has imported everything, which takes seconds, and has begun no threads.
+
+
+def start(n, work, *arguments):
+    """Run ``work(rank, *arguments)`` in n processes; their exit codes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["aevb_ext.train"])
+    processes = [context.Process(target=work, args=(rank, *arguments)) for rank in range(n)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + SECONDS
+    for process in processes:
+        process.join(max(0.1, deadline - time.monotonic()))
+    hung = [process for process in processes if process.exitcode is None]
+    for process in hung:
+        process.kill()
+    assert not hung, f"{len(hung)} of {n} processes have not ended after {SECONDS} seconds"
+    return [process.exitcode for process in processes]
+
+
+def model(dtype=torch.float64):
+    vae = mlp_vae(DIM, latent=LATENT, hidden=5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            # So large that the divergence is around the free bits below, for some shares of a minibatch and not others.
+            parameter *= 40
+    return vae
+
+
+def small_data(dtype=torch.float64, n_test=20):
+    x = torch.rand(N + n_test, DIM, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    return Data("small", x[:N], x[N:], image_shape=(2, 3))
+
+
+def settings(**options):
+    usual = {"samples_seen": 15 * M, "batch_size": M, "optimizer": "sgd", "lr": 0.01, "log_every": 1}
+    return Settings(**usual | options)
+
+
+class Logged(Callback):
+    def __init__(self):
+        self.bounds = []
+
+    def on_log(self, run, log):
+        self.bounds.append(log.bound)
+
+
+def trained(processes, dtype, options):
+    """The running bounds of a run's steps, the parameters at its end and their average, and the last record."""
+    vae, logged = model(dtype), Logged()
+    result = fit(
+        vae,
+        small_data(dtype),
+        settings=settings(**options),
+        processes=processes,
+        callbacks=[logged],
+        progress=False,
+    )
+    return logged.bounds, [p.detach() for p in vae.parameters()], (result.train.mean, result.test.mean)
+
+
+class Nothing(nn.Module):
+    """The encoder of a posterior that is the prior: its samples are the noise, to the last bit."""
+
+    def forward(self, x):
+        return x.new_zeros(len(x), 2 * LATENT)
+
+
+def drawn(processes):
+    """Of each step: this process's binarised data points, their keys, and the noise."""
+    net = nn.Linear(LATENT, DIM)
+    vae, data = VAE(Nothing(), BernoulliDecoder(net), LATENT), small_data(torch.float32)
+    found = []
+    net.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].detach().clone()))
+    run = Run(vae, Data("drawn", BinarizedRows(data.train), data.test), settings(), processes=processes)
+    run.learner.objective.register_forward_pre_hook(lambda _, inputs: found.extend(inputs))
+    for _ in range(6):
+        run.step()
+    run.leave()
+    return {"x": found[0::3], "keys": found[1::3], "noise": found[2::3]}
+
+
+def stopped(processes):
+    """When a run ends that the last process asks to end after its fourth step, and why."""
+    run = Run(model(), small_data(), settings(), processes=processes)
+    while not run.stopped:
+        run.step()
+        if processes.rank == processes.world_size - 1 and run.steps == 4:
+            run.stop("enough")
+        run.agree(now=False)
+    run.agree()
+    run.leave()
+    return run.steps, run.stopped
+
+
+def refused(processes, folder):
+    """What each process raises where the folder, which only the first looks at, is not empty; and of bad arguments."""
+    found = []
+    for options in ({"out": folder}, {"batch_size": 7 * processes.world_size + 1}, {"lr": -1.0}):
+        try:
+            fit(model(), small_data(), processes=processes, progress=False, **options)
+        except Exception as error:
+            found.append((type(error).__name__, str(error)))
+    return found
+
+
+def many_points(dtype=torch.float32):
+    return torch.rand(2345, DIM, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def work_in_groups(rank, folder):
+    """As 1, 2 and 4 processes, one after the other."""
+    torch.set_num_threads(1)
+    store, timeout = f"file://{folder}/store", timedelta(seconds=20)
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=max(SIZES), timeout=timeout)
+    groups = {size: distributed.new_group(list(range(size)), backend="gloo") for size in SIZES}
+    for size, group in groups.items():
+        if rank >= size:
+            continue
+        processes = Processes(rank, size, group=group, control=group)
+        found = {
+            "trained": {case: trained(processes, case[1], CASES[case[0]]) for case in TRAINED},
+            "drawn": drawn(processes),
+            "evaluated": shared_bound(model(torch.float32), many_points(), processes, n_samples=2),
+            "stopped": stopped(processes),
+            "refused": refused(processes, folder) if size > 1 else None,
+        }
+        torch.save(found, f"{folder}/{size}-{rank}")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What each process found, by the number of processes."""
+    folder = tmp_path_factory.mktemp("together")
+    assert start(max(SIZES), work_in_groups, folder) == [0] * max(SIZES)
+    return {size: [torch.load(folder / f"{size}-{rank}", weights_only=False) for rank in range(size)] for size in SIZES}
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_the_noise_is_the_same_bit_for_bit(together, size):
+    """Which data points a step is of, how they are binarised, and the noise of their latents."""
+    (alone,) = together[1]
+    for name, steps in alone["drawn"].items():
+        assert len(steps) == 6
+        for step, expected in enumerate(steps):
+            found = torch.cat([process["drawn"][name][step] for process in together[size]])
+            assert torch.equal(found, expected), (name, step)
+
+
+@pytest.mark.parametrize(("case", "dtype"), TRAINED, ids=str)
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_the_steps_are_the_same_to_the_order_of_sums(together, size, case, dtype):
+    # 15 steps of SGD do not amplify rounding: a few units in the last place of sums of a dozen terms.
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-4}[dtype]
+    bounds, parameters, evaluated = together[1][0]["trained"][case, dtype]
+    for rank, process in enumerate(together[size]):
+        found, theirs, theirs_evaluated = process["trained"][case, dtype]
+        # Only the first one's callbacks are called.
+        assert len(found) == (len(bounds) if rank == 0 else 0)
+        if rank == 0:
+            torch.testing.assert_close(found, bounds, rtol=tolerance, atol=0)
+        # SGD moves each parameter by some 1e-2 in these steps.
+        torch.testing.assert_close(theirs, parameters, rtol=tolerance, atol=tolerance / 10)
+        torch.testing.assert_close(theirs_evaluated, evaluated, rtol=tolerance, atol=0)
+        # All processes have the same bits, or they would drift apart.
+        first = together[size][0]["trained"][case, dtype]
+        assert all(torch.equal(p, q) for p, q in zip(theirs, first[1], strict=True)) and theirs_evaluated == first[2]
+
+
+def test_learning_is_not_nothing(together):
+    """The tolerances above are small beside what the steps change, and free bits were in force."""
+    (alone,) = together[1]
+    start_parameters = list(model().parameters())
+    for name in CASES:
+        moved = alone["trained"][name, torch.float64][1]
+        assert max((p - q).abs().max() for p, q in zip(moved, start_parameters, strict=True)) > 1e-3, name
+    assert alone["trained"]["free bits", torch.float64][0][-1] != alone["trained"]["b", torch.float64][0][-1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_evaluations_are_shared_out_without_a_change_of_a_bit(together, size):
+    expected = together[1][0]["evaluated"]
+    assert all(process["evaluated"] == expected for process in together[size])
+    alone = evaluate_bound(model(torch.float32), many_points(), n_samples=2)
+    assert expected.count == alone.count == 2345
+    assert expected.mean == pytest.approx(alone.mean, rel=1e-6) and expected.stderr == pytest.approx(
+        alone.stderr, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_all_stop_at_the_same_step(together, size):
+    expected = (4 if size == 1 else 5, "enough")
+    assert [process["stopped"] for process in together[size]] == [expected] * size
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_an_error_of_one_before_training_is_one_of_all(together, size):
+    for rank, process in enumerate(together[size]):
+        (kind, text), (_, of_size), (_, of_lr) = process["refused"]
+        assert kind == ("FileExistsError" if rank == 0 else "PeerFailed") and "not empty" in text
+        assert "batch_size" in of_size and f"{size} * 1, got {7 * size + 1}" in of_size
+        assert "lr must be" in of_lr
+
+
+# The command line, as torchrun starts it.
+
+
+def work_as_command(rank, size, port, folder, arguments, dies_at):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name in ("stdout", "stderr"):
+        file = os.open(f"{folder}/{name}-{rank}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(file, {"stdout": 1, "stderr": 2}[name])
+    if rank == size - 1 and dies_at is not None:
+        _die_at(dies_at)
+    from aevb_ext.cli import main
+
+    raise SystemExit(main([str(argument) for argument in arguments]))
+
+
+def _die_at(step):
+    from aevb_ext.learners import AEVB
+
+    update = AEVB.update
+
+    def update_or_die(self, *arguments):
+        if self.steps == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(self, *arguments)
+
+    AEVB.update = update_or_die
+
+
+def command(size, folder, *arguments, dies_at=None):
+    """The exit codes, and what all of them printed to each stream."""
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    codes = start(size, work_as_command, size, port, folder, arguments, dies_at)
+    return codes, *(
+        "".join((folder / f"{name}-{rank}").read_text() for rank in range(size)) for name in ("stdout", "stderr")
+    )
+
+
+def evaluations(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {line["steps"]: line["test"] for line in lines if line["event"] == "evaluation"}
+
+
+TRAIN = ("train", "--hidden", "5", "--batch-size", "100", "--samples-seen", "30_000", "--evaluate-every", "10_000")
+TRAIN += ("--optimizer", "adam")
+
+
+def test_one_that_is_killed_ends_all_and_any_number_goes_on(tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    codes, printed, told = command(1, tmp_path / "1", *TRAIN, "--out", whole)
+    assert codes == [0]
+    before = time.monotonic()
+    codes, printed, told = command(2, tmp_path / "2", *TRAIN, "--out", out, dies_at=205)
+    assert codes == [1, -signal.SIGKILL] and time.monotonic() - before < 30
+    assert "test bound" not in printed
+    assert told.count("aevb: error: ") == 1
+    assert "at step 205 another of the 2 processes ended" in told and "last checkpoint" in told
+    at_death = evaluations(out)
+    assert max(at_death) == 200
+    for size in (4, 1):
+        copy = tmp_path / f"run of {size}"
+        shutil.copytree(out, copy)
+        codes, printed, told = command(size, tmp_path / f"resumed {size}", *TRAIN, "--out", copy, "--resume")
+        assert codes == [0] * size, told
+        assert printed.count("test bound") == 1
+        found, expected = evaluations(copy), evaluations(whole)
+        assert found.keys() == expected.keys() and found.items() >= at_death.items()
+        # 300 steps of Adam, whose division by small gradients amplifies rounding.
+        assert found[300] == pytest.approx(expected[300], abs=0.5)
+        assert abs(expected[200] - expected[300]) > 5
+
+
+@pytest.mark.parametrize("bad", [("--lr", "-1"), ("--batch-size", "101"), ("--nonsense",)], ids=str)
+def test_bad_arguments_are_told_of_once(tmp_path, bad):
+    codes, printed, told = command(2, tmp_path / "bad", *TRAIN, "--out", tmp_path / "run", *bad)
+    assert all(code != 0 for code in codes) and printed == ""
+    assert told.count("error: ") == 1 and not (tmp_path / "run").exists()
