@@ -184,7 +184,7 @@ std::vector<Tensor> layer_gradients(const Tensor& g, const Tensor& x, const Tens
   return gradients;
 }
 
-Tensor matrix(const Tensor& x) { return x.dim() == 2 ? x : x.reshape_symint({-1, x.sym_size(-1)}); }
+Tensor matrix(const Tensor& x) { return x.dim() == 1 ? x.unsqueeze(0) : x.flatten(0, -2); }
 
 void check_layer(const char* name, const Tensor& x, const Tensor& weight, const Tensor& bias) {
   TORCH_CHECK_VALUE(weight.dim() == 2, "weight must be [out, in], got ", weight.sym_sizes());

@@ -106,7 +106,7 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
   if (!full.is_meta() && full.dim() > 0 && c10::multiply_integers(full.sizes().slice(0, full.dim() - 1)) > 0) {
     const int64_t heads = problem.heads(), features = full.size(-1), most = rows_per_block(problem, features);
     const auto wide = wide_type(full);
-    const Tensor h = matrix(problem.h), dh_rows = dh.defined() ? dh.view({-1, h.size(1)}) : dh;
+    const Tensor h = matrix(problem.h), dh_rows = dh.defined() ? matrix(dh) : dh;
     // A learned spread may be wider than the layer: then what the layer makes is widened to it.
     const bool widened = problem.logvar.defined() && problem.logvar.scalar_type() != full.scalar_type();
 
