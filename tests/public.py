@@ -37,8 +37,8 @@ def _of_layer(function, width, logvar=False, **options):
     """A likelihood of a linear layer, whose weights are numbers of no importance."""
 
     def call(h, x):
-        weight = torch.linspace(-1, 1, width * EVENT, dtype=h.dtype, device=h.device).reshape(width, EVENT)
-        learnt = {"logvar": weight[0, 0] / 2} if logvar else {}
+        weight = torch.linspace(-1, 1, width * EVENT, device=h.device).to(h.dtype).reshape(width, EVENT)
+        learnt = {"logvar": weight[0, 0]} if logvar else {}
         return function(x, h, weight, weight[:, 0], **learnt, **options)
 
     return call
