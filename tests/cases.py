@@ -293,7 +293,8 @@ class Call:
         """The reference formula in float64 on the CPU, with the noise that the operator's arithmetic stands for."""
         arithmetic = torch.float64 if self._dtype() == torch.float64 else torch.float32
 
-        def noise(key, shape, dtype):
+        def noise(key, shape, dtype, start=0):
+            assert start == 0
             drawn = [normals(k, shape, uniforms=arithmetic)[0] for k in key.reshape(-1, 2)]
             return (
                 torch.stack(drawn).reshape(*key.shape[:-1], *shape)

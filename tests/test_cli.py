@@ -10,6 +10,11 @@ import torch
 
 from aevb_ext.cli import main
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 QUICK = ["train", "--hidden", "16", "--latent", "2", "--samples-seen", "1.5e4"]
 
 
@@ -23,7 +28,7 @@ def run(tmp_path_factory):
 def test_train_writes_everything(run):
     names = {path.name for path in run.iterdir()}
     pictures = {"curve.png", "manifold.png", "reconstructions.png", "samples.png"}
-    assert names == {"best.safetensors", "checkpoints", "config.json", "metrics.jsonl"} | pictures
+    assert names == {"best.safetensors", "checkpoints", "config.toml", "environment.json", "metrics.jsonl"} | pictures
 
 
 def test_evaluate_gives_the_bound_of_the_run(run, capsys):
@@ -62,7 +67,7 @@ def test_epochs_are_passes_over_the_training_data(tmp_path):
         "a",
     ]
     assert main([*arguments, "--samples", "2", "--batch-size", "50", "--likelihood", "gaussian"]) == 0
-    config = json.loads((out / "config.json").read_text())
+    config = tomllib.loads((out / "config.toml").read_text())
     assert config["samples_seen"] == 2 * 1500 and config["lr"] == 1e-3 and config["batch_size"] == 50
     assert config["model"]["latent"] == 5 and config["model"]["hidden"] == 8
     assert config["model"]["likelihood"] == "gaussian" and config["n_samples"] == 2
@@ -91,6 +96,8 @@ def test_failures_say_why(run, tmp_path, capsys):
     assert "device 'abacus'" in failure(capsys, *QUICK, "--device", "abacus", "--out", out)
     assert "there is no checkpoint" in failure(capsys, "evaluate", tmp_path / "none.safetensors")
     assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.safetensors", "--out", out)
+    assert "epochs and samples_seen" in failure(capsys, *QUICK, "--epochs", "3", "--out", out)
+    assert "cifar" in failure(capsys, "train", "--data", "cifar", "--out", out)
     assert list(tmp_path.iterdir()) == []
     truncated = tmp_path / "c.safetensors"
     truncated.write_bytes((run / "best.safetensors").read_bytes()[:-10])
@@ -108,8 +115,6 @@ def test_divergence_is_a_failure_with_a_step(tmp_path, capsys):
     [
         ["train", "--latent", "0"],
         ["train", "--samples-seen", "0.5"],
-        ["train", "--samples-seen", "1e4", "--epochs", "3"],
-        ["train", "--data", "cifar"],
         ["sample", "c.safetensors"],
         ["fly"],
         [],
@@ -130,3 +135,57 @@ def test_the_module_is_the_command():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_missing_gpu_is_named(tmp_path, capsys):
     assert "sees no CUDA device" in failure(capsys, *QUICK, "--device", "cuda", "--out", tmp_path / "run")
+
+
+def test_a_run_goes_on_and_its_configuration_makes_it_again(run, tmp_path, capsys):
+    out = tmp_path / "again"
+    assert main(["train", "--config", str(run / "config.toml"), "--out", str(out), "--samples-seen", "1e4"]) == 0
+    assert "not empty" in failure_of(["train", "--config", str(run / "config.toml"), "--out", str(out)], capsys)
+    again = ["train", "--config", str(run / "config.toml"), "--out", str(out), "--resume"]
+    assert "lr" in failure_of([*again, "--lr", "0.5"], capsys)
+    assert main(again) == 0
+    bounds = [
+        [json.loads(line)["test"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"test"' in line][
+            -1
+        ]
+        for folder in (run, out)
+    ]
+    # Stopped after 10 000 of 15 000 data points and gone on with: the same run.
+    assert bounds[0] == bounds[1]
+
+
+def failure_of(arguments, capsys):
+    capsys.readouterr()
+    assert main(arguments) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize = 5", "unknown key 'batchsize': batch_size?"),
+        ("[model]\nlatnt = 5", "unknown key 'latnt': latent?"),
+        ("lr = ", "not a TOML file"),
+        ("batch_size = 0", "batch_size must be an integer, at least 1, got 0"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused_by_name(tmp_path, capsys, text, message):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    assert message in failure_of(["train", "--config", str(path), "--out", str(tmp_path / "run")], capsys)
+    assert "no file" in failure_of(["train", "--config", str(tmp_path / "other.toml")], capsys)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pages_about_runs(run, tmp_path, capsys):
+    page, pages = tmp_path / "report.html", tmp_path / "runs.html"
+    assert main(["report", str(run), "--out", str(page)]) == 0
+    assert main(["compare", str(run), str(run), "--out", str(pages)]) == 0
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    for written in (page, pages):
+        text = written.read_text()
+        assert f"{last['test']:.2f}".lstrip("-") in text
+        assert "<script" not in text and "http" not in text and "</html>" in text
+    assert run.name in capsys.readouterr().out
+    assert "there is no run" in failure_of(["report", str(tmp_path / "none")], capsys)
+    assert "not of a run" in failure_of(["compare", str(tmp_path)], capsys)

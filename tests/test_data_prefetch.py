@@ -16,7 +16,8 @@ X = torch.arange(200.0).reshape(50, 4)
 class Slow:
     """Rows that are not resident, and say what was asked of them."""
 
-    resident, device, dtype, event_shape = False, torch.device("cpu"), torch.float32, torch.Size([4])
+    resident, draws, device = False, False, torch.device("cpu")
+    dtype, event_shape = torch.float32, torch.Size([4])
 
     def __init__(self, seconds=0.0):
         self.seconds, self.asked = seconds, []

@@ -15,10 +15,11 @@ __all__ = ["main"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``aevb`` with ``argv`` (default: the process's). Returns the exit status."""
-    with joined() as processes, processes.only_first_prints():
-        arguments = _parser().parse_args(argv)
+    with joined() as processes:
         try:
-            return arguments.run(arguments) or 0
+            with processes.only_first_prints():
+                arguments = _parser().parse_args(argv)
+                return arguments.run(arguments) or 0
         except (ValueError, TypeError, OSError, ImportError, NonFiniteBound, PeerFailed) as error:
             processes.tell(f"aevb: error: {error}")
             return 1

@@ -131,6 +131,7 @@ def fit(
                     if out is not None:
                         _take_folder(run, Path(out), resume, override)
                     callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
+                _check_steps(run)
                 return _train(run, keep, checkpoint_every, callbacks)
         finally:
             run.leave()
@@ -156,6 +157,15 @@ def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) 
         rewind_metrics(folder / "metrics.jsonl", run.steps, now)
 
 
+def _check_steps(run: Run) -> None:
+    found = run.processes.gather(run.steps)
+    if len(set(found)) > 1:
+        raise ValueError(
+            f"resume: the newest checkpoints that the processes find are of steps {', '.join(map(str, found))}: out "
+            "must be a folder that all of them share"
+        )
+
+
 def _callbacks(run: Run) -> list[Callback]:
     files = [] if run.folder is None else [Written(), MetricsFile(), Pictures()]
     patience = run.settings.patience
@@ -167,20 +177,21 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     evaluations = evaluation_steps(settings)
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
     keeper = None if run.folder is None else Keeper(run, keep)
-    # Without a folder there is nothing that a signal should wait for.
-    with Signals() if keeper else nullcontext() as signals:
+    # Without a folder there is nothing that a signal should wait for. What launches several processes repeats signals.
+    with Signals(once=run.processes.are_several) if keeper else nullcontext() as signals:
         with run.processes.together():
             # Before anything else is in the folder: whatever ends the run now, there is something to go on from.
             path = _save(run, keeper) if run.steps == 0 else None
             for callback in callbacks:
                 callback.on_start(run)
             _tell(run, path, callbacks)
+        run.agree()
         logged, logged_at = run.steps, run.seconds
         while run.steps < settings.steps and not run.stopped:
             run.step()
             if signals and signals.received:
                 run.stop(signal.Signals(signals.received).name)
-            run.agree()
+            run.agree(now=False)
             evaluates = run.steps in evaluations
             checkpoints = evaluates or run.stopped or (every is not None and run.steps % every == 0)
             if not (checkpoints or run.steps % settings.log_every == 0):
@@ -205,7 +216,8 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
                 callback.on_log(run, log)
             if evaluates:
                 _evaluate(run, callbacks)
-            if checkpoints:
+            run.agree()
+            if checkpoints or run.stopped:
                 _tell(run, _save(run, keeper), callbacks)
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds

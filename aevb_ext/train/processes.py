@@ -136,12 +136,12 @@ class Processes:
             yield
         except Exception as mine:
             error = mine
-        errors = self.gather(error and f"{type(error).__name__}: {error}")
+        errors = self.gather(error and str(error))
         if error is not None:
             raise error
         for rank, theirs in enumerate(errors):
             if theirs is not None:
-                raise PeerFailed(f"process {rank} of {self.world_size}: {theirs}")
+                raise PeerFailed(f"{theirs} (process {rank} of {self.world_size})")
 
     @contextmanager
     def watched(self, doing):
@@ -155,11 +155,10 @@ class Processes:
         except RuntimeError as error:
             if not self.are_several or not _is_of_communication(error):
                 raise
-            reason = str(error).strip().partition("\n")[0]
             raise PeerFailed(
                 f"{doing()} another of the {self.world_size} processes ended, or did not answer for "
                 f"{TIMEOUT.seconds // 60} minutes. What the run's folder holds is whole: start again from its last "
-                f"checkpoint, with any number of processes. ({reason})"
+                f"checkpoint, with any number of processes"
             ) from error
 
     def tell(self, message: str) -> None:
@@ -168,7 +167,7 @@ class Processes:
         torchrun, which prints much more when a process fails, has the message in its summary too.
         """
         if self._is_first_to_tell():
-            print(message, file=sys.__stderr__, flush=True)
+            print(message, file=sys.stderr, flush=True)
         if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
             details = {"py_callstack": message, "timestamp": str(int(time.time()))}
             Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": details}}))

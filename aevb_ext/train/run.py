@@ -138,19 +138,19 @@ class Run:
         return round(self._seconds + time.perf_counter() - self._started, 3)
 
     def stop(self, reason: str) -> None:
-        """End training after this step; with several processes, any of which may ask, after this one or the next."""
+        """End training after this step. With several processes any may ask, and all end after this step or the next."""
         self._asked = self._asked or reason
-        if not self.processes.are_several:
-            self.stopped = self._asked
 
-    def agree(self) -> None:
-        """After each step, called by all processes: :attr:`stopped` becomes the same in all of them."""
-        if self._vote(self._asked is not None):
+    def agree(self, *, now: bool = True) -> None:
+        """Called by all processes together: :attr:`stopped` becomes the reason to end, the same in all of them.
+
+        Without ``now`` nobody waits: they agree on what was asked for when this was last called.
+        """
+        if self._vote(self._asked is not None, now=now) and not self.stopped:
             self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
 
     def leave(self) -> None:
         """After the last step: have no more to do with other processes."""
-        self._vote.close()
         self.learner.leave()
 
     @contextmanager

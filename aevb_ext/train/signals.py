@@ -15,12 +15,16 @@ class Signals:
 
     A signal that the program handles or ignores itself is left to it, and so are both outside the main thread.
 
+    Args:
+        once: the second one of a kind does nothing.
+
     Attributes:
         received: the number of the first signal, or 0.
     """
 
-    def __init__(self):
+    def __init__(self, once: bool = False):
         self.received = 0
+        self._once = once
         self._taken = []
 
     def __enter__(self):
@@ -36,7 +40,8 @@ class Signals:
 
     def _remember(self, number, _) -> None:
         self.received = self.received or number
-        signal.signal(number, _DEFAULTS[number])
+        if not self._once:
+            signal.signal(number, _DEFAULTS[number])
 
 
 def end_as(number: int, message: str) -> None:

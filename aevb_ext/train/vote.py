@@ -9,28 +9,29 @@ __all__ = ["Vote"]
 
 
 class Vote:
-    """Whether any process asks for something, answered without any of them waiting.
-
-    What is asked at one call is answered at the next: the answer has then been under way for a whole step. All
-    processes call it equally often, and all get the same answers.
-    """
+    """Whether any process asks for something: the same answer in all of them, which call it together."""
 
     def __init__(self, processes: Processes):
         self._processes, self._asked, self._under_way = processes, None, None
 
-    def __call__(self, wish: bool) -> bool:
-        """Ask, or not; whether any process asked at the call before (if there is no other, at this one)."""
+    def __call__(self, wish: bool, *, now: bool = True) -> bool:
+        """Ask, or not.
+
+        Args:
+            wish: whether this process asks.
+            now: get the answer now, which waits for the others. Otherwise that of the call before, which had a whole
+                step's time to arrive.
+        """
         if not self._processes.are_several:
             return wish
-        answer = self.close()
+        answer = self._answer()
         self._asked = torch.tensor([wish], dtype=torch.int32)
         self._under_way = distributed.all_reduce(
             self._asked, distributed.ReduceOp.MAX, group=self._processes.control, async_op=True
         )
-        return answer
+        return (now and self._answer()) or answer
 
-    def close(self) -> bool:
-        """The answer that is under way; the next call begins anew."""
+    def _answer(self) -> bool:
         if self._under_way is None:
             return False
         self._under_way.wait()
