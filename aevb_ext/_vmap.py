@@ -116,12 +116,54 @@ def _linear(info, in_dims, x, weight, bias, tanh):
     return y.tanh() if tanh else y, 0
 
 
+def _linear_log_prob(operator, two_steps, info, in_dims, x, h, layer, batch_dims, reduction, *settings):
+    """Of one layer for all elements, more rows; where each has its own, the two-step form."""
+    if any(dim is not None for dim in in_dims[2:]):
+        return two_steps(*_linear(info, in_dims[1:4], h, *layer[:2], False))
+    h = _whole(h, in_dims[1], info.batch_size)
+    event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
+    x = _front(x, in_dims[0], h.dim() - 1)
+    values = operator(x, h, *layer, *settings, _first_pass(reduction), x.dim() - event_dims)
+    return _reduce(values, reduction), 0
+
+
+def _linear_bernoulli_log_prob(info, in_dims, x, h, weight, bias, x_scale, reduction, batch_dims):
+    def two_steps(logits, dim):
+        return _bernoulli_log_prob(info, (in_dims[0], dim), x, logits, x_scale, reduction, batch_dims)
+
+    operator, layer = ops.linear_bernoulli_log_prob, (weight, bias)
+    return _linear_log_prob(operator, two_steps, info, in_dims[:4], x, h, layer, batch_dims, reduction, x_scale)
+
+
+def _linear_gaussian_log_prob(info, in_dims, x, h, weight, bias, logvar, sigmoid, x_scale, reduction, batch_dims):
+    def two_steps(mean, dim):
+        spread, spread_dim = logvar, in_dims[4]
+        if spread is None:
+            (mean, spread), spread_dim = mean.chunk(2, -1), dim
+        dtype = torch.promote_types(mean.dtype, spread.dtype)
+        mean, spread = (mean.sigmoid() if sigmoid else mean).to(dtype), spread.to(dtype)
+        dims = (in_dims[0], dim, spread_dim)
+        return _gaussian_log_prob(info, dims, x, mean, spread, "logvar", x_scale, reduction, batch_dims)
+
+    operator, layer = ops.linear_gaussian_log_prob, (weight, bias, logvar)
+    settings = sigmoid, x_scale
+    return _linear_log_prob(operator, two_steps, info, in_dims[:5], x, h, layer, batch_dims, reduction, *settings)
+
+
 _library = torch.library.Library("aevb_ext", "IMPL")
 
 
 def register() -> None:
     rules = (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear)
-    for rule in (*rules, _rsample, _rsample_kl, _binarize, _unpack_bits):
+    for rule in (
+        *rules,
+        _linear_bernoulli_log_prob,
+        _linear_gaussian_log_prob,
+        _rsample,
+        _rsample_kl,
+        _binarize,
+        _unpack_bits,
+    ):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
     # It has no tensors to be batched, so vmap is asked as PyTorch's own random functions ask it.
     _library.impl("noise_key", _noise_key, "FuncTorchVmapMode")

@@ -38,6 +38,8 @@ __all__ = [
     "gaussian_kl",
     "gaussian_log_prob",
     "halves",
+    "linear_bernoulli_log_prob",
+    "linear_gaussian_log_prob",
     "noise_key",
     "rsample",
     "rsample_kl",
@@ -384,6 +386,88 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
     if packed.device.type not in _COMPILED:
         return reference.unpack_bits(packed, n)
     return ops.unpack_bits(packed, n)
+
+
+def linear_bernoulli_log_prob(
+    x: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    r""":func:`bernoulli_log_prob` of the logits :math:`h W^T + b`, a decoder's last layer, which are never all there.
+
+    Blocks of rows are multiplied, become values and gradients while they are in the cache, and are gone. On the CPU,
+    where the loss's cotangent is the same number for all rows and known from the steps before, value and gradients
+    come from one pass, by the three matrix products that the two-step form makes; otherwise the backward computes
+    the logits again, a fourth. Derivatives of derivatives are those of the two-step form, and as large.
+
+    Args:
+        x: data ``[*batch, *event]`` with at least one dimension of event, ``D`` the last: any float dtype, bool or
+            uint8. Broadcast over samples without a copy.
+        h: what the layer is given, ``[*samples, *batch, *event[:-1], H]``, floating.
+        weight: ``[D, H]``, of h's dtype.
+        bias: ``[D]``, of h's dtype. None: 0.
+        x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
+        reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
+        batch_dims: how many dimensions of x index data points.
+
+    Returns:
+        ``[*samples, *batch]``; ``[*samples, *batch, *event]`` for ``"none"``; a scalar for ``"sum"`` and ``"mean"``.
+        float32 (float64 of float64). Differentiable in h, weight, bias and a floating x. Under ``torch.autocast`` the
+        layer is cast as ``nn.Linear`` is, and the likelihood stays in float32.
+
+    Raises:
+        ValueError: shapes, devices, ``reduction`` or ``batch_dims`` do not fit.
+        TypeError: a dtype is not supported, or those of h, weight and bias differ.
+    """
+    if h.device.type not in _COMPILED:
+        return reference.linear_bernoulli_log_prob(
+            x, h, weight, bias, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+        )
+    return ops.linear_bernoulli_log_prob(x, h, weight, bias, x_scale, reduction, batch_dims)
+
+
+def linear_gaussian_log_prob(
+    x: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    logvar: Tensor | None = None,
+    *,
+    sigmoid: bool = False,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    r""":func:`gaussian_log_prob` of the mean and log sigma^2 that a decoder's last layer makes of h.
+
+    As :func:`linear_bernoulli_log_prob` it never has the layer's output in memory.
+
+    Args:
+        x, h, x_scale, reduction, batch_dims: as in :func:`linear_bernoulli_log_prob`.
+        weight: ``[2 * D, H]``: the rows of the mean, then those of log sigma^2. With ``logvar`` those of the mean
+            alone, ``[D, H]``.
+        bias: ``[2 * D]`` or ``[D]``, likewise. None: 0.
+        logvar: log sigma^2 that does not depend on h: ``[]``, ``[1]`` or ``[D]``, of h's dtype, or float32 beside a
+            half-precision h.
+        sigmoid: whether the mean is squashed to (0, 1), as the paper does (appendix C.2).
+
+    Returns:
+        As :func:`linear_bernoulli_log_prob`; differentiable in logvar as well.
+
+    Raises:
+        ValueError, TypeError: as that does; logvar's shape or dtype does not fit; a weight without ``logvar`` has an
+            odd number of rows.
+    """
+    if h.device.type not in _COMPILED:
+        return reference.linear_gaussian_log_prob(
+            x, h, weight, bias, logvar, sigmoid=sigmoid, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+        )
+    return ops.linear_gaussian_log_prob(x, h, weight, bias, logvar, sigmoid, x_scale, reduction, batch_dims)
 
 
 def _device(device, generator) -> torch.device:

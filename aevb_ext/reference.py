@@ -19,6 +19,8 @@ __all__ = [
     "binarize",
     "gaussian_kl",
     "gaussian_log_prob",
+    "linear_bernoulli_log_prob",
+    "linear_gaussian_log_prob",
     "noise_key",
     "rsample",
     "rsample_kl",
@@ -115,6 +117,17 @@ def binarize(x, key=None, *, generator=None, x_scale=1.0) -> Tensor:
 def unpack_bits(packed, n) -> Tensor:
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
     return ((packed.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :n]
+
+
+def linear_bernoulli_log_prob(x, h, weight, bias=None, **options) -> Tensor:
+    return bernoulli_log_prob(x, F.linear(h, weight, bias), **options)
+
+
+def linear_gaussian_log_prob(x, h, weight, bias=None, logvar=None, *, sigmoid=False, **options) -> Tensor:
+    mean = F.linear(h, weight, bias)
+    if logvar is None:
+        mean, logvar = mean.chunk(2, -1)
+    return gaussian_log_prob(x, _wide(mean).sigmoid() if sigmoid else mean, logvar, **options)
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -17,7 +17,14 @@ constexpr int size_of(Type type) {
   }
 }
 enum class Spread : int { logvar, log_std, std, var };
-enum class Formula : int { bernoulli, bernoulli_of_probs, gaussian, gaussian_kl, gaussian_kl_prior };
+enum class Formula : int {
+  bernoulli,
+  bernoulli_of_probs,
+  gaussian,
+  gaussian_of_sigmoid,
+  gaussian_kl,
+  gaussian_kl_prior
+};
 
 // Row sums longer than this are summed in blocks of it, so that one long row can be shared by many threads, and so that
 // the order of summation never depends on how many there are.

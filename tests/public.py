@@ -32,6 +32,18 @@ PACKED = Argument(width=2 * EVENT)
 POSTERIOR = {"mu": NUMBER, "logvar": LOG_VARIANCE}
 PRIOR = {"prior_mu": NUMBER, "prior_logvar": LOG_VARIANCE}
 
+
+def _of_layer(function, width, logvar=False, **options):
+    """A likelihood of a linear layer, whose weights are numbers of no importance."""
+
+    def call(h, x):
+        weight = torch.linspace(-1, 1, width * EVENT, device=h.device).to(h.dtype).reshape(width, EVENT)
+        learnt = {"logvar": weight[0, 0]} if logvar else {}
+        return function(x, h, weight, weight[:, 0], **learnt, **options)
+
+    return call
+
+
 FUNCTIONS = [
     Row("rsample", aevb_ext.rsample, POSTERIOR, draws_noise=True),
     Row("gaussian_kl", aevb_ext.gaussian_kl, POSTERIOR),
@@ -40,6 +52,17 @@ FUNCTIONS = [
     Row("bernoulli_log_prob", aevb_ext.bernoulli_log_prob, {"logits": NUMBER}, data=("x",)),
     Row("bernoulli_log_prob_of_probs", aevb_ext.bernoulli_log_prob_of_probs, {"probs": PROBABILITY}, data=("x",)),
     Row("gaussian_log_prob", aevb_ext.gaussian_log_prob, POSTERIOR, data=("x",)),
+    Row("linear_bernoulli_log_prob", _of_layer(aevb_ext.linear_bernoulli_log_prob, EVENT), {"h": NUMBER}, data=("x",)),
+    *(
+        Row(
+            "linear_gaussian_log_prob",
+            _of_layer(aevb_ext.linear_gaussian_log_prob, width, logvar, sigmoid=sigmoid),
+            {"h": NUMBER},
+            data=("x",),
+            variant=variant,
+        )
+        for width, logvar, sigmoid, variant in ((2 * EVENT, False, True, ""), (EVENT, True, False, "learned_spread"))
+    ),
     Row("halves", aevb_ext.halves, {"params": PACKED}, any_dtype=True),
 ]
 

@@ -1,11 +1,15 @@
 """What makes distributions of a network's output: the posterior of an encoder, the likelihoods of a decoder."""
 
+import functools
+import math
+
 import torch
 from torch import Tensor, nn
 
 from .. import functional as F
 from ..distributions import Bernoulli, DiagonalGaussian
 from ..distributions.clamp import clamp as clamped
+from .linear import Linear
 
 __all__ = ["BernoulliDecoder", "GaussianDecoder", "GaussianPosterior"]
 
@@ -50,6 +54,10 @@ class GaussianPosterior(nn.Module):
         return f"dim={self.dim}, clamp={self.clamp}, soft={self.soft}, spread={self.spread!r}"
 
 
+# Numbers that the last layer puts out, from which on they are not kept (docs/large-batches.md).
+_LARGE = {"cpu": 2**23, "cuda": 2**28}
+
+
 class _Decoder(nn.Module):
     """What the likelihoods have in common: the network sees a batch of z, whatever dimensions of samples z has."""
 
@@ -67,8 +75,26 @@ class _Decoder(nn.Module):
 
         net sees ``[N, *latent]``: what convolutions and batch norms take.
         """
+        return self._through(self.net, z)
+
+    def _through(self, net, z: Tensor) -> Tensor:
         rows = self._rows(z)
-        return self.net(z.flatten(0, len(rows) - 1)).unflatten(0, rows) if len(rows) > 1 else self.net(z)
+        return net(z.flatten(0, len(rows) - 1)).unflatten(0, rows) if len(rows) > 1 else net(z)
+
+    def _large_layer(self, x: Tensor, z: Tensor) -> tuple[Tensor, nn.Linear] | None:
+        """What net's last layer is given, ``[*samples, B, H]``, and that layer, if its output is one not to be kept.
+
+        It has to be a plain linear layer for x ``[B, D]``, whose output nobody but the likelihood sees.
+        """
+        if type(self.net) is not nn.Sequential or not len(self.net) or x.dim() != 2:
+            return None
+        *body, last = self.net
+        plain = type(last) is nn.Linear or (type(last) is Linear and not last.tanh)
+        if not plain or _has_hooks(self.net) or _has_hooks(last):
+            return None
+        if self._rows(z).numel() * last.out_features < _LARGE.get(z.device.type, math.inf):
+            return None
+        return self._through(lambda batch: functools.reduce(lambda h, module: module(h), body, batch), z), last
 
 
 class BernoulliDecoder(_Decoder):
@@ -96,6 +122,9 @@ class BernoulliDecoder(_Decoder):
 
         x and ``x_scale`` are as in :func:`aevb_ext.bernoulli_log_prob`, and so are the errors.
         """
+        if large := self._large_layer(x, z):
+            h, last = large
+            return F.linear_bernoulli_log_prob(x, h, last.weight, last.bias, x_scale=x_scale)
         return F.bernoulli_log_prob(x, self._decode(z), x_scale=x_scale)
 
     def mean(self, z: Tensor) -> Tensor:
@@ -161,6 +190,10 @@ class GaussianDecoder(_Decoder):
 
         x and ``x_scale`` are as in :func:`aevb_ext.gaussian_log_prob`, and so are the errors.
         """
+        if self._is_plain and (large := self._large_layer(x, z)):
+            h, last = large
+            options = {"sigmoid": self.sigmoid, "x_scale": x_scale}
+            return F.linear_gaussian_log_prob(x, h, last.weight, last.bias, self.logvar, **options)
         return F.gaussian_log_prob(x, *self._mean_logvar(z), x_scale=x_scale)
 
     def mean(self, z: Tensor) -> Tensor:
@@ -171,6 +204,12 @@ class GaussianDecoder(_Decoder):
         """Raise ValueError naming ``name`` unless all of x is finite."""
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} has values that are not finite; the Gaussian likelihood needs finite numbers")
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether mean and log sigma^2 are the features of net's output as they are, or log sigma^2 is learned."""
+        one_event_dim = self.dim in (1, -1) if self.logvar is None else self.logvar.dim() < 2
+        return self.clamp is None and one_event_dim
 
     def _mean_logvar(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and log sigma^2 of p(x | z)."""
@@ -187,3 +226,8 @@ class GaussianDecoder(_Decoder):
     def extra_repr(self) -> str:
         start = "" if self.logvar is None else f", logvar={list(self.logvar.shape)}"
         return f"dim={self.dim}, sigmoid={self.sigmoid}, clamp={self.clamp}, soft={self.soft}{start}"
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)

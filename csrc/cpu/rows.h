@@ -239,6 +239,7 @@ template <class Run>
 void with_formula(const RowCall& call, Run run) {
   if (call.formula == Formula::bernoulli) return run(Recipe<Bernoulli, true>());
   if (call.formula == Formula::bernoulli_of_probs) return run(Recipe<BernoulliOfProbs, true>());
+  if (call.formula == Formula::gaussian_of_sigmoid) return run(Recipe<GaussianOfSigmoid, true>());
   const auto gaussian = [&](auto logvar) {
     switch (call.formula) {
       case Formula::gaussian: return run(Recipe<Gaussian, logvar>());

@@ -12,6 +12,7 @@ cudaError_t run(const RowCall& call, cudaStream_t stream) {
     case Formula::bernoulli: return device::run<Direction, device::Bernoulli>(call, stream);
     case Formula::bernoulli_of_probs: return device::run<Direction, device::BernoulliOfProbs>(call, stream);
     case Formula::gaussian: return device::run<Direction, device::Gaussian>(call, stream);
+    case Formula::gaussian_of_sigmoid: return device::run<Direction, device::GaussianOfSigmoid>(call, stream);
     case Formula::gaussian_kl: return device::run<Direction, device::GaussianKl>(call, stream);
     case Formula::gaussian_kl_prior: return device::run<Direction, device::GaussianKlPrior>(call, stream);
   }

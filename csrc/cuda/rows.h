@@ -10,6 +10,7 @@ namespace aevb::device {
 struct Bernoulli;
 struct BernoulliOfProbs;
 struct Gaussian;
+struct GaussianOfSigmoid;
 struct GaussianKl;
 struct GaussianKlPrior;
 

@@ -33,6 +33,37 @@ struct Gaussian {
   }
 };
 
+// The same of a mean that a sigmoid squashes to (0, 1), mu = sigmoid(m), and of log sigma^2.
+struct GaussianOfSigmoid {
+  static constexpr int arity = 3;  // x, m, log sigma^2
+  double x_scale;
+
+  template <class N>
+  AEVB_INLINE N value(N x, N m, N v) const {
+    return gaussian().value(x, Sigmoid<N>(m).value, v);
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N x, N m, N v, N& dx, N& dm, N& dv) const {
+    const Sigmoid<N> mu(m);
+    gaussian().gradient(x, mu.value, v, dx, dm, dv);
+    dm = product(mu.slope, dm);
+  }
+
+ private:
+  // From one e^-|m|: the slope mu (1 - mu) does not cancel where mu is near 1.
+  template <class N>
+  struct Sigmoid {
+    N value, slope;
+    AEVB_INLINE explicit Sigmoid(N m) {
+      N e = exp(-abs(m)), larger = N(1) / (N(1) + e), smaller = e * larger;
+      value = select(m > N(0), larger, smaller);
+      slope = larger * smaller;
+    }
+  };
+  AEVB_INLINE Gaussian gaussian() const { return {x_scale, {Spread::logvar}}; }
+};
+
 // KL(N(mu, sigma^2) || N(mu_p, sigma_p^2)) = 1/2 (e^w - 1 - w + q^2),  w = log sigma^2/sigma_p^2,  q = (mu - mu_p) /
 // sigma_p
 struct GaussianKlPrior {

@@ -5,6 +5,8 @@
 //   static Tensor by_parameter(const Tensor& x, const Tensor& parameter);
 // the derivatives being differentiable themselves.
 #pragma once
+#include <ATen/ops/sigmoid.h>
+
 #include "ops/autograd.h"
 #include "ops/rows.h"
 
@@ -84,5 +86,16 @@ at::Tensor bernoulli_autograd(const at::Tensor& x, const at::Tensor& parameter, 
   return record(BernoulliLogProb<Parameter>{x_scale, std::string(reduction), batch_dims}, {x, parameter},
                 {x, parameter}, [&] { return op.call(x, parameter, x_scale, reduction, batch_dims); });
 }
+
+// l, the decoder's last layer: p = sigmoid(l)
+struct Logits {
+  static constexpr const char *argument = "logits", *node_name = "BernoulliLogProb",
+                              *operator_name = "aevb_ext::bernoulli_log_prob",
+                              *backward_name = "aevb_ext::bernoulli_log_prob_backward";
+  static constexpr Formula formula = Formula::bernoulli;
+
+  static at::Tensor by_data(const at::Tensor& l) { return l; }
+  static at::Tensor by_parameter(const at::Tensor& x, const at::Tensor& l) { return x - at::sigmoid(l); }
+};
 
 }  // namespace aevb

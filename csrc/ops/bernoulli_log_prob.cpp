@@ -1,24 +1,7 @@
-#include <ATen/ops/sigmoid.h>
-
 #include "ops/bernoulli.h"
 #include "ops/register.h"
 
 namespace aevb {
-namespace {
-
-using at::Tensor;
-
-struct Logits {
-  static constexpr const char *argument = "logits", *node_name = "BernoulliLogProb",
-                              *operator_name = "aevb_ext::bernoulli_log_prob",
-                              *backward_name = "aevb_ext::bernoulli_log_prob_backward";
-  static constexpr Formula formula = Formula::bernoulli;
-
-  static Tensor by_data(const Tensor& l) { return l; }
-  static Tensor by_parameter(const Tensor& x, const Tensor& l) { return x - at::sigmoid(l); }
-};
-
-}  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def("bernoulli_log_prob(Tensor x, Tensor logits, float x_scale, str reduction, int batch_dims) -> Tensor");

@@ -2,7 +2,6 @@
 
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/TensorSubclassLikeUtils.h>
-#include <c10/util/hash.h>
 
 #include <algorithm>
 #include <array>
@@ -32,13 +31,9 @@ class CotangentHistory {
 
 namespace {
 
-// Calls of the same formula, reduction and shape share a history.
-CotangentHistory& history_of(const RowProblem& problem) {
+CotangentHistory& history_of(size_t kind) {
   static std::array<CotangentHistory, 256> all;  // a collision costs a wrong guess
-  const at::Tensor& full = problem.shape_of();
-  size_t hash = c10::get_hash(int(problem.formula), int(problem.reduction), int(full.scalar_type()));
-  for (const int64_t size : full.sizes()) hash = c10::hash_combine(hash, size_t(size));
-  return all[hash % all.size()];
+  return all[kind % all.size()];
 }
 
 }  // namespace
@@ -65,16 +60,11 @@ std::optional<double> one_number(const at::Tensor& cotangent) {
 
 }  // namespace
 
-std::optional<at::Tensor> Foresight::look_ahead(const RowProblem& problem, at::ArrayRef<bool> wanted) {
-  const at::Tensor& full = problem.shape_of();
-  if (problem.reduction == Reduction::none || full.numel() == 0) return std::nullopt;
-  history_ = &history_of(problem);
+bool Foresight::guess(size_t kind) {
+  history_ = &history_of(kind);
   const auto guess = history_->guess();
-  if (!guess) return std::nullopt;
-  guess_ = *guess;
-  auto [value, gradients] = row_values_and_gradients(problem, guess_, wanted);
-  gradients_ = std::move(gradients);
-  return value;
+  guess_ = guess.value_or(0);
+  return guess.has_value();
 }
 
 std::optional<std::vector<at::Tensor>> Foresight::take(const at::Tensor& cotangent) {

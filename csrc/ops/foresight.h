@@ -8,8 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
-
-#include "ops/rows.h"
+#include <vector>
 
 namespace aevb {
 
@@ -21,13 +20,23 @@ class CotangentHistory;
 // hooks).
 bool may_look_ahead(const std::vector<at::Tensor>& tensors);
 
-// Gradients that wait for their cotangent.
+// Gradients that wait for their cotangent. Of a problem there are
+//   std::optional<size_t> kind_of(const Problem&);    problems of a kind share a history; none: never looked ahead
+//   std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const Problem&, double cotangent,
+//                                                                        at::ArrayRef<bool> wanted);
 class Foresight {
  public:
   ~Foresight() { forget(); }
 
   // The values, computed together with the gradients, if there is a guess worth making. The gradients stay here.
-  std::optional<at::Tensor> look_ahead(const RowProblem& problem, at::ArrayRef<bool> wanted);
+  template <class Problem>
+  std::optional<at::Tensor> look_ahead(const Problem& problem, at::ArrayRef<bool> wanted) {
+    const auto kind = kind_of(problem);
+    if (!kind || !guess(*kind)) return std::nullopt;
+    auto [value, gradients] = values_and_gradients(problem, guess_, wanted);
+    gradients_ = std::move(gradients);
+    return value;
+  }
 
   // The gradients, if they were computed for this cotangent.
   std::optional<std::vector<at::Tensor>> take(const at::Tensor& cotangent);
@@ -35,6 +44,8 @@ class Foresight {
   void forget();
 
  private:
+  bool guess(size_t kind);
+
   CotangentHistory* history_ = nullptr;
   double guess_ = 0;
   std::vector<at::Tensor> gradients_;

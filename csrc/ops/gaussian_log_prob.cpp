@@ -1,44 +1,13 @@
+#include "ops/gaussian_log_prob.h"
+
 #include "ops/autocast.h"
-#include "ops/autograd.h"
 #include "ops/register.h"
-#include "ops/rows.h"
 #include "ops/spread.h"
 
 namespace aevb {
 namespace {
 
 using at::Tensor;
-
-// What log p(x | mu, sigma) and its backward are called with, beside tensors.
-struct GaussianLogProb {
-  static constexpr const char *name = "GaussianLogProb", *operator_name = "aevb_ext::gaussian_log_prob",
-                              *backward_name = "aevb_ext::gaussian_log_prob_backward";
-  std::string spread;
-  double x_scale = 1;
-  std::string reduction;
-  int64_t batch_dims = 1;
-
-  auto settings() const { return std::make_tuple(spread, x_scale, reduction, batch_dims); }
-  void check(const variable_list& inputs) const {
-    const Tensor &x = inputs[0], &mu = inputs[1], &logvar = inputs[2];
-    check_floating("mu", mu);
-    check_data("x", x);
-    check_same_device("x", x, "mu", mu);
-    check_like("logvar", logvar, "mu", mu);
-    check_batch_dims(batch_dims, "x", x);
-    check_broadcasts("x", x, "mu", mu);
-  }
-  RowProblem problem(const variable_list& inputs) const {
-    const int64_t event_dim = inputs[0].dim() - batch_dims;
-    return {Formula::gaussian, {x_scale, parse_spread(spread)}, inputs, 1, event_dim, parse_reduction(reduction)};
-  }
-  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
-  variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const {
-    return row_gradients(problem(saved), cotangents[0], wanted, true);
-  }
-  variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
-                               at::ArrayRef<bool> wanted) const;
-};
 
 Tensor forward(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
                c10::string_view reduction, int64_t batch_dims) {
@@ -55,6 +24,24 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tenso
   auto gradients = row_gradients(op.problem({x, mu, logvar}), cotangent, wanted);
   return {gradients[0], gradients[1], gradients[2]};
 }
+
+Tensor autograd(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
+                c10::string_view reduction, int64_t batch_dims) {
+  static auto op = find_operator<decltype(forward)>(GaussianLogProb::operator_name);
+  return record(GaussianLogProb{std::string(spread), x_scale, std::string(reduction), batch_dims}, {x, mu, logvar},
+                {x, mu, logvar}, [&] { return op.call(x, mu, logvar, spread, x_scale, reduction, batch_dims); });
+}
+
+// The data stay as they are: any dtype of theirs goes with any.
+Tensor autocast(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
+                c10::string_view reduction, int64_t batch_dims) {
+  static auto op = find_operator<decltype(forward)>(GaussianLogProb::operator_name);
+  const WithoutAutocast guard;
+  const auto [m, s] = promoted(mu, logvar);
+  return op.call(x, m, s, spread, x_scale, reduction, batch_dims);
+}
+
+}  // namespace
 
 variable_list GaussianLogProb::fused(const variable_list& cotangents, const variable_list& saved,
                                      at::ArrayRef<bool> wanted) const {
@@ -79,24 +66,6 @@ variable_list GaussianLogProb::differentiable(const variable_list& cotangents, c
   if (wanted[2]) gradients[2] = as_operand(times_slope(g * 0.5 * (t * t - 1), s, kind), logvar);
   return gradients;
 }
-
-Tensor autograd(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
-                c10::string_view reduction, int64_t batch_dims) {
-  static auto op = find_operator<decltype(forward)>(GaussianLogProb::operator_name);
-  return record(GaussianLogProb{std::string(spread), x_scale, std::string(reduction), batch_dims}, {x, mu, logvar},
-                {x, mu, logvar}, [&] { return op.call(x, mu, logvar, spread, x_scale, reduction, batch_dims); });
-}
-
-// The data stay as they are: any dtype of theirs goes with any.
-Tensor autocast(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
-                c10::string_view reduction, int64_t batch_dims) {
-  static auto op = find_operator<decltype(forward)>(GaussianLogProb::operator_name);
-  const WithoutAutocast guard;
-  const auto [m, s] = promoted(mu, logvar);
-  return op.call(x, m, s, spread, x_scale, reduction, batch_dims);
-}
-
-}  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def(

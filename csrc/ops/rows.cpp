@@ -1,6 +1,7 @@
 #include "ops/rows.h"
 
 #include <ATen/ops/scalar_tensor.h>
+#include <c10/util/hash.h>
 
 #include "ops/halves.h"
 #include "ops/launch.h"
@@ -144,8 +145,19 @@ std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tenso
   return std::get<1>(pass(problem, false, cotangent, wanted, paired));
 }
 
-std::tuple<at::Tensor, std::vector<at::Tensor>> row_values_and_gradients(const RowProblem& problem, double cotangent,
-                                                                         at::ArrayRef<bool> wanted) {
+std::optional<size_t> kind_of(const RowProblem& problem) {
+  return kind_of(problem.formula, problem.reduction, problem.shape_of());
+}
+
+std::optional<size_t> kind_of(Formula formula, Reduction reduction, const at::Tensor& full) {
+  if (reduction == Reduction::none || full.numel() == 0) return std::nullopt;
+  size_t hash = c10::get_hash(int(formula), int(reduction), int(full.scalar_type()));
+  for (const int64_t size : full.sizes()) hash = c10::hash_combine(hash, size_t(size));
+  return hash;
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const RowProblem& problem, double cotangent,
+                                                                     at::ArrayRef<bool> wanted) {
   return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted, true);
 }
 

@@ -1,0 +1,8 @@
+#include "cuda/rows.cuh"
+
+namespace aevb::device {
+
+template cudaError_t run<Forward, GaussianOfSigmoid>(const RowCall&, cudaStream_t);
+template cudaError_t run<Backward, GaussianOfSigmoid>(const RowCall&, cudaStream_t);
+
+}  // namespace aevb::device

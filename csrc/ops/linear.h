@@ -1,0 +1,26 @@
+// Products of matrices on the best library at hand (linear.cpp says which), into memory that is there already.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+namespace aevb {
+
+// result = a b, or with `add` result + a b. A half-precision product may be added up in float32.
+void multiply(const at::Tensor& a, const at::Tensor& b, const at::Tensor& result, bool add = false);
+
+// result = x w^T + bias; without a bias where it is undefined.
+void layer(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, const at::Tensor& result);
+
+// The gradients of x [*, in], weight and bias for that of the layer's output, by differentiable operations; undefined
+// where they are not wanted.
+std::vector<at::Tensor> layer_gradients(const at::Tensor& g, const at::Tensor& x, const at::Tensor& weight,
+                                        at::ArrayRef<bool> wanted);
+
+// x as a matrix of rows.
+at::Tensor matrix(const at::Tensor& x);
+
+// weight [out, in] and bias [out], which may be undefined, for x [*, in], all of x's floating dtype and device.
+void check_layer(const char* name, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+}  // namespace aevb
