@@ -67,8 +67,9 @@ def test_rivals_compute_the_same(case):
 def test_every_operator_is_in_the_table():
     timed = {case.operation.operator for case in cases("cpu")}
     # Every sampler draws its key in the timed part, and an encoder's output is taken apart there. What makes data ready
-    # has no backward.
-    assert timed | {"noise_key", "halves", "binarize", "unpack_bits"} == set(aevb_ext.functional.__all__)
+    # has no backward. Layers with their likelihood are a benchmark of their own, benchmarks/head.py.
+    others = {"noise_key", "halves", "binarize", "unpack_bits", "linear_bernoulli_log_prob", "linear_gaussian_log_prob"}
+    assert timed | others == set(aevb_ext.functional.__all__)
     assert {case.operation.operator for case in cases("cuda")} == timed
 
 

@@ -92,7 +92,10 @@ class _Decoder(nn.Module):
         plain = type(last) is nn.Linear or (type(last) is Linear and not last.tanh)
         if not plain or _has_hooks(self.net) or _has_hooks(last):
             return None
-        if self._rows(z).numel() * last.out_features < _LARGE.get(z.device.type, math.inf):
+        # An exported program is for batches of any size: it takes the two steps.
+        if torch.compiler.is_exporting():
+            return None
+        if math.prod(self._rows(z)) * last.out_features < _LARGE.get(z.device.type, math.inf):
             return None
         return self._through(lambda batch: functools.reduce(lambda h, module: module(h), body, batch), z), last
 
