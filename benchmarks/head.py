@@ -26,6 +26,7 @@ from aevb_ext._library import ops
 from aevb_ext.nn import Linear, heads
 
 from . import training
+from .machine import environment
 from .measure import Effort, interleaved, warm_up
 from .memory import peak_bytes
 from .rivals import gaussian_textbook
@@ -185,9 +186,7 @@ def lines(figures: dict) -> str:
     """Milliseconds, and what the others take as a ratio to ours; then megabytes."""
     seconds, peaks = figures["seconds"], figures["peak_bytes"]
     base = {name: seconds["one operator"] for name in seconds} | {"two, weighted": seconds.get("one, weighted")}
-    times = [
-        f"{s * 1e3:.3g} ms" if name.startswith("one") else f"{s / base[name]:.2f}x" for name, s in seconds.items()
-    ]
+    times = [f"{s * 1e3:.3g} ms" if name.startswith("one") else f"{s / base[name]:.2f}x" for name, s in seconds.items()]
     rows = [("time", times), ("peak, MB", [f"{p / 1e6:.3g}" for p in peaks.values()])]
     if gradients := figures.get("gradient_bytes"):
         rows.append(("without gradients", [f"{(p - gradients) / 1e6:.3g}" for p in peaks.values()]))
@@ -206,9 +205,9 @@ def main() -> None:
     given = parser.parse_args()
     kept = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
     if given.plot:
-        from . import plots
+        from .plots import head
 
-        plots.head([kept[str(head)] for head in BATCHES if str(head) in kept], given.plot)
+        head([kept[str(batch)] for batch in BATCHES], kept["machine"], given.plot)
         return
     print(header())
     table = [str(batch) for batch in STEPS] if given.steps else BATCHES if given.batches else HEADS
@@ -218,7 +217,7 @@ def main() -> None:
         figures = measure_step(int(row)) if given.steps else measure(row)
         print(lines(figures), flush=True)
         if given.json:
-            kept[figures["head"]] = figures
+            kept |= {"machine": environment(CPU), figures["head"]: figures}
             given.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 

@@ -306,3 +306,47 @@ def batches(table, results):
     _title(figure, "Training against the minibatch (784-500-20-500-784, Adagrad)", results)
     _layout(figure, "JAX does not tell what memory its steps take.")
     return figure
+
+
+# The ways of benchmarks/head.py.
+HEAD_COLOURS = {
+    "one operator": COLOURS["ours"],
+    "two operators": "#56B4E9",
+    "eager": COLOURS["eager"],
+    "torch.compile": COLOURS["compile"],
+}
+
+
+def head(table: list[dict], machine: dict, path: Path) -> None:
+    """A decoder's last layer and likelihood against the batch: time a row, and memory."""
+    with plt.rc_context(STYLE):
+        figure, (times, peaks) = plt.subplots(1, 2, figsize=(10, 4.2))
+        rows = [figures["rows"] for figures in table]
+        for name, colour in HEAD_COLOURS.items():
+            style = {"marker": "o", "ms": 4, "lw": 2.2 if name == "one operator" else 1.4, "color": colour, "zorder": 3}
+            times.plot(rows, [f["seconds"][name] / f["rows"] * 1e6 for f in table], **style)
+            peaks.plot(rows, [f["peak_bytes"][name] / 1e6 for f in table], label=name, **style)
+        line = {"color": "black", "lw": 1.2, "ls": "--"}
+        times.plot(
+            rows, [f["seconds"]["products"] / f["rows"] * 1e6 for f in table], label="its products alone", **line
+        )
+        line["ls"] = ":"
+        peaks.plot(rows, [f["gradient_bytes"] / 1e6 for f in table], label="the gradients alone", **line)
+        for axes in (times, peaks):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(rows, [str(n) for n in rows])
+            axes.xaxis.set_minor_locator(plt.NullLocator())
+            axes.set_xlabel("rows")
+            axes.grid(color="#e5e5e5")
+            axes.set_axisbelow(True)
+        times.set_ylim(0)
+        times.set_title("us a row, forward + backward")
+        peaks.set_yscale("log")
+        peaks.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        peaks.set_title("MB at once beyond the inputs")
+        handles = [handle for axes in (peaks, times) for handle in axes.get_legend_handles_labels()[0]]
+        figure.legend(handles=handles, ncols=6, loc="lower left")
+        _title(figure, f"The last layer and its likelihood: {table[0]['head'].partition(' x ')[2]}", machine)
+        _layout(figure)
+        figure.savefig(path, bbox_inches="tight")
+        plt.close(figure)

@@ -9,7 +9,10 @@ from torch import nn
 import aevb_ext
 from aevb_ext import reference
 from aevb_ext._library import ops
+from aevb_ext.learners import AEVB
+from aevb_ext.models import make_model
 from aevb_ext.nn import BernoulliDecoder, GaussianDecoder, Linear, heads
+from aevb_ext.train import make_step
 from benchmarks.memory import peak_bytes
 
 EPS = torch.finfo(torch.float32).eps
@@ -457,3 +460,22 @@ def test_a_decoder_under_autocast(everything_is_large, monkeypatch):
         two_steps = decoder.log_prob(x, z)
     assert fused.dtype == torch.float32
     torch.testing.assert_close(fused, two_steps, rtol=0, atol=7 * 2**-6)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("architecture", ["mlp", "deep-mlp"])
+def test_training_reaches_the_same_parameters(architecture, likelihood, monkeypatch):
+    """The trainer's own models take the operator for large minibatches, and it changes nothing but the rounding."""
+    x = torch.randint(256, (64, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def trained(limits):
+        monkeypatch.setattr(heads, "_LARGE", limits)
+        sizes = {"x_dim": 30, "latent": 3, "hidden": 20, "x_scale": 1 / 255, "likelihood": likelihood}
+        model = make_model(architecture, **sizes, generator=torch.Generator().manual_seed(1)).double()
+        assert _uses_the_fused(model.decoder, torch.randn(64, 3, dtype=torch.float64), x) == bool(limits)
+        step = make_step(AEVB(model, len(x), batch_size=32, optimizer="adam"), x)
+        for _ in range(20):
+            step()
+        return list(model.parameters())
+
+    torch.testing.assert_close(trained({"cpu": 32 * 30}), trained({}), rtol=1e-9, atol=1e-12)
