@@ -1,5 +1,6 @@
 """Times one case: ours and its rivals, forward and backward, taking turns."""
 
+import functools
 import os
 import random
 import statistics
@@ -166,10 +167,12 @@ def copy_bandwidth(device: torch.device) -> float:
     return moved / interleaved({"copy": copy_of(moved, device)}, device)["copy"]
 
 
-def interleaved(calls: dict[str, Callable], device: torch.device, effort: Effort = FULL) -> dict[str, float]:
+def interleaved(
+    calls: dict[str, Callable], device: torch.device, effort: Effort = FULL, clock: Callable = time.perf_counter
+) -> dict[str, float]:
     """Seconds of the median call of each. They take turns in an order that changes, so that what disturbs one disturbs
-    all, and nobody always comes after the same other."""
-    timer = _cuda_seconds if device.type == "cuda" else _cpu_seconds
+    all, and nobody always comes after the same other. `clock` is the CPU's."""
+    timer = _cuda_seconds if device.type == "cuda" else functools.partial(_cpu_seconds, clock)
     repeats = {name: _repeats(call, timer) for name, call in calls.items()}
     turns = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
@@ -187,11 +190,11 @@ def _repeats(call, timer) -> int:
     return max(1, round(BURST_SECONDS / timer(call, 1)))
 
 
-def _cpu_seconds(call, repeats):
-    start = time.perf_counter()
+def _cpu_seconds(clock, call, repeats):
+    start = clock()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def _cuda_seconds(call, repeats):

@@ -317,7 +317,7 @@ HEAD_COLOURS = {
 }
 
 
-def head(table: list[dict], machine: dict, path: Path) -> None:
+def head(table: list[dict], results: dict, path: Path) -> None:
     """A decoder's last layer and likelihood against the batch: time a row, and memory."""
     with plt.rc_context(STYLE):
         figure, (times, peaks) = plt.subplots(1, 2, figsize=(10, 4.2))
@@ -340,13 +340,13 @@ def head(table: list[dict], machine: dict, path: Path) -> None:
             axes.grid(color="#e5e5e5")
             axes.set_axisbelow(True)
         times.set_ylim(0)
-        times.set_title("us a row, forward + backward")
+        times.set_title("us a row, forward + backward" + (", CPU time" if results["cpu_time"] else ""))
         peaks.set_yscale("log")
         peaks.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         peaks.set_title("MB at once beyond the inputs")
         handles = [handle for axes in (peaks, times) for handle in axes.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, ncols=6, loc="lower left")
-        _title(figure, f"The last layer and its likelihood: {table[0]['head'].partition(' x ')[2]}", machine)
+        _title(figure, f"The last layer and its likelihood: {table[0]['head'].partition(' x ')[2]}", results["machine"])
         _layout(figure)
         figure.savefig(path, bbox_inches="tight")
         plt.close(figure)
