@@ -56,7 +56,8 @@ def draw(results: dict, folder: Path) -> Iterator[Path]:
 
 
 def _title(figure, title: str, results: dict) -> None:
-    threads = f", {results['threads']} thread{'s'[: results['threads'] > 1]} ({results['aevb_ext']['cpu_in_use']})" if results["threads"] else ""
+    count = results["threads"]
+    threads = f", {count} thread{'s'[: count > 1]} ({results['aevb_ext']['cpu_in_use']})" if count else ""
     note = f"{results['device']}{threads}, torch {results['torch']}"
     height = figure.get_figheight()
     figure.text(0.01, 1 - 0.1 / height, title, ha="left", va="top", weight="bold", fontsize=12)

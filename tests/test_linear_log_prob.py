@@ -118,7 +118,8 @@ def test_data_dtypes(kind, x_dtype, device):
     given = tensors(kind, (3, 200, 4), (200, 30), torch.float32, x_dtype=x_dtype, device=device)
     scale = 1 / 255 if x_dtype == torch.uint8 else 0.75
     found = run(aevb_ext, kind, given, x_scale=scale)
-    exact = run(reference, kind, {n: t.double() if t.is_floating_point() else t for n, t in given.items()}, x_scale=scale)
+    wide = {name: t.double() if t.is_floating_point() else t for name, t in given.items()}
+    exact = run(reference, kind, wide, x_scale=scale)
     for a, b in zip(found, exact, strict=True):  # x's own gradient is rounded to its dtype
         assert (a.double() - b).abs().max() <= max(1e-5, torch.finfo(a.dtype).eps) * b.abs().max()
 
