@@ -299,8 +299,7 @@ def _check_count(name: str, value) -> None:
 
 def evaluate(run: Run) -> Record:
     """The bounds of the splits, of the averaged parameters where there is an average, each time on the same noise."""
-    data, how = run.data, {"estimator": "a" if run.settings.estimator == "a" else "b"}
-    how["n_samples"] = run.settings.n_samples
+    data, how = run.data, {"estimator": run.settings.estimator, "n_samples": run.settings.n_samples}
     with run.averaged():
         bounds = {"train": shared_bound(run.model, data.train, run.processes, count=len(data.test), **how)}
         bounds["test"] = shared_bound(run.model, data.test, run.processes, **how)
