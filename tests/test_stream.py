@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import aevb_ext
 from aevb_ext.estimators import importance_weighted_bound
@@ -167,6 +168,23 @@ def test_two_backwards_and_a_change_between():
         decoder.net.weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["iwae"]], ids=["plain", "iwae"])
+def test_a_compiled_decoder(options):
+    """The same numbers, from graphs that serve all blocks, and the next step's."""
+    torch._dynamo.reset()
+    x, mu, logvar = _inputs()
+    decoder, counter = Decoder(), CompileCounterWithBackend("aot_eager")
+    compiled, leaves = torch.compile(decoder, backend=counter, fullgraph=True), [mu, logvar, *decoder.parameters()]
+    expected = _terms_and_gradients(ELBO(K, **options), x, mu, logvar, decoder, leaves)
+    compilations = []
+    for _ in range(2):
+        found = _terms_and_gradients(ELBO(K, block=2, **options), x, mu, logvar, compiled, leaves)
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+        compilations.append(counter.frame_count)
+    # Without and with gradients, and with another size for the last block.
+    assert 2 <= compilations[0] == compilations[1] <= 3
 
 
 @pytest.mark.parametrize("block", [None, 2])

@@ -37,7 +37,8 @@ class AEVB:
         model: the VAE to train, in place.
         n_data: N.
         batch_size: M, of all processes together.
-        estimator, n_samples, sample_block, beta, beta_warmup, free_bits: as in :class:`~aevb_ext.learners.objective.Objective`.
+        estimator, n_samples, sample_block, beta, beta_warmup, free_bits: as in
+            :class:`~aevb_ext.learners.objective.Objective`.
         optimizer: ``"adagrad"`` (its first 100 steps accumulate squared gradients without updating), ``"adam"`` or
             ``"sgd"``.
         lr: its stepsize. Default: 0.02, 0.001, 0.0001.
