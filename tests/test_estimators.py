@@ -120,11 +120,11 @@ def test_many_samples_are_evaluated_a_few_at_a_time(estimator, generator):
     """All at once gives the same, and memory does not grow with L: the decoder never sees more rows than for few."""
     model, x, rows = trained_like(generator).double(), torch.rand(3, 64, dtype=torch.float64, generator=generator), []
     model.decoder.net.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0]))
-    values = bound_values(model, x, estimator=estimator, n_samples=2500, seed=3)
-    assert max(rows) <= 1000 and sum(rows) == 3 * 2500
+    values = bound_values(model, x, estimator=estimator, n_samples=12_000, seed=3)
+    assert max(rows) <= 5000 and sum(rows) == 3 * 12_000
     key = keys_at(3, "evaluation", torch.arange(3))
     with torch.no_grad():
-        at_once = ESTIMATORS[estimator](model, x, 2500, key=key).bound
+        at_once = ESTIMATORS[estimator](model, x, 12_000, key=key).bound
     torch.testing.assert_close(values, at_once, rtol=1e-12, atol=0)
 
 

@@ -22,7 +22,7 @@ def importance_weighted_bound(
         x: ``[B, *event]``.
         n_samples: k.
         block: how many samples at a time; noise and (to rounding) results do not depend on it. None: as many as make
-            about a thousand rows of the decoder's output.
+            about five thousand rows of the decoder's output.
         key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
 
     Returns:

@@ -9,9 +9,9 @@ from ..nn.stream import streamed
 
 __all__ = ["ESTIMATORS", "ROWS", "terms_a", "terms_b", "terms_iwae"]
 
-# Rows of the decoder's output that are made at a time where nobody says how many: enough to keep every core busy, few
-# enough to stay in the cache.
-ROWS = 1000
+# Rows of the decoder's output that are made at a time where nobody says how many: enough that the weights' way through
+# the caches and the calls cost little beside the products, few enough to stay in the last cache (docs/many-samples.md).
+ROWS = 5000
 
 
 def terms_a(
