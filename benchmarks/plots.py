@@ -277,9 +277,8 @@ def samples(table, results):
     times.set_ylabel("ms for each of the k")
     times.set_title("Time, divided by k")
     figure.legend(*memory.get_legend_handles_labels(), ncols=4, loc="lower left")
-    title = "The importance-weighted bound of k samples, forward + backward (100 data points, 50-500-784)"
-    _title(figure, title, results)
-    _layout(figure)
+    _title(figure, "The importance-weighted bound of k samples, forward + backward", results)
+    _layout(figure, "100 data points, a decoder 50-500-784, float32. CPU time. Streamed: 5000 rows at a time.")
     return figure
 
 
