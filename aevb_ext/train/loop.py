@@ -24,6 +24,7 @@ from .run import Log, Record, Result, Run
 from .same import check_same, described
 from .settings import Settings
 from .signals import Signals, end_as
+from .support import check_support
 from .written import Written
 
 __all__ = ["NonFiniteBound", "fit"]
@@ -114,8 +115,7 @@ def fit(
             if len(data.train) == 0 or len(data.test) == 0:
                 raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
             if validate:
-                model.decoder.check_support(data.train, model.x_scale, "data.train")
-                model.decoder.check_support(data.test, model.x_scale, "data.test")
+                check_support(model, data, processes)
             _check_count("keep", keep)
             if checkpoint_every is not None:
                 _check_count("checkpoint_every", checkpoint_every)

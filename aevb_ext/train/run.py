@@ -151,7 +151,8 @@ class Run:
             self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
 
     def leave(self) -> None:
-        """After the last step: have no more to do with other processes."""
+        """After the last step: have no more to do with other processes, nor with threads of one's own."""
+        self.step.close()
         self.learner.leave()
 
     @contextmanager
