@@ -14,9 +14,9 @@ _POINTS, _BYTES = 4096, 1 << 24
 
 
 def check_support(model: VAE, data: Data, processes: Processes) -> None:
-    """Check that the data lies in the support of the model's likelihood, a part at a time: it may be larger than memory.
+    """Check that the data, which may be larger than memory, lies in the support of the model's likelihood.
 
-    Each process looks at its share.
+    Each process looks at its share, a part at a time.
 
     Raises:
         ValueError: it does not; names the first part where it does not.
