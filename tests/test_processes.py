@@ -119,6 +119,38 @@ def drawn(processes):
     return {"x": found[0::3], "keys": found[1::3], "noise": found[2::3]}
 
 
+class Dropping(nn.Module):
+    """An encoder with dropout and a batch norm, that keeps its masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.drop = nn.Linear(DIM, 64), nn.BatchNorm1d(64), nn.Dropout(0.5)
+        self.last, self.masks = nn.Linear(64, 2 * LATENT), []
+
+    def forward(self, x):
+        h = self.drop(self.norm(self.first(x)))
+        if self.training:
+            self.masks.append((h != 0).flatten())
+        return self.last(h)
+
+
+def dropping(processes, folder):
+    """The masks of a run's steps and of those it goes on with; its model at the end, and the bound it was said to have."""
+    torch.manual_seed(0)
+    encoder, found = Dropping(), []
+    vae = VAE(encoder, BernoulliDecoder(nn.Linear(LATENT, DIM)), LATENT)
+    # So many that several processes share evaluations.
+    data, out = small_data(torch.float32, n_test=1500), f"{folder}/dropping {processes.world_size}"
+    for steps in (4, 8):
+        # As programs do: alike in all processes.
+        torch.manual_seed(0)
+        how = {"processes": processes, "progress": False, "resume": steps == 8, "out": out}
+        bound = fit(vae, data, settings=settings(samples_seen=steps * M, lr=1e-4), **how).test.mean
+        found += encoder.masks
+        encoder.masks.clear()
+    return {"masks": torch.stack(found), "model": vae.eval(), "bound": bound, "data": data.test}
+
+
 def stopped(processes):
     """When a run ends that the last process asks to end after its fourth step, and why."""
     run = Run(model(), small_data(), settings(), processes=processes)
@@ -163,6 +195,7 @@ def work_in_groups(rank, folder):
             "evaluated": shared_bound(model(torch.float32), many_points(), processes, n_samples=2),
             "stopped": stopped(processes),
             "refused": refused(processes, folder) if size > 1 else None,
+            "dropping": dropping(processes, folder) if size > 1 else None,
         }
         torch.save(found, f"{folder}/{size}-{rank}")
     distributed.barrier()
@@ -242,6 +275,28 @@ def test_an_error_of_one_before_training_is_one_of_all(together, size):
         assert kind == ("FileExistsError" if rank == 0 else "PeerFailed") and "not empty" in text
         assert "batch_size" in of_size and f"{size} * 1, got {7 * size + 1}" in of_size
         assert "lr must be" in of_lr
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_each_process_drops_out_what_it_draws_itself(together, size):
+    """At the start and after a run goes on, though all of them had the same seed."""
+    masks = torch.cat([process["dropping"]["masks"] for process in together[size]])
+    assert masks.shape == (size * 8, M // size * 64)
+    alike = (masks[:, None] == masks).double().mean(-1)
+    alike.fill_diagonal_(0.5)
+    # Independent bits are alike half of the time: within 6 standard errors, for at most 496 pairs of masks, with
+    # probability 1 - 1e-6. Those of one process and run are of one generator.
+    assert (alike - 0.5).abs().max() < 6 * 0.5 / masks.shape[1] ** 0.5
+    assert abs(masks.double().mean() - 0.5) < 6 * 0.5 / masks.numel() ** 0.5
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_what_processes_evaluate_together_is_the_model_of_the_first(together, size):
+    """Batch norms, whose running statistics are of each process's own share."""
+    first = together[size][0]["dropping"]
+    alone = evaluate_bound(first["model"], first["data"]).mean
+    assert [process["dropping"]["bound"] for process in together[size]] == [pytest.approx(alone, rel=1e-6)] * size
+    assert not torch.equal(first["model"].encoder.norm.running_mean, torch.zeros(64))
 
 
 # The command line, as torchrun starts it.

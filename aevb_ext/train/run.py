@@ -12,6 +12,7 @@ from ..data import Data
 from ..estimators import Bound
 from ..learners.aevb import AEVB
 from ..models import VAE
+from ..noise import seed_for
 from .checkpoint import check_like, is_count, model_tensors
 from .processes import Processes
 from .settings import Settings
@@ -150,6 +151,18 @@ class Run:
         if self._vote(self._asked is not None, now=now) and not self.stopped:
             self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
 
+    def begin(self) -> None:
+        """Before the first step here. Of several processes each has what a model draws by itself (dropout) to itself.
+
+        It draws from PyTorch's generators, which are seeded by the seed, the process and the steps taken. One process
+        alone goes on with its generators as they are, or as the checkpoint has them.
+        """
+        if self.processes.are_several:
+            seed = seed_for(self.settings.seed, "model")
+            for number in (self.processes.rank, self.steps):
+                seed = seed_for(seed + number, "model")
+            torch.manual_seed(seed)
+
     def leave(self) -> None:
         """After the last step: have no more to do with other processes, nor with threads of one's own."""
         self.step.close()
@@ -178,7 +191,7 @@ class Run:
         if learner.average:
             tensors |= {f"average.{name}": t for name, t in learner.average.named()}
         tensors |= {f"objective.{name}": t for name, t in self._schedules().items()}
-        # For a model of one's own that draws: dropout.
+        # For a model of one's own that draws: dropout. Of several processes it is the first one's.
         tensors["random.cpu"] = torch.get_rng_state()
         device = next(self.model.parameters()).device
         if device.type == "cuda":
