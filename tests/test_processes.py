@@ -135,7 +135,7 @@ class Dropping(nn.Module):
 
 
 def dropping(processes, folder):
-    """The masks of a run's steps and of those it goes on with; its model at the end, and the bound it was said to have."""
+    """The masks of a run's steps, and of those it goes on with; its model at the end, and the bound it is said to have."""
     torch.manual_seed(0)
     encoder, found = Dropping(), []
     vae = VAE(encoder, BernoulliDecoder(nn.Linear(LATENT, DIM)), LATENT)
