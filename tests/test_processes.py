@@ -3,11 +3,14 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from datetime import timedelta
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -135,7 +138,7 @@ class Dropping(nn.Module):
 
 
 def dropping(processes, folder):
-    """The masks of a run's steps, and of those it goes on with; its model at the end, and the bound it is said to have."""
+    """The masks of a run's steps, and of those it goes on with; its model at the end, and the bound it said of it."""
     torch.manual_seed(0)
     encoder, found = Dropping(), []
     vae = VAE(encoder, BernoulliDecoder(nn.Linear(LATENT, DIM)), LATENT)
@@ -341,9 +344,12 @@ def command(size, folder, *arguments, dies_at=None):
     )
 
 
+def lines_of(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
 def evaluations(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {line["steps"]: line["test"] for line in lines if line["event"] == "evaluation"}
+    return {line["steps"]: line["test"] for line in lines_of(out) if line["event"] == "evaluation"}
 
 
 TRAIN = ("train", "--hidden", "5", "--batch-size", "100", "--samples-seen", "30_000", "--evaluate-every", "10_000")
@@ -351,6 +357,7 @@ TRAIN += ("--optimizer", "adam")
 
 
 def test_one_that_is_killed_ends_all_and_any_number_goes_on(tmp_path):
+    """As it was never killed: other numbers of processes take the same steps, to the order of sums."""
     whole, out = tmp_path / "whole", tmp_path / "run"
     codes, printed, told = command(1, tmp_path / "1", *TRAIN, "--out", whole)
     assert codes == [0]
@@ -362,17 +369,20 @@ def test_one_that_is_killed_ends_all_and_any_number_goes_on(tmp_path):
     assert "at step 205 another of the 2 processes ended" in told and "last checkpoint" in told
     at_death = evaluations(out)
     assert max(at_death) == 200
-    for size in (4, 1):
-        copy = tmp_path / f"run of {size}"
-        shutil.copytree(out, copy)
-        codes, printed, told = command(size, tmp_path / f"resumed {size}", *TRAIN, "--out", copy, "--resume")
+    # Further with 4, then alone, then with 2.
+    for size, steps in ((4, 230), (1, 260), (2, 300)):
+        further = ("--out", out, "--resume", "--samples-seen", steps * 100)
+        codes, printed, told = command(size, tmp_path / f"resumed {size}", *TRAIN, *further)
         assert codes == [0] * size, told
         assert printed.count("test bound") == 1
-        found, expected = evaluations(copy), evaluations(whole)
-        assert found.keys() == expected.keys() and found.items() >= at_death.items()
-        # 300 steps of Adam, whose division by small gradients amplifies rounding.
-        assert found[300] == pytest.approx(expected[300], abs=0.5)
-        assert abs(expected[200] - expected[300]) > 5
+        assert max(int(path.stem) for path in out.glob("checkpoints/*.safetensors")) == steps
+    found, expected = evaluations(out), evaluations(whole)
+    # The ends on the way were evaluated too.
+    assert found.keys() == expected.keys() | {230, 260} and found.items() >= at_death.items()
+    assert [line["steps"] for line in lines_of(out) if line["event"] == "resumed"] == [200, 230, 260]
+    # 300 steps of Adam, whose division by small gradients amplifies rounding.
+    assert found[300] == pytest.approx(expected[300], abs=0.5)
+    assert abs(expected[200] - expected[300]) > 5
 
 
 @pytest.mark.parametrize("bad", [("--lr", "-1"), ("--batch-size", "101"), ("--nonsense",)], ids=str)
@@ -380,3 +390,45 @@ def test_bad_arguments_are_told_of_once(tmp_path, bad):
     codes, printed, told = command(2, tmp_path / "bad", *TRAIN, "--out", tmp_path / "run", *bad)
     assert all(code != 0 for code in codes) and printed == ""
     assert told.count("error: ") == 1 and not (tmp_path / "run").exists()
+
+
+# What people type. It starts Python four times, each of which imports torch.
+
+
+def torchrun(*arguments):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "aevb_ext"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, *command, *arguments]
+    return subprocess.Popen(map(str, arguments), env=environment, stdout=PIPE, stderr=PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_torchrun(tmp_path):
+    """A job of torchrun, one of whose processes is killed, ends with an error; started again, it ends well."""
+    out = tmp_path / "run"
+    train = (*TRAIN, "--out", out, "--log-every", "20", "--samples-seen", "1e9")
+    job = torchrun(*train)
+    try:
+        wait_for(lambda: (out / "metrics.jsonl").exists() and max(evaluations(out), default=0) >= 200, job)
+        children = [int(pid) for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()]
+        # Its processes, and none of those that it starts for itself.
+        _, second = [pid for pid in children if b"aevb_ext" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(second, signal.SIGKILL)
+        printed, told = job.communicate(timeout=SECONDS)
+    finally:
+        job.kill()
+    assert job.returncode not in (0, None) and "test bound" not in printed
+    assert told.count("aevb: error: at step ") >= 1 and "another of the 2 processes ended" in told
+    end = 100 * (max(evaluations(out)) + 50)
+    job = torchrun(*train, "--resume", "--samples-seen", end)
+    printed, told = job.communicate(timeout=SECONDS)
+    assert job.returncode == 0, told
+    assert printed.count("test bound") == 1 and max(evaluations(out)) == end / 100
+    assert json.loads((out / "environment.json").read_text())["processes"] == 2
+
+
+def wait_for(condition, job):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.05)
