@@ -19,7 +19,7 @@ from torch import distributed, nn
 from aevb_ext.data import BinarizedRows, Data
 from aevb_ext.estimators import evaluate_bound
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
-from aevb_ext.train import Callback, Processes, Settings, fit
+from aevb_ext.train import Callback, Processes, Settings, fit, vote
 from aevb_ext.train.evaluation import shared_bound
 from aevb_ext.train.run import Run
 
@@ -167,6 +167,15 @@ def stopped(processes):
     return run.steps, run.stopped
 
 
+def of_many(what, processes):
+    """The same as if these processes were 8 times as many, and asked at each second or fourth step."""
+    try:
+        vote._EACH_STEP = 1
+        return what(processes)
+    finally:
+        vote._EACH_STEP = 8
+
+
 def refused(processes, folder):
     """What each process raises where the folder, which only the first looks at, is not empty; and of bad arguments."""
     found = []
@@ -197,6 +206,7 @@ def work_in_groups(rank, folder):
             "drawn": drawn(processes),
             "evaluated": shared_bound(model(torch.float32), many_points(), processes, n_samples=2),
             "stopped": stopped(processes),
+            "stopped, of many": of_many(stopped, processes),
             "refused": refused(processes, folder) if size > 1 else None,
             "dropping": dropping(processes, folder) if size > 1 else None,
         }
@@ -269,6 +279,9 @@ def test_evaluations_are_shared_out_without_a_change_of_a_bit(together, size):
 def test_all_stop_at_the_same_step(together, size):
     expected = (4 if size == 1 else 5, "enough")
     assert [process["stopped"] for process in together[size]] == [expected] * size
+    # Asked for at the fourth step, when all are asked, and known when they are asked again.
+    expected = (4 if size == 1 else 4 + size, "enough")
+    assert [process["stopped, of many"] for process in together[size]] == [expected] * size
 
 
 @pytest.mark.parametrize("size", SIZES[1:])

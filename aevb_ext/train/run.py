@@ -140,7 +140,10 @@ class Run:
         return round(self._seconds + time.perf_counter() - self._started, 3)
 
     def stop(self, reason: str) -> None:
-        """End training after this step. With several processes any may ask, and all end after this step or the next."""
+        """End training after this step. With several processes any may ask, and all end after this step or one soon.
+
+        (With up to 8 the next one; with n of them at most n / 4 later.)
+        """
         self._asked = self._asked or reason
 
     def agree(self, *, now: bool = True) -> None:
