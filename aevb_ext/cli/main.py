@@ -3,11 +3,11 @@
 import argparse
 
 from .. import __version__, plots
-from .. import data as datasets
 from .._files import atomic_write
 from ..estimators import ESTIMATORS, evaluate_bound
+from ..runs import open_run
 from ..train import NonFiniteBound, PeerFailed, joined, load_checkpoint
-from . import report, train
+from . import again, report, train
 from .config import count
 
 __all__ = ["main"]
@@ -40,7 +40,12 @@ def _sample(a) -> None:
 
 def _evaluate(a) -> None:
     checkpoint = load_checkpoint(a.checkpoint)
-    data = datasets.load(checkpoint.data, a.data_dir)
+    try:
+        config = open_run(a.checkpoint).config
+    except FileNotFoundError:
+        # A checkpoint that was taken out of its run's folder.
+        config = {"data": checkpoint.data}
+    data = again.data_of(a, config)
     device = a.device or train.default_device()
     model, data = checkpoint.model.to(device), data.to(device)
     for split in a.split or ("train", "test"):
@@ -76,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = verbs.add_parser("evaluate", help="the bound of a checkpoint's model")
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
-    evaluate.add_argument("--data-dir", metavar="DIR", help="where the files of named data are")
+    again.add_flags(evaluate)
     evaluate.add_argument(
         "--estimator",
         choices=ESTIMATORS,

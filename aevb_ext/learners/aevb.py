@@ -92,7 +92,9 @@ class AEVB:
         bent = {"beta": beta, "beta_warmup": beta_warmup, "free_bits": free_bits}
         options = {"sample_block": sample_block, "processes": processes}
         self.objective = Objective(model, estimator, n_samples, **bent, **options).to(device)
-        self._synchronised = self.objective if processes is None else processes.synchronised(self.objective)
+        # The objective's own buffers (beta, the count of steps) are the same everywhere without being sent.
+        sent = {"buffers": any(True for _ in model.buffers())}
+        self._synchronised = self.objective if processes is None else processes.synchronised(self.objective, **sent)
         self._unsynchronised = getattr(self._synchronised, "no_sync", nullcontext)
         self._world_size = 1 if processes is None else processes.world_size
         self.schedule = Schedule(ADAGRAD_SILENT_STEPS if optimizer == "adagrad" else 0, lr_warmup, total_steps)
