@@ -50,6 +50,16 @@ def test_evaluate_gives_the_bound_of_the_run(run, capsys):
     assert abs(other - last["test"]) < 5 * last["test_stderr"]
 
 
+def test_evaluate_with_many_samples_is_tighter(run, capsys):
+    bounds = []
+    for options in (["b", "--samples", "1"], ["iwae", "--samples", "1500"]):
+        assert main(["evaluate", str(run), "--split", "test", "--estimator", *options]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count("bound") == 1 and "(297 points)" in printed
+        bounds.append(float(re.search(r"test bound (\S+)", printed)[1]))
+    assert bounds[0] + 0.1 < bounds[1] < 0
+
+
 def test_sample_writes_a_picture(run, tmp_path):
     for n in ("1", "7"):
         picture = tmp_path / f"{n}.png"
@@ -101,6 +111,7 @@ def test_failures_say_why(run, tmp_path, capsys):
     assert "lr must be" in failure(capsys, *QUICK, "--lr", "0", "--out", out)
     assert "device 'abacus'" in failure(capsys, *QUICK, "--device", "abacus", "--out", out)
     assert "there is no checkpoint" in failure(capsys, "evaluate", tmp_path / "none.safetensors")
+    assert "digits has no valid split" in failure(capsys, "evaluate", run, "--split", "valid")
     assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.safetensors", "--out", out)
     assert "epochs and samples_seen" in failure(capsys, *QUICK, "--epochs", "3", "--out", out)
     assert "cifar" in failure(capsys, "train", "--data", "cifar", "--out", out)

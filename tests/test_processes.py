@@ -33,6 +33,7 @@ CASES = {
     "b": {},
     "a, 3 samples": {"estimator": "a", "n_samples": 3},
     "iwae": {"estimator": "iwae", "n_samples": 3},
+    "iwae in blocks": {"estimator": "iwae", "n_samples": 3, "sample_block": 2},
     "free bits": {"free_bits": 0.5, "beta": 0.5, "beta_warmup": 5},
     "in parts": {"accumulate": 3, "clip": 0.05, "ema": 0.9, "lr_warmup": 4, "schedule": "cosine"},
     "skipping": {"non_finite": "skip"},
@@ -262,6 +263,16 @@ def test_learning_is_not_nothing(together):
         moved = alone["trained"][name, torch.float64][1]
         assert max((p - q).abs().max() for p, q in zip(moved, start_parameters, strict=True)) > 1e-3, name
     assert alone["trained"]["free bits", torch.float64][0][-1] != alone["trained"]["b", torch.float64][0][-1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_samples_in_blocks_are_the_samples_at_once(together, size):
+    for process in together[size]:
+        (_, at_once, evaluated), (_, in_blocks, theirs) = (
+            process["trained"][case, torch.float64] for case in ("iwae", "iwae in blocks")
+        )
+        torch.testing.assert_close(in_blocks, at_once, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(theirs, evaluated, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -302,8 +302,7 @@ def _check_count(name: str, value) -> None:
 
 def evaluate(run: Run) -> Record:
     """The bounds of the splits, of the averaged parameters where there is an average, each time on the same noise."""
-    data, how = run.data, {"estimator": "a" if run.settings.estimator == "a" else "b"}
-    how["n_samples"] = run.settings.n_samples
+    data, how = run.data, {"estimator": run.settings.estimator, "n_samples": run.settings.n_samples}
     # What processes evaluate together, and the first one saves, is one model.
     run.processes.take_first(run.model.buffers())
     with run.averaged():

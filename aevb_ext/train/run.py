@@ -108,7 +108,7 @@ class Run:
         self.processes = processes or Processes()
         s = settings
         options = ("batch_size", "accumulate", "estimator", "n_samples", "optimizer", "lr", "lr_warmup", "clip", "ema")
-        options += ("beta", "beta_warmup", "free_bits", "precision")
+        options += ("sample_block", "beta", "beta_warmup", "free_bits", "precision")
         self.learner = AEVB(
             model,
             len(data.train),
