@@ -426,6 +426,7 @@ def torchrun(*arguments):
     return subprocess.Popen(map(str, arguments), env=environment, stdout=PIPE, stderr=PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_torchrun(tmp_path):
     """A job of torchrun, one of whose processes is killed, ends with an error; started again, it ends well."""
@@ -438,21 +439,21 @@ def test_torchrun(tmp_path):
         # Its processes, and none of those that it starts for itself.
         _, second = [pid for pid in children if b"aevb_ext" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(second, signal.SIGKILL)
-        printed, told = job.communicate(timeout=SECONDS)
+        printed, told = job.communicate(timeout=2 * SECONDS)
     finally:
         job.kill()
     assert job.returncode not in (0, None) and "test bound" not in printed
     assert told.count("aevb: error: at step ") >= 1 and "another of the 2 processes ended" in told
     end = 100 * (max(evaluations(out)) + 50)
     job = torchrun(*train, "--resume", "--samples-seen", end)
-    printed, told = job.communicate(timeout=SECONDS)
+    printed, told = job.communicate(timeout=2 * SECONDS)
     assert job.returncode == 0, told
     assert printed.count("test bound") == 1 and max(evaluations(out)) == end / 100
     assert json.loads((out / "environment.json").read_text())["processes"] == 2
 
 
 def wait_for(condition, job):
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + 2 * SECONDS
     while not condition():
         assert time.monotonic() < deadline and job.poll() is None
         time.sleep(0.05)
