@@ -12,11 +12,12 @@ from datetime import timedelta
 from pathlib import Path
 from subprocess import PIPE
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed, nn
 
-from aevb_ext.data import BinarizedRows, Data
+from aevb_ext.data import Data, load
 from aevb_ext.estimators import evaluate_bound
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
 from aevb_ext.train import Callback, Processes, Settings, fit, vote
@@ -109,13 +110,15 @@ class Nothing(nn.Module):
         return x.new_zeros(len(x), 2 * LATENT)
 
 
-def drawn(processes):
+def drawn(processes, folder, resident):
     """Of each step: this process's binarised data points, their keys, and the noise."""
     net = nn.Linear(LATENT, DIM)
-    vae, data = VAE(Nothing(), BernoulliDecoder(net), LATENT), small_data(torch.float32)
-    found = []
+    vae, found = VAE(Nothing(), BernoulliDecoder(net), LATENT), []
+    file = f"{folder}/drawn {processes.world_size} {processes.rank}.npy"
+    np.save(file, small_data(torch.float32).train.numpy())
+    data = load(file, binarize="dynamic", resident_bytes=1 << 30 if resident else 0)
     net.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].detach().clone()))
-    run = Run(vae, Data("drawn", BinarizedRows(data.train), data.test), settings(), processes=processes)
+    run = Run(vae, data, settings(), processes=processes)
     run.learner.objective.register_forward_pre_hook(lambda _, inputs: found.extend(inputs))
     for _ in range(6):
         run.step()
@@ -204,7 +207,8 @@ def work_in_groups(rank, folder):
         processes = Processes(rank, size, group=group, control=group)
         found = {
             "trained": {case: trained(processes, case[1], CASES[case[0]]) for case in TRAINED},
-            "drawn": drawn(processes),
+            "drawn": drawn(processes, folder, resident=True),
+            "drawn from a file": drawn(processes, folder, resident=False),
             "evaluated": shared_bound(model(torch.float32), many_points(), processes, n_samples=2),
             "stopped": stopped(processes),
             "stopped, of many": of_many(stopped, processes),
@@ -228,11 +232,12 @@ def together(tmp_path_factory):
 def test_the_noise_is_the_same_bit_for_bit(together, size):
     """Which data points a step is of, how they are binarised, and the noise of their latents."""
     (alone,) = together[1]
-    for name, steps in alone["drawn"].items():
-        assert len(steps) == 6
-        for step, expected in enumerate(steps):
-            found = torch.cat([process["drawn"][name][step] for process in together[size]])
-            assert torch.equal(found, expected), (name, step)
+    for where in ("drawn", "drawn from a file"):
+        for name, steps in alone["drawn"].items():
+            assert len(steps) == 6
+            for step, expected in enumerate(steps):
+                found = torch.cat([process[where][name][step] for process in together[size]])
+                assert torch.equal(found, expected), (where, name, step)
 
 
 @pytest.mark.parametrize(("case", "dtype"), TRAINED, ids=str)
