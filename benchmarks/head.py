@@ -14,7 +14,6 @@ during them, beyond the inputs: with the gradients of h, weight and bias, which 
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from aevb_ext.nn import Linear, heads
 
 from . import training
 from .machine import environment
-from .measure import Effort, interleaved, warm_up
+from .measure import Effort, interleaved, process_seconds, warm_up
 from .memory import peak_bytes
 from .rivals import gaussian_textbook
 
@@ -116,7 +115,7 @@ def products(h: Tensor, layer: Linear) -> Callable[[], None]:
     return run
 
 
-def measure(head: Head, clock: Callable) -> dict:
+def measure(head: Head, timer: Callable | None) -> dict:
     """Seconds and bytes of each way."""
     torch.manual_seed(0)
     x = torch.randint(256, (head.rows, head.outputs), dtype=torch.uint8)
@@ -145,7 +144,7 @@ def measure(head: Head, clock: Callable) -> dict:
         "head": str(head),
         "rows": head.rows,
         "flops": head.flops,
-        "seconds": interleaved(calls, CPU, EFFORT, clock),
+        "seconds": interleaved(calls, CPU, EFFORT, timer),
     }
     figures["gradient_bytes"] = sum(t.nbytes for t in leaves)
     figures["peak_bytes"] = {}
@@ -156,7 +155,7 @@ def measure(head: Head, clock: Callable) -> dict:
     return figures
 
 
-def measure_step(batch: int, clock: Callable) -> dict:
+def measure_step(batch: int, timer: Callable | None) -> dict:
     """The paper's model for MNIST: what `fit` runs, the same without the operator, and the rivals."""
     torch._dynamo.reset()
     asked = training.Training(batch)
@@ -183,7 +182,7 @@ def measure_step(batch: int, clock: Callable) -> dict:
     peaks = {name: peak_bytes(call, CPU) for name, call in calls.items()}
     return {
         "head": f"training step, M = {batch}",
-        "seconds": interleaved(calls, CPU, EFFORT, clock),
+        "seconds": interleaved(calls, CPU, EFFORT, timer),
         "peak_bytes": peaks,
     }
 
@@ -221,13 +220,13 @@ def main() -> None:
 
         head([kept[str(batch)] for batch in BATCHES if str(batch) in kept], kept, given.plot)
         return
-    clock = time.process_time if given.cpu_time else time.perf_counter
+    timer = process_seconds if given.cpu_time else None
     print(header())
     table = [str(batch) for batch in STEPS] if given.steps else BATCHES if given.batches else HEADS
     for row in table:
         if given.only not in str(row):
             continue
-        figures = measure_step(int(row), clock) if given.steps else measure(row, clock)
+        figures = measure_step(int(row), timer) if given.steps else measure(row, timer)
         print(lines(figures), flush=True)
         if given.json:
             kept |= {"machine": environment(CPU), "cpu_time": given.cpu_time, figures["head"]: figures}

@@ -1,6 +1,5 @@
 """Times one case: ours and its rivals, forward and backward, taking turns."""
 
-import functools
 import os
 import random
 import statistics
@@ -168,11 +167,11 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def interleaved(
-    calls: dict[str, Callable], device: torch.device, effort: Effort = FULL, clock: Callable = time.perf_counter
+    calls: dict[str, Callable], device: torch.device, effort: Effort = FULL, timer: Callable | None = None
 ) -> dict[str, float]:
     """Seconds of the median call of each. They take turns in an order that changes, so that what disturbs one disturbs
-    all, and nobody always comes after the same other. `clock` is the CPU's."""
-    timer = _cuda_seconds if device.type == "cuda" else functools.partial(_cpu_seconds, clock)
+    all, and nobody always comes after the same other."""
+    timer = timer or (_cuda_seconds if device.type == "cuda" else _cpu_seconds)
     repeats = {name: _repeats(call, timer) for name, call in calls.items()}
     turns = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
@@ -190,11 +189,19 @@ def _repeats(call, timer) -> int:
     return max(1, round(BURST_SECONDS / timer(call, 1)))
 
 
-def _cpu_seconds(clock, call, repeats):
-    start = clock()
+def _cpu_seconds(call, repeats):
+    start = time.perf_counter()
     for _ in range(repeats):
         call()
-    return (clock() - start) / repeats
+    return (time.perf_counter() - start) / repeats
+
+
+def process_seconds(call, repeats):
+    """CPU time of this process, for a timer: what others do on the machine hardly counts. Meant for one thread."""
+    start = time.process_time()
+    for _ in range(repeats):
+        call()
+    return (time.process_time() - start) / repeats
 
 
 def _cuda_seconds(call, repeats):

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from .. import data as datasets
 from .._files import atomic_write
 from ..report import compare, comparison, report
 from ..runs import open_run
 from ..train import load_checkpoint
-from .config import DATA
+from . import again
 
 __all__ = ["add"]
 
@@ -17,7 +16,7 @@ def add(verbs) -> None:
     parser = verbs.add_parser("report", help="one HTML page about a run")
     parser.set_defaults(run=_report)
     parser.add_argument("folder", metavar="RUN", help="the folder of a run, or one of its checkpoints")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the files of named data are")
+    again.add_flags(parser)
     parser.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
 
     parser = verbs.add_parser("compare", help="a table of runs")
@@ -31,11 +30,8 @@ def _report(a) -> None:
     model = data = None
     missing = "There is no checkpoint yet: pictures and latent dimensions are left out."
     if run.checkpoint is not None:
-        options = {key: run.config[key] for key in DATA if key in run.config and key != "data"}
-        if a.data_dir is not None:
-            options["data_dir"] = a.data_dir
         try:
-            data = datasets.load(run.config["data"], **options)
+            data = again.data_of(a, run.config)
             model = load_checkpoint(run.checkpoint).model
         except (FileNotFoundError, ValueError) as error:
             model = data = None

@@ -21,6 +21,7 @@ __all__ = ["BINARIZE", "NAMES", "RESIDENT_BYTES", "download", "from_dataset", "l
 
 NAMES = tuple(KNOWN)
 BINARIZE = ("dynamic", "threshold")
+_TEST_FRACTION = 0.1
 # What a split may take in memory, on the device too, before it stays in its file.
 RESIDENT_BYTES = 1 << 30
 
@@ -34,7 +35,7 @@ def load(
     *,
     binarize: str | None = None,
     x_scale: float | None = None,
-    test_fraction: float = 0.1,
+    test_fraction: float = _TEST_FRACTION,
     colour: bool = False,
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Data:
@@ -94,7 +95,11 @@ def load(
         else:
             raise ValueError(f"{path} is neither a folder of images nor a .npy or .npz file")
         loaded = _data(str(path.resolve()), splits, image_shape, x_scale, test_fraction)
-    return loaded if binarize is None else _binarized(loaded, binarize)
+    given = {"binarize": binarize, "x_scale": x_scale, "colour": colour or None}
+    given["data_dir"] = None if data_dir is None else str(Path(data_dir).resolve())
+    given["test_fraction"] = None if test_fraction == _TEST_FRACTION else test_fraction
+    source = {"data": loaded.name} | {key: value for key, value in given.items() if value is not None}
+    return replace(loaded if binarize is None else _binarized(loaded, binarize), source=source)
 
 
 def from_dataset(
@@ -105,7 +110,7 @@ def from_dataset(
     name: str | None = None,
     binarize: str | None = None,
     x_scale: float | None = None,
-    test_fraction: float = 0.1,
+    test_fraction: float = _TEST_FRACTION,
 ) -> Data:
     """A data set out of map-style torch Datasets, which are asked for their items as they are gathered.
 
@@ -147,7 +152,7 @@ def _existing(data) -> Path:
     if not path.exists():
         kinds = "a folder of images, or a .npy or .npz file"
         if os.path.sep in str(data) or path.suffix:
-            raise FileNotFoundError(f"there is no {path}: expected {kinds}")
+            raise FileNotFoundError(f"there is no {path}: expected {kinds}; if it was moved, say where it is (--data)")
         raise ValueError(f"data must be the path of {kinds}, or one of {', '.join(NAMES)}, got {str(data)!r}")
     return path
 

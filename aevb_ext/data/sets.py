@@ -23,6 +23,8 @@ class Data:
         image_shape: ``(height, width)`` or ``(colours, height, width)`` of the pictures, or None when data points are
             not pictures.
         valid: None where the data set has no such split.
+        source: what :func:`~aevb_ext.data.load` makes it of again: its arguments by name, those that are not as by
+            default, with absolute paths. None: it was made otherwise.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Data:
     x_scale: float = 1.0
     image_shape: tuple[int, ...] | None = None
     valid: Tensor | Rows | None = None
+    source: dict | None = None
 
     @property
     def dim(self) -> int:

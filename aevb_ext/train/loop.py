@@ -24,6 +24,7 @@ from .run import Log, Record, Result, Run
 from .same import check_same, described
 from .settings import Settings
 from .signals import Signals, end_as
+from .support import check_support
 from .written import Written
 
 __all__ = ["NonFiniteBound", "fit"]
@@ -57,11 +58,13 @@ def fit(
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1).
 
     Each epoch visits every data point once, in a new order. The same settings, initial parameters and number of threads
-    give the same run, on the CPU bit for bit. The bounds of the splits are on the same noise each time; the train bound
-    is that of as many training points as there are test points.
+    give the same run, on the CPU bit for bit. The bounds of the splits are what the estimator that is trained with
+    gives, on the same noise each time; the train bound is that of as many training points as there are test points.
 
     In a program that torchrun has started several times, each process calls this with the same arguments, and they
-    train one model: the same steps as one process takes, to the order in which sums are taken.
+    train one model: the same steps as one process takes, to the order in which sums are taken. What a model draws by
+    itself (dropout) is each process's own, and seeded when the run begins or goes on; batch norms see their process's
+    share of a minibatch, and their running statistics are the first one's.
 
     Args:
         model: the VAE, trained in place and left on ``device``.
@@ -114,8 +117,7 @@ def fit(
             if len(data.train) == 0 or len(data.test) == 0:
                 raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
             if validate:
-                model.decoder.check_support(data.train, model.x_scale, "data.train")
-                model.decoder.check_support(data.test, model.x_scale, "data.test")
+                check_support(model, data, processes)
             _check_count("keep", keep)
             if checkpoint_every is not None:
                 _check_count("checkpoint_every", checkpoint_every)
@@ -132,6 +134,7 @@ def fit(
                         _take_folder(run, Path(out), resume, override)
                     callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
                 _check_steps(run)
+                run.begin()
                 return _train(run, keep, checkpoint_every, callbacks)
         finally:
             run.leave()
@@ -299,8 +302,9 @@ def _check_count(name: str, value) -> None:
 
 def evaluate(run: Run) -> Record:
     """The bounds of the splits, of the averaged parameters where there is an average, each time on the same noise."""
-    data, how = run.data, {"estimator": "a" if run.settings.estimator == "a" else "b"}
-    how["n_samples"] = run.settings.n_samples
+    data, how = run.data, {"estimator": run.settings.estimator, "n_samples": run.settings.n_samples}
+    # What processes evaluate together, and the first one saves, is one model.
+    run.processes.take_first(run.model.buffers())
     with run.averaged():
         bounds = {"train": shared_bound(run.model, data.train, run.processes, count=len(data.test), **how)}
         bounds["test"] = shared_bound(run.model, data.test, run.processes, **how)
