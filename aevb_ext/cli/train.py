@@ -21,7 +21,11 @@ def add(verbs) -> None:
     parser.set_defaults(run=_run)
     parser.add_argument("--config", metavar="FILE.toml", help="keys and values; every key is a flag too, and flags win")
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder; default: the next of runs/DATA-1, 2, ...")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its newest checkpoint")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out from its newest checkpoint; its keys hold where no --config or flag does",
+    )
     parser.add_argument(
         "--allow-change", action="append", default=[], metavar="KEY", help="what --resume may find changed"
     )
@@ -34,12 +38,14 @@ def add(verbs) -> None:
 
 
 def _run(a) -> None:
+    if a.resume and a.out is None:
+        raise ValueError("--resume needs --out, the folder of the run to go on with")
+    if a.resume and a.config is None and (own := Path(a.out) / "config.toml").is_file():
+        a.config = own
     keys = resolved(a)
     name = keys["data"]
     if a.download and keys.get("data_dir") is None:
         raise ValueError("--download needs --data-dir, the folder to download to")
-    if a.resume and a.out is None:
-        raise ValueError("--resume needs --out, the folder of the run to go on with")
     if a.download:
         datasets.download(name, keys["data_dir"])
     data = datasets.load(name, **{key: keys[key] for key in DATA if key in keys and key != "data"})
