@@ -127,7 +127,8 @@ def main() -> None:
     path = RESULTS / f"samples-{file_name(about)}.json"
     old = json.loads(path.read_text())["samples"] if path.exists() else []
     for k in a.k:
-        old = sorted([f for f in old if f["k"] != k] + [measure(k)], key=lambda f: f["k"])
+        new = {**measure(k), "commit": about["aevb_ext"]["commit"]}
+        old = sorted([f for f in old if f["k"] != k] + [new], key=lambda f: f["k"])
         results = {**about, "samples": old}
         path.write_text(json.dumps(results, indent=1) + "\n")
     names = list(dict.fromkeys(name for f in old for name in f["seconds"]))
