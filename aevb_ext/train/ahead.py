@@ -19,8 +19,8 @@ class Ahead:
     Which data points a step is of follows from its number, and so do their noise keys: nothing is to be kept of what is
     under way when a run ends.
 
-    On the CPU too, at M = 100 of the paper's MNIST model: it takes a step on decoded pictures from 14.8 to 13.2 ms, hides
-    3 ms of waiting for a disk, and costs 0.1 to 0.2 of 3.7 ms where the file is in the system's cache.
+    On the CPU too, where a step of the paper's MNIST model at M = 100 then takes 13.2 and not 14.8 ms on decoded pictures,
+    does not wait for a disk that takes 3 ms, and takes 0.1 to 0.2 ms more than 3.7 where the file is in the cache.
 
     Args:
         rows: not resident.
