@@ -27,7 +27,7 @@ from aevb_ext.train.run import Run
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="this PyTorch has no torch.distributed")
 
 SIZES = 1, 2, 4
-SECONDS = 60  # after which processes that hang are ended, on a machine with other work
+SECONDS = 120  # after which processes that hang are ended, on a machine with other work
 N, DIM, LATENT, M = 50, 6, 2, 12
 
 CASES = {
@@ -392,7 +392,7 @@ def test_one_that_is_killed_ends_all_and_any_number_goes_on(tmp_path):
     assert codes == [0]
     before = time.monotonic()
     codes, printed, told = command(2, tmp_path / "2", *TRAIN, "--out", out, dies_at=205)
-    assert codes == [1, -signal.SIGKILL] and time.monotonic() - before < 30
+    assert codes == [1, -signal.SIGKILL] and time.monotonic() - before < SECONDS
     assert "test bound" not in printed
     assert told.count("aevb: error: ") == 1
     assert "at step 205 another of the 2 processes ended" in told and "last checkpoint" in told
@@ -444,21 +444,21 @@ def test_torchrun(tmp_path):
         # Its processes, and none of those that it starts for itself.
         _, second = [pid for pid in children if b"aevb_ext" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(second, signal.SIGKILL)
-        printed, told = job.communicate(timeout=2 * SECONDS)
+        printed, told = job.communicate(timeout=SECONDS)
     finally:
         job.kill()
     assert job.returncode not in (0, None) and "test bound" not in printed
     assert told.count("aevb: error: at step ") >= 1 and "another of the 2 processes ended" in told
     end = 100 * (max(evaluations(out)) + 50)
     job = torchrun(*train, "--resume", "--samples-seen", end)
-    printed, told = job.communicate(timeout=2 * SECONDS)
+    printed, told = job.communicate(timeout=SECONDS)
     assert job.returncode == 0, told
     assert printed.count("test bound") == 1 and max(evaluations(out)) == end / 100
     assert json.loads((out / "environment.json").read_text())["processes"] == 2
 
 
 def wait_for(condition, job):
-    deadline = time.monotonic() + 2 * SECONDS
+    deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline and job.poll() is None
         time.sleep(0.05)

@@ -68,7 +68,8 @@ class Looks(Callback):
         self.at, self.do, self.steps, self.threads = at, do, 0, 0
 
     def on_log(self, run, log):
-        self.steps, self.threads = run.steps, max(self.threads, len(threads()))
+        # Who keeps the run does not keep its thread.
+        self.run, self.steps, self.threads = run, run.steps, max(self.threads, len(threads()))
         if run.steps == self.at:
             self.do(run)
 
@@ -169,7 +170,7 @@ def test_no_thread_is_left_whatever_ends_a_run(do):
     look = Looks(5, do)
     with contextlib.suppress(Gone):
         trained(from_dataset(Watched(), Watched()), look=look)
-    assert look.steps == 5 and look.threads == 1
+    assert look.steps == 5 and look.threads == 1 and threads() == []
 
 
 def test_no_thread_is_left_by_a_step_that_nobody_closes():
