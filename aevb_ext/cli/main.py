@@ -1,4 +1,4 @@
-"""``aevb``: train, sample, evaluate, report, compare, doctor."""
+"""``aevb``: train, sample, evaluate, report, compare, export, doctor."""
 
 import argparse
 
@@ -6,8 +6,9 @@ from .. import __version__, plots
 from .. import data as datasets
 from .._files import atomic_write
 from ..estimators import ESTIMATORS, evaluate_bound
+from ..export import ExportError
 from ..train import NonFiniteBound, PeerFailed, joined, load_checkpoint
-from . import report, train
+from . import export, report, train
 from .config import count
 
 __all__ = ["main"]
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
             with processes.only_first_prints():
                 arguments = _parser().parse_args(argv)
                 return arguments.run(arguments) or 0
-        except (ValueError, TypeError, OSError, ImportError, NonFiniteBound, PeerFailed) as error:
+        except (ValueError, TypeError, OSError, ImportError, ExportError, NonFiniteBound, PeerFailed) as error:
             processes.tell(f"aevb: error: {error}")
             return 1
         except KeyboardInterrupt as error:
@@ -59,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014)."
     )
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="train | sample | evaluate | report | compare | doctor")
+    verbs = parser.add_subparsers(
+        required=True, metavar="train | sample | evaluate | report | compare | export | doctor"
+    )
     train.add(verbs)
 
     sample = verbs.add_parser("sample", help="a picture of samples from a checkpoint's model")
@@ -83,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
     report.add(verbs)
+    export.add(verbs)
     doctor = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
     doctor.set_defaults(run=_doctor)
+    verbs.metavar = " | ".join(verbs.choices)
     return parser

@@ -76,7 +76,7 @@ class VAE(nn.Module):
         if not x.is_floating_point() and torch.is_autocast_enabled(device):
             # Bytes are exact in half precision: what the encoder would make of a float32 minibatch, without making one.
             x = x.to(torch.get_autocast_dtype(device))
-        mu, logvar = _mu_logvar(self.encoder(x * self.x_scale))
+        mu, logvar = mu_logvar(self.encoder(x * self.x_scale))
         if self._latent is None:
             self._latent = mu[0].numel()
         return mu, logvar
@@ -90,7 +90,7 @@ class VAE(nn.Module):
         return self.decoder.mean(self.posterior(x)[0])
 
 
-def _mu_logvar(q) -> tuple[Tensor, Tensor]:
+def mu_logvar(q) -> tuple[Tensor, Tensor]:
     match q:
         case Tensor():
             return F.halves(q, 1)
