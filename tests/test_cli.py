@@ -5,8 +5,10 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from aevb_ext.cli import main
 
@@ -189,3 +191,37 @@ def test_pages_about_runs(run, tmp_path, capsys):
     assert run.name in capsys.readouterr().out
     assert "there is no run" in failure_of(["report", str(tmp_path / "none")], capsys)
     assert "not of a run" in failure_of(["compare", str(tmp_path)], capsys)
+
+
+def pictures(folder):
+    """A folder of pictures in colour, and a file of grey ones."""
+    generator = np.random.default_rng(0)
+    (folder / "pictures").mkdir()
+    for i in range(12):
+        Image.fromarray(generator.integers(0, 256, (6, 5, 3), np.uint8)).save(folder / "pictures" / f"{i}.png")
+    np.save(folder / "grey.npy", generator.integers(0, 256, (40, 6, 5), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ["pictures", "--colour", "--test-fraction", "0.4"],
+        ["grey.npy", "--binarize", "dynamic"],
+        ["grey.npy", "--binarize", "threshold", "--x-scale", "0.002"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_remembers_how_its_data_was_loaded(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(pictures(tmp_path))
+    assert main(["train", "--data", *data, "--hidden", "4", "--samples-seen", "100", "--out", "run"]) == 0
+    trained = re.search(r"test bound +(.*)", capsys.readouterr().out)[1]
+    assert main(["evaluate", "run"]) == 0
+    assert re.search(r"test bound +(.*)", capsys.readouterr().out)[1] == trained
+    assert main(["train", "--config", "run/config.toml", "--out", "again"]) == 0
+    assert re.search(r"test bound +(.*)", capsys.readouterr().out)[1] == trained
+    assert main(["report", "run"]) == 0
+    assert "left out" not in capsys.readouterr().out and "active units" in (tmp_path / "run/report.html").read_text()
+    # Away from its run a checkpoint does not know how, and says so.
+    (tmp_path / "run" / "best.safetensors").rename("bare.safetensors")
+    assert "config.toml, which is not here" in failure_of(["evaluate", "bare.safetensors"], capsys)

@@ -3,13 +3,13 @@
 import argparse
 
 from .. import __version__, plots
-from .. import data as datasets
 from .._files import atomic_write
 from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
 from ..train import NonFiniteBound, PeerFailed, joined, load_checkpoint
 from . import export, report, train
 from .config import count
+from .saved import data_of
 
 __all__ = ["main"]
 
@@ -41,12 +41,13 @@ def _sample(a) -> None:
 
 def _evaluate(a) -> None:
     checkpoint = load_checkpoint(a.checkpoint)
-    data = datasets.load(checkpoint.data, a.data_dir)
+    data = data_of(a.checkpoint, checkpoint, a.data_dir)
     device = a.device or train.default_device()
     model, data = checkpoint.model.to(device), data.to(device)
-    for name, x in (("train", data.train), ("test", data.test)):
-        bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=a.samples, seed=a.seed)
-        print(f"{name} bound {bound} nats ({bound.count} points)")
+    for name in ("train", "valid", "test"):
+        if (x := getattr(data, name)) is not None:
+            bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=a.samples, seed=a.seed)
+            print(f"{name} bound {bound} nats ({bound.count} points)")
 
 
 def _doctor(_) -> int | None:
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--n", type=count, default=100, help="how many samples; default: %(default)s")
     sample.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
-    evaluate = verbs.add_parser("evaluate", help="the train and test bound of a checkpoint's model")
+    evaluate = verbs.add_parser("evaluate", help="the bound of the data splits under a checkpoint's model")
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
     evaluate.add_argument("--data-dir", metavar="DIR", help="where the files of named data are")

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from .. import data as datasets
 from .._files import atomic_write
 from ..report import compare, comparison, report
 from ..runs import open_run
 from ..train import load_checkpoint
-from .config import DATA
+from .saved import data_of
 
 __all__ = ["add"]
 
@@ -31,12 +30,9 @@ def _report(a) -> None:
     model = data = None
     missing = "There is no checkpoint yet: pictures and latent dimensions are left out."
     if run.checkpoint is not None:
-        options = {key: run.config[key] for key in DATA if key in run.config and key != "data"}
-        if a.data_dir is not None:
-            options["data_dir"] = a.data_dir
         try:
-            data = datasets.load(run.config["data"], **options)
-            model = load_checkpoint(run.checkpoint).model
+            checkpoint = load_checkpoint(run.checkpoint)
+            model, data = checkpoint.model, data_of(run.checkpoint, checkpoint, a.data_dir)
         except (FileNotFoundError, ValueError) as error:
             model = data = None
             missing = f"Pictures and latent dimensions are left out: {error}"

@@ -81,12 +81,15 @@ def load(
     """
     if binarize is not None and binarize not in BINARIZE:
         raise ValueError(f"binarize must be None or one of {', '.join(BINARIZE)}, got {binarize!r}")
+    options = {"binarize": binarize, "x_scale": x_scale}
     if data in KNOWN:
+        options["data_dir"] = None if data_dir is None else os.path.abspath(data_dir)
         loaded = KNOWN[data].load(data_dir)
         if x_scale is not None:
             loaded = replace(loaded, x_scale=x_scale)
     else:
         path = _existing(data)
+        options |= {"test_fraction": test_fraction, "colour": colour}
         if path.is_dir():
             splits, image_shape = read_images(path, colour, resident_bytes)
         elif path.suffix in (".npy", ".npz"):
@@ -94,6 +97,7 @@ def load(
         else:
             raise ValueError(f"{path} is neither a folder of images nor a .npy or .npz file")
         loaded = _data(str(path.resolve()), splits, image_shape, x_scale, test_fraction)
+    loaded = replace(loaded, options={name: value for name, value in options.items() if value is not None})
     return loaded if binarize is None else _binarized(loaded, binarize)
 
 

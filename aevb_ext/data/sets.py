@@ -1,7 +1,7 @@
 """What a data set is."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class Data:
         image_shape: ``(height, width)`` or ``(colours, height, width)`` of the pictures, or None when data points are
             not pictures.
         valid: None where the data set has no such split.
+        options: what :func:`~aevb_ext.data.load` was told beside the name; ``load(name, **options)`` gives it again.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Data:
     x_scale: float = 1.0
     image_shape: tuple[int, ...] | None = None
     valid: Tensor | Rows | None = None
+    options: dict = field(default_factory=dict)
 
     @property
     def dim(self) -> int:

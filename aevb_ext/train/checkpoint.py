@@ -38,7 +38,7 @@ class Checkpoint:
 
     model: VAE
     data: str
-    image_shape: tuple[int, int] | None
+    image_shape: tuple[int, ...] | None
     samples_seen: int
 
 
@@ -77,7 +77,7 @@ def load_checkpoint(path, model: VAE | None = None) -> Checkpoint:
         name, shape = content["data"]["name"], content["data"]["image_shape"]
         config, samples_seen = content["model"], content["samples_seen"]
         right = isinstance(name, str) and is_count(samples_seen) and (config is None or isinstance(config, dict))
-        right = right and (shape is None or (len(shape) == 2 and all(map(is_count, shape))))
+        right = right and (shape is None or (len(shape) in (2, 3) and all(map(is_count, shape))))
     except (KeyError, TypeError):
         right = False
     if not right:

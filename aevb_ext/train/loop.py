@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..data import Data
+from ..data import Data, chunks
 from ..estimators import Bound
 from ..learners.precision import matmul_precision
 from ..models import VAE
+from ..noise import keys_at
 from .callbacks import Callback
 from .evaluation import shared_bound
 from .folder import clean, new_folder, old_folder
@@ -31,6 +32,9 @@ __all__ = ["NonFiniteBound", "fit"]
 # The bound is evaluated where the paper's Figure 2 has detail: evenly in the logarithm of the samples seen.
 _FIRST_EVALUATION = 10_000
 _EVALUATIONS_PER_DECADE = 8
+
+# Data points whose support is checked together: data may be larger than memory.
+_CHECKED = 16384
 
 
 class NonFiniteBound(RuntimeError):
@@ -114,8 +118,7 @@ def fit(
             if len(data.train) == 0 or len(data.test) == 0:
                 raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
             if validate:
-                model.decoder.check_support(data.train, model.x_scale, "data.train")
-                model.decoder.check_support(data.test, model.x_scale, "data.test")
+                _check_support(model, data)
             _check_count("keep", keep)
             if checkpoint_every is not None:
                 _check_count("checkpoint_every", checkpoint_every)
@@ -290,6 +293,14 @@ def _check(settings: Settings, processes: Processes) -> None:
             f"batch_size, of all processes together, must divide by the number of processes times accumulate, "
             f"{processes.world_size} * {settings.accumulate}, got {settings.batch_size}"
         )
+
+
+def _check_support(model: VAE, data: Data) -> None:
+    for split in ("train", "test", "valid"):
+        rows = getattr(data, split)
+        if rows is not None:
+            for x in chunks(rows, _CHECKED, keys=lambda index: keys_at(0, "evaluation binarize", index)):
+                model.decoder.check_support(x, model.x_scale, f"data.{split}")
 
 
 def _check_count(name: str, value) -> None:

@@ -14,10 +14,10 @@ __all__ = ["Written"]
 
 
 class Written(Callback):
-    """config.toml: the data's name, the settings and the model; environment.json: versions and device."""
+    """config.toml: the data's name and options, the settings and the model; environment.json: versions and device."""
 
     def on_start(self, run) -> None:
-        config = {"data": run.data.name, **run.settings.as_dict(), "model": run.model.config or {}}
+        config = {"data": run.data.name, **run.data.options, **run.settings.as_dict(), "model": run.model.config or {}}
         environment = {
             "aevb_ext": __version__,
             "commit": build_info()["commit"],
