@@ -25,7 +25,7 @@ class SavedRun:
             the run has not come to a checkpoint.
         config: its resolved configuration.
         environment: versions, device, machine.
-        logs, evaluations: the lines of metrics.jsonl, of either kind, in their order.
+        logs, evaluations, resumptions: the lines of metrics.jsonl, of each kind, in their order.
     """
 
     folder: Path
@@ -34,6 +34,7 @@ class SavedRun:
     environment: dict
     logs: list[dict]
     evaluations: list[dict]
+    resumptions: list[dict]
 
     @property
     def name(self) -> str:
@@ -63,8 +64,7 @@ def open_run(path) -> SavedRun:
         model_file(folder) if path.is_dir() else path,
         _parsed(folder / "config.toml", tomllib.loads),
         _parsed(folder / "environment.json", json.loads) if (folder / "environment.json").is_file() else {},
-        [line for line in lines if line.get("event") == "log"],
-        [line for line in lines if line.get("event") == "evaluation"],
+        *([line for line in lines if line.get("event") == kind] for kind in ("log", "evaluation", "resumed")),
     )
 
 
