@@ -1,4 +1,8 @@
-"""A VAE trained by Lightning on the operators of aevb_ext: `pip install lightning`, `python examples/lightning_vae.py`."""
+"""A VAE on the operators of aevb_ext, trained by Lightning.
+
+    pip install lightning
+    python examples/lightning_vae.py
+"""
 
 import lightning
 import torch
