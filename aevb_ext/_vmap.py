@@ -107,7 +107,9 @@ def _noise_key(*, device, generator=None, n=None, call=0):
         return torch._C._functorch._add_batch_dim(keys, 0, vmap.level())
 
 
-def _linear(info, in_dims, x, weight, bias, tanh):
+def _linear(info, in_dims, x, weight, bias, tanh, x_scale=1.0):
+    if not x.is_floating_point():
+        x = x.to(weight.dtype) * x_scale
     x, weight = _whole(x, in_dims[0], info.batch_size), _whole(weight, in_dims[1], info.batch_size)
     y = x.flatten(1, -2) @ weight.mT if x.dim() > 2 else (x.unsqueeze(1) @ weight.mT)
     if bias is not None:

@@ -21,6 +21,7 @@ from ._files import atomic_write, naming
 from ._library import ops
 from .models import VAE
 from .models.vae import mu_logvar
+from .nn.linear import scaled
 
 __all__ = ["ExportError", "export_onnx", "export_programs"]
 
@@ -158,9 +159,9 @@ def _program(name: str, network: nn.Module, given: Tensor) -> torch.export.Expor
     return program
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool, x_scale: float = 1.0) -> Tensor:
     """What :class:`aevb_ext.nn.Linear` computes."""
-    y = nn.functional.linear(x, weight, bias)
+    y = nn.functional.linear(scaled(x, x_scale, weight.dtype), weight, bias)
     return y.tanh() if tanh else y
 
 

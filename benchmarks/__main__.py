@@ -39,6 +39,8 @@ def pieces(device: torch.device, effort: Effort, only: str):
     for one in training.trainings(device.type):
         if only in str(one):
             yield "training", lambda one=one: [training.measure(one, device, effort)]
+    if only in "batches":
+        yield "by_batch", lambda: sweeps.batches(device)
 
 
 def run(device: torch.device, effort: Effort, only: str, out: Path | None, seconds: float) -> dict:
@@ -46,6 +48,7 @@ def run(device: torch.device, effort: Effort, only: str, out: Path | None, secon
     start = time.monotonic()
     results = {**environment(device), "copy_bytes_per_second": copy_bandwidth(device)}
     results |= {"cases": [], "integrations": [], "training": [], "by_threads": [], "by_elements": []}
+    results["by_batch"] = []
     print(report.where(results), f"copy {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", sep="; ", flush=True)
     path = out and out / f"{file_name(results)}.json"
     for kind, piece in pieces(device, effort, only):

@@ -43,6 +43,7 @@ def draw(results: dict, folder: Path) -> Iterator[Path]:
         "scaling": (scaling, results["by_elements"]),
         "threads": (threads, results["by_threads"]),
         "step": (training_step, results["training"]),
+        "batches": (batches, results.get("by_batch", [])),
     }
     with plt.rc_context(STYLE):
         for name, (picture, figures) in pictures.items():
@@ -273,4 +274,35 @@ def training_step(table, results):
         "Of JAX only the matrix products can be timed alone. The kernels that torch.compile makes are in its rest."
     )
     _layout(figure, caption)
+    return figure
+
+
+def batches(table, results):
+    """Data points a second, and memory, against the minibatch."""
+    figure, (rates, peaks) = plt.subplots(1, 2, figsize=(10, 4.2))
+    kinds = _kinds(table)
+    for kind in kinds:
+        points = [(figures["batch"], figures) for figures in table if _value(figures, kind)]
+        width = 2.2 if kind == "ours" else 1.4
+        style = {"marker": "o", "ms": 4, "lw": width, "color": COLOURS[kind], "zorder": 3}
+        rates.plot([m for m, _ in points], [m / _value(figures, kind) for m, figures in points], **style)
+        held = [(m, peak / 1e6) for m, figures in points if (peak := _value(figures, kind, "peak_bytes"))]
+        peaks.plot([m for m, _ in held], [megabytes for _, megabytes in held], **style)
+    for axes in (rates, peaks):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.xaxis.set_major_locator(plt.FixedLocator([figures["batch"] for figures in table]))
+        axes.xaxis.set_minor_locator(plt.NullLocator())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_minor_locator(plt.NullLocator())
+        axes.set_xlabel("data points in a minibatch")
+        axes.grid(color="#e5e5e5")
+        axes.set_axisbelow(True)
+    rates.set_title("data points a second")
+    peaks.set_title("MB at once in a step, beyond parameters and data")
+    figure.legend(handles=_handles(kinds), ncols=4, loc="lower left")
+    _title(figure, "Training against the minibatch (784-500-20-500-784, Adagrad)", results)
+    _layout(figure, "JAX does not tell what memory its steps take.")
     return figure

@@ -55,7 +55,24 @@ def markdown(results: dict) -> str:
         seconds = figures["seconds"]
         cells = [figures["case"], duration(seconds["ours"]), *(_times(seconds, kind) for kind in KINDS)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines + integrations(results))
+    return "\n".join(lines + by_batch(results) + integrations(results))
+
+
+def by_batch(results: dict) -> list[str]:
+    """A training step against the minibatch."""
+    table = results.get("by_batch", [])
+    if not table:
+        return []
+    heads = [name for kind, name in KINDS.items() if any(best(figures["seconds"], kind) for figures in table)]
+    lines = ["", f"| M | data points a second | {' | '.join(heads)} | peak MB: ours, eager, torch.compile |"]
+    lines += ["|" + "---|" * (len(heads) + 3)]
+    for figures in table:
+        seconds, peaks = figures["seconds"], figures["peak_bytes"]
+        held = [best(peaks, kind)[1] / 1e6 for kind in ("ours", "eager", "compile")]
+        cells = [f"{figures['batch']}", f"{figures['batch'] / seconds['ours']:,.0f}"]
+        cells += [_times(seconds, kind) for kind, name in KINDS.items() if name in heads]
+        lines.append(f"| {' | '.join([*cells, ', '.join(f'{mb:,.0f}' for mb in held)])} |")
+    return lines
 
 
 def integrations(results: dict) -> list[str]:

@@ -1,10 +1,10 @@
-"""How time grows with the number of elements, and falls with the number of threads."""
+"""How time grows with the number of elements and the minibatch, and falls with the number of threads."""
 
 from collections.abc import Iterator
 
 import torch
 
-from . import cases
+from . import cases, training
 from .cases import Case, Shape
 from .measure import Effort, cores, measure
 
@@ -20,6 +20,10 @@ BETWEEN = (3e3, 3e4, 3e5, 3e6, 3e7)  # ours alone: the rivals' curves are clear 
 EFFORT = Effort(0.2, 3)
 # One formulation each: the one that people write. The table has the others, and is what the ratios come from.
 FORMULATIONS = ("textbook",)
+
+# Of a whole training step.
+BATCHES = {"cpu": (100, 512, 2048, 8192, 32768, 65536), "cuda": (100, 512, 2048, 8192, 32768, 65536, 262144)}
+BATCH_EFFORT = Effort(3, 5)
 
 
 def scaled(operation: cases.Operation, event: int, elements: float) -> Case:
@@ -48,3 +52,9 @@ def threads(device: torch.device) -> Iterator[dict]:
                 yield {**measure(scaled(operation, event, 1e7), device, EFFORT, FORMULATIONS), "threads": count}
     finally:
         torch.set_num_threads(before)
+
+
+def batches(device: torch.device) -> Iterator[dict]:
+    """Training steps with ever larger minibatches."""
+    for batch in BATCHES[device.type]:
+        yield training.measure(training.Training(batch, asked={"jax": 1.0}), device, BATCH_EFFORT)

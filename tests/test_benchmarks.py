@@ -152,6 +152,14 @@ def test_tables_show_a_rival_that_wins_in_bold():
     assert "| 2.00x | **0.50x** | 4.00 |" in row
 
 
+def test_the_table_against_the_minibatch():
+    found = results("cpu", 1.0) | ABOUT
+    seconds = {"ours": 0.5, "eager: textbook": 1.0, "compile: textbook": 0.25}
+    peaks = {"ours": 1e6, "eager: textbook": 3e6, "compile: textbook": 2e6}
+    found["by_batch"] = [{"batch": 8192, "seconds": seconds, "peak_bytes": peaks}]
+    assert "| 8192 | 16,384 | 2.00x | **0.50x** | 1, 3, 2 |" in report.markdown(found)
+
+
 def test_pictures_are_drawn(tmp_path):
     seconds = {"ours": 1.0, "eager: textbook": 9.0, "compile: textbook": 2.0, "copy": 0.5}
     size = {"operator": "rsample", "floor_bytes": 1e9, "seconds": seconds, "peak_bytes": seconds}
@@ -162,8 +170,9 @@ def test_pictures_are_drawn(tmp_path):
     found["training"][0]["parts"].pop("copy")
     found["by_elements"] = [size | {"elements": n} for n in (1e3, 1e6)]
     found["by_threads"] = [size | {"threads": n} for n in (1, 2)]
+    found["by_batch"] = [size | {"batch": n} for n in (100, 8192)]
     pictures = list(plots.draw(found, tmp_path))
-    assert len(pictures) == 6 and all(0 < picture.stat().st_size < 150_000 for picture in pictures)
+    assert len(pictures) == 7 and all(0 < picture.stat().st_size < 150_000 for picture in pictures)
 
 
 def test_instructions_may_shrink_but_not_grow():

@@ -6,6 +6,7 @@ from torch import nn
 
 from aevb_ext._library import ops
 from aevb_ext.nn import Linear
+from benchmarks.memory import peak_bytes
 
 EPS = torch.finfo(torch.float32).eps
 # [*, in], out: of several tiles and of less than one, a vector, samples in front, nothing at all.
@@ -77,6 +78,69 @@ def test_opcheck(tanh):
     y = ops.linear(x, weight, bias, tanh).detach() if tanh else None
     arguments = (torch.randn(6, 5), x.detach(), weight.detach(), y, [True, False, True])
     torch.library.opcheck(ops.linear_backward.default, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+# Rows of less than one block, and of several.
+BYTES = [((7, 3), 5), ((3,), 4), ((2, 5, 20), 33), ((0, 6), 4), ((2001, 784), 20)]
+
+
+def data(shape, dtype):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(2 if dtype == torch.bool else 256, shape, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool])
+@pytest.mark.parametrize(("shape", "n_out"), BYTES, ids=str)
+def test_bytes(shape, n_out, dtype, tanh):
+    ours, exact = layers(shape[-1], n_out, tanh)
+    x, x_scale, cotangent = (
+        data(shape, dtype),
+        1 / 255 if dtype == torch.uint8 else 1.0,
+        torch.randn(*shape[:-1], n_out),
+    )
+    y = ours(x, x_scale)
+    gradients = torch.autograd.grad(y, list(ours.parameters()), cotangent)
+    exact_y, _, *exact_gradients = run(exact, x.double() * x_scale, cotangent)
+    weight, n_in = ours.weight.detach().double().abs(), shape[-1]
+    rows_x, rows_g = (x.double() * x_scale).reshape(-1, n_in), cotangent.double().abs().reshape(-1, n_out)
+    inner = n_in if tanh else 0
+    extra = 1 + (rows_x @ weight.T).max().item() if tanh and rows_x.numel() else 1.0
+    assert_rounded(y, exact_y, (rows_x @ weight.T + 1).reshape(y.shape), n_in)
+    assert_rounded(gradients[0], exact_gradients[0], extra * rows_g.T @ rows_x, len(rows_x) + inner)
+    assert_rounded(gradients[1], exact_gradients[1], extra * rows_g.sum(0), len(rows_x) + inner)
+
+
+def test_bytes_in_pytorch():
+    """Derivatives of derivatives, torch.func, torch.compile, opcheck and autocast."""
+    ours, _ = layers(20, 5, True)
+    x = data((6, 20), torch.uint8)
+    floats, parameters = x * (1 / 255), dict(ours.named_parameters())
+
+    def loss(parameters, *x):
+        return torch.func.functional_call(ours, parameters, x).square().sum()
+
+    def penalty(*x):
+        gradients = torch.autograd.grad(loss(parameters, *x), list(parameters.values()), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in gradients), list(parameters.values()))
+
+    torch.testing.assert_close(penalty(x, 1 / 255), penalty(floats))
+    per_point = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, None))
+    torch.testing.assert_close(per_point(parameters, x, 1 / 255), per_point(parameters, floats, 1.0))
+    compiled = torch.compile(ours, fullgraph=True)
+    torch.testing.assert_close(compiled(x, 1 / 255), ours(x, 1 / 255))
+    weight, bias = (p.detach().clone().requires_grad_() for p in parameters.values())
+    torch.library.opcheck(ops.linear.default, (x, weight, bias, True, 1 / 255))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(x, 1 / 255), ours(x.bfloat16() * (1 / 255)))
+
+
+def test_bytes_are_never_all_there_in_floats():
+    ours, _ = layers(784, 4, True)
+    rows = 20_000
+    x = data((rows, 784), torch.uint8)
+    peak = peak_bytes(lambda: ours(x, 1 / 255).sum().backward(), torch.device("cpu"))
+    assert peak < rows * 784 * 4 / 4
 
 
 @pytest.mark.parametrize("tanh", [False, True])
@@ -161,8 +225,14 @@ def test_a_changed_output_is_noticed():
         (torch.ones(3, 4), torch.ones(4), None, ValueError, r"weight must be .*got \[4\]"),
         (torch.ones(3, 4), torch.ones(2, 4), torch.ones(3), ValueError, r"bias must be \[2\].*got \[3\]"),
         (torch.ones(3, 4).double(), torch.ones(2, 4), None, TypeError, "one dtype, got Double and Float"),
+        (torch.ones(3, 5).byte(), torch.ones(2, 4), None, ValueError, r"x must be \[\*, 4\].*got \[3, 5\]"),
     ],
 )
 def test_errors(x, weight, bias, error, match):
     with pytest.raises(error, match=match):
         ops.linear(x, weight, bias, False)
+
+
+def test_a_scale_is_of_bytes():
+    with pytest.raises(ValueError, match=r"x_scale is of bytes and truth values, got 0.5 with x of Float"):
+        ops.linear(torch.ones(3, 4), torch.ones(2, 4), None, False, 0.5)

@@ -1,11 +1,14 @@
 """The variational auto-encoder."""
 
-import torch
+from functools import reduce
+
 from torch import Tensor, nn
 
 from .. import functional as F
 from ..distributions import DiagonalGaussian
 from ..nn import BernoulliDecoder
+from ..nn.heads import has_hooks
+from ..nn.linear import Linear, scaled
 
 __all__ = ["VAE"]
 
@@ -72,14 +75,18 @@ class VAE(nn.Module):
             TypeError: the encoder gave neither a tensor, nor two, nor a DiagonalGaussian.
             ValueError: the channels of its packed output cannot be halved.
         """
-        device = x.device.type
-        if not x.is_floating_point() and torch.is_autocast_enabled(device):
-            # Bytes are exact in half precision: what the encoder would make of a float32 minibatch, without making one.
-            x = x.to(torch.get_autocast_dtype(device))
-        mu, logvar = mu_logvar(self.encoder(x * self.x_scale))
+        mu, logvar = mu_logvar(self._encoded(x))
         if self._latent is None:
             self._latent = mu[0].numel()
         return mu, logvar
+
+    def _encoded(self, x: Tensor):
+        """The encoder's output. A first layer that takes bytes is given bytes."""
+        if type(self.encoder) is nn.Sequential and len(self.encoder) and not has_hooks(self.encoder):
+            first, *rest = self.encoder
+            if type(first) is Linear:
+                return reduce(lambda h, module: module(h), rest, first(x, self.x_scale))
+        return self.encoder(scaled(x, self.x_scale))
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), ``[*samples, B]``, for x ``[B, *event]`` and z ``[*samples, B, latent]``."""

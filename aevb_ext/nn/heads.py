@@ -90,7 +90,7 @@ class _Decoder(nn.Module):
             return None
         *body, last = self.net
         plain = type(last) is nn.Linear or (type(last) is Linear and not last.tanh)
-        if not plain or _has_hooks(self.net) or _has_hooks(last):
+        if not plain or has_hooks(self.net) or has_hooks(last):
             return None
         # An exported program is for batches of any size: it takes the two steps.
         if torch.compiler.is_exporting():
@@ -231,6 +231,7 @@ class GaussianDecoder(_Decoder):
         return f"dim={self.dim}, sigmoid={self.sigmoid}, clamp={self.clamp}, soft={self.soft}{start}"
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody wants to see what goes into it or comes out."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, kind) for kind in kinds)

@@ -15,6 +15,9 @@ class Linear(nn.Linear):
     choice for float32 (MKL) is slowed down, oneDNN multiplies, and tanh is computed where the product is written; the
     results agree to rounding. On every other device and dtype, and under autocast, this *is* ``nn.Linear``.
 
+    Data may stay bytes: there they are scaled and cast a block of rows at a time, in the backward again, so that a
+    large minibatch is never there in floats.
+
     Args:
         in_features, out_features, bias, device, dtype: as in ``nn.Linear``.
         tanh: whether tanh follows.
@@ -24,12 +27,33 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias, **kwargs)
         self.tanh = tanh
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x ``[*, in_features]``; gives ``[*, out_features]``."""
-        if x.is_cpu and x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+    def forward(self, x: Tensor, x_scale: float = 1.0) -> Tensor:
+        """The layer of ``x * x_scale``.
+
+        Args:
+            x: ``[*, in_features]``, of the weight's dtype (but for autocast), or uint8 or bool.
+            x_scale: what x is multiplied by (1/255 for grey bytes).
+
+        Returns:
+            ``[*, out_features]``.
+        """
+        fused = x.is_cpu and self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if fused and x.dtype in (torch.uint8, torch.bool):
+            return ops.linear(x, self.weight, self.bias, self.tanh, x_scale)
+        x = scaled(x, x_scale, self.weight.dtype)
+        if fused and x.dtype == torch.float32:
             return ops.linear(x, self.weight, self.bias, self.tanh)
         y = super().forward(x)
         return y.tanh() if self.tanh else y
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", tanh=True" if self.tanh else "")
+
+
+def scaled(x: Tensor, x_scale: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``x * x_scale``; of bytes and truth values in ``dtype``, or in what autocast would make of it."""
+    if not x.is_floating_point():
+        # Bytes are exact in half precision: no float32 minibatch is made on the way.
+        device = x.device.type
+        x = x.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype)
+    return x if x_scale == 1 else x * x_scale
