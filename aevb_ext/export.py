@@ -194,7 +194,8 @@ def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _written(folder: Path, contents: dict[str, bytes]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         with naming(path), atomic_write(path) as file:

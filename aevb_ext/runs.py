@@ -12,7 +12,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["SavedRun", "folder_of", "open_run"]
+__all__ = ["CONFIG", "SavedRun", "folder_of", "open_run"]
+
+# What a run writes its resolved configuration to.
+CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,13 @@ def open_run(path) -> SavedRun:
     if not path.exists():
         raise FileNotFoundError(f"there is no run {path}")
     folder = folder_of(path)
-    if not (folder / "config.toml").is_file():
-        raise FileNotFoundError(f"{path} is not of a run: {folder} has no config.toml")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{path} is not of a run: {folder} has no {CONFIG}")
     lines = _lines(folder / "metrics.jsonl")
     return SavedRun(
         folder,
         model_file(folder) if path.is_dir() else path,
-        _parsed(folder / "config.toml", tomllib.loads),
+        _parsed(folder / CONFIG, tomllib.loads),
         _parsed(folder / "environment.json", json.loads) if (folder / "environment.json").is_file() else {},
         *([line for line in lines if line.get("event") == kind] for kind in ("log", "evaluation", "resumed")),
     )

@@ -1,7 +1,7 @@
 """A VAE on the operators of aevb_ext, trained by Lightning.
 
-    pip install lightning
-    python examples/lightning_vae.py
+pip install lightning
+python examples/lightning_vae.py
 """
 
 import lightning

@@ -118,6 +118,8 @@ def test_divergence_is_a_failure_with_a_step(tmp_path, capsys):
         ["train", "--latent", "0"],
         ["train", "--samples-seen", "0.5"],
         ["sample", "c.safetensors"],
+        ["train", "--latent", "five"],
+        ["train", "--samples-seen", "inf"],
         ["fly"],
         [],
     ],
@@ -127,6 +129,13 @@ def test_usage_errors(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2 and "usage: aevb" in capsys.readouterr().err
+
+
+def test_a_flag_that_there_is_not_is_told_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--latnt", "5"])
+    message = capsys.readouterr().err
+    assert message.endswith("aevb train: error: there is no argument --latnt: --latent?\n")
 
 
 def test_the_module_is_the_command():
@@ -143,8 +152,9 @@ def test_a_run_goes_on_and_its_configuration_makes_it_again(run, tmp_path, capsy
     out = tmp_path / "again"
     assert main(["train", "--config", str(run / "config.toml"), "--out", str(out), "--samples-seen", "1e4"]) == 0
     assert "not empty" in failure_of(["train", "--config", str(run / "config.toml"), "--out", str(out)], capsys)
-    again = ["train", "--config", str(run / "config.toml"), "--out", str(out), "--resume"]
-    assert "lr" in failure_of([*again, "--lr", "0.5"], capsys)
+    # Its own configuration is the one it goes on with.
+    again = ["train", "--out", str(out), "--resume", "--samples-seen", "1.5e4"]
+    assert "lr: 0.02 -> 0.5" in failure_of([*again, "--lr", "0.5"], capsys)
     assert main(again) == 0
     bounds = [
         [json.loads(line)["test"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"test"' in line][
@@ -169,6 +179,13 @@ def failure_of(arguments, capsys):
         ("[model]\nlatnt = 5", "unknown key 'latnt': latent?"),
         ("lr = ", "not a TOML file"),
         ("batch_size = 0", "batch_size must be an integer, at least 1, got 0"),
+        ('lr = "0.1"', "run.toml: lr must be a number, got '0.1'"),
+        ("seed = 0.5", "run.toml: seed must be a whole number, got 0.5"),
+        ("colour = 1", "run.toml: colour must be true or false, got 1"),
+        ("data = 5", "run.toml: data must be text in quotes, got 5"),
+        ("model = 5", "model must be a table, [model], got 5"),
+        ("epochs = 1\nsamples_seen = 100", "epochs and samples_seen were both given"),
+        ("depth = 3", "the architecture 'mlp' has no depth; it has latent, hidden"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_by_name(tmp_path, capsys, text, message):

@@ -1,12 +1,13 @@
 """``aevb``: train, sample, evaluate, report, compare, export, doctor."""
 
 import argparse
+import difflib
 
 from .. import __version__, plots
-from .._files import atomic_write
+from .._files import atomic_write, naming
 from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
-from ..train import NonFiniteBound, PeerFailed, joined, load_checkpoint
+from ..train import NonFiniteBound, PeerFailed, Processes, joined, load_checkpoint
 from . import export, report, train
 from .config import count
 from .saved import data_of
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     with joined() as processes:
         try:
             with processes.only_first_prints():
-                arguments = _parser().parse_args(argv)
+                arguments = _parsed(argv)
                 return arguments.run(arguments) or 0
         except (ValueError, TypeError, OSError, ImportError, ExportError, NonFiniteBound, PeerFailed) as error:
             processes.tell(f"aevb: error: {error}")
@@ -34,7 +35,7 @@ def _sample(a) -> None:
     if checkpoint.image_shape is None:
         raise ValueError(f"{a.checkpoint} was trained on {checkpoint.data}, whose data points are not images")
     picture = plots.png(plots.samples(checkpoint.model, checkpoint.image_shape, a.n, a.seed))
-    with atomic_write(a.out) as file:
+    with naming(a.out), atomic_write(a.out) as file:
         file.write(picture)
     print(f"written to {a.out}")
 
@@ -42,7 +43,7 @@ def _sample(a) -> None:
 def _evaluate(a) -> None:
     checkpoint = load_checkpoint(a.checkpoint)
     data = data_of(a.checkpoint, checkpoint, a.data_dir)
-    device = a.device or train.default_device()
+    device = Processes().device(a.device or train.default_device())
     model, data = checkpoint.model.to(device), data.to(device)
     for name in ("train", "valid", "test"):
         if (x := getattr(data, name)) is not None:
@@ -56,14 +57,23 @@ def _doctor(_) -> int | None:
     return doctor.main()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    parser, verbs = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        verb = verbs.choices[arguments.verb]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], verb._option_string_actions, 1)
+        verb.error(f"there is no argument {unknown[0]}" + (f": {near[0]}?" if near else ""))
+    return arguments
+
+
+def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
+    """The parser, and what has those of the verbs."""
     parser = argparse.ArgumentParser(
         prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014)."
     )
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
-    verbs = parser.add_subparsers(
-        required=True, metavar="train | sample | evaluate | report | compare | export | doctor"
-    )
+    verbs = parser.add_subparsers(required=True, dest="verb")
     train.add(verbs)
 
     sample = verbs.add_parser("sample", help="a picture of samples from a checkpoint's model")
@@ -91,4 +101,4 @@ def _parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
     doctor.set_defaults(run=_doctor)
     verbs.metavar = " | ".join(verbs.choices)
-    return parser
+    return parser, verbs

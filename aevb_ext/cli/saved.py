@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .. import data as datasets
 from ..data import Data
-from ..runs import folder_of, open_run
+from ..runs import CONFIG, folder_of, open_run
 from ..train import Checkpoint
 from .config import DATA
 
@@ -25,7 +25,7 @@ def data_of(path, checkpoint: Checkpoint, data_dir=None) -> Data:
         FileNotFoundError: the data is not there any more.
         ValueError: it is other data now: the pictures have another size, or the numbers another scale.
     """
-    in_its_run = (folder_of(Path(path)) / "config.toml").is_file()
+    in_its_run = (folder_of(Path(path)) / CONFIG).is_file()
     config = open_run(path).config if in_its_run else {}
     options = {key: config[key] for key in DATA if key in config and key != "data"}
     if data_dir is not None:

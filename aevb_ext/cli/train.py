@@ -8,6 +8,7 @@ import torch
 from .. import data as datasets
 from .._library import build_info
 from ..models import make_model
+from ..runs import CONFIG
 from ..train import Settings, fit
 from .config import DATA, MODEL, SETTINGS, add_flags, resolved
 from .config import count as count_of
@@ -17,13 +18,21 @@ __all__ = ["add", "default_device"]
 
 def add(verbs) -> None:
     """The verb."""
-    parser = verbs.add_parser("train", help="train a VAE on a data set")
+    parser = verbs.add_parser(
+        "train",
+        help="train a VAE on a data set",
+        usage="aevb train [--config FILE.toml] [--out DIR] [--data DATA] [--KEY VALUE ...]",
+    )
     parser.set_defaults(run=_run)
     parser.add_argument("--config", metavar="FILE.toml", help="keys and values; every key is a flag too, and flags win")
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder; default: the next of runs/DATA-1, 2, ...")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its newest checkpoint")
     parser.add_argument(
-        "--allow-change", action="append", default=[], metavar="KEY", help="what --resume may find changed"
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out from its newest checkpoint, as its config.toml says",
+    )
+    parser.add_argument(
+        "--allow-change", action="append", default=[], metavar="KEY", help="a key that may change with --resume"
     )
     parser.add_argument("--keep", type=count_of, default=3, help="checkpoints that stay; default: %(default)s")
     parser.add_argument("--checkpoint-every", type=count_of, metavar="N", help="samples between checkpoints")
@@ -34,12 +43,14 @@ def add(verbs) -> None:
 
 
 def _run(a) -> None:
+    if a.resume and a.out is None:
+        raise ValueError("--resume needs --out, the folder of the run to go on with")
+    if a.resume and a.config is None and (Path(a.out) / CONFIG).is_file():
+        a.config = Path(a.out) / CONFIG
     keys = resolved(a)
     name = keys["data"]
     if a.download and keys.get("data_dir") is None:
         raise ValueError("--download needs --data-dir, the folder to download to")
-    if a.resume and a.out is None:
-        raise ValueError("--resume needs --out, the folder of the run to go on with")
     if a.download:
         datasets.download(name, keys["data_dir"])
     data = datasets.load(name, **{key: keys[key] for key in DATA if key in keys and key != "data"})

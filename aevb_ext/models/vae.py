@@ -98,6 +98,11 @@ class VAE(nn.Module):
 
 
 def mu_logvar(q) -> tuple[Tensor, Tensor]:
+    """(mu, logvar) of what an encoder may give.
+
+    Raises:
+        TypeError, ValueError: as :meth:`VAE.posterior` says.
+    """
     match q:
         case Tensor():
             return F.halves(q, 1)
