@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from aevb_ext.runs import SavedRun, open_run
 from aevb_ext.train import Callback, History, fit
 from aevb_ext.train.pictures import Pictures
 from aevb_ext.train.progress import Progress
+from aevb_ext.train.tensorboard import TensorBoard
 
 
 def model(latent=2):
@@ -112,6 +114,12 @@ def test_rows_that_stay_in_their_file_are_looked_at_a_few_at_a_time():
     rows = Counting(x)
     canvas = reconstructions(vae, rows, (2, 3), columns=5, rows=2)
     assert rows.asked == (10,) and canvas.nan_to_num().equal(reconstructions(vae, x, (2, 3), 5, 2).nan_to_num())
+
+
+def test_tensorboard_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"pip install aevb-ext\[tensorboard\]"):
+        TensorBoard()
 
 
 def saved(name, **config):
