@@ -166,10 +166,12 @@ def copy_bandwidth(device: torch.device) -> float:
     return moved / interleaved({"copy": copy_of(moved, device)}, device)["copy"]
 
 
-def interleaved(calls: dict[str, Callable], device: torch.device, effort: Effort = FULL) -> dict[str, float]:
+def interleaved(
+    calls: dict[str, Callable], device: torch.device, effort: Effort = FULL, timer: Callable | None = None
+) -> dict[str, float]:
     """Seconds of the median call of each. They take turns in an order that changes, so that what disturbs one disturbs
     all, and nobody always comes after the same other."""
-    timer = _cuda_seconds if device.type == "cuda" else _cpu_seconds
+    timer = timer or (_cuda_seconds if device.type == "cuda" else _cpu_seconds)
     repeats = {name: _repeats(call, timer) for name, call in calls.items()}
     turns = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
@@ -192,6 +194,14 @@ def _cpu_seconds(call, repeats):
     for _ in range(repeats):
         call()
     return (time.perf_counter() - start) / repeats
+
+
+def process_seconds(call, repeats):
+    """CPU time of this process, for a timer: what others do on the machine hardly counts. Meant for one thread."""
+    start = time.process_time()
+    for _ in range(repeats):
+        call()
+    return (time.process_time() - start) / repeats
 
 
 def _cuda_seconds(call, repeats):

@@ -45,14 +45,17 @@ def draw(results: dict, folder: Path) -> Iterator[Path]:
         "step": (training_step, results["training"]),
         "batches": (batches, results.get("by_batch", [])),
     }
+    for name, (picture, figures) in pictures.items():
+        if figures:
+            yield save(picture, figures, results, folder / f"{results['type']}-{name}.png")
+
+
+def save(picture, figures: list[dict], results: dict, path: Path) -> Path:
     with plt.rc_context(STYLE):
-        for name, (picture, figures) in pictures.items():
-            if figures:
-                figure = picture(figures, results)
-                path = folder / f"{results['type']}-{name}.png"
-                figure.savefig(path, bbox_inches="tight")
-                plt.close(figure)
-                yield path
+        figure = picture(figures, results)
+        figure.savefig(path, bbox_inches="tight")
+        plt.close(figure)
+    return path
 
 
 def _title(figure, title: str, results: dict) -> None:
@@ -243,6 +246,40 @@ def threads(table, results):
         axes.set_xlabel("threads")
         axes.set_ylabel("ms")
     figure.legend(handles=_handles(["ours", "eager", "compile"]), ncols=3, loc="lower left")
+    _layout(figure)
+    return figure
+
+
+def samples(table, results):
+    """Against k: what is held at once, and the time of each of the k samples."""
+    figure, (memory, times) = plt.subplots(1, 2, figsize=(10, 4.1))
+    styles = {
+        "ours: streamed": ("aevb_ext, streamed", {"color": COLOURS["ours"], "lw": 2.2}),
+        "ours: all at once": ("aevb_ext, all at once", {"color": COLOURS["ours"], "ls": "--", "mfc": "white"}),
+        "eager": (NAMES["eager"], {"color": COLOURS["eager"]}),
+        "compile": (NAMES["compile"], {"color": COLOURS["compile"]}),
+    }
+    ks = [figures["k"] for figures in table]
+    for name, (label, style) in styles.items():
+        memory.plot(ks, [f["peak_bytes"][name] / 1e6 for f in table], "o", **{"ls": "-", "ms": 4, **style}, label=label)
+        times.plot(ks, [f["seconds"][name] / f["k"] * 1e3 for f in table], "o", **{"ls": "-", "ms": 4, **style})
+    for axes in (memory, times):
+        axes.set_xscale("log")
+        axes.set_xticks(ks, [f"{k:,}" for k in ks])
+        axes.xaxis.set_minor_locator(plt.NullLocator())
+        axes.set_xlabel("k, samples a data point (logarithmic)")
+        axes.grid(color="#e5e5e5")
+        axes.set_axisbelow(True)
+    memory.set_yscale("log")
+    memory.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    memory.set_ylabel("MB (logarithmic)")
+    memory.set_title("Held at once, beyond inputs and parameters")
+    times.set_ylim(0)
+    times.set_ylabel("ms for each of the k")
+    times.set_title("Time, divided by k")
+    figure.legend(*memory.get_legend_handles_labels(), ncols=4, loc="lower left")
+    title = "The importance-weighted bound of k samples, forward + backward (100 data points, 50-500-784)"
+    _title(figure, title, results)
     _layout(figure)
     return figure
 

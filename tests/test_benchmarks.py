@@ -12,7 +12,7 @@ import aevb_ext
 # At the end: `aevb_ext` is the one that is tested, in this folder or installed.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import check, instructions, plots, report, training
+from benchmarks import check, instructions, plots, report, samples, training
 from benchmarks.cases import BERNOULLI, Case, Shape, cases
 from benchmarks.measure import as_tuple, cotangents_of
 from benchmarks.memory import peak_bytes
@@ -173,6 +173,25 @@ def test_pictures_are_drawn(tmp_path):
     found["by_batch"] = [size | {"batch": n} for n in (100, 8192)]
     pictures = list(plots.draw(found, tmp_path))
     assert len(pictures) == 7 and all(0 < picture.stat().st_size < 150_000 for picture in pictures)
+
+
+def test_ways_of_many_samples_agree(monkeypatch):
+    """On the same noise: the bound, and the gradient of all that is learnt."""
+    k, net = 60, torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 6))
+    x, (mu, logvar) = torch.rand(5, 6), torch.randn(2, 5, 3).unbind()
+    leaves = [mu.requires_grad_(), logvar.requires_grad_(), *net.parameters()]
+    torch.manual_seed(0)
+    eps = aevb_ext.rsample(torch.zeros(5, 3), torch.zeros(5, 3), n_samples=k, key=aevb_ext.noise_key())
+    monkeypatch.setattr(torch, "randn", lambda *shape: eps)
+    losses = []
+    for name, loss in samples.ways(k, None).items():
+        if name != "compile":
+            torch.manual_seed(0)
+            value = loss(x, mu, logvar, net, k)
+            losses.append([value.detach(), *torch.autograd.grad(value, leaves)])
+    assert len(losses) == 3
+    for found in losses[1:]:
+        torch.testing.assert_close(found, losses[0], rtol=1e-4, atol=1e-5)
 
 
 def test_instructions_may_shrink_but_not_grow():

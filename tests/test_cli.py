@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ import torch
 from PIL import Image
 
 from aevb_ext.cli import main
+from aevb_ext.data import Data, load
+from aevb_ext.models import mlp_vae
+from aevb_ext.train import fit
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,6 +49,16 @@ def test_evaluate_gives_the_bound_of_the_run(run, capsys):
     assert main(["evaluate", str(newest), "--estimator", "a", "--samples", "3"]) == 0
     other = float(re.search(r"test bound (\S+)", capsys.readouterr().out)[1])
     assert abs(other - last["test"]) < 5 * last["test_stderr"]
+
+
+def test_evaluate_with_many_samples_is_tighter(run, capsys):
+    bounds = []
+    for options in (["b", "--samples", "1"], ["iwae", "--samples", "1500"]):
+        assert main(["evaluate", str(run), "--split", "test", "--estimator", *options]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count("bound") == 1 and "(297 points)" in printed
+        bounds.append(float(re.search(r"test bound (\S+)", printed)[1]))
+    assert bounds[0] + 0.1 < bounds[1] < 0
 
 
 def test_sample_writes_a_picture(run, tmp_path):
@@ -97,6 +112,7 @@ def test_failures_say_why(run, tmp_path, capsys):
     assert "lr must be" in failure(capsys, *QUICK, "--lr", "0", "--out", out)
     assert "device 'abacus'" in failure(capsys, *QUICK, "--device", "abacus", "--out", out)
     assert "there is no checkpoint" in failure(capsys, "evaluate", tmp_path / "none.safetensors")
+    assert "digits has no valid split" in failure(capsys, "evaluate", run, "--split", "valid")
     assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.safetensors", "--out", out)
     assert "epochs and samples_seen" in failure(capsys, *QUICK, "--epochs", "3", "--out", out)
     assert "cifar" in failure(capsys, "train", "--data", "cifar", "--out", out)
@@ -210,6 +226,90 @@ def test_pages_about_runs(run, tmp_path, capsys):
     assert "not of a run" in failure_of(["compare", str(tmp_path)], capsys)
 
 
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A run on files of one's own, with every option that says what they are; its path is one from where it began."""
+    x = np.random.RandomState(0).randint(101, size=(60, 4, 4)).astype(np.float32)
+    (tmp_path / "here").mkdir()
+    np.save(tmp_path / "here" / "x.npy", x)
+    monkeypatch.chdir(tmp_path / "here")
+    options = ["--data", "x.npy", "--binarize", "dynamic", "--x-scale", "0.01", "--test-fraction", "0.3"]
+    assert main(["train", *options, "--hidden", "4", "--samples-seen", "2000", "--out", str(tmp_path / "run")]) == 0
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "run"
+
+
+def last_evaluation(run):
+    return [line for line in (run / "metrics.jsonl").read_text().splitlines() if '"evaluation"' in line][-1]
+
+
+def test_a_run_knows_what_it_was_trained_on(own, tmp_path, capsys):
+    """No flag says again what the data was."""
+    config, again = str(own / "config.toml"), tmp_path / "again"
+    assert main(["train", "--config", config, "--out", str(again)]) == 0
+    expected, found = (json.loads(last_evaluation(folder)) for folder in (own, again))
+    assert found | {"seconds": 0} == expected | {"seconds": 0}
+    assert main(["train", "--config", config, "--out", str(own), "--resume", "--samples-seen", "3000"]) == 0
+    last = json.loads(last_evaluation(own))
+    capsys.readouterr()
+    assert last["samples_seen"] == 3000
+    checkpoint = own / "checkpoints" / f"{last['steps']:09d}.safetensors"
+    assert main(["evaluate", str(checkpoint), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "(42 points)" in printed and f"test bound {last['test']:.2f} " in printed and "(18 points)" in printed
+    assert main(["report", str(own)]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_data_that_moved_is_found_with_the_flag_that_the_message_names(own, tmp_path, capsys):
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = ["--data", str(tmp_path / "there" / "x.npy")]
+    for command in (["evaluate", str(own)], ["train", "--config", str(own / "config.toml"), "--out", "other"]):
+        assert re.search(r"there is no \S+here/x.npy.*\(--data\)", failure_of(command, capsys))
+        assert main([*command, *moved]) == 0
+    assert main(["report", str(own)]) == 0
+    assert re.search(r"left out: there is no \S+here/x.npy.*\(--data\)", capsys.readouterr().out)
+    assert main(["report", str(own), *moved]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_folder_of_named_data_that_moved(tmp_path, capsys):
+    faces = np.random.RandomState(0).randint(256, size=(1965, 28, 20)).astype(np.uint8)
+    data = Data("freyface", torch.from_numpy(faces[:20]).flatten(1), torch.from_numpy(faces[20:40]).flatten(1), 1 / 256)
+    vae = mlp_vae(560, latent=2, hidden=4, x_scale=data.x_scale)
+    # As load("freyface", ...) gives it, whose files are not here.
+    data = replace(data, source={"data": "freyface", "data_dir": str(tmp_path / "faces")})
+    fit(vae, data, samples_seen=100, out=tmp_path / "run", progress=False)
+    for command in (["evaluate", str(tmp_path / "run")], ["train", "--config", str(tmp_path / "run" / "config.toml")]):
+        told = failure_of(command, capsys)
+        assert f"{tmp_path}/faces" in told and "(--data-dir)" in told
+
+
+def test_a_checkpoint_taken_out_of_its_folder(run, tmp_path, capsys):
+    shutil.copy(run / "best.safetensors", tmp_path)
+    printed = []
+    for path in (run, tmp_path / "best.safetensors"):
+        assert main(["evaluate", str(path), "--device", "cpu"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_what_load_was_given_is_what_it_says(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.zeros((10, 4), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    assert load("digits").source == {"data": "digits"}
+    assert load("x.npy", test_fraction=0.5, x_scale=0.25).source == {
+        "data": str(tmp_path / "x.npy"),
+        "test_fraction": 0.5,
+        "x_scale": 0.25,
+    }
+    assert load("digits", "somewhere", binarize="dynamic").source == {
+        "data": "digits",
+        "data_dir": str(tmp_path / "somewhere"),
+        "binarize": "dynamic",
+    }
+
+
 def pictures(folder):
     """A folder of pictures in colour, and a file of grey ones."""
     generator = np.random.default_rng(0)
@@ -241,4 +341,4 @@ def test_a_run_remembers_how_its_data_was_loaded(data, tmp_path, monkeypatch, ca
     assert "left out" not in capsys.readouterr().out and "active units" in (tmp_path / "run/report.html").read_text()
     # Away from its run a checkpoint does not know how, and says so.
     (tmp_path / "run" / "best.safetensors").rename("bare.safetensors")
-    assert "config.toml, which is not here" in failure_of(["evaluate", "bare.safetensors"], capsys)
+    assert "to say how to load it" in failure_of(["evaluate", "bare.safetensors"], capsys)

@@ -7,8 +7,9 @@ from torch import nn
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 import aevb_ext
-from aevb_ext.estimators import bound_a, bound_b, evaluate_bound
+from aevb_ext.estimators import ESTIMATORS, bound_a, bound_b, bound_values, evaluate_bound
 from aevb_ext.models import VAE, mlp_vae
+from aevb_ext.noise import keys_at
 
 
 class Encoder(nn.Module):
@@ -112,6 +113,49 @@ def test_evaluation_depends_on_its_seed_alone(generator):
     torch.manual_seed(99)
     assert evaluate_bound(model, x, seed=3) == first
     assert evaluate_bound(model, x, seed=4) != first
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_many_samples_are_evaluated_a_few_at_a_time(estimator, generator):
+    """All at once gives the same, and memory does not grow with L: the decoder never sees more rows than for few."""
+    model, x, rows = trained_like(generator).double(), torch.rand(3, 64, dtype=torch.float64, generator=generator), []
+    model.decoder.net.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0]))
+    values = bound_values(model, x, estimator=estimator, n_samples=12_000, seed=3)
+    assert max(rows) <= 5000 and sum(rows) == 3 * 12_000
+    key = keys_at(3, "evaluation", torch.arange(3))
+    with torch.no_grad():
+        at_once = ESTIMATORS[estimator](model, x, 12_000, key=key).bound
+    torch.testing.assert_close(values, at_once, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_blocks_change_no_gradient(estimator, generator):
+    model, x = trained_like(generator).double(), torch.rand(5, 64, dtype=torch.float64, generator=generator)
+    key, found = torch.tensor([1, 2]), []
+    for block in (None, 3):
+        terms = ESTIMATORS[estimator](model, x, 7, block=block, key=key)
+        # The divergence and the reconstruction with other weights than the bound has them.
+        total = sum((i + 1) * t.sum() for i, t in enumerate(terms))
+        found.append([*terms, *torch.autograd.grad(total, list(model.parameters()))])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
+def test_the_importance_weighted_bound_comes_to_the_evidence(generator):
+    # log p(x) - E[bound] = Var(w) / (2 k E[w]^2) to first order (Burda et al. 2016, theorem 1: it never exceeds it).
+    decoder = LinearDecoder(generator)
+    x = torch.randn(40, DIM, dtype=torch.float64, generator=generator)
+    exact = evaluate_bound(VAE(Encoder(decoder), decoder, LATENT), x, estimator="iwae", n_samples=2)
+    assert exact.mean == pytest.approx(decoder.evidence(x).mean().item(), rel=1e-10)
+    model = VAE(Encoder(decoder, shift=0.2, widen=0.5), decoder, LATENT)
+    gaps = []
+    for k in (1, 10, 5000):
+        difference = decoder.evidence(x) - bound_values(model, x, estimator="iwae", n_samples=k)
+        gaps.append((difference.mean().item(), difference.std().item() / 40**0.5))
+    elbo = decoder.evidence(x) - bound_values(model, x, estimator="b", n_samples=1000)
+    assert abs(gaps[0][0] - elbo.mean()) < 6 * gaps[0][1]
+    assert gaps[0][0] > 2 * gaps[1][0] > 20 * abs(gaps[2][0])
+    # Student's t with 39 degrees of freedom: beyond 6 at a rate of 1e-6.
+    assert abs(gaps[2][0]) < 6 * gaps[2][1] + 1e-3
 
 
 def test_standard_error_is_that_of_the_mean_over_data(generator):

@@ -83,6 +83,25 @@ def test_parts_add_up_to_the_minibatch(accumulate):
     assert one[:3] == pytest.approx(other[:3], rel=1e-12) and one[3:] == other[3:] == (0, None)
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("estimator", ["a", "b", "iwae"])
+def test_samples_in_blocks_take_the_same_steps(estimator, accumulate):
+    options, rows = {"estimator": estimator, "n_samples": 7}, []
+    at_once, in_blocks = learner(**options), learner(**options, sample_block=3, accumulate=accumulate)
+    in_blocks.model.decoder.net.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0]))
+    for t in range(3):
+        torch.testing.assert_close(in_blocks.step(*minibatch(t)), at_once.step(*minibatch(t)), rtol=1e-12, atol=0)
+    assert_same(values(in_blocks), values(at_once), rtol=1e-11, atol=1e-14)
+    assert max(rows) == 3 * M // accumulate
+
+
+def test_samples_in_blocks_with_free_bits():
+    options = {"n_samples": 7, "free_bits": 0.5, "beta": 0.5}
+    at_once, in_blocks = learner(**options), learner(**options, sample_block=3)
+    torch.testing.assert_close(in_blocks.step(*minibatch()), at_once.step(*minibatch()), rtol=1e-12, atol=0)
+    assert_same(values(in_blocks), values(at_once), rtol=1e-11, atol=1e-14)
+
+
 def test_clipping_bounds_the_gradient_of_the_mean():
     free, clipped = learner(), learner(clip=0.1)
     x, key = minibatch()
@@ -168,6 +187,7 @@ def test_the_tally_is_the_mean_of_what_is_finite():
         ({"estimator": "c"}, "estimator must be one of a, b, iwae"),
         ({"estimator": "a", "beta": 2.0}, 'beta, beta_warmup and free_bits need estimator "b"'),
         ({"n_samples": 0}, "n_samples must be at least 1, got 0"),
+        ({"sample_block": 0}, "sample_block must be at least 1, got 0"),
         ({"precision": "fp8"}, "precision must be one of float32, tf32, bf16, fp16"),
         ({"precision": "tf32"}, '"tf32" is of CUDA devices, but the model is on cpu'),
     ],

@@ -3,11 +3,14 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from datetime import timedelta
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from torch import distributed, nn
 from aevb_ext.data import BinarizedRows, Data
 from aevb_ext.estimators import evaluate_bound
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
-from aevb_ext.train import Callback, Processes, Settings, fit
+from aevb_ext.train import Callback, Processes, Settings, fit, vote
 from aevb_ext.train.evaluation import shared_bound
 from aevb_ext.train.run import Run
 
@@ -30,6 +33,7 @@ CASES = {
     "b": {},
     "a, 3 samples": {"estimator": "a", "n_samples": 3},
     "iwae": {"estimator": "iwae", "n_samples": 3},
+    "iwae in blocks": {"estimator": "iwae", "n_samples": 3, "sample_block": 2},
     "free bits": {"free_bits": 0.5, "beta": 0.5, "beta_warmup": 5},
     "in parts": {"accumulate": 3, "clip": 0.05, "ema": 0.9, "lr_warmup": 4, "schedule": "cosine"},
     "skipping": {"non_finite": "skip"},
@@ -119,6 +123,38 @@ def drawn(processes):
     return {"x": found[0::3], "keys": found[1::3], "noise": found[2::3]}
 
 
+class Dropping(nn.Module):
+    """An encoder with dropout and a batch norm, that keeps its masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.drop = nn.Linear(DIM, 64), nn.BatchNorm1d(64), nn.Dropout(0.5)
+        self.last, self.masks = nn.Linear(64, 2 * LATENT), []
+
+    def forward(self, x):
+        h = self.drop(self.norm(self.first(x)))
+        if self.training:
+            self.masks.append((h != 0).flatten())
+        return self.last(h)
+
+
+def dropping(processes, folder):
+    """The masks of a run's steps, and of those it goes on with; its model at the end, and the bound it said of it."""
+    torch.manual_seed(0)
+    encoder, found = Dropping(), []
+    vae = VAE(encoder, BernoulliDecoder(nn.Linear(LATENT, DIM)), LATENT)
+    # So many that several processes share evaluations.
+    data, out = small_data(torch.float32, n_test=1500), f"{folder}/dropping {processes.world_size}"
+    for steps in (4, 8):
+        # As programs do: alike in all processes.
+        torch.manual_seed(0)
+        how = {"processes": processes, "progress": False, "resume": steps == 8, "out": out}
+        bound = fit(vae, data, settings=settings(samples_seen=steps * M, lr=1e-4), **how).test.mean
+        found += encoder.masks
+        encoder.masks.clear()
+    return {"masks": torch.stack(found), "model": vae.eval(), "bound": bound, "data": data.test}
+
+
 def stopped(processes):
     """When a run ends that the last process asks to end after its fourth step, and why."""
     run = Run(model(), small_data(), settings(), processes=processes)
@@ -130,6 +166,15 @@ def stopped(processes):
     run.agree()
     run.leave()
     return run.steps, run.stopped
+
+
+def of_many(what, processes):
+    """The same as if these processes were 8 times as many, and asked at each second or fourth step."""
+    try:
+        vote._EACH_STEP = 1
+        return what(processes)
+    finally:
+        vote._EACH_STEP = 8
 
 
 def refused(processes, folder):
@@ -162,7 +207,9 @@ def work_in_groups(rank, folder):
             "drawn": drawn(processes),
             "evaluated": shared_bound(model(torch.float32), many_points(), processes, n_samples=2),
             "stopped": stopped(processes),
+            "stopped, of many": of_many(stopped, processes),
             "refused": refused(processes, folder) if size > 1 else None,
+            "dropping": dropping(processes, folder) if size > 1 else None,
         }
         torch.save(found, f"{folder}/{size}-{rank}")
     distributed.barrier()
@@ -219,6 +266,16 @@ def test_learning_is_not_nothing(together):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_samples_in_blocks_are_the_samples_at_once(together, size):
+    for process in together[size]:
+        (_, at_once, evaluated), (_, in_blocks, theirs) = (
+            process["trained"][case, torch.float64] for case in ("iwae", "iwae in blocks")
+        )
+        torch.testing.assert_close(in_blocks, at_once, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(theirs, evaluated, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_evaluations_are_shared_out_without_a_change_of_a_bit(together, size):
     expected = together[1][0]["evaluated"]
     assert all(process["evaluated"] == expected for process in together[size])
@@ -233,6 +290,9 @@ def test_evaluations_are_shared_out_without_a_change_of_a_bit(together, size):
 def test_all_stop_at_the_same_step(together, size):
     expected = (4 if size == 1 else 5, "enough")
     assert [process["stopped"] for process in together[size]] == [expected] * size
+    # Asked for at the fourth step, when all are asked, and known when they are asked again.
+    expected = (4 if size == 1 else 4 + size, "enough")
+    assert [process["stopped, of many"] for process in together[size]] == [expected] * size
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
@@ -242,6 +302,28 @@ def test_an_error_of_one_before_training_is_one_of_all(together, size):
         assert kind == ("FileExistsError" if rank == 0 else "PeerFailed") and "not empty" in text
         assert "batch_size" in of_size and f"{size} * 1, got {7 * size + 1}" in of_size
         assert "lr must be" in of_lr
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_each_process_drops_out_what_it_draws_itself(together, size):
+    """At the start and after a run goes on, though all of them had the same seed."""
+    masks = torch.cat([process["dropping"]["masks"] for process in together[size]])
+    assert masks.shape == (size * 8, M // size * 64)
+    alike = (masks[:, None] == masks).double().mean(-1)
+    alike.fill_diagonal_(0.5)
+    # Independent bits are alike half of the time: within 6 standard errors, for at most 496 pairs of masks, with
+    # probability 1 - 1e-6. Those of one process and run are of one generator.
+    assert (alike - 0.5).abs().max() < 6 * 0.5 / masks.shape[1] ** 0.5
+    assert abs(masks.double().mean() - 0.5) < 6 * 0.5 / masks.numel() ** 0.5
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_what_processes_evaluate_together_is_the_model_of_the_first(together, size):
+    """Batch norms, whose running statistics are of each process's own share."""
+    first = together[size][0]["dropping"]
+    alone = evaluate_bound(first["model"], first["data"]).mean
+    assert [process["dropping"]["bound"] for process in together[size]] == [pytest.approx(alone, rel=1e-6)] * size
+    assert not torch.equal(first["model"].encoder.norm.running_mean, torch.zeros(64))
 
 
 # The command line, as torchrun starts it.
@@ -286,9 +368,12 @@ def command(size, folder, *arguments, dies_at=None):
     )
 
 
+def lines_of(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
 def evaluations(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {line["steps"]: line["test"] for line in lines if line["event"] == "evaluation"}
+    return {line["steps"]: line["test"] for line in lines_of(out) if line["event"] == "evaluation"}
 
 
 TRAIN = ("train", "--hidden", "5", "--batch-size", "100", "--samples-seen", "30_000", "--evaluate-every", "10_000")
@@ -296,6 +381,7 @@ TRAIN += ("--optimizer", "adam")
 
 
 def test_one_that_is_killed_ends_all_and_any_number_goes_on(tmp_path):
+    """As it was never killed: other numbers of processes take the same steps, to the order of sums."""
     whole, out = tmp_path / "whole", tmp_path / "run"
     codes, printed, told = command(1, tmp_path / "1", *TRAIN, "--out", whole)
     assert codes == [0]
@@ -307,17 +393,20 @@ def test_one_that_is_killed_ends_all_and_any_number_goes_on(tmp_path):
     assert "at step 205 another of the 2 processes ended" in told and "last checkpoint" in told
     at_death = evaluations(out)
     assert max(at_death) == 200
-    for size in (4, 1):
-        copy = tmp_path / f"run of {size}"
-        shutil.copytree(out, copy)
-        codes, printed, told = command(size, tmp_path / f"resumed {size}", *TRAIN, "--out", copy, "--resume")
+    # Further with 4, then alone, then with 2.
+    for size, steps in ((4, 230), (1, 260), (2, 300)):
+        further = ("--out", out, "--resume", "--samples-seen", steps * 100)
+        codes, printed, told = command(size, tmp_path / f"resumed {size}", *TRAIN, *further)
         assert codes == [0] * size, told
         assert printed.count("test bound") == 1
-        found, expected = evaluations(copy), evaluations(whole)
-        assert found.keys() == expected.keys() and found.items() >= at_death.items()
-        # 300 steps of Adam, whose division by small gradients amplifies rounding.
-        assert found[300] == pytest.approx(expected[300], abs=0.5)
-        assert abs(expected[200] - expected[300]) > 5
+        assert max(int(path.stem) for path in out.glob("checkpoints/*.safetensors")) == steps
+    found, expected = evaluations(out), evaluations(whole)
+    # The ends on the way were evaluated too.
+    assert found.keys() == expected.keys() | {230, 260} and found.items() >= at_death.items()
+    assert [line["steps"] for line in lines_of(out) if line["event"] == "resumed"] == [200, 230, 260]
+    # 300 steps of Adam, whose division by small gradients amplifies rounding.
+    assert found[300] == pytest.approx(expected[300], abs=0.5)
+    assert abs(expected[200] - expected[300]) > 5
 
 
 @pytest.mark.parametrize("bad", [("--lr", "-1"), ("--batch-size", "101"), ("--nonsense",)], ids=str)
@@ -325,3 +414,45 @@ def test_bad_arguments_are_told_of_once(tmp_path, bad):
     codes, printed, told = command(2, tmp_path / "bad", *TRAIN, "--out", tmp_path / "run", *bad)
     assert all(code != 0 for code in codes) and printed == ""
     assert told.count("error: ") == 1 and not (tmp_path / "run").exists()
+
+
+# What people type. It starts Python four times, each of which imports torch.
+
+
+def torchrun(*arguments):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "aevb_ext"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, *command, *arguments]
+    return subprocess.Popen(map(str, arguments), env=environment, stdout=PIPE, stderr=PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_torchrun(tmp_path):
+    """A job of torchrun, one of whose processes is killed, ends with an error; started again, it ends well."""
+    out = tmp_path / "run"
+    train = (*TRAIN, "--out", out, "--log-every", "20", "--samples-seen", "1e9")
+    job = torchrun(*train)
+    try:
+        wait_for(lambda: (out / "metrics.jsonl").exists() and max(evaluations(out), default=0) >= 200, job)
+        children = [int(pid) for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()]
+        # Its processes, and none of those that it starts for itself.
+        _, second = [pid for pid in children if b"aevb_ext" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(second, signal.SIGKILL)
+        printed, told = job.communicate(timeout=SECONDS)
+    finally:
+        job.kill()
+    assert job.returncode not in (0, None) and "test bound" not in printed
+    assert told.count("aevb: error: at step ") >= 1 and "another of the 2 processes ended" in told
+    end = 100 * (max(evaluations(out)) + 50)
+    job = torchrun(*train, "--resume", "--samples-seen", end)
+    printed, told = job.communicate(timeout=SECONDS)
+    assert job.returncode == 0, told
+    assert printed.count("test bound") == 1 and max(evaluations(out)) == end / 100
+    assert json.loads((out / "environment.json").read_text())["processes"] == 2
+
+
+def wait_for(condition, job):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.05)

@@ -100,7 +100,7 @@ SETTINGS = {
     "adam, average, cosine": {"optimizer": "adam", "ema": 0.99, "schedule": "cosine", "lr_warmup": 20},
     "sgd, clip, accumulate": {"optimizer": "sgd", "clip": 1.0, "accumulate": 2},
     "beta warm-up, free bits": {"optimizer": "adam", "beta_warmup": 100, "free_bits": 0.1},
-    "iwae": {"optimizer": "adam", "estimator": "iwae", "n_samples": 3},
+    "iwae": {"optimizer": "adam", "estimator": "iwae", "n_samples": 3, "sample_block": 2},
     "fp16, skip": {"optimizer": "adam", "precision": "fp16", "non_finite": "skip"},
     "bf16": {"optimizer": "adam", "precision": "bf16"},
     "dropout": {"optimizer": "adam"},

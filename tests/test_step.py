@@ -144,7 +144,7 @@ class Recorded:
         monkeypatch.setattr(torch.cuda, "graph", self.capture)
 
     @contextlib.contextmanager
-    def capture(self, graph, stream):
+    def capture(self, graph, stream, capture_error_mode):
         self.log.append("capture")
         if self.fails:
             raise RuntimeError(self.fails)

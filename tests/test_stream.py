@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import aevb_ext
 from aevb_ext.estimators import importance_weighted_bound
@@ -142,6 +143,16 @@ def test_what_a_closure_holds_gets_its_gradient_and_what_it_hides_is_refused():
         gradient(lambda x, z: decoder(x * box["hidden"], z), block=2)
 
 
+@pytest.mark.parametrize(("block", "rows"), [(3, [1, 3, 3, 1, 3]), (5, [2, 5, 2]), (7, [7])], ids=str)
+def test_the_last_block_is_evaluated_once(block, rows):
+    """And it is one of full size."""
+    x, mu, logvar = _inputs()
+    decoder, found = Decoder(), []
+    decoder.net.register_forward_pre_hook(lambda _, inputs: found.append(len(inputs[0])))
+    ELBO(K, importance_weighted=True, block=block)(x, (mu, logvar), decoder, key=KEY).loss.backward()
+    assert found == rows
+
+
 def test_infinite_weights():
     """As all at once: where a block has no weight at all, and where all have none."""
     x, mu, logvar = _inputs()
@@ -167,6 +178,23 @@ def test_two_backwards_and_a_change_between():
         decoder.net.weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["iwae"]], ids=["plain", "iwae"])
+def test_a_compiled_decoder(options):
+    """The same numbers, from graphs that serve all blocks, and the next step's."""
+    torch._dynamo.reset()
+    x, mu, logvar = _inputs()
+    decoder, counter = Decoder(), CompileCounterWithBackend("aot_eager")
+    compiled, leaves = torch.compile(decoder, backend=counter, fullgraph=True), [mu, logvar, *decoder.parameters()]
+    expected = _terms_and_gradients(ELBO(K, **options), x, mu, logvar, decoder, leaves)
+    compilations = []
+    for _ in range(2):
+        found = _terms_and_gradients(ELBO(K, block=2, **options), x, mu, logvar, compiled, leaves)
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+        compilations.append(counter.frame_count)
+    # Without and with gradients, each for the short block and for the others.
+    assert 2 <= compilations[0] == compilations[1] <= 4
 
 
 @pytest.mark.parametrize("block", [None, 2])

@@ -33,7 +33,7 @@ DEFAULTS = {
 }
 
 _CHOICES = {
-    "estimator": (*ESTIMATORS, "iwae"),
+    "estimator": tuple(ESTIMATORS),
     "optimizer": tuple(OPTIMIZERS),
     "schedule": SCHEDULES,
     "precision": tuple(PRECISIONS),

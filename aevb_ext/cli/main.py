@@ -7,10 +7,10 @@ from .. import __version__, plots
 from .._files import atomic_write, naming
 from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
+from ..runs import open_run
 from ..train import NonFiniteBound, PeerFailed, Processes, joined, load_checkpoint
-from . import export, report, train
+from . import again, export, report, train
 from .config import count
-from .saved import data_of
 
 __all__ = ["main"]
 
@@ -42,13 +42,21 @@ def _sample(a) -> None:
 
 def _evaluate(a) -> None:
     checkpoint = load_checkpoint(a.checkpoint)
-    data = data_of(a.checkpoint, checkpoint, a.data_dir)
+    try:
+        config = open_run(a.checkpoint).config
+    except FileNotFoundError:
+        # A checkpoint that was taken out of its run's folder.
+        config = {"data": checkpoint.data}
+    data = again.data_of(a, config, checkpoint)
     device = Processes().device(a.device or train.default_device())
     model, data = checkpoint.model.to(device), data.to(device)
-    for name in ("train", "valid", "test"):
-        if (x := getattr(data, name)) is not None:
-            bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=a.samples, seed=a.seed)
-            print(f"{name} bound {bound} nats ({bound.count} points)")
+    for split in a.split or ("train", "test"):
+        x = getattr(data, split)
+        if x is None:
+            raise ValueError(f"--split: {checkpoint.data} has no {split} split")
+        bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=a.samples, seed=a.seed)
+        # With many samples a split takes minutes.
+        print(f"{split} bound {bound} nats ({bound.count} points)", flush=True)
 
 
 def _doctor(_) -> int | None:
@@ -83,15 +91,25 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
     sample.add_argument("--n", type=count, default=100, help="how many samples; default: %(default)s")
     sample.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
-    evaluate = verbs.add_parser("evaluate", help="the bound of the data splits under a checkpoint's model")
+    evaluate = verbs.add_parser("evaluate", help="the bound of a checkpoint's model")
     evaluate.set_defaults(run=_evaluate)
     evaluate.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
-    evaluate.add_argument("--data-dir", metavar="DIR", help="where the files of named data are")
+    again.add_flags(evaluate)
     evaluate.add_argument(
-        "--estimator", choices=ESTIMATORS, default="b", help="a (eq. 6) or b (eq. 7); default: %(default)s"
+        "--estimator",
+        choices=ESTIMATORS,
+        default="b",
+        help="a (eq. 6), b (eq. 7) or iwae (importance-weighted); default: %(default)s",
     )
     evaluate.add_argument(
-        "--samples", type=count, default=1, metavar="L", help="of z a data point; default: %(default)s"
+        "--samples",
+        type=count,
+        default=1,
+        metavar="L",
+        help="of z a data point; memory does not grow with them; default: %(default)s",
+    )
+    evaluate.add_argument(
+        "--split", choices=("train", "valid", "test"), action="append", help="may be repeated; default: train and test"
     )
     evaluate.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     evaluate.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")

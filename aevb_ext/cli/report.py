@@ -6,7 +6,7 @@ from .._files import atomic_write, naming
 from ..report import compare, comparison, report
 from ..runs import open_run
 from ..train import load_checkpoint
-from .saved import data_of
+from . import again
 
 __all__ = ["add"]
 
@@ -16,7 +16,7 @@ def add(verbs) -> None:
     parser = verbs.add_parser("report", help="one HTML page about a run")
     parser.set_defaults(run=_report)
     parser.add_argument("folder", metavar="RUN", help="the folder of a run, or one of its checkpoints")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the files of named data are")
+    again.add_flags(parser)
     parser.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
 
     parser = verbs.add_parser("compare", help="a table of runs")
@@ -32,7 +32,7 @@ def _report(a) -> None:
     if run.checkpoint is not None:
         try:
             checkpoint = load_checkpoint(run.checkpoint)
-            model, data = checkpoint.model, data_of(run.checkpoint, checkpoint, a.data_dir)
+            model, data = checkpoint.model, again.data_of(a, run.config, checkpoint)
         except (FileNotFoundError, ValueError) as error:
             model = data = None
             missing = f"Pictures and latent dimensions are left out: {error}"

@@ -79,9 +79,9 @@ class Known:
     def _missing(self, data_dir, file: RemoteFile) -> str:
         places = " and ".join(str(place) for place in self._places(data_dir))
         names = " or ".join((*file.other_names, file.name))
-        looked = f"{names} was looked for in {places}" if places else "no data_dir was given (--data-dir)"
+        looked = f"{names} was looked for in {places}" if places else "no data_dir was given"
         return (
-            f"{self.title} is not there: {looked}. It can be had from {file.urls[0]}; "
+            f"{self.title} is not there: {looked}. Say where it is (--data-dir). It can be had from {file.urls[0]}; "
             "`aevb train --download` fetches it."
         )
 

@@ -21,6 +21,7 @@ __all__ = ["BINARIZE", "NAMES", "RESIDENT_BYTES", "download", "from_dataset", "l
 
 NAMES = tuple(KNOWN)
 BINARIZE = ("dynamic", "threshold")
+_TEST_FRACTION = 0.1
 # What a split may take in memory, on the device too, before it stays in its file.
 RESIDENT_BYTES = 1 << 30
 
@@ -34,7 +35,7 @@ def load(
     *,
     binarize: str | None = None,
     x_scale: float | None = None,
-    test_fraction: float = 0.1,
+    test_fraction: float = _TEST_FRACTION,
     colour: bool = False,
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Data:
@@ -81,15 +82,12 @@ def load(
     """
     if binarize is not None and binarize not in BINARIZE:
         raise ValueError(f"binarize must be None or one of {', '.join(BINARIZE)}, got {binarize!r}")
-    options = {"binarize": binarize, "x_scale": x_scale}
     if data in KNOWN:
-        options["data_dir"] = None if data_dir is None else os.path.abspath(data_dir)
         loaded = KNOWN[data].load(data_dir)
         if x_scale is not None:
             loaded = replace(loaded, x_scale=x_scale)
     else:
         path = _existing(data)
-        options |= {"test_fraction": test_fraction, "colour": colour}
         if path.is_dir():
             splits, image_shape = read_images(path, colour, resident_bytes)
         elif path.suffix in (".npy", ".npz"):
@@ -97,8 +95,11 @@ def load(
         else:
             raise ValueError(f"{path} is neither a folder of images nor a .npy or .npz file")
         loaded = _data(str(path.resolve()), splits, image_shape, x_scale, test_fraction)
-    loaded = replace(loaded, options={name: value for name, value in options.items() if value is not None})
-    return loaded if binarize is None else _binarized(loaded, binarize)
+    given = {"binarize": binarize, "x_scale": x_scale, "colour": colour or None}
+    given["data_dir"] = None if data_dir is None else str(Path(data_dir).resolve())
+    given["test_fraction"] = None if test_fraction == _TEST_FRACTION else test_fraction
+    source = {"data": loaded.name} | {key: value for key, value in given.items() if value is not None}
+    return replace(loaded if binarize is None else _binarized(loaded, binarize), source=source)
 
 
 def from_dataset(
@@ -109,7 +110,7 @@ def from_dataset(
     name: str | None = None,
     binarize: str | None = None,
     x_scale: float | None = None,
-    test_fraction: float = 0.1,
+    test_fraction: float = _TEST_FRACTION,
 ) -> Data:
     """A data set out of map-style torch Datasets, which are asked for their items as they are gathered.
 
@@ -151,7 +152,7 @@ def _existing(data) -> Path:
     if not path.exists():
         kinds = "a folder of images, or a .npy or .npz file"
         if os.path.sep in str(data) or path.suffix:
-            raise FileNotFoundError(f"there is no {path}: expected {kinds}")
+            raise FileNotFoundError(f"there is no {path}: expected {kinds}; if it was moved, say where it is (--data)")
         raise ValueError(f"data must be the path of {kinds}, or one of {', '.join(NAMES)}, got {str(data)!r}")
     return path
 

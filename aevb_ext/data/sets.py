@@ -1,7 +1,7 @@
 """What a data set is."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -23,7 +23,8 @@ class Data:
         image_shape: ``(height, width)`` or ``(colours, height, width)`` of the pictures, or None when data points are
             not pictures.
         valid: None where the data set has no such split.
-        options: what :func:`~aevb_ext.data.load` was told beside the name; ``load(name, **options)`` gives it again.
+        source: what :func:`~aevb_ext.data.load` makes it of again: its arguments by name, those that are not as by
+            default, with absolute paths. None: it was made otherwise.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Data:
     x_scale: float = 1.0
     image_shape: tuple[int, ...] | None = None
     valid: Tensor | Rows | None = None
-    options: dict = field(default_factory=dict)
+    source: dict | None = None
 
     @property
     def dim(self) -> int:

@@ -5,39 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import functional as F
 from ..data import Rows, rows_of
 from ..models import VAE
-from ..nn import ELBOTerms
 from ..noise import keys_at
+from .terms import ESTIMATORS, ROWS, terms_a, terms_b
 
-__all__ = ["ESTIMATORS", "Bound", "bound_a", "bound_b", "bound_values", "evaluate_bound"]
-
-# Rows of the decoder's output that an evaluation makes at a time: enough to keep every core busy, few enough to stay in
-# the cache.
-_ROWS = 1000
-
-
-def terms_a(model: VAE, x: Tensor, n_samples: int = 1, *, key=None, generator=None) -> ELBOTerms:
-    """What :func:`bound_a` is made of; ``kl`` is the mean over samples of log q(z | x) - log p(z)."""
-    mu, logvar = model.posterior(x)
-    z = F.rsample(mu, logvar, n_samples=n_samples, key=key, generator=generator)
-    zero = z.new_zeros(())
-    log_q = F.gaussian_log_prob(z, mu.expand_as(z), logvar, batch_dims=z.dim() - 1)
-    log_prior = F.gaussian_log_prob(z, zero.expand_as(z), zero, batch_dims=z.dim() - 1)
-    reconstruction, kl = model.log_likelihood(x, z).mean(0), (log_q - log_prior).mean(0)
-    return ELBOTerms(reconstruction - kl, reconstruction, kl)
-
-
-def terms_b(model: VAE, x: Tensor, n_samples: int = 1, *, key=None, generator=None) -> ELBOTerms:
-    """What :func:`bound_b` is made of; ``kl`` is the divergence in closed form."""
-    mu, logvar = model.posterior(x)
-    # Without a dimension of samples there is no mean to take over it.
-    z, kl = F.rsample_kl(mu, logvar, n_samples=None if n_samples == 1 else n_samples, key=key, generator=generator)
-    reconstruction = model.log_likelihood(x, z)
-    if n_samples > 1:
-        reconstruction = reconstruction.mean(0)
-    return ELBOTerms(reconstruction - kl, reconstruction, kl)
+__all__ = ["Bound", "bound_a", "bound_b", "bound_values", "evaluate_bound"]
 
 
 def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
@@ -63,9 +36,6 @@ def bound_b(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: T
     .. math:: -D_{KL}(q(z | x) \| p(z)) + \frac1L \sum_l \log p(x | z_l)
     """
     return terms_b(model, x, n_samples, key=key, generator=generator).bound
-
-
-ESTIMATORS = {"a": terms_a, "b": terms_b}
 
 
 @dataclass(frozen=True)
@@ -94,13 +64,14 @@ def evaluate_bound(
     """The mean bound of a data set, in nats per data point.
 
     The noise of a data point depends on ``seed`` and its number alone: models scored with the same seed are compared on
-    the same noise.
+    the same noise. Memory grows neither with the data points nor with the samples of each.
 
     Args:
         model: the VAE.
         x: ``[N, *event]``, ``N >= 1``, on the model's device; or :class:`~aevb_ext.data.Rows`.
-        estimator: ``"a"`` (eq. 6) or ``"b"`` (eq. 7).
-        n_samples: L, samples a data point.
+        estimator: ``"a"`` (eq. 6), ``"b"`` (eq. 7) or ``"iwae"``: the importance-weighted bound (Burda et al. 2016,
+            arXiv 1509.00519, eq. 8), which with many samples approaches the log-likelihood from below.
+        n_samples: L or k, samples a data point.
         seed: of the noise.
         count: of how many first data points. None: of all.
 
@@ -132,8 +103,8 @@ def bound_values(
     if last <= first:
         raise ValueError(f"x must have at least one data point, got {len(rows)}")
     values = []
-    for index in torch.arange(first, last, device=rows.device).split(max(1, _ROWS // n_samples)):
+    for index in torch.arange(first, last, device=rows.device).split(max(1, ROWS // n_samples)):
         batch = rows.gather(index, keys_at(seed, "evaluation binarize", index)).to(device)
         key = keys_at(seed, "evaluation", index).to(device)
-        values.append(ESTIMATORS[estimator](model, batch, n_samples, key=key).bound)
+        values.append(ESTIMATORS[estimator](model, batch, n_samples, block=ROWS, key=key).bound)
     return torch.cat(values).double()

@@ -3,8 +3,7 @@
 from torch import Tensor
 
 from ..models import VAE
-from ..nn import ELBO
-from .bound import _ROWS
+from .terms import ROWS, terms_iwae
 
 __all__ = ["importance_weighted_bound"]
 
@@ -23,7 +22,7 @@ def importance_weighted_bound(
         x: ``[B, *event]``.
         n_samples: k.
         block: how many samples at a time; noise and (to rounding) results do not depend on it. None: as many as make
-            about a thousand rows of the decoder's output.
+            about five thousand rows of the decoder's output.
         key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
 
     Returns:
@@ -32,6 +31,5 @@ def importance_weighted_bound(
     Raises:
         ValueError: n_samples or block is not an integer of at least 1; the key does not fit.
     """
-    block = max(1, _ROWS // max(1, len(x))) if block is None else block
-    elbo = ELBO(n_samples, importance_weighted=True, block=block)
-    return elbo(x, model.posterior(x), model.log_likelihood, key=key, generator=generator).bound
+    block = max(1, ROWS // max(1, len(x))) if block is None else block
+    return terms_iwae(model, x, n_samples, block=block, key=key, generator=generator).bound

@@ -37,7 +37,8 @@ class AEVB:
         model: the VAE to train, in place.
         n_data: N.
         batch_size: M, of all processes together.
-        estimator, n_samples, beta, beta_warmup, free_bits: as in :class:`~aevb_ext.learners.objective.Objective`.
+        estimator, n_samples, sample_block, beta, beta_warmup, free_bits: as in
+            :class:`~aevb_ext.learners.objective.Objective`.
         optimizer: ``"adagrad"`` (its first 100 steps accumulate squared gradients without updating), ``"adam"`` or
             ``"sgd"``.
         lr: its stepsize. Default: 0.02, 0.001, 0.0001.
@@ -76,6 +77,7 @@ class AEVB:
         precision: str = "float32",
         skip_non_finite: bool = False,
         accumulate: int = 1,
+        sample_block: int | None = None,
         processes=None,
     ):
         if optimizer not in OPTIMIZERS:
@@ -88,8 +90,11 @@ class AEVB:
         check_precision(precision, device)
         self.model, self.batch_size, self.accumulate = model, batch_size, accumulate
         bent = {"beta": beta, "beta_warmup": beta_warmup, "free_bits": free_bits}
-        self.objective = Objective(model, estimator, n_samples, **bent, processes=processes).to(device)
-        self._synchronised = self.objective if processes is None else processes.synchronised(self.objective)
+        options = {"sample_block": sample_block, "processes": processes}
+        self.objective = Objective(model, estimator, n_samples, **bent, **options).to(device)
+        # The objective's own buffers (beta, the count of steps) are the same everywhere without being sent.
+        sent = {"buffers": any(True for _ in model.buffers())}
+        self._synchronised = self.objective if processes is None else processes.synchronised(self.objective, **sent)
         self._unsynchronised = getattr(self._synchronised, "no_sync", nullcontext)
         self._world_size = 1 if processes is None else processes.world_size
         self.schedule = Schedule(ADAGRAD_SILENT_STEPS if optimizer == "adagrad" else 0, lr_warmup, total_steps)

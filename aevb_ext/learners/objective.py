@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..estimators.bound import ESTIMATORS
+from ..estimators import ESTIMATORS
 from ..models import VAE
 from ..nn import ELBO, ELBOTerms
 
@@ -18,6 +18,8 @@ class Objective(nn.Module):
         estimator: ``"a"``, ``"b"`` or ``"iwae"``.
         n_samples: L, or k.
         beta, beta_warmup, free_bits: as :class:`aevb_ext.nn.ELBO` has them (``warmup_steps``); of estimator B.
+        sample_block: how many samples of each data point are computed at a time, as the ``block`` of
+            :class:`aevb_ext.nn.ELBO`. None: all at once.
         processes: over whose data points together free bits take their mean; None: this process alone.
 
     Raises:
@@ -33,30 +35,29 @@ class Objective(nn.Module):
         beta: float = 1.0,
         beta_warmup: int = 0,
         free_bits: float = 0.0,
+        sample_block: int | None = None,
         processes=None,
     ):
         super().__init__()
-        if estimator not in (*ESTIMATORS, "iwae"):
-            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, iwae, got {estimator!r}")
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-        self.model, self.n_samples = model, n_samples
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+        for name, count in (("n_samples", n_samples), ("sample_block", 1 if sample_block is None else sample_block)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        self.model, self.n_samples, self.sample_block = model, n_samples, sample_block
         bent = beta != 1 or beta_warmup or free_bits
         if bent and estimator != "b":
             raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {estimator!r}')
-        self._estimator = ESTIMATORS.get(estimator)
-        # The plain bound has a shorter way than the module that has them all.
-        self.elbo = None
-        if estimator == "iwae":
-            self.elbo = ELBO(n_samples, importance_weighted=True)
-        elif bent:
-            self.elbo = _ELBO(n_samples, beta=beta, warmup_steps=beta_warmup, free_bits=free_bits)
+        self._estimator, self.elbo = ESTIMATORS[estimator], None
+        if bent:
+            options = {"beta": beta, "warmup_steps": beta_warmup, "free_bits": free_bits, "block": sample_block}
+            self.elbo = _ELBO(n_samples, **options)
             self.elbo.processes = processes
 
     def forward(self, x: Tensor, key: Tensor | None = None) -> ELBOTerms:
         """x ``[B, *event]`` as the data set has it; key ``[2]`` or ``[B, 2]``, None: a fresh one."""
         if self.elbo is None:
-            return self._estimator(self.model, x, self.n_samples, key=key)
+            return self._estimator(self.model, x, self.n_samples, block=self.sample_block, key=key)
         return self.elbo(x, self.model.posterior(x), self.model.log_likelihood, key=key)
 
     def count_step(self) -> None:

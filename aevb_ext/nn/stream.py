@@ -6,6 +6,7 @@ are known, as activation checkpoints do; the last block alone is kept from the f
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -75,7 +76,9 @@ def streamed(
     Raises:
         NotImplementedError: the gradient would have to flow through a tensor that is not found in ``sources``.
     """
-    blocks = [(first, min(block, n_samples - first)) for first in range(0, n_samples, block)]
+    # A short block comes first: the last one is not evaluated again.
+    edges = [0, *range(n_samples % block or block, n_samples + 1, block)]
+    blocks = [(first, end - first) for first, end in itertools.pairwise(edges)]
     if torch.is_grad_enabled():
         return _recording(terms, blocks, sources, weighted)
     totals = Totals(weighted)

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..data import Data, chunks
+from ..data import Data
 from ..estimators import Bound
 from ..learners.precision import matmul_precision
 from ..models import VAE
-from ..noise import keys_at
 from .callbacks import Callback
 from .evaluation import shared_bound
 from .folder import clean, new_folder, old_folder
@@ -25,6 +24,7 @@ from .run import Log, Record, Result, Run
 from .same import check_same, described
 from .settings import Settings
 from .signals import Signals, end_as
+from .support import check_support
 from .written import Written
 
 __all__ = ["NonFiniteBound", "fit"]
@@ -32,9 +32,6 @@ __all__ = ["NonFiniteBound", "fit"]
 # The bound is evaluated where the paper's Figure 2 has detail: evenly in the logarithm of the samples seen.
 _FIRST_EVALUATION = 10_000
 _EVALUATIONS_PER_DECADE = 8
-
-# Data points whose support is checked together: data may be larger than memory.
-_CHECKED = 16384
 
 
 class NonFiniteBound(RuntimeError):
@@ -65,7 +62,9 @@ def fit(
     is that of as many training points as there are test points.
 
     In a program that torchrun has started several times, each process calls this with the same arguments, and they
-    train one model: the same steps as one process takes, to the order in which sums are taken.
+    train one model: the same steps as one process takes, to the order in which sums are taken. What a model draws by
+    itself (dropout) is each process's own, and seeded when the run begins or goes on; batch norms see their process's
+    share of a minibatch, and their running statistics are the first one's.
 
     Args:
         model: the VAE, trained in place and left on ``device``.
@@ -118,7 +117,7 @@ def fit(
             if len(data.train) == 0 or len(data.test) == 0:
                 raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
             if validate:
-                _check_support(model, data)
+                check_support(model, data, processes)
             _check_count("keep", keep)
             if checkpoint_every is not None:
                 _check_count("checkpoint_every", checkpoint_every)
@@ -135,6 +134,7 @@ def fit(
                         _take_folder(run, Path(out), resume, override)
                     callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
                 _check_steps(run)
+                run.begin()
                 return _train(run, keep, checkpoint_every, callbacks)
         finally:
             run.leave()
@@ -295,14 +295,6 @@ def _check(settings: Settings, processes: Processes) -> None:
         )
 
 
-def _check_support(model: VAE, data: Data) -> None:
-    for split in ("train", "test", "valid"):
-        rows = getattr(data, split)
-        if rows is not None:
-            for x in chunks(rows, _CHECKED, keys=lambda index: keys_at(0, "evaluation binarize", index)):
-                model.decoder.check_support(x, model.x_scale, f"data.{split}")
-
-
 def _check_count(name: str, value) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an integer, at least 1, got {value!r}")
@@ -310,8 +302,9 @@ def _check_count(name: str, value) -> None:
 
 def evaluate(run: Run) -> Record:
     """The bounds of the splits, of the averaged parameters where there is an average, each time on the same noise."""
-    data, how = run.data, {"estimator": "a" if run.settings.estimator == "a" else "b"}
-    how["n_samples"] = run.settings.n_samples
+    data, how = run.data, {"estimator": run.settings.estimator, "n_samples": run.settings.n_samples}
+    # What processes evaluate together, and the first one saves, is one model.
+    run.processes.take_first(run.model.buffers())
     with run.averaged():
         bounds = {"train": shared_bound(run.model, data.train, run.processes, count=len(data.test), **how)}
         bounds["test"] = shared_bound(run.model, data.test, run.processes, **how)

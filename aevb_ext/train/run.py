@@ -12,6 +12,7 @@ from ..data import Data
 from ..estimators import Bound
 from ..learners.aevb import AEVB
 from ..models import VAE
+from ..noise import seed_for
 from .checkpoint import check_like, is_count, model_tensors
 from .processes import Processes
 from .settings import Settings
@@ -107,7 +108,7 @@ class Run:
         self.processes = processes or Processes()
         s = settings
         options = ("batch_size", "accumulate", "estimator", "n_samples", "optimizer", "lr", "lr_warmup", "clip", "ema")
-        options += ("beta", "beta_warmup", "free_bits", "precision")
+        options += ("sample_block", "beta", "beta_warmup", "free_bits", "precision")
         self.learner = AEVB(
             model,
             len(data.train),
@@ -139,7 +140,10 @@ class Run:
         return round(self._seconds + time.perf_counter() - self._started, 3)
 
     def stop(self, reason: str) -> None:
-        """End training after this step. With several processes any may ask, and all end after this step or the next."""
+        """End training after this step. With several processes any may ask, and all end after this step or one soon.
+
+        (With up to 8 the next one; with n of them at most n / 4 later.)
+        """
         self._asked = self._asked or reason
 
     def agree(self, *, now: bool = True) -> None:
@@ -150,8 +154,21 @@ class Run:
         if self._vote(self._asked is not None, now=now) and not self.stopped:
             self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
 
+    def begin(self) -> None:
+        """Before the first step here. Of several processes each has what a model draws by itself (dropout) to itself.
+
+        It draws from PyTorch's generators, which are seeded by the seed, the process and the steps taken. One process
+        alone goes on with its generators as they are, or as the checkpoint has them.
+        """
+        if self.processes.are_several:
+            seed = seed_for(self.settings.seed, "model")
+            for number in (self.processes.rank, self.steps):
+                seed = seed_for(seed + number, "model")
+            torch.manual_seed(seed)
+
     def leave(self) -> None:
-        """After the last step: have no more to do with other processes."""
+        """After the last step: have no more to do with other processes, nor with threads of one's own."""
+        self.step.close()
         self.learner.leave()
 
     @contextmanager
@@ -177,7 +194,7 @@ class Run:
         if learner.average:
             tensors |= {f"average.{name}": t for name, t in learner.average.named()}
         tensors |= {f"objective.{name}": t for name, t in self._schedules().items()}
-        # For a model of one's own that draws: dropout.
+        # For a model of one's own that draws: dropout. Of several processes it is the first one's.
         tensors["random.cpu"] = torch.get_rng_state()
         device = next(self.model.parameters()).device
         if device.type == "cuda":

@@ -26,6 +26,8 @@ class Settings:
             M / accumulate, the gradient of M.
         estimator: ``"a"`` (Kingma & Welling 2014, eq. 6), ``"b"`` (eq. 7) or ``"iwae"`` (Burda et al. 2016, eq. 8).
         n_samples: L, or k.
+        sample_block: how many of the samples of each data point are computed at a time: memory for so many, the
+            gradient of all, the decoder evaluated up to twice. None: all at once.
         optimizer: ``"adagrad"`` | ``"adam"`` | ``"sgd"``.
         lr: its stepsize. None: the optimizer's default, which is then filled in.
         schedule: what the stepsize does after the warm-up: ``"constant"``, or ``"cosine"``: half a cosine down to 0 at
@@ -53,6 +55,7 @@ class Settings:
     accumulate: int = 1
     estimator: str = "b"
     n_samples: int = 1
+    sample_block: int | None = None
     optimizer: str = "adagrad"
     lr: float | None = None
     schedule: str = "constant"
@@ -75,6 +78,7 @@ class Settings:
             ("batch_size", 1),
             ("accumulate", 1),
             ("n_samples", 1),
+            ("sample_block", 1),
             ("lr_warmup", 0),
             ("beta_warmup", 0),
             ("log_every", 1),
@@ -82,11 +86,11 @@ class Settings:
             ("patience", 1),
         ):
             value = getattr(self, name)
-            optional = name in ("evaluate_every", "patience")
+            optional = name in ("sample_block", "evaluate_every", "patience")
             if not (optional and value is None) and (not _is_integer(value) or value < least):
                 raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
         for name, names in (
-            ("estimator", (*ESTIMATORS, "iwae")),
+            ("estimator", ESTIMATORS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..data import Rows, rows_of
 from ..learners.aevb import AEVB
 from ..noise import keys_at
+from .ahead import Ahead
 from .memory import keep_freed_memory
 from .order import Order
 
@@ -24,7 +25,8 @@ class Step:
     Args:
         learner: what updates.
         data: ``[N, *event]`` on the model's device, as the data set has it: bytes stay bytes, and only the rows of the
-            minibatch are ever made floating. Or :class:`~aevb_ext.data.Rows`.
+            minibatch are ever made floating. Or :class:`~aevb_ext.data.Rows`, resident there, or not resident: those
+            are gathered ahead, in a thread that ends with :meth:`close`.
         seed: of the order and of the noise.
         rank, world_size: which process this is, of how many.
     """
@@ -32,7 +34,9 @@ class Step:
     def __init__(self, learner: AEVB, data: Tensor | Rows, *, seed: int = 0, rank: int = 0, world_size: int = 1):
         self.learner, self.rows, self.seed = learner, rows_of(data), seed
         processes = {"rank": rank, "world_size": world_size}
-        self._order = Order(len(self.rows), learner.batch_size, seed, self.rows.device, **processes)
+        self._order = Order(len(self.rows), learner.batch_size, seed, learner.device, **processes)
+        self._ahead = None if self.rows.resident else Ahead(self.rows, self._order, seed, learner.device)
+        self._x = None  # the minibatch of rows that are not resident
 
     def __call__(self) -> Tensor:
         """Take the step.
@@ -43,18 +47,26 @@ class Step:
         self._prepare()
         return self._update()
 
+    def close(self) -> None:
+        """End the thread that gathers ahead, if there is one; another step begins it again."""
+        if self._ahead is not None:
+            self._ahead.close()
+
     def _prepare(self) -> None:
         """What a step does on the host."""
+        if self._ahead is not None:
+            self._x = self._ahead.of_step(self.learner.steps)
         self._order.prepare(self.learner.steps)
         self.learner.count()
 
     def _update(self) -> Tensor:
         visits = self._order.advance()
+        x = self._gathered(visits) if self._ahead is None else self._x
+        return self.learner.update(x, keys_at(self.seed, "posterior", visits))
+
+    def _gathered(self, visits: Tensor) -> Tensor:
         keys = keys_at(self.seed, "binarize", visits) if self.rows.draws else None
-        x = self.rows.gather(visits % self._order.n_data, keys)
-        key = keys_at(self.seed, "posterior", visits)
-        # Rows that stay in their files are the host's.
-        return self.learner.update(x.to(self.learner.device), key.to(self.learner.device))
+        return self.rows.gather(visits % self._order.n_data, keys)
 
 
 class GraphedStep(Step):
@@ -71,8 +83,15 @@ class GraphedStep(Step):
     def __init__(self, learner: AEVB, data: Tensor | Rows, **kwargs):
         super().__init__(learner, data, **kwargs)
         self._eager_left = self._EAGER
-        self._stream = torch.cuda.Stream(self.rows.device)
-        self._graph = self._bound = None
+        self._stream = torch.cuda.Stream(learner.device)
+        self._graph = self._bound = self._place = None
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if self._ahead is not None:
+            # The graph reads each minibatch where it has read the first.
+            self._place = self._x.clone() if self._place is None else self._place.copy_(self._x)
+            self._x = self._place
 
     def __call__(self) -> Tensor:
         self._prepare()
@@ -91,7 +110,7 @@ class GraphedStep(Step):
 
     def _eager(self) -> Tensor:
         # On the stream of the capture, since autograd remembers where its buffers were made.
-        caller = torch.cuda.current_stream(self.rows.device)
+        caller = torch.cuda.current_stream(self.learner.device)
         self._stream.wait_stream(caller)
         with torch.cuda.stream(self._stream):
             bound = self._update()
@@ -103,7 +122,12 @@ class GraphedStep(Step):
         graph = torch.cuda.CUDAGraph()
         # The gradients are to lie in the graph's own memory.
         self.learner.optimizer.zero_grad()
-        with torch.cuda.device(self.rows.device), torch.cuda.graph(graph, stream=self._stream):
+        # The thread that gathers ahead goes on with what it does on a stream of its own.
+        mode = "global" if self._ahead is None else "thread_local"
+        with (
+            torch.cuda.device(self.learner.device),
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode=mode),
+        ):
             self._bound = self._update()
         self._graph = graph
 
@@ -113,13 +137,12 @@ def make_step(learner: AEVB, data: Tensor | Rows, **kwargs) -> Step:
 
     Arguments are those of :class:`Step`. With several processes a step is not captured: one line says so.
     """
-    rows = rows_of(data)
-    if rows.device.type == "cuda":
+    if learner.device.type == "cuda":
         if kwargs.get("world_size", 1) == 1:
-            return GraphedStep(learner, rows, **kwargs)
+            return GraphedStep(learner, data, **kwargs)
         if kwargs["rank"] == 0:
             reason = "several processes average its gradients (NCCL), which a graph would have to replay in step"
             warnings.warn(f"the training step is not captured in a CUDA graph: {reason}", stacklevel=2)
-        return Step(learner, rows, **kwargs)
+        return Step(learner, data, **kwargs)
     keep_freed_memory()
-    return Step(learner, rows, **kwargs)
+    return Step(learner, data, **kwargs)

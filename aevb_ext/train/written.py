@@ -14,10 +14,11 @@ __all__ = ["Written"]
 
 
 class Written(Callback):
-    """config.toml: the data's name and options, the settings and the model; environment.json: versions and device."""
+    """config.toml: where the data is from, the settings and the model; environment.json: versions and device."""
 
     def on_start(self, run) -> None:
-        config = {"data": run.data.name, **run.data.options, **run.settings.as_dict(), "model": run.model.config or {}}
+        source = run.data.source or {"data": run.data.name}
+        config = {**source, **run.settings.as_dict(), "model": run.model.config or {}}
         environment = {
             "aevb_ext": __version__,
             "commit": build_info()["commit"],

@@ -1,0 +1,77 @@
+"""The estimators of the variational lower bound, each by what it is made of."""
+
+from torch import Tensor
+
+from .. import functional as F
+from ..models import VAE
+from ..nn import ELBO, ELBOTerms
+from ..nn.stream import streamed
+
+__all__ = ["ESTIMATORS", "ROWS", "terms_a", "terms_b", "terms_iwae"]
+
+# Rows of the decoder's output that are made at a time where nobody says how many: enough that the weights' way through
+# the caches and the calls cost little beside the products, few enough to stay in the last cache (docs/many-samples.md).
+ROWS = 5000
+
+
+def terms_a(
+    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+) -> ELBOTerms:
+    """Estimator A (eq. 6); ``kl`` is the mean over samples of log q(z | x) - log p(z).
+
+    Args:
+        model: the VAE.
+        x: ``[B, *event]``.
+        n_samples: L.
+        block: how many samples at a time, as :class:`~aevb_ext.nn.ELBO` has it. None: all at once.
+        key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
+    """
+    mu, logvar = model.posterior(x)
+    key = F.key_for(mu, key, generator)  # one for all blocks
+
+    def terms(first, n):
+        z = F.rsample(mu, logvar, n_samples=n, first_sample=first, key=key)
+        zero = z.new_zeros(())
+        log_q = F.gaussian_log_prob(z, mu.expand_as(z), logvar, batch_dims=2)
+        log_prior = F.gaussian_log_prob(z, zero.expand_as(z), zero, batch_dims=2)
+        return (model.log_likelihood(x, z), log_q - log_prior), None
+
+    if block is None or block >= n_samples:
+        sums = [value.sum(0) for value in terms(0, n_samples)[0]]
+    else:
+        sums = streamed(terms, n_samples, block, (x, mu, logvar), weighted=False)
+    reconstruction, kl = (total / n_samples for total in sums)
+    return ELBOTerms(reconstruction - kl, reconstruction, kl)
+
+
+def terms_b(
+    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+) -> ELBOTerms:
+    """Estimator B (eq. 7); ``kl`` is the divergence in closed form. Arguments are those of :func:`terms_a`."""
+    if block is not None and block < n_samples:
+        return _terms(ELBO(n_samples, block=block), model, x, key, generator)
+    # The plain bound has a shorter way than the module that has them all.
+    mu, logvar = model.posterior(x)
+    # Without a dimension of samples there is no mean to take over it.
+    z, kl = F.rsample_kl(mu, logvar, n_samples=None if n_samples == 1 else n_samples, key=key, generator=generator)
+    reconstruction = model.log_likelihood(x, z)
+    if n_samples > 1:
+        reconstruction = reconstruction.mean(0)
+    return ELBOTerms(reconstruction - kl, reconstruction, kl)
+
+
+def terms_iwae(
+    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+) -> ELBOTerms:
+    """The importance-weighted bound of k samples (Burda et al. 2016, arXiv 1509.00519, eq. 8).
+
+    Arguments are those of :func:`terms_a`, and ``kl`` is what it is there.
+    """
+    return _terms(ELBO(n_samples, importance_weighted=True, block=block), model, x, key, generator)
+
+
+def _terms(elbo: ELBO, model: VAE, x: Tensor, key, generator) -> ELBOTerms:
+    return elbo(x, model.posterior(x), model.log_likelihood, key=key, generator=generator)
+
+
+ESTIMATORS = {"a": terms_a, "b": terms_b, "iwae": terms_iwae}
