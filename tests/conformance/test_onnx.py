@@ -13,9 +13,17 @@ from aevb_ext.export import ExportError, export_onnx
 from aevb_ext.models import VAE, make_model
 from aevb_ext.train import save_checkpoint
 
+
+def learnt(*arguments, **options):
+    model = make_model(*arguments, latent=3, hidden=8, **options)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model
+
+
 MODELS = {
-    "mlp": lambda: make_model("mlp", x_dim=54, latent=3, hidden=8),
-    "conv, Gaussian": lambda: make_model("conv", image_shape=(9, 6), latent=3, hidden=8, likelihood="gaussian"),
+    "mlp": lambda: learnt("mlp", x_dim=54),
+    "conv, Gaussian": lambda: learnt("conv", image_shape=(9, 6), likelihood="gaussian"),
     "one's own": lambda: VAE(nn.Linear(54, 6), nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 54)), latent=3),
 }
 
