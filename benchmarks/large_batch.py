@@ -24,14 +24,16 @@ HEADER = f"""\
 |---|---|---|---|---|---|---|---|---|"""
 
 
-def rule(batch_size: int, samples_seen: int) -> dict:
-    """The settings that docs/learning-rate.md recommends."""
+def rule(batch_size: int, samples_seen: float) -> dict:
+    """The settings that docs/learning-rate.md recommends where minibatches of 100 would see so many samples."""
+    times = batch_size / 100
+    samples = round(samples_seen * times ** (1 / 3))
     return {
-        "samples_seen": samples_seen,
+        "samples_seen": samples,
         "batch_size": batch_size,
         "optimizer": "adam",
-        "lr": 1e-3 * (batch_size / 100) ** 0.5,
-        "lr_warmup": round(0.1 * samples_seen / batch_size),
+        "lr": 1e-3 * times ** (2 / 3),
+        "lr_warmup": round(0.1 * samples / batch_size),
         "schedule": "cosine",
     }
 
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="where the files of MNIST are")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[100, 8192])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--samples-seen", type=float, default=1e7)
+    parser.add_argument("--samples-seen", type=float, default=1e7, help="with minibatches of 100; default: %(default)g")
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
     # The valid split decides nothing here.
@@ -65,7 +67,7 @@ def main() -> None:
     print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n{HEADER}", flush=True)
     for seed in a.seeds:
         for batch_size in a.batch_sizes:
-            settings = rule(batch_size, round(a.samples_seen))
+            settings = rule(batch_size, a.samples_seen)
             print(row(train(data, settings, seed, a.device), settings, seed), flush=True)
 
 

@@ -261,8 +261,10 @@ def samples(table, results):
     }
     ks = [figures["k"] for figures in table]
     for name, (label, style) in styles.items():
-        memory.plot(ks, [f["peak_bytes"][name] / 1e6 for f in table], "o", **{"ls": "-", "ms": 4, **style}, label=label)
-        times.plot(ks, [f["seconds"][name] / f["k"] * 1e3 for f in table], "o", **{"ls": "-", "ms": 4, **style})
+        known = [f for f in table if name in f["seconds"]]
+        of, style = [f["k"] for f in known], {"marker": "o", "ms": 4, **style}
+        memory.plot(of, [f["peak_bytes"][name] / 1e6 for f in known], **style, label=label)
+        times.plot(of, [f["seconds"][name] / f["k"] * 1e3 for f in known], **style)
     for axes in (memory, times):
         axes.set_xscale("log")
         axes.set_xticks(ks, [f"{k:,}" for k in ks])
@@ -278,9 +280,8 @@ def samples(table, results):
     times.set_ylabel("ms for each of the k")
     times.set_title("Time, divided by k")
     figure.legend(*memory.get_legend_handles_labels(), ncols=4, loc="lower left")
-    title = "The importance-weighted bound of k samples, forward + backward (100 data points, 50-500-784)"
-    _title(figure, title, results)
-    _layout(figure)
+    _title(figure, "The importance-weighted bound of k samples, forward + backward", results)
+    _layout(figure, "100 data points, a decoder 50-500-784, float32. CPU time. Streamed: 5000 rows at a time.")
     return figure
 
 

@@ -31,6 +31,7 @@ RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "performanc
 
 BATCH, PIXELS, HIDDEN, LATENT = 100, 784, 500, 50
 KS = (10, 50, 100, 1000, 5000)
+ALL_AT_ONCE = 1000  # the largest k at which the others are run: at 5000 eager would hold 6 GB
 STREAMED, AT_ONCE = "ours: streamed", "ours: all at once"
 EFFORT = Effort(4, 3)
 
@@ -57,8 +58,10 @@ def ways(k: int, blocks: list[int] | None) -> dict[str, Callable]:
 
     if blocks:
         return {AT_ONCE: ours(None)} | {f"ours: {block} at a time": ours(block) for block in blocks if block < k}
-    rivals = {"eager": eager, "compile": torch.compile(eager, dynamic=False)}
-    return {STREAMED: ours(max(1, ROWS // BATCH)), AT_ONCE: ours(None)} | rivals
+    streamed = {STREAMED: ours(max(1, ROWS // BATCH))}
+    if k > ALL_AT_ONCE:
+        return streamed
+    return streamed | {AT_ONCE: ours(None), "eager": eager, "compile": torch.compile(eager, dynamic=False)}
 
 
 def steps(k: int, blocks: list[int] | None) -> dict[str, Callable]:
@@ -94,9 +97,10 @@ def measure(k: int, blocks: list[int] | None = None) -> dict:
     return {"k": k, "seconds": seconds, "peak_bytes": {name: peak_bytes(run, device) for name, run in runs.items()}}
 
 
-def row(figures: dict) -> str:
-    cells = [f"{figures['k']}", *(duration(s) for s in figures["seconds"].values())]
-    cells += [f"{b / 1e6:.3g}" for b in figures["peak_bytes"].values()]
+def row(figures: dict, names: list[str]) -> str:
+    seconds, peaks = figures["seconds"], figures["peak_bytes"]
+    cells = [f"{figures['k']}", *(duration(seconds[name]) if name in seconds else "" for name in names)]
+    cells += [f"{peaks[name] / 1e6:.3g}" if name in peaks else "" for name in names]
     return f"| {' | '.join(cells)} |"
 
 
@@ -116,7 +120,8 @@ def main() -> None:
     if a.blocks:
         for k in a.k:
             figures = measure(k, a.blocks)
-            print(header(list(figures["seconds"])), row(figures), sep="\n", flush=True)
+            names = list(figures["seconds"])
+            print(header(names), row(figures, names), sep="\n", flush=True)
         return
     about = environment(torch.device("cpu"))
     path = RESULTS / f"samples-{file_name(about)}.json"
@@ -125,7 +130,8 @@ def main() -> None:
         old = sorted([f for f in old if f["k"] != k] + [measure(k)], key=lambda f: f["k"])
         results = {**about, "samples": old}
         path.write_text(json.dumps(results, indent=1) + "\n")
-    print(where(results), header([*old[0]["seconds"]]), *map(row, old), sep="\n")
+    names = list(dict.fromkeys(name for f in old for name in f["seconds"]))
+    print(where(results), header(names), *(row(f, names) for f in old), sep="\n")
     from . import plots
 
     print(plots.save(plots.samples, old, results, PICTURES / "cpu-samples.png"))

@@ -249,7 +249,7 @@ def test_a_run_knows_what_it_was_trained_on(own, tmp_path, capsys):
     assert main(["train", "--config", config, "--out", str(again)]) == 0
     expected, found = (json.loads(last_evaluation(folder)) for folder in (own, again))
     assert found | {"seconds": 0} == expected | {"seconds": 0}
-    assert main(["train", "--config", config, "--out", str(own), "--resume", "--samples-seen", "3000"]) == 0
+    assert main(["train", "--resume", "--out", str(own), "--samples-seen", "3000"]) == 0
     last = json.loads(last_evaluation(own))
     capsys.readouterr()
     assert last["samples_seen"] == 3000

@@ -12,11 +12,12 @@ from datetime import timedelta
 from pathlib import Path
 from subprocess import PIPE
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed, nn
 
-from aevb_ext.data import BinarizedRows, Data
+from aevb_ext.data import Data, load
 from aevb_ext.estimators import evaluate_bound
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
 from aevb_ext.train import Callback, Processes, Settings, fit, vote
@@ -109,13 +110,15 @@ class Nothing(nn.Module):
         return x.new_zeros(len(x), 2 * LATENT)
 
 
-def drawn(processes):
+def drawn(processes, folder, resident):
     """Of each step: this process's binarised data points, their keys, and the noise."""
     net = nn.Linear(LATENT, DIM)
-    vae, data = VAE(Nothing(), BernoulliDecoder(net), LATENT), small_data(torch.float32)
-    found = []
+    vae, found = VAE(Nothing(), BernoulliDecoder(net), LATENT), []
+    file = f"{folder}/drawn {processes.world_size} {processes.rank}.npy"
+    np.save(file, small_data(torch.float32).train.numpy())
+    data = load(file, binarize="dynamic", resident_bytes=1 << 30 if resident else 0)
     net.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].detach().clone()))
-    run = Run(vae, Data("drawn", BinarizedRows(data.train), data.test), settings(), processes=processes)
+    run = Run(vae, data, settings(), processes=processes)
     run.learner.objective.register_forward_pre_hook(lambda _, inputs: found.extend(inputs))
     for _ in range(6):
         run.step()
@@ -204,7 +207,8 @@ def work_in_groups(rank, folder):
         processes = Processes(rank, size, group=group, control=group)
         found = {
             "trained": {case: trained(processes, case[1], CASES[case[0]]) for case in TRAINED},
-            "drawn": drawn(processes),
+            "drawn": drawn(processes, folder, resident=True),
+            "drawn from a file": drawn(processes, folder, resident=False),
             "evaluated": shared_bound(model(torch.float32), many_points(), processes, n_samples=2),
             "stopped": stopped(processes),
             "stopped, of many": of_many(stopped, processes),
@@ -228,11 +232,12 @@ def together(tmp_path_factory):
 def test_the_noise_is_the_same_bit_for_bit(together, size):
     """Which data points a step is of, how they are binarised, and the noise of their latents."""
     (alone,) = together[1]
-    for name, steps in alone["drawn"].items():
-        assert len(steps) == 6
-        for step, expected in enumerate(steps):
-            found = torch.cat([process["drawn"][name][step] for process in together[size]])
-            assert torch.equal(found, expected), (name, step)
+    for where in ("drawn", "drawn from a file"):
+        for name, steps in alone["drawn"].items():
+            assert len(steps) == 6
+            for step, expected in enumerate(steps):
+                found = torch.cat([process[where][name][step] for process in together[size]])
+                assert torch.equal(found, expected), (where, name, step)
 
 
 @pytest.mark.parametrize(("case", "dtype"), TRAINED, ids=str)
@@ -426,6 +431,7 @@ def torchrun(*arguments):
     return subprocess.Popen(map(str, arguments), env=environment, stdout=PIPE, stderr=PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_torchrun(tmp_path):
     """A job of torchrun, one of whose processes is killed, ends with an error; started again, it ends well."""
@@ -438,21 +444,21 @@ def test_torchrun(tmp_path):
         # Its processes, and none of those that it starts for itself.
         _, second = [pid for pid in children if b"aevb_ext" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(second, signal.SIGKILL)
-        printed, told = job.communicate(timeout=SECONDS)
+        printed, told = job.communicate(timeout=2 * SECONDS)
     finally:
         job.kill()
     assert job.returncode not in (0, None) and "test bound" not in printed
     assert told.count("aevb: error: at step ") >= 1 and "another of the 2 processes ended" in told
     end = 100 * (max(evaluations(out)) + 50)
     job = torchrun(*train, "--resume", "--samples-seen", end)
-    printed, told = job.communicate(timeout=SECONDS)
+    printed, told = job.communicate(timeout=2 * SECONDS)
     assert job.returncode == 0, told
     assert printed.count("test bound") == 1 and max(evaluations(out)) == end / 100
     assert json.loads((out / "environment.json").read_text())["processes"] == 2
 
 
 def wait_for(condition, job):
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + 2 * SECONDS
     while not condition():
         assert time.monotonic() < deadline and job.poll() is None
         time.sleep(0.05)

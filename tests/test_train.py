@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aevb_ext.data import Data, load
-from aevb_ext.estimators import bound_b
+from aevb_ext.estimators import ESTIMATORS, bound_b, evaluate_bound
 from aevb_ext.learners import AEVB
 from aevb_ext.models import mlp_vae
 from aevb_ext.noise import keys_at
@@ -131,6 +131,15 @@ def test_the_curve_is_evenly_spaced_and_ends_at_the_end():
     ratios = [b / a for a, b in pairwise(seen[:-1])]
     assert all(abs(math.log10(ratio) - 1 / 8) < 0.01 for ratio in ratios)
     assert (result.history[-1].test, result.history[-1].test_stderr) == (result.test.mean, result.test.stderr)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_evaluations_are_of_the_bound_that_is_trained(estimator):
+    data, vae = small_data(), model()
+    result = fit(vae, data, samples_seen=600, estimator=estimator, n_samples=4, progress=False)
+    bounds = {name: evaluate_bound(vae, data.test, estimator=name, n_samples=4).mean for name in ESTIMATORS}
+    assert result.test.mean == pytest.approx(bounds[estimator], rel=1e-6)
+    assert all(abs(bounds[name] - bounds[estimator]) > 1e-5 for name in ESTIMATORS if name != estimator)
 
 
 def test_a_run_shorter_than_one_evaluation_is_evaluated_once():

@@ -29,7 +29,7 @@ def add(verbs) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in --out from its newest checkpoint, as its config.toml says",
+        help="go on with the run in --out from its newest checkpoint; its keys hold where no --config or flag does",
     )
     parser.add_argument(
         "--allow-change", action="append", default=[], metavar="KEY", help="a key that may change with --resume"
@@ -45,8 +45,8 @@ def add(verbs) -> None:
 def _run(a) -> None:
     if a.resume and a.out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with")
-    if a.resume and a.config is None and (Path(a.out) / CONFIG).is_file():
-        a.config = Path(a.out) / CONFIG
+    if a.resume and a.config is None and (own := Path(a.out) / CONFIG).is_file():
+        a.config = own
     keys = resolved(a)
     name = keys["data"]
     if a.download and keys.get("data_dir") is None:

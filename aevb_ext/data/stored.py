@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .memory import memory_limit
 from .rows import Rows
 
 __all__ = ["StoredRows", "check_finite", "layout", "read_arrays"]
@@ -45,9 +46,11 @@ class StoredRows:
         width = self.event_shape.numel() * dtype.itemsize
         # Bytes, since in a file numbers may begin anywhere.
         file = np.memmap(path, np.uint8, mode="r", offset=offset, shape=(shape[0], width))
-        if file.nbytes > _physical_memory() // 2:
+        self._map, self._skipped = None, offset % mmap.ALLOCATIONGRANULARITY
+        if file.nbytes > memory_limit() // 2:
             # Where memory cannot hold the file, what is read along with a data point is gone before it is its turn.
-            file._mmap.madvise(mmap.MADV_RANDOM)
+            self._map = file._mmap
+            self._map.madvise(mmap.MADV_RANDOM)
         with warnings.catch_warnings():
             # Nothing here writes to it.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -58,10 +61,24 @@ class StoredRows:
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
         """The data points read from the file, on the CPU; keys are not looked at."""
+        if self._map is not None:
+            self._ask_for(index)
         rows = self._bytes.index_select(0, index).view(self.dtype)
         if self._channels_last:
             rows = rows.reshape(-1, *self._shape[1:]).movedim(-1, 1)
         return rows.reshape(len(index), -1)
+
+    def _ask_for(self, index: Tensor) -> None:
+        """Have the system read these all at once: touched one after another, each would wait for the one before."""
+        width = self._bytes.shape[1]
+        begin = self._skipped + np.unique(index.numpy()) * width
+        end = begin + width
+        begin -= begin % mmap.PAGESIZE
+        # What lies side by side is one request.
+        apart = np.flatnonzero(begin[1:] > end[:-1])
+        begin, end = begin[np.insert(apart + 1, 0, 0)], end[np.append(apart, -1)]
+        for start, length in zip(begin.tolist(), (end - begin).tolist(), strict=True):
+            self._map.madvise(mmap.MADV_WILLNEED, start, length)
 
     def to(self, device) -> "StoredRows":
         """Itself: files stay where they are."""
@@ -187,7 +204,3 @@ def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, bool]:
         case (height, width, 3):
             return (3, height, width), True
     return None, False
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

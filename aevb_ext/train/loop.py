@@ -58,8 +58,8 @@ def fit(
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1).
 
     Each epoch visits every data point once, in a new order. The same settings, initial parameters and number of threads
-    give the same run, on the CPU bit for bit. The bounds of the splits are on the same noise each time; the train bound
-    is that of as many training points as there are test points.
+    give the same run, on the CPU bit for bit. The bounds of the splits are what the estimator that is trained with
+    gives, on the same noise each time; the train bound is that of as many training points as there are test points.
 
     In a program that torchrun has started several times, each process calls this with the same arguments, and they
     train one model: the same steps as one process takes, to the order in which sums are taken. What a model draws by

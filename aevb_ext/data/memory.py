@@ -1,0 +1,35 @@
+"""How much memory this process may have."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+__all__ = ["memory_limit"]
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Bytes: of the machine, or of the control group that this process is in (a container, a job), if that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        # cgroups(7): "0::/path" in version 2, "4:memory:/path" in version 1.
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            folder, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            folder, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        limits += [limit for part in (group, *group.parents) if (limit := _number(folder / part / name))]
+    return min(limits)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    # Not there (a container sees a part of the tree), or "max".
+    except (OSError, ValueError):
+        return None
