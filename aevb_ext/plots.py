@@ -15,7 +15,7 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from ._files import atomic_write
-from .data import Data, rows_of
+from .data import Data, first
 from .models import VAE
 from .noise import keys_at
 
@@ -59,9 +59,8 @@ def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4
         columns, rows: at most so many pairs.
         seed: of rows that draw.
     """
-    data = rows_of(x)
-    index = torch.arange(min(columns * rows, len(data)), device=data.device)
-    x = data.gather(index, keys_at(seed, "evaluation binarize", index)).to(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    x = first(x, columns * rows, device, lambda index: keys_at(seed, "evaluation binarize", index))
     pairs = [_images(t, image_shape) for t in (x * model.x_scale, model.reconstruct(x))]
     line = pairs[0].new_full((len(x), 1, *pairs[0].shape[2:]), math.nan)
     return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))

@@ -5,12 +5,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .train.checkpoint import model_file
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["SavedRun", "open_run"]
+__all__ = ["CONFIG", "SavedRun", "folder_of", "open_run"]
+
+# What a run writes its resolved configuration to.
+CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class SavedRun:
             the run has not come to a checkpoint.
         config: its resolved configuration.
         environment: versions, device, machine.
-        logs, evaluations: the lines of metrics.jsonl, of either kind, in their order.
+        logs, evaluations, resumptions: the lines of metrics.jsonl, of each kind, in their order.
     """
 
     folder: Path
@@ -32,6 +37,7 @@ class SavedRun:
     environment: dict
     logs: list[dict]
     evaluations: list[dict]
+    resumptions: list[dict]
 
     @property
     def name(self) -> str:
@@ -52,28 +58,24 @@ def open_run(path) -> SavedRun:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no run {path}")
-    folder = path if path.is_dir() else _folder_of(path)
-    if not (folder / "config.toml").is_file():
-        raise FileNotFoundError(f"{path} is not of a run: {folder} has no config.toml")
+    folder = folder_of(path)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{path} is not of a run: {folder} has no {CONFIG}")
     lines = _lines(folder / "metrics.jsonl")
     return SavedRun(
         folder,
-        latest_checkpoint(folder) if path.is_dir() else path,
-        _parsed(folder / "config.toml", tomllib.loads),
+        model_file(folder) if path.is_dir() else path,
+        _parsed(folder / CONFIG, tomllib.loads),
         _parsed(folder / "environment.json", json.loads) if (folder / "environment.json").is_file() else {},
-        [line for line in lines if line.get("event") == "log"],
-        [line for line in lines if line.get("event") == "evaluation"],
+        *([line for line in lines if line.get("event") == kind] for kind in ("log", "evaluation", "resumed")),
     )
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The best checkpoint of a run where it kept one, else the latest."""
-    best = folder / "best.safetensors"
-    return best if best.is_file() else max(folder.glob("checkpoints/*.safetensors"), default=None)
-
-
-def _folder_of(checkpoint: Path) -> Path:
-    parent = checkpoint.absolute().parent
+def folder_of(path: Path) -> Path:
+    """The folder of a run: itself, or where a checkpoint of it is."""
+    if path.is_dir():
+        return path
+    parent = path.absolute().parent
     return parent.parent if parent.name == "checkpoints" else parent
 
 

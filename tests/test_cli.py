@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from aevb_ext.cli import main
 from aevb_ext.data import Data, load
@@ -133,6 +134,8 @@ def test_divergence_is_a_failure_with_a_step(tmp_path, capsys):
         ["train", "--latent", "0"],
         ["train", "--samples-seen", "0.5"],
         ["sample", "c.safetensors"],
+        ["train", "--latent", "five"],
+        ["train", "--samples-seen", "inf"],
         ["fly"],
         [],
     ],
@@ -142,6 +145,13 @@ def test_usage_errors(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2 and "usage: aevb" in capsys.readouterr().err
+
+
+def test_a_flag_that_there_is_not_is_told_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--latnt", "5"])
+    message = capsys.readouterr().err
+    assert message.endswith("aevb train: error: there is no argument --latnt: --latent?\n")
 
 
 def test_the_module_is_the_command():
@@ -158,8 +168,9 @@ def test_a_run_goes_on_and_its_configuration_makes_it_again(run, tmp_path, capsy
     out = tmp_path / "again"
     assert main(["train", "--config", str(run / "config.toml"), "--out", str(out), "--samples-seen", "1e4"]) == 0
     assert "not empty" in failure_of(["train", "--config", str(run / "config.toml"), "--out", str(out)], capsys)
-    again = ["train", "--config", str(run / "config.toml"), "--out", str(out), "--resume"]
-    assert "lr" in failure_of([*again, "--lr", "0.5"], capsys)
+    # Its own configuration is the one it goes on with.
+    again = ["train", "--out", str(out), "--resume", "--samples-seen", "1.5e4"]
+    assert "lr: 0.02 -> 0.5" in failure_of([*again, "--lr", "0.5"], capsys)
     assert main(again) == 0
     bounds = [
         [json.loads(line)["test"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"test"' in line][
@@ -184,6 +195,13 @@ def failure_of(arguments, capsys):
         ("[model]\nlatnt = 5", "unknown key 'latnt': latent?"),
         ("lr = ", "not a TOML file"),
         ("batch_size = 0", "batch_size must be an integer, at least 1, got 0"),
+        ('lr = "0.1"', "run.toml: lr must be a number, got '0.1'"),
+        ("seed = 0.5", "run.toml: seed must be a whole number, got 0.5"),
+        ("colour = 1", "run.toml: colour must be true or false, got 1"),
+        ("data = 5", "run.toml: data must be text in quotes, got 5"),
+        ("model = 5", "model must be a table, [model], got 5"),
+        ("epochs = 1\nsamples_seen = 100", "epochs and samples_seen were both given"),
+        ("depth = 3", "the architecture 'mlp' has no depth; it has latent, hidden"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_by_name(tmp_path, capsys, text, message):
@@ -290,3 +308,37 @@ def test_what_load_was_given_is_what_it_says(tmp_path, monkeypatch):
         "data_dir": str(tmp_path / "somewhere"),
         "binarize": "dynamic",
     }
+
+
+def pictures(folder):
+    """A folder of pictures in colour, and a file of grey ones."""
+    generator = np.random.default_rng(0)
+    (folder / "pictures").mkdir()
+    for i in range(12):
+        Image.fromarray(generator.integers(0, 256, (6, 5, 3), np.uint8)).save(folder / "pictures" / f"{i}.png")
+    np.save(folder / "grey.npy", generator.integers(0, 256, (40, 6, 5), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ["pictures", "--colour", "--test-fraction", "0.4"],
+        ["grey.npy", "--binarize", "dynamic"],
+        ["grey.npy", "--binarize", "threshold", "--x-scale", "0.002"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_remembers_how_its_data_was_loaded(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(pictures(tmp_path))
+    assert main(["train", "--data", *data, "--hidden", "4", "--samples-seen", "100", "--out", "run"]) == 0
+    trained = re.search(r"test bound +(.*)", capsys.readouterr().out)[1]
+    assert main(["evaluate", "run"]) == 0
+    assert re.search(r"test bound +(.*)", capsys.readouterr().out)[1] == trained
+    assert main(["train", "--config", "run/config.toml", "--out", "again"]) == 0
+    assert re.search(r"test bound +(.*)", capsys.readouterr().out)[1] == trained
+    assert main(["report", "run"]) == 0
+    assert "left out" not in capsys.readouterr().out and "active units" in (tmp_path / "run/report.html").read_text()
+    # Away from its run a checkpoint does not know how, and says so.
+    (tmp_path / "run" / "best.safetensors").rename("bare.safetensors")
+    assert "to say how to load it" in failure_of(["evaluate", "bare.safetensors"], capsys)

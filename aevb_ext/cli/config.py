@@ -47,8 +47,11 @@ _ALIASES = {"n_samples": ["--samples"], "batch_size": ["-M"]}
 
 def count(text: str) -> int:
     """A whole number of at least 1; 1e6 is one too."""
-    value = float(text)
-    if value < 1 or value != int(value):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value < 1 or not value.is_integer():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
     return int(value)
 
@@ -59,12 +62,20 @@ def _whole(text: str) -> int:
 
 # Each key with the type of its value, in the order in which help lists them.
 DATA = {"data": str, "data_dir": str, "binarize": str, "x_scale": float, "test_fraction": float, "colour": bool}
-MODEL = {"architecture": str, "latent": count, "hidden": count, "likelihood": str}
+MODEL = {
+    "architecture": str,
+    "latent": count,
+    "hidden": count,
+    "depth": count,
+    "channels": count,
+    "likelihood": str,
+}
 _TYPES = {int: _whole, float: float, str: str}
 # "int", or "int | None".
 SETTINGS = {field.name: _TYPES[(get_args(field.type) or [field.type])[0]] for field in fields(Settings)}
 # What is no part of Settings, but says how long a run is.
 KEYS = {**DATA, **MODEL, **SETTINGS, "epochs": float}
+_BOTH_LENGTHS = "epochs and samples_seen were both given: each says how long to train, give one"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +95,8 @@ def read_config(path) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not TOML, or has a key that there is not; the message has the nearest one.
+        ValueError: it is not TOML, has a key that there is not (the message has the nearest one), or a value of another
+            type.
     """
     path = Path(path)
     if not path.is_file():
@@ -94,6 +106,8 @@ def read_config(path) -> dict:
     except ValueError as error:
         raise ValueError(f"config: {path} is not a TOML file: {error}") from None
     model = found.pop("model", {})
+    if not isinstance(model, dict):
+        raise ValueError(f"config: {path}: model must be a table, [model], got {model!r}")
     # What follows from the data is in the file that a run wrote, for readers.
     model = {key: value for key, value in model.items() if key not in ("x_dim", "image_shape", "x_scale")}
     keys = {**found, **model}
@@ -101,7 +115,26 @@ def read_config(path) -> dict:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, 1)
             raise ValueError(f"config: {path} has the unknown key {key!r}" + (f": {near[0]}?" if near else ""))
-    return keys
+    if "epochs" in keys and "samples_seen" in keys:
+        raise ValueError(f"config: {path}: {_BOTH_LENGTHS}")
+    return {key: _of_kind(path, key, value) for key, value in keys.items()}
+
+
+def _of_kind(path: Path, key: str, value):
+    """The value of a key, if it is of the key's type: a number may be whole or not where it is one of either."""
+    kind = KEYS[key]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is str:
+        right, expected = isinstance(value, str), "text in quotes"
+    elif kind is bool:
+        right, expected = isinstance(value, bool), "true or false"
+    elif kind is float:
+        right, expected = is_number, "a number"
+    else:
+        right, expected = is_number and float(value).is_integer(), "a whole number"
+    if not right:
+        raise ValueError(f"config: {path}: {key} must be {expected}, got {value!r}")
+    return value if kind in (str, bool, float) else int(value)
 
 
 def resolved(arguments: argparse.Namespace) -> dict:
@@ -112,7 +145,7 @@ def resolved(arguments: argparse.Namespace) -> dict:
         if one in given:
             keys.pop(other, None)
     if "epochs" in given and "samples_seen" in given:
-        raise ValueError("epochs and samples_seen were both given: each says how long to train, give one")
+        raise ValueError(_BOTH_LENGTHS)
     keys = {"data": "digits", **keys, **given}
     defaults = DEFAULTS.get(keys["data"], DEFAULTS["digits"])
     if "epochs" in keys:
@@ -134,7 +167,9 @@ def _meanings() -> dict[str, str]:
         "colour": "pictures of a folder are red, green and blue",
         "architecture": "default: mlp, the paper's",
         "latent": f"latent dimensions; default: {_by_data('latent')}",
-        "hidden": f"hidden units; default: {_by_data('hidden')}",
+        "hidden": f"hidden units of a layer; default: {_by_data('hidden')}; with deep-mlp 500, with conv 256",
+        "depth": "hidden layers of deep-mlp; default: 3",
+        "channels": "channels of conv's first convolution; default: 32",
         "likelihood": f"default: {_by_data('likelihood')}",
         "epochs": "training length, in passes over the training data",
         "samples_seen": f"training length in data points; default: {_by_data('samples_seen')}",
@@ -144,9 +179,16 @@ def _meanings() -> dict[str, str]:
         if colon and name in SETTINGS and name not in found:
             default = next(field.default for field in fields(Settings) if field.name == name)
             text = text.replace("``", "").replace("%", "%%")
-            found[name] = text if default is None else f"{text} Default: {default}"
+            # In a shell there is no None: it is what a flag is that was not given.
+            found[name] = text.replace("None: ", "Default: ") if default is None else f"{text} Default: {default}"
     return found
 
 
 def _by_data(key: str) -> str:
-    return ", ".join(f"{name} {defaults[key]}" for name, defaults in DEFAULTS.items())
+    """The default of a key, and of which data it is another."""
+    usual = DEFAULTS["digits"][key]
+    others = {}
+    for name, defaults in DEFAULTS.items():
+        if defaults[key] != usual:
+            others.setdefault(defaults[key], []).append(name)
+    return "; ".join([str(usual), *(f"of {', '.join(names)} {value}" for value, names in others.items())])

@@ -1,13 +1,15 @@
-"""``aevb``: train, sample, evaluate, report, compare, doctor."""
+"""``aevb``: train, sample, evaluate, report, compare, export, doctor."""
 
 import argparse
+import difflib
 
 from .. import __version__, plots
-from .._files import atomic_write
+from .._files import atomic_write, naming
 from ..estimators import ESTIMATORS, evaluate_bound
+from ..export import ExportError
 from ..runs import open_run
-from ..train import NonFiniteBound, PeerFailed, joined, load_checkpoint
-from . import again, report, train
+from ..train import NonFiniteBound, PeerFailed, Processes, joined, load_checkpoint
+from . import again, export, report, train
 from .config import count
 
 __all__ = ["main"]
@@ -18,9 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     with joined() as processes:
         try:
             with processes.only_first_prints():
-                arguments = _parser().parse_args(argv)
+                arguments = _parsed(argv)
                 return arguments.run(arguments) or 0
-        except (ValueError, TypeError, OSError, ImportError, NonFiniteBound, PeerFailed) as error:
+        except (ValueError, TypeError, OSError, ImportError, ExportError, NonFiniteBound, PeerFailed) as error:
             processes.tell(f"aevb: error: {error}")
             return 1
         except KeyboardInterrupt as error:
@@ -33,7 +35,7 @@ def _sample(a) -> None:
     if checkpoint.image_shape is None:
         raise ValueError(f"{a.checkpoint} was trained on {checkpoint.data}, whose data points are not images")
     picture = plots.png(plots.samples(checkpoint.model, checkpoint.image_shape, a.n, a.seed))
-    with atomic_write(a.out) as file:
+    with naming(a.out), atomic_write(a.out) as file:
         file.write(picture)
     print(f"written to {a.out}")
 
@@ -45,8 +47,8 @@ def _evaluate(a) -> None:
     except FileNotFoundError:
         # A checkpoint that was taken out of its run's folder.
         config = {"data": checkpoint.data}
-    data = again.data_of(a, config)
-    device = a.device or train.default_device()
+    data = again.data_of(a, config, checkpoint)
+    device = Processes().device(a.device or train.default_device())
     model, data = checkpoint.model.to(device), data.to(device)
     for split in a.split or ("train", "test"):
         x = getattr(data, split)
@@ -63,12 +65,23 @@ def _doctor(_) -> int | None:
     return doctor.main()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    parser, verbs = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        verb = verbs.choices[arguments.verb]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], verb._option_string_actions, 1)
+        verb.error(f"there is no argument {unknown[0]}" + (f": {near[0]}?" if near else ""))
+    return arguments
+
+
+def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
+    """The parser, and what has those of the verbs."""
     parser = argparse.ArgumentParser(
         prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014)."
     )
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="train | sample | evaluate | report | compare | doctor")
+    verbs = parser.add_subparsers(required=True, dest="verb")
     train.add(verbs)
 
     sample = verbs.add_parser("sample", help="a picture of samples from a checkpoint's model")
@@ -102,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
     report.add(verbs)
+    export.add(verbs)
     doctor = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
     doctor.set_defaults(run=_doctor)
-    return parser
+    verbs.metavar = " | ".join(verbs.choices)
+    return parser, verbs

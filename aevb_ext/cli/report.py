@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .._files import atomic_write
+from .._files import atomic_write, naming
 from ..report import compare, comparison, report
 from ..runs import open_run
 from ..train import load_checkpoint
@@ -31,13 +31,13 @@ def _report(a) -> None:
     missing = "There is no checkpoint yet: pictures and latent dimensions are left out."
     if run.checkpoint is not None:
         try:
-            data = again.data_of(a, run.config)
-            model = load_checkpoint(run.checkpoint).model
+            checkpoint = load_checkpoint(run.checkpoint)
+            model, data = checkpoint.model, again.data_of(a, run.config, checkpoint)
         except (FileNotFoundError, ValueError) as error:
             model = data = None
             missing = f"Pictures and latent dimensions are left out: {error}"
     out = Path(a.out) if a.out else run.folder / "report.html"
-    with atomic_write(out) as file:
+    with naming(out), atomic_write(out) as file:
         file.write(report(run, model, data, missing).encode())
     if model is None:
         print(missing)
@@ -51,6 +51,6 @@ def _compare(a) -> None:
     for row in [header, *rows]:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if a.out:
-        with atomic_write(a.out) as file:
+        with naming(a.out), atomic_write(a.out) as file:
             file.write(compare(runs).encode())
         print(f"written to {a.out}")

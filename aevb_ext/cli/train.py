@@ -8,6 +8,7 @@ import torch
 from .. import data as datasets
 from .._library import build_info
 from ..models import make_model
+from ..runs import CONFIG
 from ..train import Settings, fit
 from .config import DATA, MODEL, SETTINGS, add_flags, resolved
 from .config import count as count_of
@@ -17,7 +18,11 @@ __all__ = ["add", "default_device"]
 
 def add(verbs) -> None:
     """The verb."""
-    parser = verbs.add_parser("train", help="train a VAE on a data set")
+    parser = verbs.add_parser(
+        "train",
+        help="train a VAE on a data set",
+        usage="aevb train [--config FILE.toml] [--out DIR] [--data DATA] [--KEY VALUE ...]",
+    )
     parser.set_defaults(run=_run)
     parser.add_argument("--config", metavar="FILE.toml", help="keys and values; every key is a flag too, and flags win")
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder; default: the next of runs/DATA-1, 2, ...")
@@ -27,7 +32,7 @@ def add(verbs) -> None:
         help="go on with the run in --out from its newest checkpoint; its keys hold where no --config or flag does",
     )
     parser.add_argument(
-        "--allow-change", action="append", default=[], metavar="KEY", help="what --resume may find changed"
+        "--allow-change", action="append", default=[], metavar="KEY", help="a key that may change with --resume"
     )
     parser.add_argument("--keep", type=count_of, default=3, help="checkpoints that stay; default: %(default)s")
     parser.add_argument("--checkpoint-every", type=count_of, metavar="N", help="samples between checkpoints")
@@ -40,7 +45,7 @@ def add(verbs) -> None:
 def _run(a) -> None:
     if a.resume and a.out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with")
-    if a.resume and a.config is None and (own := Path(a.out) / "config.toml").is_file():
+    if a.resume and a.config is None and (own := Path(a.out) / CONFIG).is_file():
         a.config = own
     keys = resolved(a)
     name = keys["data"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
-from ..data import Rows, rows_of
+from ..data import Rows, chunks
 from ..models import VAE
 from ..noise import keys_at
 
@@ -41,18 +41,18 @@ def latent_use(model: VAE, x: Tensor | Rows, seed: int = 0) -> LatentUse:
 
     Args:
         model: the VAE.
-        x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, on the model's device, ``N >= 1``.
+        x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, ``N >= 1``.
         seed: of rows that draw.
 
     Raises:
         ValueError: no data.
     """
-    rows = rows_of(x)
-    if len(rows) == 0:
+    if len(x) == 0:
         raise ValueError("x must have at least one data point, got none")
     means, kl = [], 0.0
-    for index in torch.arange(len(rows), device=rows.device).split(_ROWS):
-        mu, logvar = model.posterior(rows.gather(index, keys_at(seed, "evaluation binarize", index)))
+    device = next((p.device for p in model.parameters()), None)
+    for batch in chunks(x, _ROWS, device, lambda index: keys_at(seed, "evaluation binarize", index)):
+        mu, logvar = model.posterior(batch)
         means.append(mu.flatten(1).double())
         kl = kl + F.gaussian_kl(mu, logvar, reduction="none").flatten(1).double().sum(0)
-    return LatentUse((kl / len(rows)).cpu(), torch.cat(means).var(0, correction=0).cpu())
+    return LatentUse((kl / len(x)).cpu(), torch.cat(means).var(0, correction=0).cpu())

@@ -1,6 +1,7 @@
 """Models by the name of their architecture."""
 
 import math
+from inspect import Parameter, signature
 
 from .conv import conv_vae
 from .mlp import deep_mlp_vae, mlp_vae
@@ -37,6 +38,9 @@ def make_model(architecture: str = "mlp", *, x_dim: int | None = None, image_sha
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
     build, of_data = ARCHITECTURES[architecture]
+    known = [name for name, p in signature(build).parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"the architecture {architecture!r} has no {', '.join(unknown)}; it has {', '.join(known)}")
     if image_shape is not None:
         numbers = math.prod(image_shape)
         if x_dim not in (None, numbers):

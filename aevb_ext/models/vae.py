@@ -75,7 +75,7 @@ class VAE(nn.Module):
             TypeError: the encoder gave neither a tensor, nor two, nor a DiagonalGaussian.
             ValueError: the channels of its packed output cannot be halved.
         """
-        mu, logvar = _mu_logvar(self._encoded(x))
+        mu, logvar = mu_logvar(self._encoded(x))
         if self._latent is None:
             self._latent = mu[0].numel()
         return mu, logvar
@@ -97,7 +97,12 @@ class VAE(nn.Module):
         return self.decoder.mean(self.posterior(x)[0])
 
 
-def _mu_logvar(q) -> tuple[Tensor, Tensor]:
+def mu_logvar(q) -> tuple[Tensor, Tensor]:
+    """(mu, logvar) of what an encoder may give.
+
+    Raises:
+        TypeError, ValueError: as :meth:`VAE.posterior` says.
+    """
     match q:
         case Tensor():
             return F.halves(q, 1)

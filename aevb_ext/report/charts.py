@@ -6,7 +6,7 @@ import re
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 __all__ = ["bars", "lines"]
 
@@ -15,6 +15,8 @@ _INK, _OFF = "#010203", "#010204"
 _SERIES = [f"#f1000{i}" for i in range(1, 7)]
 # What they are where there is no page about the chart: in a notebook.
 _OUTSIDE = ("#3b7dd8", "#d9731f", "#2f9e54", "#9b59c9", "#cc4477", "#8a8a1e")
+# In inches: with the font's size, what a third of a page and a telephone show without shrinking the letters.
+_SIZE = (3.7, 2.4)
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -51,9 +53,11 @@ def lines(
         bottom: where the axis ends at the bottom. None: where the values do.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5, 2.9), layout="constrained")
+        figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         for i, (label, (seen, values)) in enumerate(series.items()):
+            if not len(seen):
+                continue  # but the others keep their colours
             colour, dashes = _SERIES[i % len(_SERIES)], ["-", "--", ":"][i // len(_SERIES) % 3]
             axes.plot(seen, values, dashes, color=colour, label=label, marker="." if len(seen) == 1 else None)
             if errors and label in errors:
@@ -63,6 +67,9 @@ def lines(
         axes.set(xlabel="training samples seen", ylabel=ylabel)
         if log_x:
             axes.set_xscale("log")
+            low, high = axes.get_xlim()
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if bottom is not None:
             axes.set_ylim(bottom=bottom)
@@ -75,7 +82,7 @@ def lines(
 def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel: str) -> str:
     """A bar for each number, in colour where ``full`` says so and else in grey."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5, 2.9), layout="constrained")
+        figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         axes.bar(range(len(heights)), heights, color=[_SERIES[0] if on else _OFF for on in full])
         axes.set(xlabel=xlabel, ylabel=ylabel)

@@ -3,7 +3,7 @@
 from .. import plots
 from ..runs import SavedRun
 from . import charts, evaluations
-from .page import figure, grid, page, section, table
+from .page import figure, flattened, grid, page, paragraph, section, table
 from .run import rate
 
 __all__ = ["compare", "comparison"]
@@ -13,7 +13,8 @@ def comparison(runs: list[SavedRun]) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a table of runs: how far each came, and every setting in which they differ."""
     last = [run.evaluations[-1] if run.evaluations else {} for run in runs]
     splits = evaluations.present(last)
-    settings = differing([run.config for run in runs])
+    configs = [dict(flattened(run.config)) for run in runs]
+    settings = differing(configs)
     header = ["run", *splits, "samples seen", "time", "samples/s", *settings]
     rows = [
         [
@@ -22,9 +23,9 @@ def comparison(runs: list[SavedRun]) -> tuple[list[str], list[list[str]]]:
             f"{line['samples_seen']:,}" if line else "-",
             evaluations.duration(line["seconds"]) if line else "-",
             rate(run),
-            *(str(run.config.get(key, "-")) for key in settings),
+            *(str(config.get(key, "-")) for key in settings),
         ]
-        for name, run, line in zip(_names(runs), runs, last, strict=True)
+        for name, run, line, config in zip(_names(runs), runs, last, configs, strict=True)
     ]
     return header, rows
 
@@ -37,7 +38,15 @@ def differing(configs: list[dict]) -> list[str]:
 
 def compare(runs: list[SavedRun]) -> str:
     """A page with the table of :func:`comparison` and the curves of the runs."""
-    return page("Runs compared", table(*comparison(runs)), section("Curves", grid(*_curves(runs))))
+    return page(
+        "Runs compared",
+        paragraph(
+            "Bounds at the last evaluation, in nats per data point, ± the standard error over data points; and every "
+            "setting in which the runs differ."
+        ),
+        table(*comparison(runs)),
+        section("Curves", grid(*_curves(runs))),
+    )
 
 
 def _names(runs: list[SavedRun]) -> list[str]:
@@ -50,8 +59,7 @@ def _curves(runs: list[SavedRun]) -> list[str]:
     found = []
     for split in evaluations.present([line for run in runs for line in run.evaluations]):
         curves = {name: evaluations.curve(run.evaluations, split) for name, run in zip(_names(runs), runs, strict=True)}
-        curves = {name: curve for name, curve in curves.items() if curve[0]}
-        bottom = min(plots.bottom(seen, [values]) for seen, values in curves.values())
+        bottom = min(plots.bottom(seen, [values]) for seen, values in curves.values() if seen)
         chart = charts.lines(f"{split} bound", curves, "nats per data point", log_x=True, bottom=bottom)
         found.append(figure(chart, f"The bound of the {split} data."))
     return found

@@ -4,9 +4,10 @@ from .. import plots
 from . import charts
 from .page import table
 
-__all__ = ["SPLITS", "bound", "chart", "duration", "listed", "present"]
+__all__ = ["REACHED", "SPLITS", "bound", "chart", "curve", "duration", "listed", "present", "reached"]
 
 SPLITS = ("test", "valid", "train")
+REACHED = ("samples seen", "steps", "time")
 
 
 def bound(evaluation: dict, split: str) -> str:
@@ -50,13 +51,10 @@ def curve(lines: list[dict], key: str) -> tuple[list, list]:
 def listed(evaluations: list[dict]) -> str:
     """A table of all of them."""
     splits = present(evaluations)
-    rows = [
-        (
-            f"{line['samples_seen']:,}",
-            f"{line['steps']:,}",
-            duration(line["seconds"]),
-            *(bound(line, split) for split in splits),
-        )
-        for line in evaluations
-    ]
-    return table(("samples seen", "steps", "time", *splits), rows)
+    rows = [(*reached(line), *(bound(line, split) for split in splits)) for line in evaluations]
+    return table((*REACHED, *splits), rows)
+
+
+def reached(line: dict) -> tuple[str, ...]:
+    """How far training had come, as ``REACHED`` names it."""
+    return f"{line['samples_seen']:,}", f"{line['steps']:,}", duration(line["seconds"])

@@ -2,8 +2,9 @@
 
 import base64
 import html
+from collections.abc import Iterator
 
-__all__ = ["cards", "figure", "grid", "image", "page", "pairs", "paragraph", "section", "table"]
+__all__ = ["cards", "figure", "flattened", "grid", "image", "page", "pairs", "paragraph", "section", "table"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fbfbfa; --panel: #ffffff; --line: #dcdcd8; --text: #1d1d1f;
@@ -20,7 +21,7 @@ body { margin: 0; background: var(--ground); color: var(--text);
 main { max-width: 76rem; margin: 0 auto; padding: 1.5rem clamp(0.9rem, 3vw, 2rem) 3rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 0.25rem; }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 0.8rem; }
-p { margin: 0.4rem 0; max-width: 60rem; }
+p { margin: 0.4rem 0 0.8rem; max-width: 60rem; }
 .quiet, figcaption { color: var(--quiet); font-size: 0.875rem; }
 .cards { display: grid; gap: 0.75rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
   margin: 1.2rem 0 0; }
@@ -28,7 +29,7 @@ p { margin: 0.4rem 0; max-width: 60rem; }
 .cards > div { padding: 0.6rem 0.8rem; }
 .cards b { display: block; font-size: 1.35rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .cards small { font-size: 0.875rem; font-weight: 400; color: var(--quiet); white-space: nowrap; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr));
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
   align-items: start; }
 figure { margin: 0; padding: 0.75rem; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
@@ -37,7 +38,7 @@ figure img { display: block; width: 100%; height: auto; image-rendering: pixelat
 figcaption { margin-top: 0.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 0.3rem 0.8rem; border-top: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: 0.3rem 0.6rem; border-top: 1px solid var(--line); vertical-align: top; }
 tr:first-child > * { border-top: 0; }
 th { font-weight: 600; }
 .numbers td, .numbers th { white-space: nowrap; }
@@ -109,16 +110,16 @@ def table(header, rows) -> str:
 def pairs(content: dict) -> str:
     """A table of names and values; a dict in it gives names with dots."""
     lines = [
-        f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in _flattened(content)
+        f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in flattened(content)
     ]
     return '<div class="scroll"><table class="pairs">' + "\n".join(lines) + "</table></div>" if lines else ""
 
 
-def _flattened(content: dict, prefix: str = ""):
+def flattened(content: dict, prefix: str = "") -> Iterator[tuple]:
     """``(name, value)`` of all that is in a dict of dicts, the name of what lies deeper with dots."""
     for name, value in content.items():
         if isinstance(value, dict):
-            yield from _flattened(value, f"{prefix}{name}.")
+            yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

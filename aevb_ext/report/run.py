@@ -34,6 +34,7 @@ def report(run: SavedRun, model: VAE | None = None, data: Data | None = None, mi
         section("Pictures", grid(*(_picture(name, canvas) for name, canvas in pictures.items()))),
         _latents(use) if use is not None else paragraph(missing),
         section("Evaluations", evaluations.listed(run.evaluations) if run.evaluations else ""),
+        section("Resumed", _resumptions(run.resumptions) if run.resumptions else ""),
         section("Configuration", pairs(run.config)),
         section("Environment", pairs(run.environment)),
     )
@@ -73,6 +74,8 @@ _LOGGED = (
     ("rate", "samples per second", 0, "Training rate."),
     ("beta", "beta", 0, "Weight of the KL divergence."),
 )
+# The configuration says what they are.
+_OFTEN_CONSTANT = ("lr", "beta")
 
 
 def _curves(run: SavedRun) -> list[str]:
@@ -83,7 +86,7 @@ def _curves(run: SavedRun) -> list[str]:
         )
     for key, ylabel, bottom, caption in _LOGGED:
         seen, values = evaluations.curve(run.logs, key)
-        if seen and (key != "beta" or len(set(values)) > 1):
+        if seen and (key not in _OFTEN_CONSTANT or len(set(values)) > 1):
             found.append(figure(charts.lines(key, {key: (seen, values)}, ylabel, bottom=bottom), caption))
     return found
 
@@ -97,6 +100,17 @@ _CAPTIONS = {
 
 def _picture(name: str, canvas: Tensor) -> str:
     return figure(image(plots.png(canvas), _CAPTIONS[name]), _CAPTIONS[name])
+
+
+def _resumptions(lines: list[dict]) -> str:
+    rows = [
+        (
+            *evaluations.reached(line),
+            ", ".join(f"{name}: {old} to {new}" for name, (old, new) in line["changed"].items()) or "nothing",
+        )
+        for line in lines
+    ]
+    return table((*evaluations.REACHED, "changed"), rows)
 
 
 def _latents(use: LatentUse) -> str:

@@ -22,6 +22,7 @@ from ..models import VAE, make_model
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "aevb_ext checkpoint 2"
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Checkpoint:
 
     model: VAE
     data: str
-    image_shape: tuple[int, int] | None
+    image_shape: tuple[int, ...] | None
     samples_seen: int
 
 
@@ -68,13 +69,15 @@ def load_checkpoint(path, model: VAE | None = None) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        path = _in_folder(path)
+        folder, path = path, model_file(path)
+        if path is None:
+            raise FileNotFoundError(f"there is no checkpoint in {folder}: neither {BEST} nor any of a step")
     tensors, content = read(path)
     try:
         name, shape = content["data"]["name"], content["data"]["image_shape"]
         config, samples_seen = content["model"], content["samples_seen"]
         right = isinstance(name, str) and is_count(samples_seen) and (config is None or isinstance(config, dict))
-        right = right and (shape is None or (len(shape) == 2 and all(map(is_count, shape))))
+        right = right and (shape is None or (len(shape) in (2, 3) and all(map(is_count, shape))))
     except (KeyError, TypeError):
         right = False
     if not right:
@@ -159,6 +162,12 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem))
 
 
+def model_file(folder: Path) -> Path | None:
+    """The best checkpoint of a run where it kept one, else the latest; None where there is neither."""
+    best = folder / BEST
+    return best if best.is_file() else next(reversed(checkpoints_of(folder)), None)
+
+
 def plain(value):
     """What JSON gives back of it."""
     return json.loads(json.dumps(value))
@@ -191,15 +200,6 @@ def _build(path: Path, config: dict, tensors: dict[str, Tensor]) -> VAE:
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, LookupError) as error:
         said = str(error)
         raise ValueError(said if said.startswith(message) else f"{message} than can be made here: {said}") from None
-
-
-def _in_folder(folder: Path) -> Path:
-    best = folder / "best.safetensors"
-    if best.is_file():
-        return best
-    if not (found := checkpoints_of(folder)):
-        raise FileNotFoundError(f"there is no checkpoint in {folder}: neither {best.name} nor any of a step")
-    return found[-1]
 
 
 def _sha256(tensors: dict[str, Tensor], text: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import checkpoints_of, read, save_checkpoint, write
+from .checkpoint import BEST, checkpoints_of, read, save_checkpoint, write
 from .run import Run
 from .same import described
 
@@ -55,7 +55,7 @@ class Keeper:
         run = self._run
         about = {"data": run.data.name, "image_shape": run.data.image_shape, "samples_seen": run.samples_seen}
         with run.averaged():
-            save_checkpoint(run.folder / "best.safetensors", run.model, **about)
+            save_checkpoint(run.folder / BEST, run.model, **about)
 
 
 def newest_whole(folder: Path) -> tuple[Path, dict, dict]:

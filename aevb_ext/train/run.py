@@ -71,7 +71,7 @@ class History(list):
 
         lines = [asdict(record) for record in self]
         return (
-            f'<div style="max-width: 40em">{evaluations.chart(lines)}</div>{evaluations.listed(lines)}'
+            f'<div style="max-width: 30em">{evaluations.chart(lines)}</div>{evaluations.listed(lines)}'
             if lines
             else "[]"
         )

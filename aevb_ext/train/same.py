@@ -66,7 +66,10 @@ def check_same(path, content: dict, now: dict, override: Iterable[str] = ()) -> 
     refused = [n for n in changed if n not in harmless and not any(_covers(o, n) for o in override)]
     if refused:
         told = ", ".join(f"{name}: {changed[name][0]!r} -> {changed[name][1]!r}" for name in refused)
-        raise ValueError(f"the run of {path} is another one ({told}); name in override what is to change all the same")
+        raise ValueError(
+            f"the run of {path} is another one ({told}); name in override (--allow-change) what is to change all the "
+            "same"
+        )
     return changed
 
 

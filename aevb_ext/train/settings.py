@@ -104,13 +104,14 @@ class Settings:
             object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer])
         for name in ("lr", "clip"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        if self.ema is not None and not 0 < self.ema < 1:
+        if self.ema is not None and not (_is_number(self.ema) and 0 < self.ema < 1):
             raise ValueError(f"ema must be in (0, 1), got {self.ema!r}")
         for name in ("beta", "free_bits"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a finite number, at least 0, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < math.inf):
+                raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")
         if self.estimator != "b" and (self.beta != 1 or self.beta_warmup or self.free_bits):
             raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {self.estimator!r}')
         if self.batch_size % self.accumulate:
@@ -124,6 +125,10 @@ class Settings:
     def as_dict(self) -> dict:
         """Names and values, all of which JSON and TOML know."""
         return asdict(self)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_integer(value) -> bool:

@@ -1,0 +1,31 @@
+"""``aevb export``."""
+
+from pathlib import Path
+
+from ..export import export_onnx, export_programs
+from ..runs import folder_of
+from ..train import load_checkpoint
+
+__all__ = ["add"]
+
+
+def add(verbs) -> None:
+    """The verb."""
+    parser = verbs.add_parser(
+        "export",
+        help="a run's model for other programs: torch.export, ONNX",
+        description="Writes encoder.pt2 (x to mu and logvar), decoder.pt2 (z to the mean of x) and decoder.onnx, each "
+        "run and compared with the model first. x is on the scale where pixels are from 0 to 1; batches may be of any "
+        "size.",
+    )
+    parser.set_defaults(run=_export)
+    parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
+    parser.add_argument("--out", metavar="DIR", help="default: export in the run's folder")
+
+
+def _export(a) -> None:
+    model = load_checkpoint(a.checkpoint).model
+    out = Path(a.out) if a.out else folder_of(Path(a.checkpoint)) / "export"
+    for write in (export_programs, export_onnx):
+        for path in write(model, out):
+            print(f"written to {path}")

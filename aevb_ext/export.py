@@ -1,0 +1,221 @@
+"""A trained model for other programs: as torch.export programs, and its decoder in ONNX.
+
+They hold operators of PyTorch or of ONNX alone: nothing that reads them needs this package. Each was read back and run
+before it is written, and gave what the model gives.
+"""
+
+import copy
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ._files import atomic_write, naming
+from ._library import ops
+from .models import VAE
+from .models.vae import mu_logvar
+from .nn.linear import scaled
+
+__all__ = ["ExportError", "export_onnx", "export_programs"]
+
+# Of what an exported model gives, relative to the largest of what the model gives: other libraries' matrix products
+# round in another order.
+_TOLERANCE = 1e-4
+# Batches that it is tried with; the first is the one it is made with (of 1, sizes would be taken for constants).
+_BATCHES = (3, 1, 8)
+
+Network = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+class ExportError(RuntimeError):
+    """A network cannot be exported, or its export does something else; the message says which and why."""
+
+
+def export_programs(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
+    """Write ``encoder.pt2`` and ``decoder.pt2``, for ``torch.export.load(path).module()``.
+
+    The encoder takes x ``[B, *event]``, already multiplied by ``x_scale`` (pixels from 0 to 1), and gives
+    ``(mu, logvar)`` of q(z | x), each ``[B, *latent]``; the decoder takes z ``[B, *latent]`` and gives E[x | z],
+    ``[B, *event]``, on that scale. B is any, the numbers are of the model's dtype, on the CPU.
+
+    Args:
+        model: what is exported, as it is evaluated (without dropout).
+        folder: where; it is made where it is missing.
+        x: an example, ``[B, *event]``. Default: noise, of the shape that a model from
+            :func:`~aevb_ext.models.make_model` has; others need it.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ExportError: torch.export cannot trace a network, or what it made of it gives something else.
+        ValueError: there is no x, and the model does not say of what shape it is.
+        OSError: a file cannot be written; says which.
+    """
+    contents = {}
+    for name, network, given in _networks(model, x):
+        program = _program(name, network, given)
+        file = io.BytesIO()
+        torch.export.save(program, file)
+        contents[f"{name}.pt2"] = file.getvalue()
+        file.seek(0)
+        with _quiet():
+            loaded = torch.export.load(file).module()
+        _check(f"{name}.pt2", lambda t, run=loaded: _tuple(run(t)), network, given)
+    return _written(Path(folder), contents)
+
+
+def export_onnx(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
+    """Write ``decoder.onnx``: from ``z`` ``[batch, *latent]`` to ``mean``, E[x | z] ``[batch, *event]``.
+
+    Arguments, result and errors are those of :func:`export_programs`; and
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"decoder.onnx needs {', '.join(missing)}: pip install aevb-ext[export]")
+    import onnxruntime
+
+    _, (name, network, given) = _networks(model, x)
+    program = _program(name, network, given)
+    try:
+        with _quiet():
+            content = torch.onnx.export(
+                program.module(),
+                (given,),
+                input_names=["z"],
+                output_names=["mean"],
+                dynamic_shapes=({0: "batch"},),
+                dynamo=True,
+                verbose=False,
+            ).model_proto.SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    # Whatever is raised by a converter about a network of one's own.
+    except Exception as error:
+        raise ExportError(f"the {name} has no form in ONNX: {_first_line(error)}") from error
+    _check("decoder.onnx", lambda z: (torch.from_numpy(session.run(["mean"], {"z": z.numpy()})[0]),), network, given)
+    return _written(Path(folder), {"decoder.onnx": content})
+
+
+class _Encoder(nn.Module):
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return mu_logvar(self.encoder(x))
+
+
+class _Decoder(nn.Module):
+    def __init__(self, decoder: nn.Module):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.decoder.mean(z)
+
+
+def _networks(model: VAE, x: Tensor | None) -> list[tuple[str, nn.Module, Tensor]]:
+    """(name, network, what it is given as an example) of the encoder and of the decoder, on the CPU."""
+    model = copy.deepcopy(model).cpu().eval()
+    dtype = next(p.dtype for p in model.parameters())
+    if x is None:
+        config = model.config or {}
+        size = config.get("x_dim") or math.prod(config.get("image_shape", [0]))
+        if not size:
+            raise ValueError("x is needed: a model made by hand does not say of what shape its data is")
+        x = torch.rand(1, size, generator=torch.Generator().manual_seed(0))
+    x = x[:1].to("cpu", dtype).repeat(_BATCHES[0], *[1] * (x.dim() - 1))
+    encoder, decoder = _Encoder(model.encoder), _Decoder(model.decoder)
+    with torch.no_grad():
+        mu, _ = encoder(x)
+    return [("encoder", encoder, x), ("decoder", decoder, mu)]
+
+
+def _program(name: str, network: nn.Module, given: Tensor) -> torch.export.ExportedProgram:
+    """The network in PyTorch's own operators, for batches of any size."""
+    sizes = ({0: torch.export.Dim("batch")},)
+    try:
+        with _quiet():
+            program = torch.export.export(network, (given,), dynamic_shapes=sizes)
+            plain = program.run_decompositions({ops.linear.default: _linear, ops.halves.default: _halves})
+            # Traced again, it has no symbols left over, of which loading it would warn.
+            program = torch.export.export(plain.module(), (given,), dynamic_shapes=sizes)
+    # Whatever is raised by tracing a network of one's own.
+    except Exception as error:
+        raise ExportError(f"torch.export cannot trace the {name}: {_first_line(error)}") from error
+    left = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("aevb_ext.")}
+    if left:
+        raise ExportError(f"the {name} has operators that PyTorch has no form of: {', '.join(sorted(left))}")
+    return program
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool, x_scale: float = 1.0) -> Tensor:
+    """What :class:`aevb_ext.nn.Linear` computes."""
+    y = nn.functional.linear(scaled(x, x_scale, weight.dtype), weight, bias)
+    return y.tanh() if tanh else y
+
+
+def _halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """What :func:`aevb_ext.halves` computes."""
+    return params.chunk(2, dim)
+
+
+@torch.no_grad()
+def _check(name: str, run: Network, network: nn.Module, given: Tensor) -> None:
+    """Raise ExportError unless ``run`` gives what the network gives, in batches of several sizes."""
+    generator = torch.Generator().manual_seed(0)
+    for batch in _BATCHES:
+        # About what it was made with, and each data point another.
+        points = given[:1] + torch.rand(batch, *given.shape[1:], generator=generator, dtype=given.dtype)
+        expected = _tuple(network(points))
+        try:
+            found = run(points)
+        except Exception as error:
+            raise ExportError(f"{name} does not run with a batch of {batch}: {_first_line(error)}") from error
+        for a, b in zip(found, expected, strict=True):
+            worst = (a - b).abs().max() / b.abs().max().clamp(min=1) if a.shape == b.shape else math.inf
+            # Written so that a NaN fails.
+            if not worst <= _TOLERANCE:
+                raise ExportError(f"{name} was not written: it deviates from the model by {worst:.3g} of its output")
+
+
+def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _written(folder: Path, contents: dict[str, bytes]) -> list[Path]:
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        with naming(path), atomic_write(path) as file:
+            file.write(content)
+    return paths
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters tell their own developers."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
