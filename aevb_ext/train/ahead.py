@@ -19,8 +19,8 @@ class Ahead:
     Which data points a step is of follows from its number, and so do their noise keys: nothing is to be kept of what is
     under way when a run ends.
 
-    On the CPU too, where a step of the paper's MNIST model at M = 100 then takes 13.2 and not 14.8 ms on decoded pictures,
-    does not wait for a disk that takes 3 ms, and takes 0.1 to 0.2 ms more than 3.7 where the file is in the cache.
+    On the CPU too: a step of the paper's MNIST model at M = 100 takes 13.2 and not 14.8 ms on decoded pictures, does
+    not wait for a disk that takes 3 ms, and takes 0.1 to 0.2 ms more than 3.7 where the file is in the cache.
 
     Args:
         rows: not resident.
