@@ -312,8 +312,18 @@ def test_a_forged_checkpoint_is_refused_by_its_path(tmp_path, change):
         train(tmp_path / "run", resume=True)
 
 
+@pytest.fixture
+def nobody_handles_signals():
+    """What started the tests may have told them to ignore SIGINT, as shells tell what they start in the background."""
+    defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_the_step(tmp_path, capsys, number):
+def test_a_signal_ends_the_run_after_the_step(tmp_path, capsys, number, nobody_handles_signals):
     def kill(run):
         os.kill(os.getpid(), number)
 
@@ -331,7 +341,7 @@ def test_a_signal_ends_the_run_after_the_step(tmp_path, capsys, number):
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
-def test_a_signal_in_the_last_evaluation_is_heeded(tmp_path):
+def test_a_signal_in_the_last_evaluation_is_heeded(tmp_path, nobody_handles_signals):
     class AtTheEnd(Callback):
         def on_evaluation(self, run, record):
             if run.steps == run.settings.steps:
