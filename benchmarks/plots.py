@@ -333,6 +333,7 @@ def batches(table, results):
         axes.xaxis.set_major_locator(plt.FixedLocator([figures["batch"] for figures in table]))
         axes.xaxis.set_minor_locator(plt.NullLocator())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.tick_params(axis="x", labelrotation=30)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.yaxis.set_minor_locator(plt.NullLocator())
