@@ -22,7 +22,7 @@ from .memory import peak_bytes
 from .rivals import bernoulli_textbook, of_bytes, rsample_kl_textbook
 
 DATA, PIXELS, HIDDEN, LATENT, STEPSIZE = 60_000, 784, 500, 20, 0.02
-# Steps before any is timed: on a GPU ours is captured in a graph, once Adagrad's first hundred steps are done.
+# Steps before any is timed: on a GPU ours is captured in a graph first, and Adagrad's hundred silent steps are done.
 WARM_UP = {"cpu": 2, "cuda": 110}
 BURST_SECONDS = 0.2  # long, so that one library's idle threads are asleep while another's work
 

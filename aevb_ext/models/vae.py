@@ -1,13 +1,11 @@
 """The variational auto-encoder."""
 
-from functools import reduce
-
 from torch import Tensor, nn
 
 from .. import functional as F
 from ..distributions import DiagonalGaussian
 from ..nn import BernoulliDecoder
-from ..nn.heads import has_hooks
+from ..nn.heads import has_hooks, through
 from ..nn.linear import Linear, scaled
 
 __all__ = ["VAE"]
@@ -85,7 +83,7 @@ class VAE(nn.Module):
         if type(self.encoder) is nn.Sequential and len(self.encoder) and not has_hooks(self.encoder):
             first, *rest = self.encoder
             if type(first) is Linear:
-                return reduce(lambda h, module: module(h), rest, first(x, self.x_scale))
+                return through(rest, first(x, self.x_scale))
         return self.encoder(scaled(x, self.x_scale))
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What makes distributions of a network's output: the posterior of an encoder, the likelihoods of a decoder."""
 
-import functools
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +97,7 @@ class _Decoder(nn.Module):
             return None
         if math.prod(self._rows(z)) * last.out_features < _LARGE.get(z.device.type, math.inf):
             return None
-        return self._through(lambda batch: functools.reduce(lambda h, module: module(h), body, batch), z), last
+        return self._through(lambda batch: through(body, batch), z), last
 
 
 class BernoulliDecoder(_Decoder):
@@ -235,3 +235,10 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether somebody wants to see what goes into it or comes out."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, kind) for kind in kinds)
+
+
+def through(modules: Iterable[nn.Module], h):
+    """What comes of h, one module after another: a part of an ``nn.Sequential``."""
+    for module in modules:
+        h = module(h)
+    return h

@@ -22,7 +22,7 @@ from .processes import Processes
 from .progress import Progress
 from .run import Log, Record, Result, Run
 from .same import check_same, described
-from .settings import Settings
+from .settings import Settings, check_count
 from .signals import Signals, end_as
 from .support import check_support
 from .written import Written
@@ -118,9 +118,9 @@ def fit(
                 raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
             if validate:
                 check_support(model, data, processes)
-            _check_count("keep", keep)
+            check_count("keep", keep)
             if checkpoint_every is not None:
-                _check_count("checkpoint_every", checkpoint_every)
+                check_count("checkpoint_every", checkpoint_every)
             if resume and out is None:
                 raise ValueError("resume needs out, the folder of the run to go on with, got None")
             model.to(device)
@@ -293,11 +293,6 @@ def _check(settings: Settings, processes: Processes) -> None:
             f"batch_size, of all processes together, must divide by the number of processes times accumulate, "
             f"{processes.world_size} * {settings.accumulate}, got {settings.batch_size}"
         )
-
-
-def _check_count(name: str, value) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer, at least 1, got {value!r}")
 
 
 def evaluate(run: Run) -> Record:

@@ -87,8 +87,8 @@ class Settings:
         ):
             value = getattr(self, name)
             optional = name in ("sample_block", "evaluate_every", "patience")
-            if not (optional and value is None) and (not _is_integer(value) or value < least):
-                raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
+            if not (optional and value is None):
+                check_count(name, value, least)
         for name, names in (
             ("estimator", ESTIMATORS),
             ("optimizer", OPTIMIZERS),
@@ -129,6 +129,12 @@ class Settings:
 
 def _is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_count(name: str, value, least: int = 1) -> None:
+    """Raise ValueError naming ``name`` unless the value is an integer of at least ``least``."""
+    if not _is_integer(value) or value < least:
+        raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
 
 
 def _is_integer(value) -> bool:

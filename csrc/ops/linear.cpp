@@ -77,10 +77,9 @@ Tensor scaled(const Tensor& bytes, const Tensor& weight, double x_scale) {
   return bytes.to(weight.scalar_type()).mul_(x_scale);
 }
 
-// Rows of bytes that are floats at a time: as many as stay in the cache, and enough for the products.
+// Rows of bytes that are floats at a time.
 int64_t rows_of_bytes(const Tensor& x, const Tensor& weight) {
-  constexpr int64_t bytes = 2 << 20, fewest = 512;
-  return std::max(fewest, bytes / std::max<int64_t>(x.size(1) * weight.element_size(), 1));
+  return rows_per_block(x.size(1) * weight.element_size(), /*on_cuda=*/false);
 }
 
 // Calls body(first row, rows, the rows as the layer multiplies them) for blocks of the matrix x.
@@ -227,6 +226,11 @@ void layer(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& r
   }
   if (bias.defined()) result.copy_(bias);
   multiply(x, w.t(), result, /*add=*/bias.defined());
+}
+
+int64_t rows_per_block(int64_t row_bytes, bool on_cuda) {
+  constexpr int64_t bytes = 2 << 20, bytes_cuda = 64 << 20, fewest = 512;
+  return std::max(fewest, (on_cuda ? bytes_cuda : bytes) / std::max<int64_t>(row_bytes, 1));
 }
 
 std::vector<Tensor> layer_gradients(const Tensor& g, const Tensor& x, const Tensor& weight, at::ArrayRef<bool> wanted) {

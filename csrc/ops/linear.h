@@ -12,6 +12,11 @@ void multiply(const at::Tensor& a, const at::Tensor& b, const at::Tensor& result
 // result = x w^T + bias; without a bias where it is undefined.
 void layer(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, const at::Tensor& result);
 
+// Rows of so many bytes that a block has. On the CPU it is to stay in the caches beside what it is multiplied by, but
+// to add a block to the weight's gradient is to read and write all of that, for which it should have rows enough. A GPU
+// wants much work at once.
+int64_t rows_per_block(int64_t row_bytes, bool on_cuda);
+
 // The gradients of x [*, in], weight and bias for that of the layer's output, by differentiable operations; undefined
 // where they are not wanted.
 std::vector<at::Tensor> layer_gradients(const at::Tensor& g, const at::Tensor& x, const at::Tensor& weight,

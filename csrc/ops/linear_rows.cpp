@@ -16,16 +16,6 @@ namespace {
 
 using at::Tensor;
 
-// A block's logits. On the CPU they are to stay in the caches beside what they are multiplied by, but to add a block to
-// the weight's gradient is to read and write all of that, for which it should have rows enough. A GPU wants much work
-// at once.
-constexpr int64_t kBlockBytes = 2 << 20, kFewestRows = 512, kBlockBytesCuda = 64 << 20;
-
-int64_t rows_per_block(const LinearRows& problem, int64_t features) {
-  const int64_t row = std::max<int64_t>(features * problem.heads() * problem.h.element_size(), 1);
-  return std::max(kFewestRows, (problem.h.is_cuda() ? kBlockBytesCuda : kBlockBytes) / row);
-}
-
 // Calls body(first row, rows, their x) for blocks of at most `most` rows of x [..., event], which may be expanded: a
 // block is a part of one dimension and all of those behind it.
 template <class Body>
@@ -104,7 +94,8 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
 
   bool any = false;
   if (!full.is_meta() && full.dim() > 0 && c10::multiply_integers(full.sizes().slice(0, full.dim() - 1)) > 0) {
-    const int64_t heads = problem.heads(), features = full.size(-1), most = rows_per_block(problem, features);
+    const int64_t heads = problem.heads(), features = full.size(-1),
+                  most = rows_per_block(features * heads * problem.h.element_size(), problem.h.is_cuda());
     const auto wide = wide_type(full);
     const Tensor h = matrix(problem.h), dh_rows = dh.defined() ? matrix(dh) : dh;
     // A learned spread may be wider than the layer: then what the layer makes is widened to it.
