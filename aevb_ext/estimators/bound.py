@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data import Rows, rows_of
+from ..data import Rows, prefetch, rows_of
 from ..models import VAE
 from ..noise import keys_at
 from .terms import ESTIMATORS, ROWS, terms_a, terms_b
@@ -103,8 +103,9 @@ def bound_values(
     if last <= first:
         raise ValueError(f"x must have at least one data point, got {len(rows)}")
     values = []
-    for index in torch.arange(first, last, device=rows.device).split(max(1, ROWS // n_samples)):
-        batch = rows.gather(index, keys_at(seed, "evaluation binarize", index)).to(device)
+    parts = torch.arange(first, last, device=rows.device).split(max(1, ROWS // n_samples))
+    batches = ((index, keys_at(seed, "evaluation binarize", index)) for index in parts)
+    for index, batch in zip(parts, prefetch(rows, batches, device), strict=True):
         key = keys_at(seed, "evaluation", index).to(device)
         values.append(ESTIMATORS[estimator](model, batch, n_samples, block=ROWS, key=key).bound)
     return torch.cat(values).double()
