@@ -88,6 +88,7 @@ PURPOSES = {
     "model": 6,
     "hmc": 7,
     "ais": 8,
+    "ais tuning": 9,
 }
 
 

@@ -1,5 +1,6 @@
 """How a model is scored."""
 
+from .ais import annealed_importance_sampling
 from .bound import Bound, bound_a, bound_b, bound_values, evaluate_bound
 from .importance import importance_weighted_bound
 from .latents import LatentUse, latent_use
@@ -13,6 +14,7 @@ __all__ = [
     "Bound",
     "LatentUse",
     "LogLikelihood",
+    "annealed_importance_sampling",
     "bound_a",
     "bound_b",
     "bound_values",
