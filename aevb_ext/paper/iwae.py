@@ -66,8 +66,8 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     write_csv(out / "iwae.csv", header, rows)
     about = (
         "Two tanh layers of 200 units on each side, 50 latent dimensions, minibatches of 20, Adam. The test NLL, in "
-        "nats, is the importance-weighted bound of the model with the best bound on the valid split. **The budget is not "
-        "theirs**: they train on 164 million samples (3280 passes)."
+        "nats, is the importance-weighted bound of the model with the best bound on the valid split. **The budget is "
+        "not theirs**: they train on 164 million samples (3280 passes)."
     )
     page = "\n\n".join([f"# {TITLE}", about, markdown_table(header, rows), environments(list(runs.values()))]) + "\n"
     write(out / "iwae.md", page.encode())
