@@ -10,7 +10,8 @@ from typing import get_args
 
 from ..data import NAMES
 from ..estimators import ESTIMATORS
-from ..learners.aevb import OPTIMIZERS
+from ..learners import LEARNERS
+from ..learners.learner import OPTIMIZERS
 from ..learners.precision import PRECISIONS
 from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS
 from ..train.settings import NON_FINITE, SCHEDULES, Settings
@@ -33,6 +34,7 @@ DEFAULTS = {
 }
 
 _CHOICES = {
+    "learner": tuple(LEARNERS),
     "estimator": tuple(ESTIMATORS),
     "optimizer": tuple(OPTIMIZERS),
     "schedule": SCHEDULES,
