@@ -88,6 +88,8 @@ PURPOSES = {
     "model": 6,
     "dream": 7,
     "dream x": 8,
+    "hmc": 9,
+    "ais": 10,
 }
 
 
