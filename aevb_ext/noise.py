@@ -86,8 +86,10 @@ PURPOSES = {
     "order": 4,
     "evaluation binarize": 5,
     "model": 6,
-    "dream": 7,
-    "dream x": 8,
+    "hmc": 7,
+    "ais": 8,
+    "dream": 9,
+    "dream x": 10,
 }
 
 
