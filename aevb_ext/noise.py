@@ -86,10 +86,11 @@ PURPOSES = {
     "order": 4,
     "evaluation binarize": 5,
     "model": 6,
-    "hmc": 7,
-    "ais": 8,
-    "dream": 9,
-    "dream x": 10,
+    "dream": 7,
+    "dream x": 8,
+    "hmc": 9,
+    "ais": 10,
+    "chains": 11,
 }
 
 
