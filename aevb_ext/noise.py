@@ -90,6 +90,7 @@ PURPOSES = {
     "dream x": 8,
     "hmc": 9,
     "ais": 10,
+    "chains": 11,
 }
 
 

@@ -20,7 +20,7 @@ from .patience import Patience
 from .pictures import Pictures
 from .processes import Processes
 from .progress import Progress
-from .run import Log, Record, Result, Run
+from .run import History, Log, Record, Result, Run
 from .same import check_same, described
 from .settings import Settings, check_count
 from .signals import Signals, end_as
@@ -35,7 +35,15 @@ _EVALUATIONS_PER_DECADE = 8
 
 
 class NonFiniteBound(RuntimeError):
-    """The bound became infinite or NaN; says at which step, and what to try."""
+    """The bound became infinite or NaN; says at which step, and what to try.
+
+    Attributes:
+        history: the evaluations before.
+    """
+
+    def __init__(self, message: str, history: History):
+        super().__init__(message)
+        self.history = history
 
 
 def fit(
@@ -274,7 +282,8 @@ def _non_finite(step: int, run: Run, what: str = "the bound is not finite") -> N
     last = f". The last good checkpoint is {run.checkpoint}" if run.checkpoint else ""
     return NonFiniteBound(
         f"{what} at step {step}: training stopped. Try a smaller stepsize (lr is {run.learner.lr:g}), and check the "
-        f"data's scale{last}"
+        f"data's scale{last}",
+        run.history,
     )
 
 

@@ -21,13 +21,17 @@ class Settings:
     Two runs with equal settings take the same steps, on the CPU with the same number of threads bit for bit.
 
     Attributes:
-        learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1) or ``"wake-sleep"`` (Hinton et al. 1995).
-        samples_seen: how many data points to train on, counted with repetition.
+        learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1), ``"wake-sleep"`` (Hinton et al. 1995) or ``"mcem"``,
+            Monte Carlo EM (Kingma & Welling 2014, app. E).
+        samples_seen: how many data points to train on, counted with repetition; of mcem each time that a point's
+            likelihood is evaluated, hmc_steps + weight_updates times a step.
         batch_size: M, data points a step, over all processes.
         accumulate: in how many equal parts a process computes its share of a minibatch, one after another: memory for
             M / accumulate, the gradient of M.
         estimator: ``"a"`` (Kingma & Welling 2014, eq. 6), ``"b"`` (eq. 7) or ``"iwae"`` (Burda et al. 2016, eq. 8).
         n_samples: L, or k.
+        hmc_steps: of mcem: leapfrog steps of a transition.
+        weight_updates: of mcem: updates of the decoder in a step.
         sample_block: how many of the samples of each data point are computed at a time: memory for so many, the
             gradient of all, the decoder evaluated up to twice. None: all at once.
         optimizer: ``"adagrad"`` | ``"adam"`` | ``"sgd"``.
@@ -58,6 +62,8 @@ class Settings:
     accumulate: int = 1
     estimator: str = "b"
     n_samples: int = 1
+    hmc_steps: int = 10
+    weight_updates: int = 5
     sample_block: int | None = None
     optimizer: str = "adagrad"
     lr: float | None = None
@@ -81,6 +87,8 @@ class Settings:
             ("batch_size", 1),
             ("accumulate", 1),
             ("n_samples", 1),
+            ("hmc_steps", 1),
+            ("weight_updates", 1),
             ("sample_block", 1),
             ("lr_warmup", 0),
             ("beta_warmup", 0),
@@ -127,7 +135,8 @@ class Settings:
         default = {field.name: field.default for field in fields(self)}
         for name in dict.fromkeys(name for learner in LEARNERS.values() for name in learner.OPTIONS):
             value = getattr(self, name)
-            if name not in LEARNERS[self.learner].OPTIONS and value != default[name]:
+            # Every run has a seed, whether its learner asks for it or not.
+            if name != "seed" and name not in LEARNERS[self.learner].OPTIONS and value != default[name]:
                 having = ", ".join(repr(other) for other, learner in LEARNERS.items() if name in learner.OPTIONS)
                 raise ValueError(
                     f"{name} means nothing to the learner {self.learner!r}: it is of {having}; leave it at "
