@@ -11,7 +11,7 @@ from .drawing import COLOURS, NAMES, PUBLISHED, finished, series
 from .page import environments, markdown_table, write, write_csv
 from .planned import Planned, at
 
-__all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "planned", "present"]
+__all__ = ["QUICK", "SAMPLES", "TITLE", "TITLES", "about", "budget", "plan", "planned", "present"]
 
 TITLE = "Figure 2: the lower bound of AEVB and of Wake-Sleep"
 # Training samples of each curve, by default and with --quick.
@@ -20,7 +20,7 @@ SAMPLES, QUICK = 10**7, 10**6
 LATENT = {"mnist": (3, 5, 10, 20, 200), "freyface": (2, 5, 10, 20)}
 _HIDDEN = {"mnist": 500, "freyface": 200}
 _LIKELIHOOD = {"mnist": "bernoulli", "freyface": "gaussian"}
-_TITLES = {"mnist": "MNIST", "freyface": "Frey Face"}
+TITLES = {"mnist": "MNIST", "freyface": "Frey Face"}
 _LIMITS = {"mnist": (-160, -95), "freyface": (400, 1600)}
 _LEARNERS = ("aevb", "wake-sleep")
 
@@ -31,14 +31,17 @@ _SPREAD_SAMPLES = 10**6
 def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
     """Seed 0 of every curve to ``samples_seen``, the other seeds to a million samples at most."""
     return [
-        planned(
-            data, learner, latent, samples_seen if seed == 0 else min(samples_seen, _SPREAD_SAMPLES), seed, data_dir
-        )
+        planned(data, learner, latent, budget(samples_seen, seed), seed, data_dir)
         for seed in range(seeds)
         for data, sizes in LATENT.items()
         for latent in sizes
         for learner in _LEARNERS
     ]
+
+
+def budget(samples_seen: int, seed: int) -> int:
+    """How long the run of a seed is."""
+    return samples_seen if seed == 0 else min(samples_seen, _SPREAD_SAMPLES)
 
 
 def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir=None) -> Planned:
@@ -84,10 +87,10 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
                     if theirs := curves.get((data, latent, learner, split)):
                         axes.plot(*theirs, style, color=PUBLISHED[learner], linewidth=2.5, zorder=1)
                     for run in runs:
-                        if _about(run)[:3] == (data, latent, learner):
+                        if about(run)[:3] == (data, latent, learner):
                             axes.plot(*series(run, split), style, color=COLOURS[learner], linewidth=1, zorder=2)
             axes.set(xscale="log", xlim=(1e5, 1e8), ylim=_LIMITS[data])
-            axes.set_title(f"{_TITLES[data]}, $N_z$ = {latent}", fontsize=10)
+            axes.set_title(f"{TITLES[data]}, $N_z$ = {latent}", fontsize=10)
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.25)
             if column == 0:
@@ -107,7 +110,8 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
     return finished(figure)
 
 
-def _about(run: SavedRun) -> tuple:
+def about(run: SavedRun) -> tuple[str, int, str, int]:
+    """Data, latent dimensions, learner and seed of a run."""
     config = run.config
     return config["data"], config["model"]["latent"], config.get("learner", "aevb"), config.get("seed", 0)
 
@@ -115,7 +119,7 @@ def _about(run: SavedRun) -> tuple:
 def _rows(run: SavedRun) -> list[tuple]:
     values = ("samples_seen", "train", "train_stderr", "test", "test_stderr")
     return [
-        (*_about(run), line["samples_seen"], *(round(line[key], 3) for key in values[1:])) for line in run.evaluations
+        (*about(run), line["samples_seen"], *(round(line[key], 3) for key in values[1:])) for line in run.evaluations
     ]
 
 
@@ -142,7 +146,7 @@ def _page(runs: list[SavedRun]) -> str:
 def _compared(key: tuple, theirs: dict, runs: list[SavedRun]) -> list[tuple]:
     rows = []
     for samples, (test, train) in theirs.items():
-        lines = [line for run in runs if _about(run)[:3] == key and (line := at(run, samples))]
+        lines = [line for run in runs if about(run)[:3] == key and (line := at(run, samples))]
         if lines:
             ours = sum(line["test"] for line in lines) / len(lines)
             ours_train = sum(line["train"] for line in lines) / len(lines)
@@ -150,7 +154,7 @@ def _compared(key: tuple, theirs: dict, runs: list[SavedRun]) -> list[tuple]:
             spread = f" ({low:.1f} to {high:.1f}, {len(lines)} seeds)" if len(lines) > 1 else ""
             rows.append(
                 (
-                    _TITLES[key[0]],
+                    TITLES[key[0]],
                     key[1],
                     NAMES[key[2]],
                     f"{samples:.0e}".replace("e+0", "e"),
