@@ -79,7 +79,16 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, sta
 
 
 # What noise is drawn for: keys of different purposes have nothing in common.
-PURPOSES = {"posterior": 1, "binarize": 2, "evaluation": 3, "order": 4, "evaluation binarize": 5, "model": 6}
+PURPOSES = {
+    "posterior": 1,
+    "binarize": 2,
+    "evaluation": 3,
+    "order": 4,
+    "evaluation binarize": 5,
+    "model": 6,
+    "hmc": 7,
+    "ais": 8,
+}
 
 
 def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
