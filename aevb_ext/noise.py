@@ -88,6 +88,9 @@ PURPOSES = {
     "model": 6,
     "hmc": 7,
     "ais": 8,
+    "generation": 9,
+    "pixels": 10,
+    "augmentation": 11,
 }
 
 
@@ -103,6 +106,19 @@ def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
         int64 ``[*index.shape, 2]`` on index's device: ``(mixed seed and purpose, index)``.
     """
     return torch.stack([torch.full_like(index, seed_for(seed, purpose)), index], -1)
+
+
+def rekeyed(key: Tensor, purpose: str) -> Tensor:
+    """Keys for another purpose out of keys: their noise has nothing in common with that of ``key``.
+
+    Args:
+        key: int64 ``[*, 2]``.
+        purpose: one of ``PURPOSES``.
+
+    Returns:
+        int64 ``[*, 2]``: another key for each.
+    """
+    return torch.stack([key[..., 0] ^ seed_for(0, purpose), key[..., 1]], -1)
 
 
 def seed_for(seed: int, purpose: str) -> int:
