@@ -86,11 +86,13 @@ PURPOSES = {
     "order": 4,
     "evaluation binarize": 5,
     "model": 6,
-    "hmc": 7,
-    "ais": 8,
-    "generation": 9,
-    "pixels": 10,
-    "augmentation": 11,
+    "dream": 7,
+    "dream x": 8,
+    "hmc": 9,
+    "ais": 10,
+    "generation": 11,
+    "pixels": 12,
+    "augmentation": 13,
 }
 
 
@@ -109,14 +111,14 @@ def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
 
 
 def rekeyed(key: Tensor, purpose: str) -> Tensor:
-    """Keys for another purpose out of keys: their noise has nothing in common with that of ``key``.
+    """For each key one of another purpose: what the two stand for has nothing in common.
 
     Args:
-        key: int64 ``[*, 2]``.
+        key: int64 ``[*batch, 2]``.
         purpose: one of ``PURPOSES``.
 
     Returns:
-        int64 ``[*, 2]``: another key for each.
+        int64 ``[*batch, 2]``: the same offsets, with the seeds' bits flipped where those of the purpose's are 1.
     """
     return torch.stack([key[..., 0] ^ seed_for(0, purpose), key[..., 1]], -1)
 

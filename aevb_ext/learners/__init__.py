@@ -1,5 +1,8 @@
 """How parameters are learnt."""
 
 from .aevb import AEVB
+from .wake_sleep import WakeSleep
 
-__all__ = ["AEVB"]
+__all__ = ["AEVB", "LEARNERS", "WakeSleep"]
+
+LEARNERS = {"aevb": AEVB, "wake-sleep": WakeSleep}

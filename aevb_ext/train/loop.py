@@ -55,7 +55,7 @@ def fit(
     processes: Processes | None = None,
     **options,
 ) -> Result:
-    """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1).
+    """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1), or another ``learner``.
 
     Each epoch visits every data point once, in a new order. The same settings, initial parameters and number of threads
     give the same run, on the CPU bit for bit. The bounds of the splits are what the estimator that is trained with
@@ -198,7 +198,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             totals = run.learner.tally.read(run.processes)
             if totals.non_finite and settings.non_finite == "stop":
                 raise _non_finite(totals.first_bad_step, run)
-            taken, seconds = (run.steps - logged) * settings.batch_size, run.seconds
+            taken, seconds = (run.steps - logged) * settings.samples_per_step, run.seconds
             log = Log(
                 run.samples_seen,
                 run.steps,
@@ -315,7 +315,7 @@ def evaluate(run: Run) -> Record:
 
 def evaluation_steps(settings: Settings) -> set[int]:
     """The steps after which there is an evaluation; the last is one."""
-    steps, batch = settings.steps, settings.batch_size
+    steps, batch = settings.steps, settings.samples_per_step
     if settings.evaluate_every is not None:
         every = _steps_of(settings.evaluate_every, settings)
         return {*range(every, steps, every), steps}
@@ -326,4 +326,4 @@ def evaluation_steps(settings: Settings) -> set[int]:
 
 
 def _steps_of(samples: int, settings: Settings) -> int:
-    return max(1, round(samples / settings.batch_size))
+    return max(1, round(samples / settings.samples_per_step))

@@ -1,10 +1,11 @@
 """Every number that determines a run."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from ..estimators import ESTIMATORS
-from ..learners.aevb import OPTIMIZERS
+from ..learners import LEARNERS
+from ..learners.learner import OPTIMIZERS
 from ..learners.precision import PRECISIONS
 
 __all__ = ["NON_FINITE", "Settings"]
@@ -20,6 +21,7 @@ class Settings:
     Two runs with equal settings take the same steps, on the CPU with the same number of threads bit for bit.
 
     Attributes:
+        learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1) or ``"wake-sleep"`` (Hinton et al. 1995).
         samples_seen: how many data points to train on, counted with repetition.
         batch_size: M, data points a step, over all processes.
         accumulate: in how many equal parts a process computes its share of a minibatch, one after another: memory for
@@ -50,6 +52,7 @@ class Settings:
             None: go on to the end.
     """
 
+    learner: str = "aevb"
     samples_seen: int = 1_000_000
     batch_size: int = 100
     accumulate: int = 1
@@ -90,6 +93,7 @@ class Settings:
             if not (optional and value is None):
                 check_count(name, value, least)
         for name, names in (
+            ("learner", LEARNERS),
             ("estimator", ESTIMATORS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
@@ -116,11 +120,29 @@ class Settings:
             raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {self.estimator!r}')
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
+        self._check_learner()
+
+    def _check_learner(self) -> None:
+        """Raise ValueError where a setting that the learner does not have is not as it is by default."""
+        default = {field.name: field.default for field in fields(self)}
+        for name in dict.fromkeys(name for learner in LEARNERS.values() for name in learner.OPTIONS):
+            value = getattr(self, name)
+            if name not in LEARNERS[self.learner].OPTIONS and value != default[name]:
+                having = ", ".join(repr(other) for other, learner in LEARNERS.items() if name in learner.OPTIONS)
+                raise ValueError(
+                    f"{name} means nothing to the learner {self.learner!r}: it is of {having}; leave it at "
+                    f"{default[name]!r}, got {value!r}"
+                )
 
     @property
     def steps(self) -> int:
         """How many steps that is."""
-        return math.ceil(self.samples_seen / self.batch_size)
+        return math.ceil(self.samples_seen / self.samples_per_step)
+
+    @property
+    def samples_per_step(self) -> int:
+        """How many data points a step is counted as: each as often as its likelihood is evaluated."""
+        return self.batch_size * LEARNERS[self.learner].passes(self)
 
     def as_dict(self) -> dict:
         """Names and values, all of which JSON and TOML know."""
