@@ -24,8 +24,8 @@ def auc(normal: Tensor, anomalous: Tensor) -> AUC:
 
     .. math:: \frac1{mn} \sum_{i,j} 1[a_i > b_j] + \tfrac12 1[a_i = b_j]
 
-    which is Mann and Whitney's U (1947) over the number of pairs, and the area under the ROC curve; 1/2 is guessing. The
-    counts are exact. The standard error is that of DeLong et al. 1988, over both kinds of data points.
+    which is Mann and Whitney's U (1947) over the number of pairs, and the area under the ROC curve; 1/2 is guessing.
+    The counts are exact. The standard error is that of DeLong et al. 1988, over both kinds of data points.
 
     Args:
         normal: scores b ``[n]``.

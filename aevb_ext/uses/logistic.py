@@ -50,9 +50,7 @@ def fit_logistic(
         RuntimeError: the gradient did not become that small; says how small.
     """
     if features.dim() != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"features must be [N, D] and labels [N], got {list(features.shape)} and {list(labels.shape)}"
-        )
+        raise ValueError(f"features must be [N, D] and labels [N], got {list(features.shape)} and {list(labels.shape)}")
     if not 0 < l2 < float("inf"):
         raise ValueError(f"l2 must be a positive number, got {l2}")
     classes, targets = labels.unique(return_inverse=True)
