@@ -98,8 +98,8 @@ def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape, steps: int = 8
         image_shape: as of :func:`reconstructions`.
         steps: how many images the way has, the reconstructions included.
     """
-    images = torch.cat([(x * model.x_scale)[None], model.interpolate(x, y, steps), (y * model.x_scale)[None]])
-    return _grid(_images(images.transpose(0, 1).flatten(0, 1), image_shape), steps + 2)
+    way = model.interpolate(x, y, steps)
+    return _side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape)
 
 
 def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
@@ -113,8 +113,8 @@ def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float 
         seed: of the noise.
     """
     key = keys_at(seed, "augmentation", torch.arange(len(x))).to(x.device)
-    images = torch.cat([(x * model.x_scale)[None], model.augment(x, n_samples=n, temperature=temperature, key=key)])
-    return _grid(_images(images.transpose(0, 1).flatten(0, 1), image_shape), n + 1)
+    found = model.augment(x, n_samples=n, temperature=temperature, key=key)
+    return _side_by_side([(x * model.x_scale)[None], found], image_shape)
 
 
 def curve(history, name: str) -> bytes:
@@ -161,10 +161,26 @@ def _images(x: Tensor, image_shape) -> Tensor:
     return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
 
 
+def _side_by_side(groups: list[Tensor], image_shape) -> Tensor:
+    """A canvas of a row for each data point, of groups ``[columns, B, *event]`` that are set apart."""
+    canvases = []
+    for group in groups:
+        if canvases:
+            height, _, *colours = canvases[0].shape
+            canvases.append(canvases[0].new_full((height, 3 * _gap(image_shape[-1]), *colours), math.nan))
+        canvases.append(_grid(_images(group.transpose(0, 1).flatten(0, 1), image_shape), len(group)))
+    return torch.cat(canvases, 1)
+
+
+def _gap(width: int) -> int:
+    """Pixels between images of that width."""
+    return max(1, width // 10)
+
+
 def _grid(images: Tensor, columns: int) -> Tensor:
     """A canvas of images in reading order."""
     count, height, width = images.shape[:3]
-    rows, gap = math.ceil(count / columns), max(1, width // 10)
+    rows, gap = math.ceil(count / columns), _gap(width)
     cells = images.new_full((rows * columns, height + gap, width + gap, *images.shape[3:]), math.nan)
     cells[:count, :height, :width] = images
     canvas = cells.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)

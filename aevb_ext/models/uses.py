@@ -47,7 +47,7 @@ class Uses:
             RuntimeError: the model does not know yet how many dimensions z has.
         """
         check_sizes(n=n)
-        zero = next(self.parameters()).new_zeros(())
+        zero = self._zeros()
         mu = zero.expand(n, self.latent)
         key = F.key_for(mu, key, generator)
         z = F.rsample(mu, zero, key=key)
@@ -104,7 +104,7 @@ class Uses:
         """
         if len(x) == 0:
             raise ValueError("x must have at least one data point, got none")
-        device = next(self.parameters()).device
+        device = next((p.device for p in self.parameters()), None)
         batches = chunks(x, _ENCODED, device, lambda index: keys_at(seed, "evaluation binarize", index))
         total = math.ceil(len(x) / _ENCODED)
         parts = [
@@ -155,9 +155,13 @@ class Uses:
         check_sizes(side=side)
         dims = self._two_dims(dims)
         ticks = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side)
-        z = next(self.parameters()).new_zeros(side * side, self.latent)
+        z = self._zeros(side * side, self.latent)
         z[:, list(dims)] = torch.cartesian_prod(ticks.flip(0), ticks).flip(1).to(z)
         return self.decoder.mean(z)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        """Of the model's dtype on its device; a model made by hand may have no parameters."""
+        return next(self.parameters(), torch.empty(0)).new_zeros(shape)
 
     def _two_dims(self, dims: tuple[int, int] | None) -> tuple[int, int]:
         if dims is None:
