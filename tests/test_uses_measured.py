@@ -12,6 +12,7 @@ from aevb_ext.data import Data, load
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import Settings
 from aevb_ext.uses import (
+    NotConverged,
     auc,
     fit_logistic,
     held_out,
@@ -120,7 +121,7 @@ def test_a_logistic_regression_that_cannot_be_is_refused():
         fit_logistic(features, labels, 0)
     with pytest.raises(ValueError, match=r"at least two classes, got \[5\]"):
         fit_logistic(features, torch.full((20,), 5), 1.0)
-    with pytest.raises(RuntimeError, match="did not converge: its gradient is"):
+    with pytest.raises(NotConverged, match="did not converge: its gradient is"):
         fit_logistic(features, labels, 1e-3, tolerance=1e-30)
 
 

@@ -7,10 +7,14 @@ from .. import __version__
 from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
 from ..train import NonFiniteBound, PeerFailed, joined
+from ..uses import NotConverged
 from . import again, anomaly, augment, encode, export, held_out, latent_space, paper, probe, report, sample, train
 from .config import count
 
 __all__ = ["main"]
+
+# Of this package: they say what is wrong.
+_NAMED = (ExportError, NonFiniteBound, NotConverged, PeerFailed)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
             with processes.only_first_prints():
                 arguments = _parsed(argv)
                 return arguments.run(arguments) or 0
-        except (ValueError, TypeError, OSError, ImportError, ExportError, NonFiniteBound, PeerFailed) as error:
+        except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
             processes.tell(f"aevb: error: {error}")
             return 1
         except KeyboardInterrupt as error:

@@ -3,7 +3,7 @@
 from .arrays import write_npy, writing_npz
 from .auc import AUC, auc
 from .held_out import HeldOut, held_out, without_label
-from .logistic import Logistic, fit_logistic
+from .logistic import Logistic, NotConverged, fit_logistic
 from .probe import L2S, Probe, linear_probe, probe_latents, probe_pixels
 from .scores import write_scores
 
@@ -12,6 +12,7 @@ __all__ = [
     "L2S",
     "HeldOut",
     "Logistic",
+    "NotConverged",
     "Probe",
     "auc",
     "fit_logistic",

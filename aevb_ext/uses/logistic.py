@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Logistic", "fit_logistic"]
+__all__ = ["Logistic", "NotConverged", "fit_logistic"]
 
 _STEPS = 5000
+
+
+class NotConverged(RuntimeError):
+    """An optimiser stopped before it was there; says how far off it is."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def fit_logistic(
 
     Raises:
         ValueError: shapes do not fit, there are fewer than two classes, or l2 is not a positive number.
-        RuntimeError: the gradient did not become that small; says how small.
+        NotConverged: the gradient did not become that small; says how small.
     """
     if features.dim() != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"features must be [N, D] and labels [N], got {list(features.shape)} and {list(labels.shape)}")
@@ -85,7 +89,7 @@ def fit_logistic(
     gradient = max(p.grad.abs().max().item() for p in (weight, bias))
     # Written so that a NaN fails.
     if not gradient <= tolerance:
-        raise RuntimeError(
+        raise NotConverged(
             f"the logistic regression with l2 = {l2:g} did not converge: its gradient is {gradient:.2g}, expected at "
             f"most {tolerance:.2g}"
         )
