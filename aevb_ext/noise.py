@@ -91,6 +91,9 @@ PURPOSES = {
     "hmc": 9,
     "ais": 10,
     "chains": 11,
+    "generation": 12,
+    "pixels": 13,
+    "augmentation": 14,
 }
 
 

@@ -19,7 +19,19 @@ from .data import Data, first
 from .models import VAE
 from .noise import keys_at
 
-__all__ = ["SCORED", "bottom", "canvases", "curve", "manifold", "png", "reconstructions", "samples", "save_all"]
+__all__ = [
+    "SCORED",
+    "bottom",
+    "canvases",
+    "curve",
+    "interpolations",
+    "manifold",
+    "png",
+    "reconstructions",
+    "samples",
+    "save_all",
+    "variants",
+]
 
 # What evaluations are of (``Settings.score``), in words.
 SCORED = {"bound": "bound", "marginal": "marginal log-likelihood"}
@@ -82,20 +94,44 @@ def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4
     return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))
 
 
-@torch.no_grad()
-def samples(model: VAE, image_shape, n: int = 100, seed: int = 0) -> Tensor:
-    """A canvas of the means of p(x | z) for ``n`` draws of z from the prior, as in Figure 5."""
-    z = torch.randn(n, model.latent, generator=torch.Generator().manual_seed(seed))
-    return _grid(_decode(model, z, image_shape), math.ceil(math.sqrt(n)))
+def samples(model: VAE, image_shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
+    """A canvas of ``n`` new data points, as in Figure 5; arguments as of :meth:`~aevb_ext.models.VAE.generate`."""
+    key = keys_at(seed, "generation", torch.arange(n)).to(next(model.parameters()).device)
+    images = _images(model.generate(n, sampled=sampled, key=key), image_shape)
+    return _grid(images, math.ceil(math.sqrt(n)))
 
 
-@torch.no_grad()
-def manifold(model: VAE, image_shape, side: int = 20) -> Tensor:
-    """A 2-D latent space: the unit square through the inverse Gaussian CDF, decoded (appendix A, Figure 4)."""
-    ticks = torch.special.ndtri((torch.arange(side) + 0.5) / side)
-    # z1 grows to the right, z2 upwards.
-    z = torch.cartesian_prod(ticks.flip(0), ticks).flip(1)
-    return _grid(_decode(model, z, image_shape), side)
+def manifold(model: VAE, image_shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
+    """A canvas of a plane through latent space (Figure 4); arguments as of :meth:`~aevb_ext.models.VAE.manifold`."""
+    return _grid(_images(model.manifold(side, dims), image_shape), side)
+
+
+def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape, steps: int = 8) -> Tensor:
+    """A canvas of a row for each pair: x, the way from its reconstruction to that of y, y.
+
+    Args:
+        model: the VAE.
+        x, y: ``[B, *event]``, on its device.
+        image_shape: as of :func:`reconstructions`.
+        steps: how many images the way has, the reconstructions included.
+    """
+    way = model.interpolate(x, y, steps)
+    return _side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape)
+
+
+def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    """A canvas of a row for each data point: itself, then ``n`` variants of it.
+
+    Args:
+        model: the VAE.
+        x: ``[B, *event]``, the first ones of a data set, on its device.
+        image_shape: as of :func:`reconstructions`.
+        n, temperature: as of :meth:`~aevb_ext.models.VAE.augment`.
+        seed: of the noise.
+    """
+    key = keys_at(seed, "augmentation", torch.arange(len(x))).to(x.device)
+    found = model.augment(x, n_samples=n, temperature=temperature, key=key)
+    return _side_by_side([(x * model.x_scale)[None], found], image_shape)
 
 
 def curve(history, name: str, score: str = "bound") -> bytes:
@@ -133,11 +169,6 @@ def png(canvas: Tensor) -> bytes:
     return file.getvalue()
 
 
-def _decode(model: VAE, z: Tensor, image_shape) -> Tensor:
-    """The means of p(x | z) as images."""
-    return _images(model.decoder.mean(z.to(next(model.parameters()))), image_shape)
-
-
 def _images(x: Tensor, image_shape) -> Tensor:
     """Rows of numbers as ``[N, height, width]``, or ``[N, height, width, 3]`` in colour, on the CPU."""
     images = x.float().cpu().reshape(-1, *image_shape)
@@ -147,10 +178,26 @@ def _images(x: Tensor, image_shape) -> Tensor:
     return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
 
 
+def _side_by_side(groups: list[Tensor], image_shape) -> Tensor:
+    """A canvas of a row for each data point, of groups ``[columns, B, *event]`` that are set apart."""
+    canvases = []
+    for group in groups:
+        if canvases:
+            height, _, *colours = canvases[0].shape
+            canvases.append(canvases[0].new_full((height, 3 * _gap(image_shape[-1]), *colours), math.nan))
+        canvases.append(_grid(_images(group.transpose(0, 1).flatten(0, 1), image_shape), len(group)))
+    return torch.cat(canvases, 1)
+
+
+def _gap(width: int) -> int:
+    """Pixels between images of that width."""
+    return max(1, width // 10)
+
+
 def _grid(images: Tensor, columns: int) -> Tensor:
     """A canvas of images in reading order."""
     count, height, width = images.shape[:3]
-    rows, gap = math.ceil(count / columns), max(1, width // 10)
+    rows, gap = math.ceil(count / columns), _gap(width)
     cells = images.new_full((rows * columns, height + gap, width + gap, *images.shape[3:]), math.nan)
     cells[:count, :height, :width] = images
     canvas = cells.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
