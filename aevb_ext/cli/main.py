@@ -9,7 +9,7 @@ from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
 from ..runs import open_run
 from ..train import NonFiniteBound, PeerFailed, Processes, joined, load_checkpoint
-from . import again, export, report, train
+from . import again, export, factor_analysis, report, train
 from .config import count
 
 __all__ = ["main"]
@@ -116,6 +116,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
 
     report.add(verbs)
     export.add(verbs)
+    factor_analysis.add(verbs)
     doctor = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
     doctor.set_defaults(run=_doctor)
     verbs.metavar = " | ".join(verbs.choices)
