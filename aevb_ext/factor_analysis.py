@@ -42,7 +42,7 @@ def compare(
 
     Of the parameters that variational EM starts from and learns; of the learnt ones, z turned so that the posterior is
     diagonal, and turned at random, which changes no p(x) but correlates the posterior: there AEVB trains its encoder
-    alone. And of those that AEVB learns together with its encoder, from the same start.
+    alone. And of those that AEVB learns together with its encoder: from those turned, and from the same start.
 
     Args:
         x: ``[N, x_dim]``, without constant features.
@@ -52,7 +52,7 @@ def compare(
         progress: tell on stderr how the trainings go.
 
     Returns:
-        A comparison for each of these five.
+        A comparison for each of these six.
 
     Raises:
         ValueError: x has constant features, or a size is out of range.
@@ -69,13 +69,14 @@ def compare(
     correlated = deepcopy(diagonal)
     turn = torch.linalg.qr(torch.randn(latent, latent, generator=generator)).Q
     correlated.net.weight.data @= turn
-    return [
-        _compared("at the start", deepcopy(start), x),
-        _compared("learnt by coordinate ascent", learnt, x),
-        _compared("the same, posterior diagonal", diagonal, x, _encoder(diagonal, x, learn_model=False, **options)),
-        _compared("the same, turned", correlated, x, _encoder(correlated, x, learn_model=False, **options)),
-        _compared("learnt by AEVB", start, x, _encoder(start, x, learn_model=True, **options)),
-    ]
+    rows = [_compared("at the start", start, x), _compared("learnt by coordinate ascent", learnt, x)]
+    for name, model in (("the same, posterior diagonal", diagonal), ("the same, turned", correlated)):
+        rows.append(_compared(name, model, x, _encoder(model, x, learn_model=False, **options)))
+    for name, model in (("learnt by AEVB, from those turned", correlated), ("learnt by AEVB, from the start", start)):
+        # In place, by the training that gives the encoder.
+        encoder = _encoder(model, x, learn_model=True, **options)
+        rows.append(_compared(name, model, x, encoder))
+    return rows
 
 
 def simulated(n: int = 1000, x_dim: int = 10, latent: int = 3, seed: int = 0) -> Tensor:

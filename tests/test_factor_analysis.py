@@ -176,21 +176,20 @@ def test_the_m_step_leaves_no_gradient_of_the_bound():
 
 def test_aevb_reaches_coordinate_ascent():
     """Amortised, by sampling: within 0.05 nats per data point, whether the model is fixed or learnt."""
-    start, learnt, diagonal, turned, aevb = compare(
-        simulated(400, 6, 2, seed=2), 2, samples_seen=60_000, seed=3, progress=False
-    )
+    rows = compare(simulated(400, 6, 2), 2, samples_seen=60_000, lr=0.03, seed=3, progress=False)
+    _, learnt, diagonal, turned, turned_on, aevb = rows
     # The same p(x) however z is turned; then the gap is the one of the formula, and there is one to see.
     assert diagonal.evidence == pytest.approx(learnt.evidence, abs=1e-5)
     assert turned.evidence == pytest.approx(learnt.evidence, abs=1e-5)
-    for row in (start, learnt, diagonal, turned, aevb):
+    for row in rows:
         assert row.evidence - row.cavi == pytest.approx(row.gap, abs=1e-9)
     assert diagonal.gap < 1e-6 and turned.gap > 0.05
-    for row in (diagonal, turned, aevb):
+    for row in (diagonal, turned, turned_on, aevb):
         # From below: no diagonal q is better than CAVI's.
         assert -0.05 < row.aevb - row.cavi <= 1e-9
-    # AEVB finds parameters as likely, and has turned z itself.
-    assert aevb.evidence > learnt.evidence - 0.05 and aevb.gap < 0.01
-    assert start.correlation > 0.3 > 3 * aevb.correlation
+    # AEVB finds parameters as likely, and turns z itself until the posterior is diagonal.
+    for row in (turned_on, aevb):
+        assert row.evidence > learnt.evidence - 0.05 and row.gap < 0.01
 
 
 def test_the_verb_prints_the_table(capsys, monkeypatch):

@@ -12,7 +12,7 @@ def add(verbs) -> None:
         "factor-analysis",
         help="AEVB beside coordinate ascent and the exact log p(x)",
         description="On linear-Gaussian factor analysis, simulated: the bounds of coordinate-ascent variational "
-        "inference and of AEVB beside the exact log marginal likelihood, nats per data point (docs/factor-analysis.md).",
+        "inference and of AEVB beside the exact log marginal likelihood, in nats (docs/factor-analysis.md).",
     )
     parser.set_defaults(run=_run)
     parser.add_argument("--n", type=count, default=1000, help="data points; default: %(default)s")
