@@ -9,7 +9,7 @@ from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
 from ..runs import open_run
 from ..train import NonFiniteBound, PeerFailed, Processes, joined, load_checkpoint
-from . import again, export, factor_analysis, report, train
+from . import again, export, factor_analysis, paper, report, train
 from .config import count
 
 __all__ = ["main"]
@@ -114,6 +114,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
     evaluate.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     evaluate.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
+    paper.add(verbs)
     report.add(verbs)
     export.add(verbs)
     factor_analysis.add(verbs)

@@ -1,5 +1,6 @@
 """``aevb train``."""
 
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -54,9 +55,10 @@ def _run(a) -> None:
     if a.download:
         datasets.download(name, keys["data_dir"])
     data = datasets.load(name, **{key: keys[key] for key in DATA if key in keys and key != "data"})
-    if "epochs" in keys:
-        keys["samples_seen"] = round(keys["epochs"] * len(data.train))
     settings = Settings(**{key: keys[key] for key in SETTINGS if key in keys})
+    if "epochs" in keys:
+        each = settings.samples_per_step / settings.batch_size
+        settings = replace(settings, samples_seen=round(keys["epochs"] * len(data.train) * each))
     model = make_model(
         x_dim=data.dim,
         image_shape=data.image_shape,
@@ -84,8 +86,8 @@ def _run(a) -> None:
     )
     if result.stopped:
         print(f"ended early: {result.stopped}")
-    print(f"train bound {result.train} nats ({result.train.count} points)")
-    print(f"test bound  {result.test} nats ({result.test.count} points)")
+    print(f"train {settings.score} {result.train} nats ({result.train.count} points)")
+    print(f"test {settings.score}  {result.test} nats ({result.test.count} points)")
     print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 

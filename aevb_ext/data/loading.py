@@ -49,6 +49,8 @@ def load(
     - ``"binarized_mnist"``: 50000 / 10000 / 10000 of zeros and ones, the binarisation that was drawn once for all
       (Larochelle & Murray 2011), eight pixels in a byte.
 
+    The digits have labels, and so have MNIST and Fashion-MNIST where the files of the labels are beside the images.
+
     By path, with data points flat:
 
     - a ``.npy`` file: ``[N, *event]`` of bool, uint8 or a float dtype. Pictures are ``[N, height, width]``,
