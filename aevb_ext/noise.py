@@ -91,6 +91,7 @@ PURPOSES = {
     "hmc": 9,
     "ais": 10,
     "chains": 11,
+    "theta": 12,
 }
 
 
