@@ -94,6 +94,7 @@ PURPOSES = {
     "generation": 12,
     "pixels": 13,
     "augmentation": 14,
+    "theta": 15,
 }
 
 

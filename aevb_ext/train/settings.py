@@ -22,8 +22,9 @@ class Settings:
     Two runs with equal settings take the same steps, on the CPU with the same number of threads bit for bit.
 
     Attributes:
-        learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1), ``"wake-sleep"`` (Hinton et al. 1995) or ``"mcem"``,
-            Monte Carlo EM (Kingma & Welling 2014, app. E).
+        learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1), ``"wake-sleep"`` (Hinton et al. 1995), ``"mcem"``,
+            Monte Carlo EM (Kingma & Welling 2014, app. E), or ``"full-vb"``, a posterior over the decoder's parameters
+            too (app. F).
         samples_seen: how many data points to train on, counted with repetition; of mcem each time that a point's
             likelihood is evaluated, hmc_steps + weight_updates times a step.
         batch_size: M, data points a step, over all processes.
