@@ -86,9 +86,17 @@ PURPOSES = {
     "order": 4,
     "evaluation binarize": 5,
     "model": 6,
-    "hmc": 7,
-    "ais": 8,
-    "ais tuning": 9,
+    "dream": 7,
+    "dream x": 8,
+    "hmc": 9,
+    "ais": 10,
+    "chains": 11,
+    "generation": 12,
+    "pixels": 13,
+    "augmentation": 14,
+    "theta": 15,
+    "marginal": 16,
+    "ais tuning": 17,
 }
 
 
@@ -104,6 +112,19 @@ def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
         int64 ``[*index.shape, 2]`` on index's device: ``(mixed seed and purpose, index)``.
     """
     return torch.stack([torch.full_like(index, seed_for(seed, purpose)), index], -1)
+
+
+def rekeyed(key: Tensor, purpose: str) -> Tensor:
+    """For each key one of another purpose: what the two stand for has nothing in common.
+
+    Args:
+        key: int64 ``[*batch, 2]``.
+        purpose: one of ``PURPOSES``.
+
+    Returns:
+        int64 ``[*batch, 2]``: the same offsets, with the seeds' bits flipped where those of the purpose's are 1.
+    """
+    return torch.stack([key[..., 0] ^ seed_for(0, purpose), key[..., 1]], -1)
 
 
 def seed_for(seed: int, purpose: str) -> int:

@@ -43,6 +43,16 @@ def test_images_of_any_shape(shape, likelihood):
     assert all(p.grad.isfinite().all() and p.grad.any() for p in vae.parameters())
 
 
+def test_hidden_layers_are_those_that_were_asked_for():
+    vae = make_model("deep-mlp", x_dim=12, latent=3, hidden=5, depth=2, activation="tanh").double()
+    with pytest.raises(ValueError, match="activation must be one of silu, tanh, got 'relu'"):
+        make_model("deep-mlp", x_dim=12, latent=3, activation="relu")
+    first, _, second, _, last = vae.encoder
+    x = torch.rand(4, 12, dtype=torch.float64)
+    h = torch.tanh(torch.tanh(x @ first.weight.T + first.bias) @ second.weight.T + second.bias)
+    torch.testing.assert_close(torch.cat(vae.posterior(x), 1), h @ last.weight.T + last.bias)
+
+
 @pytest.mark.parametrize("n", [0, 1])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_minibatches_of_none_and_of_one(architecture, n):
@@ -63,12 +73,14 @@ def test_pixels_are_where_the_image_has_them():
     torch.testing.assert_close(moved, maps.roll((1, 2), (2, 3)), rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("architecture", ["deep-mlp", "conv"])
-def test_deep_networks_keep_the_size_of_their_signal(architecture):
+@pytest.mark.parametrize(
+    ("architecture", "options"), [("deep-mlp", {}), ("deep-mlp", {"activation": "tanh"}), ("conv", {})]
+)
+def test_deep_networks_keep_the_size_of_their_signal(architecture, options):
     # Of an input of unit variance, whatever the depth; N(0, 0.01^2) would leave 1e-4 of it or less. Each layer's factor
     # is one only in expectation, and SiLU is no rectifier: hence a wide interval.
     vae = make_model(
-        architecture, image_shape=(28, 28), latent=20, hidden=256, generator=torch.Generator().manual_seed(0)
+        architecture, image_shape=(28, 28), latent=20, hidden=256, generator=torch.Generator().manual_seed(0), **options
     )
     generator = torch.Generator().manual_seed(1)
     outputs = {

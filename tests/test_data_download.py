@@ -120,18 +120,27 @@ def test_a_folder_that_cannot_be_made_is_not_the_network(server, tmp_path):
 
 def test_download_fetches_what_is_missing_or_damaged(server, tmp_path, monkeypatch):
     files = tuple(replace(remote(server, "good"), name=name) for name in ("a.bin", "b.bin"))
-    monkeypatch.setitem(KNOWN, "mnist", replace(KNOWN["mnist"], files=files))
+    labels = (replace(remote(server, "good"), name="labels.bin"),)
+    monkeypatch.setitem(KNOWN, "mnist", replace(KNOWN["mnist"], files=files, labels=labels))
     (tmp_path / "a.bin").write_bytes(CONTENT)
     data.download("mnist", tmp_path)
-    assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["b.bin"]
+    assert {path.name for path in (tmp_path / "mnist").iterdir()} == {"b.bin", "labels.bin"}
     (tmp_path / "a.bin").write_bytes(b"of another data set, under the same name")
     data.download("mnist", tmp_path)
-    assert {path.name for path in (tmp_path / "mnist").iterdir()} == {"a.bin", "b.bin"}
+    assert {path.name for path in (tmp_path / "mnist").iterdir()} == {"a.bin", "b.bin", "labels.bin"}
     data.download("digits", tmp_path)
-    assert server.asked == ["good"] * 2
+    assert server.asked == ["good"] * 3
+
+
+def test_labels_that_no_mirror_has_are_a_warning(server, tmp_path, monkeypatch):
+    labels = (replace(remote(server, "missing"), name="labels.bin"),)
+    monkeypatch.setitem(KNOWN, "mnist", replace(KNOWN["mnist"], files=(remote(server, "good"),), labels=labels))
+    with pytest.warns(UserWarning, match=r"MNIST goes without its labels: labels\.bin could not be downloaded"):
+        data.download("mnist", tmp_path)
+    assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["a.bin"]
 
 
 @pytest.mark.parametrize("name", data.NAMES)
 def test_every_file_has_a_second_mirror_and_a_checksum(name):
-    for file in KNOWN[name].files:
+    for file in (*KNOWN[name].files, *KNOWN[name].labels):
         assert len(file.urls) >= 2 and (file.checksum or file.check)

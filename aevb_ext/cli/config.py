@@ -10,10 +10,11 @@ from typing import get_args
 
 from ..data import NAMES
 from ..estimators import ESTIMATORS
-from ..learners.aevb import OPTIMIZERS
+from ..learners import LEARNERS
+from ..learners.learner import OPTIMIZERS
 from ..learners.precision import PRECISIONS
-from ..models import ARCHITECTURES, LIKELIHOODS
-from ..train.settings import NON_FINITE, SCHEDULES, Settings
+from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS
+from ..train.settings import NON_FINITE, SCHEDULES, SCORES, Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,12 +34,15 @@ DEFAULTS = {
 }
 
 _CHOICES = {
+    "learner": tuple(LEARNERS),
     "estimator": tuple(ESTIMATORS),
     "optimizer": tuple(OPTIMIZERS),
     "schedule": SCHEDULES,
     "precision": tuple(PRECISIONS),
     "non_finite": NON_FINITE,
+    "score": SCORES,
     "architecture": tuple(ARCHITECTURES),
+    "activation": tuple(ACTIVATIONS),
     "likelihood": tuple(LIKELIHOODS),
     "binarize": ("dynamic", "threshold"),
 }
@@ -61,12 +65,21 @@ def _whole(text: str) -> int:
 
 
 # Each key with the type of its value, in the order in which help lists them.
-DATA = {"data": str, "data_dir": str, "binarize": str, "x_scale": float, "test_fraction": float, "colour": bool}
+DATA = {
+    "data": str,
+    "data_dir": str,
+    "binarize": str,
+    "x_scale": float,
+    "test_fraction": float,
+    "train_count": count,
+    "colour": bool,
+}
 MODEL = {
     "architecture": str,
     "latent": count,
     "hidden": count,
     "depth": count,
+    "activation": str,
     "channels": count,
     "likelihood": str,
 }
@@ -165,10 +178,12 @@ def _meanings() -> dict[str, str]:
         "x_scale": "what a value of the data is multiplied by; default: 1/255 for bytes",
         "test_fraction": "how much is held out where the data has no test split; default: 0.1",
         "colour": "pictures of a folder are red, green and blue",
+        "train_count": "so many data points, the first ones, are trained on; default: all",
         "architecture": "default: mlp, the paper's",
         "latent": f"latent dimensions; default: {_by_data('latent')}",
         "hidden": f"hidden units of a layer; default: {_by_data('hidden')}; with deep-mlp 500, with conv 256",
         "depth": "hidden layers of deep-mlp; default: 3",
+        "activation": "silu or tanh, after the hidden layers of deep-mlp; default: silu",
         "channels": "channels of conv's first convolution; default: 32",
         "likelihood": f"default: {_by_data('likelihood')}",
         "epochs": "training length, in passes over the training data",

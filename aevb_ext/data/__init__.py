@@ -6,8 +6,8 @@ from .images import ImageRows
 from .loading import BINARIZE, NAMES, RESIDENT_BYTES, download, from_dataset, load
 from .prefetch import chunks, first, prefetch
 from .rows import BinarizedRows, BitRows, Rows, TensorRows, rows_of
-from .sets import Data
-from .splits import SubsetRows
+from .sets import SPLITS, Data
+from .splits import SubsetRows, hold_out, subset
 from .stored import StoredRows
 from .torch_dataset import DatasetRows
 
@@ -15,6 +15,7 @@ __all__ = [
     "BINARIZE",
     "NAMES",
     "RESIDENT_BYTES",
+    "SPLITS",
     "BinarizedRows",
     "BitRows",
     "Data",
@@ -29,8 +30,10 @@ __all__ = [
     "download",
     "first",
     "from_dataset",
+    "hold_out",
     "load",
     "prefetch",
     "read_idx",
     "rows_of",
+    "subset",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .rows import Rows
-from .stored import SPLITS
+from .sets import SPLITS
 
 __all__ = ["ImageRows", "read_images"]
 

@@ -1,6 +1,7 @@
 """The data sets that have a name: the embedded digits, and others' files, fetched or read from a folder."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .checksum import verify
-from .download import RemoteFile, fetch
+from .download import DownloadError, RemoteFile, fetch
 from .idx import read_idx
 from .rows import BitRows
 from .sets import Data
@@ -35,14 +36,16 @@ class Known:
     Attributes:
         name: its own, and that of its folder.
         title: what people call it.
-        read: the data set out of this and the paths of its files.
+        read: the data set out of this and the paths of its files, then of its labels (None of one that is missing).
         files: what is read, and where others keep it.
+        labels: files of labels, which are read where they are there.
     """
 
     name: str
     title: str
-    read: Callable[["Known", list[Path]], Data]
+    read: Callable[["Known", list[Path | None]], Data]
     files: tuple[RemoteFile, ...] = ()
+    labels: tuple[RemoteFile, ...] = ()
 
     def load(self, data_dir=None) -> Data:
         """Read from ``data_dir/name`` or ``data_dir``.
@@ -55,19 +58,29 @@ class Known:
         for path, file in zip(paths, self.files, strict=True):
             if path is None:
                 raise FileNotFoundError(self._missing(data_dir, file))
-        return self.read(self, paths)
+        return self.read(self, paths + [self._find(data_dir, file) for file in self.labels])
 
     def download(self, data_dir) -> None:
         """Fetch into ``data_dir/name`` what is not there, or is damaged.
+
+        Nothing is trained on labels: where no mirror has them, that is a warning.
 
         Raises:
             DownloadError: no mirror had a file.
             OSError: the folder said no.
         """
         for file in self.files:
-            path = self._find(data_dir, file)
-            if path is None or not file.may_be(path):
-                fetch(file, Path(data_dir) / self.name)
+            self._fetch(data_dir, file)
+        try:
+            for file in self.labels:
+                self._fetch(data_dir, file)
+        except DownloadError as error:
+            warnings.warn(f"{self.title} goes without its labels: {error}", stacklevel=3)
+
+    def _fetch(self, data_dir, file: RemoteFile) -> None:
+        path = self._find(data_dir, file)
+        if path is None or not file.may_be(path):
+            fetch(file, Path(data_dir) / self.name)
 
     def _find(self, data_dir, file: RemoteFile) -> Path | None:
         paths = (place / name for place in self._places(data_dir) for name in (*file.other_names, file.name))
@@ -88,16 +101,25 @@ class Known:
 
 def _read_digits(known: Known, _) -> Data:
     with np.load(Path(__file__).parents[1] / "datasets" / "digits.npz") as file:
-        counts = shuffled(file["images"])
+        counts, labels = shuffled(file["images"]), _labels(shuffled(file["labels"]))
     # Each value counts the dark pixels of a 4 x 4 block of the 32 x 32 scan. Given back as 16 grey pixels, it has the
     # Bernoulli likelihood of the block's own pixels: the binomial one of the count, but for a constant.
     images = counts.repeat(4, axis=1).repeat(4, axis=2)
-    return Data(known.name, _rows(images[:1500]), _rows(images[1500:]), 1 / 16, (32, 32))
+    splits = _rows(images[:1500]), _rows(images[1500:])
+    return Data(known.name, *splits, 1 / 16, (32, 32), train_labels=labels[:1500], test_labels=labels[1500:])
 
 
-def _read_idx_images(known: Known, paths: list[Path]) -> Data:
-    train, test = (read_idx(path, file.checksum) for path, file in zip(paths, known.files, strict=True))
-    return Data(known.name, _rows(train[:50000]), _rows(test), 1 / 255, (28, 28), valid=_rows(train[50000:]))
+def _read_idx_images(known: Known, paths: list[Path | None]) -> Data:
+    train, test, train_labels, test_labels = (
+        path and read_idx(path, file.checksum) for path, file in zip(paths, (*known.files, *known.labels), strict=True)
+    )
+    labels = {}
+    if train_labels is not None:
+        labels["train_labels"], labels["valid_labels"] = _labels(train_labels).split([50000, 10000])
+    if test_labels is not None:
+        labels["test_labels"] = _labels(test_labels)
+    splits = _rows(train[:50000]), _rows(test)
+    return Data(known.name, *splits, 1 / 255, (28, 28), valid=_rows(train[50000:]), **labels)
 
 
 def _read_freyface(known: Known, paths: list[Path]) -> Data:
@@ -155,6 +177,10 @@ def _rows(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images.reshape(len(images), math.prod(images.shape[1:])).copy())
 
 
+def _labels(labels: np.ndarray) -> Tensor:
+    return torch.from_numpy(labels.astype(np.int64))
+
+
 def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options) -> RemoteFile:
     """A file of ``mirrors``: folders that hold the same, by their URLs."""
     return RemoteFile(name, tuple(mirror + name for mirror in mirrors), checksum, **options)
@@ -188,6 +214,10 @@ KNOWN = {
                 _mirrored(_MNIST, "train-images-idx3-ubyte.gz", "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873"),
                 _mirrored(_MNIST, "t10k-images-idx3-ubyte.gz", "md5:9fb629c4189551a2d022fa330f9573f3"),
             ),
+            (
+                _mirrored(_MNIST, "train-labels-idx1-ubyte.gz", "md5:d53e105ee54ea40749a09fcbcd1e9432"),
+                _mirrored(_MNIST, "t10k-labels-idx1-ubyte.gz", "md5:ec29112dd5afa0611ce80d1b7f02629c"),
+            ),
         ),
         Known(
             "fashion_mnist",
@@ -196,6 +226,10 @@ KNOWN = {
             (
                 _mirrored(_FASHION, "train-images-idx3-ubyte.gz", "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
                 _mirrored(_FASHION, "t10k-images-idx3-ubyte.gz", "md5:bef4ecab320f06d8554ea6380940ec79"),
+            ),
+            (
+                _mirrored(_FASHION, "train-labels-idx1-ubyte.gz", "md5:25c81989df183df01b3e8a0aad5dffbe"),
+                _mirrored(_FASHION, "t10k-labels-idx1-ubyte.gz", "md5:bb300cfdad3c16e7a12a480ee83cd310"),
             ),
         ),
         Known(

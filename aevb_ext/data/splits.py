@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .rows import Rows, TensorRows, rows_of
 
-__all__ = ["SubsetRows", "hold_out", "shuffled"]
+__all__ = ["SubsetRows", "hold_out", "shuffled", "subset"]
 
 
 class SubsetRows:
@@ -51,9 +51,15 @@ def hold_out(data: Tensor | Rows, fraction: float) -> tuple[Tensor | Rows, Tenso
     permutation = _permutation(len(rows))
     count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
     test, train = (torch.from_numpy(np.sort(part)) for part in (permutation[:count], permutation[count:]))
+    return subset(data, train), subset(data, test)
+
+
+def subset(data: Tensor | Rows, index: Tensor) -> Tensor | Rows:
+    """The data points of these numbers, int64 ``[N]``: of a tensor a tensor, of other rows rows."""
+    rows = rows_of(data)
     if isinstance(rows, TensorRows):
-        return rows.gather(train), rows.gather(test)
-    return SubsetRows(rows, train), SubsetRows(rows, test)
+        return rows.gather(index.to(rows.device))
+    return SubsetRows(rows, index)
 
 
 def shuffled(images: np.ndarray) -> np.ndarray:

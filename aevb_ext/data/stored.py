@@ -15,10 +15,10 @@ from torch import Tensor
 
 from .memory import memory_limit
 from .rows import Rows
+from .sets import SPLITS
 
 __all__ = ["StoredRows", "check_finite", "layout", "read_arrays"]
 
-SPLITS = ("train", "test", "valid")
 DTYPES = {np.dtype(name): getattr(torch, name) for name in ("bool", "uint8", "float16", "float32", "float64")}
 # Bytes before the two lengths in a local header of a zip file, and of all of it but name and extra field.
 _ZIP_LENGTHS, _ZIP_HEADER = 26, 30

@@ -74,7 +74,7 @@ def marginal_likelihood(
     dtype, parts = home(model, x)[1], []
     for index, batch in points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
         path = Path(model, batch, base_of(model, batch, start, dtype))
-        chains, accept_prob = settled(path, n_samples, leapfrog_steps, Noise(seed, "hmc", index, n_samples))
+        chains, accept_prob = settled(path, n_samples, leapfrog_steps, Noise(seed, "marginal", index, n_samples))
         log_joint = (path.log_base(chains.z) + chains.log_ratio).double()
         log_weights = _log_q(chains.z.double()) - log_joint
         inverse = LogLikelihood.of_weights(

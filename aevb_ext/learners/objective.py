@@ -1,83 +1,55 @@
-"""What AEVB maximises, as one module: what several processes synchronise, and what could be compiled."""
+"""What a learner ascends, as one module: what several processes synchronise, and what could be compiled."""
 
-import torch
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
-from ..estimators import ESTIMATORS
 from ..models import VAE
-from ..nn import ELBO, ELBOTerms
+from ..nn import ELBOTerms
 
-__all__ = ["Objective"]
+__all__ = ["Ascent", "Objective"]
+
+
+class Ascent(NamedTuple):
+    """What an objective gives.
+
+    Attributes:
+        ascended: ``[B]``, whose gradient a step follows.
+        terms: what of it is told, each ``[B]``: the bound, where that is what is ascended.
+    """
+
+    ascended: Tensor
+    terms: ELBOTerms
 
 
 class Objective(nn.Module):
-    """The bound of each data point under an estimator: x and noise keys to :class:`~aevb_ext.nn.ELBOTerms`.
+    """What a learner ascends: x and noise keys to an :class:`Ascent`, called ``objective(x, key)``.
+
+    x is ``[B, *event]`` as the data set has it; the key ``[2]`` or ``[B, 2]``, None: a fresh one. Whatever parameters
+    and buffers it has beside the model's are in the checkpoints of a run.
 
     Args:
         model: the VAE.
-        estimator: ``"a"``, ``"b"`` or ``"iwae"``.
-        n_samples: L, or k.
-        beta, beta_warmup, free_bits: as :class:`aevb_ext.nn.ELBO` has them (``warmup_steps``); of estimator B.
-        sample_block: how many samples of each data point are computed at a time, as the ``block`` of
-            :class:`aevb_ext.nn.ELBO`. None: all at once.
-        processes: over whose data points together free bits take their mean; None: this process alone.
-
-    Raises:
-        ValueError: an unknown estimator, or a number out of range.
     """
 
-    def __init__(
-        self,
-        model: VAE,
-        estimator: str = "b",
-        n_samples: int = 1,
-        *,
-        beta: float = 1.0,
-        beta_warmup: int = 0,
-        free_bits: float = 0.0,
-        sample_block: int | None = None,
-        processes=None,
-    ):
+    has_prior = True
+    """Whether the parameters that it learns have the prior N(0, I) (MAP)."""
+
+    current_beta = 1.0
+    """The weight of the divergence at the next step."""
+
+    def __init__(self, model: VAE):
         super().__init__()
-        if estimator not in ESTIMATORS:
-            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-        for name, count in (("n_samples", n_samples), ("sample_block", 1 if sample_block is None else sample_block)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        self.model, self.n_samples, self.sample_block = model, n_samples, sample_block
-        bent = beta != 1 or beta_warmup or free_bits
-        if bent and estimator != "b":
-            raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {estimator!r}')
-        self._estimator, self.elbo = ESTIMATORS[estimator], None
-        if bent:
-            options = {"beta": beta, "warmup_steps": beta_warmup, "free_bits": free_bits, "block": sample_block}
-            self.elbo = _ELBO(n_samples, **options)
-            self.elbo.processes = processes
-
-    def forward(self, x: Tensor, key: Tensor | None = None) -> ELBOTerms:
-        """x ``[B, *event]`` as the data set has it; key ``[2]`` or ``[B, 2]``, None: a fresh one."""
-        if self.elbo is None:
-            return self._estimator(self.model, x, self.n_samples, block=self.sample_block, key=key)
-        return self.elbo(x, self.model.posterior(x), self.model.log_likelihood, key=key)
-
-    def count_step(self) -> None:
-        """After each step of the optimizer: beta follows, on the device."""
-        if self.elbo is not None:
-            self.elbo.step()
+        self.model = model
 
     @property
-    def current_beta(self) -> float:
-        """The weight of the divergence at the next step; waits for the device."""
-        return 1.0 if self.elbo is None else self.elbo.current_beta.item()
+    def learnt(self) -> list[Tensor]:
+        """The parameters in which it is ascended."""
+        return [p for p in self.parameters() if p.requires_grad]
 
+    def own_state(self) -> dict[str, Tensor]:
+        """What there is to keep of it beside the model, by name."""
+        return {name: t for name, t in self.state_dict().items() if not name.startswith("model.")}
 
-class _ELBO(ELBO):
-    """Whose free bits are of the minibatch of all processes together."""
-
-    processes = None
-
-    def _mean_over_points(self, values: Tensor) -> Tensor:
-        if self.processes is None:
-            return super()._mean_over_points(values)
-        total, count = self.processes.sum(torch.stack([values.nansum(0), (~values.isnan()).sum(0).to(values.dtype)]))
-        return total / count
+    def count_step(self) -> None:
+        """After each update of the parameters."""

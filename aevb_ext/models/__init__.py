@@ -4,10 +4,11 @@ from ..nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior
 from .architectures import ARCHITECTURES, make_model
 from .conv import conv_vae
 from .likelihoods import LIKELIHOODS
-from .mlp import deep_mlp_vae, mlp_vae
+from .mlp import ACTIVATIONS, deep_mlp_vae, mlp_vae
 from .vae import VAE
 
 __all__ = [
+    "ACTIVATIONS",
     "ARCHITECTURES",
     "LIKELIHOODS",
     "VAE",

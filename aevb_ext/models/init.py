@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-__all__ = ["he_normal_", "paper_normal_"]
+__all__ = ["glorot_uniform_", "he_normal_", "paper_normal_"]
 
 
 @torch.no_grad()
@@ -11,6 +11,17 @@ def paper_normal_(model: nn.Module, generator: torch.Generator | None = None) ->
     """All parameters from N(0, 0.01^2), as the paper does (section 5)."""
     for parameter in model.parameters():
         parameter.normal_(0, 0.01, generator=generator)
+
+
+def glorot_uniform_(model: nn.Module, generator: torch.Generator | None = None) -> None:
+    r"""Weights of linear layers from U(-a, a), a^2 = 6 / (inputs + outputs); biases 0.
+
+    (Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", eq. 16.)
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()

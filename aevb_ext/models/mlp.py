@@ -4,11 +4,14 @@ import torch
 from torch import nn
 
 from ..nn import Linear
-from .init import he_normal_, paper_normal_
+from .init import glorot_uniform_, he_normal_, paper_normal_
 from .likelihoods import check_sizes, decoder_of
 from .vae import VAE
 
-__all__ = ["deep_mlp_vae", "mlp_vae"]
+__all__ = ["ACTIVATIONS", "deep_mlp_vae", "mlp_vae"]
+
+# What follows the hidden layers of a deep network, and how weights start that it keeps from vanishing or growing.
+ACTIVATIONS = {"silu": he_normal_, "tanh": glorot_uniform_}
 
 
 def mlp_vae(
@@ -60,27 +63,34 @@ def deep_mlp_vae(
     latent: int,
     hidden: int = 500,
     depth: int = 3,
+    activation: str = "silu",
     likelihood: str = "bernoulli",
     x_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> VAE:
-    """``depth`` hidden layers with SiLU in the encoder and as many in the decoder.
+    """``depth`` hidden layers in the encoder and as many in the decoder.
 
-    Weights start as He et al. have them (:func:`~aevb_ext.models.init.he_normal_`), biases at 0.
+    With two tanh layers of 200 units and 50 latent dimensions it is the network of Burda et al. 2016 (arXiv 1509.00519,
+    section 5) with one stochastic layer.
 
     Args:
         x_dim, latent, likelihood, x_scale, generator: as in :func:`mlp_vae`.
         hidden: how many units each hidden layer has.
         depth: how many hidden layers.
+        activation: what follows each: ``"silu"``, weights starting as He et al. have them
+            (:func:`~aevb_ext.models.init.he_normal_`); or ``"tanh"``, starting as Glorot and Bengio have them
+            (:func:`~aevb_ext.models.init.glorot_uniform_`). Biases start at 0.
 
     Raises:
-        ValueError: a size is below 1, or the likelihood is unknown.
+        ValueError: a size is below 1, or the likelihood or the activation is unknown.
     """
     check_sizes(x_dim=x_dim, latent=latent, hidden=hidden, depth=depth)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     decoder, numbers_per_x = decoder_of(likelihood)
     model = VAE(
-        _deep_mlp(x_dim, hidden, depth, 2 * latent),
-        decoder(_deep_mlp(latent, hidden, depth, numbers_per_x * x_dim)),
+        _deep_mlp(x_dim, hidden, depth, 2 * latent, activation),
+        decoder(_deep_mlp(latent, hidden, depth, numbers_per_x * x_dim, activation)),
         latent,
         x_scale,
         {
@@ -89,11 +99,12 @@ def deep_mlp_vae(
             "latent": latent,
             "hidden": hidden,
             "depth": depth,
+            "activation": activation,
             "likelihood": likelihood,
             "x_scale": x_scale,
         },
     )
-    he_normal_(model, generator)
+    ACTIVATIONS[activation](model, generator)
     return model
 
 
@@ -102,9 +113,9 @@ def _tanh_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(Linear(inputs, hidden, tanh=True), nn.Identity(), Linear(hidden, outputs))
 
 
-def _deep_mlp(inputs: int, hidden: int, depth: int, outputs: int) -> nn.Sequential:
-    layers = []
+def _deep_mlp(inputs: int, hidden: int, depth: int, outputs: int, activation: str) -> nn.Sequential:
+    layers, tanh = [], activation == "tanh"
     for _ in range(depth):
-        layers += [Linear(inputs, hidden), nn.SiLU()]
+        layers += [Linear(inputs, hidden, tanh=tanh), nn.Identity() if tanh else nn.SiLU()]
         inputs = hidden
     return nn.Sequential(*layers, Linear(inputs, outputs))

@@ -7,12 +7,16 @@ from ..distributions import DiagonalGaussian
 from ..nn import BernoulliDecoder
 from ..nn.heads import has_hooks, through
 from ..nn.linear import Linear, scaled
+from .uses import Uses
 
 __all__ = ["VAE"]
 
 
-class VAE(nn.Module):
+class VAE(Uses, nn.Module):
     """A variational auto-encoder with a diagonal Gaussian posterior and the prior N(0, I).
+
+    Once it has learnt: :meth:`generate`, :meth:`augment`, :meth:`encode`, :meth:`interpolate`, :meth:`manifold`,
+    :meth:`anomaly_scores`.
 
     ``VAE(encoder, decoder)`` is all that modules of one's own need. Here with convolutions, for images that come as
     flat rows, as the data sets of :mod:`aevb_ext.data` do::
@@ -66,25 +70,29 @@ class VAE(nn.Module):
             )
         return self._latent
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, x: Tensor, x_scale: float | None = None) -> tuple[Tensor, Tensor]:
         """(mu, logvar) of q(z | x), each ``[B, *latent]``, for x ``[B, *event]`` as the data set has it (bytes too).
+
+        Args:
+            x: the data points.
+            x_scale: what a value of this x is multiplied by. None: the model's.
 
         Raises:
             TypeError: the encoder gave neither a tensor, nor two, nor a DiagonalGaussian.
             ValueError: the channels of its packed output cannot be halved.
         """
-        mu, logvar = mu_logvar(self._encoded(x))
+        mu, logvar = mu_logvar(self._encoded(x, self.x_scale if x_scale is None else x_scale))
         if self._latent is None:
             self._latent = mu[0].numel()
         return mu, logvar
 
-    def _encoded(self, x: Tensor):
+    def _encoded(self, x: Tensor, x_scale: float):
         """The encoder's output. A first layer that takes bytes is given bytes."""
         if type(self.encoder) is nn.Sequential and len(self.encoder) and not has_hooks(self.encoder):
             first, *rest = self.encoder
             if type(first) is Linear:
-                return through(rest, first(x, self.x_scale))
-        return self.encoder(scaled(x, self.x_scale))
+                return through(rest, first(x, x_scale))
+        return self.encoder(scaled(x, x_scale))
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), ``[*samples, B]``, for x ``[B, *event]`` and z ``[*samples, B, latent]``."""

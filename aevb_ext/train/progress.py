@@ -45,7 +45,7 @@ class Progress(Callback):
         self._bar.stop()
 
     def on_start(self, run) -> None:
-        self._total = run.settings.steps * run.settings.batch_size
+        self._total = run.settings.steps * run.settings.samples_per_step
         self._first, self._started = run.samples_seen, time.perf_counter()
         self._task = self._bar.add_task("training", total=self._total, completed=run.samples_seen, state="")
         self._bar.start()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data import Data
 from ..estimators import Bound
-from ..learners.aevb import AEVB
+from ..learners import LEARNERS
 from ..models import VAE
 from ..noise import seed_for
 from .checkpoint import check_like, is_count, model_tensors
@@ -107,12 +107,12 @@ class Run:
         self.model, self.data, self.settings, self.folder = model, data, settings, folder
         self.processes = processes or Processes()
         s = settings
-        options = ("batch_size", "accumulate", "estimator", "n_samples", "optimizer", "lr", "lr_warmup", "clip", "ema")
-        options += ("sample_block", "beta", "beta_warmup", "free_bits", "precision")
-        self.learner = AEVB(
+        learner = LEARNERS[s.learner]
+        options = ("batch_size", "accumulate", "optimizer", "lr", "lr_warmup", "clip", "ema", "precision")
+        self.learner = learner(
             model,
             len(data.train),
-            **{name: getattr(s, name) for name in options},
+            **{name: getattr(s, name) for name in (*options, *learner.OPTIONS)},
             total_steps=s.steps if s.schedule == "cosine" else None,
             skip_non_finite=s.non_finite == "skip",
             processes=self.processes,
@@ -131,8 +131,8 @@ class Run:
 
     @property
     def samples_seen(self) -> int:
-        """Data points trained on."""
-        return self.steps * self.settings.batch_size
+        """Data points trained on, as :attr:`Settings.samples_per_step` counts them."""
+        return self.steps * self.settings.samples_per_step
 
     @property
     def seconds(self) -> float:
@@ -193,7 +193,7 @@ class Run:
         tensors |= {f"optimizer.{i}.{name}": t for i, name, t in self._optimizer_state()}
         if learner.average:
             tensors |= {f"average.{name}": t for name, t in learner.average.named()}
-        tensors |= {f"objective.{name}": t for name, t in self._schedules().items()}
+        tensors |= {f"objective.{name}": t for name, t in learner.objective.own_state().items()}
         # For a model of one's own that draws: dropout. Of several processes it is the first one's.
         tensors["random.cpu"] = torch.get_rng_state()
         device = next(self.model.parameters()).device
@@ -214,7 +214,7 @@ class Run:
             ValueError: the tensors are of another model or another optimizer, or a value is not what it should be.
         """
         learner, own = self.learner, self.state()[0]
-        for prefix, what in (("model.", "model"), ("average.", "average"), ("objective.", "schedule")):
+        for prefix, what in (("model.", "model"), ("average.", "average"), ("objective.", "objective")):
             check_like(_below(tensors, prefix), _below(own, prefix), f"the checkpoint is of another {what}")
         state = self._checked_optimizer(_below(tensors, "optimizer."))
         steps, seconds, history = self._checked_values(values)
@@ -224,7 +224,7 @@ class Run:
         if learner.average:
             for name, t in learner.average.named():
                 t.copy_(tensors[f"average.{name}"])
-        for name, t in self._schedules().items():
+        for name, t in learner.objective.own_state().items():
             t.copy_(tensors[f"objective.{name}"])
         try:
             if learner.scaler:
@@ -272,10 +272,6 @@ class Run:
             for name, value in state.items():
                 if isinstance(value, Tensor):
                     yield i, name, value
-
-    def _schedules(self) -> dict[str, Tensor]:
-        elbo = self.learner.objective.elbo
-        return {} if elbo is None else elbo.state_dict()
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

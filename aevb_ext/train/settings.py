@@ -1,16 +1,18 @@
 """Every number that determines a run."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from ..estimators import ESTIMATORS
-from ..learners.aevb import OPTIMIZERS
+from ..learners import LEARNERS
+from ..learners.learner import OPTIMIZERS
 from ..learners.precision import PRECISIONS
 
 __all__ = ["NON_FINITE", "Settings"]
 
 SCHEDULES = ("constant", "cosine")
 NON_FINITE = ("stop", "skip")
+SCORES = ("bound", "marginal")
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,18 @@ class Settings:
     Two runs with equal settings take the same steps, on the CPU with the same number of threads bit for bit.
 
     Attributes:
-        samples_seen: how many data points to train on, counted with repetition.
+        learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1), ``"wake-sleep"`` (Hinton et al. 1995), ``"mcem"``,
+            Monte Carlo EM (Kingma & Welling 2014, app. E), or ``"full-vb"``, a posterior over the decoder's parameters
+            too (app. F).
+        samples_seen: how many data points to train on, counted with repetition; of mcem each time that a point's
+            likelihood is evaluated, hmc_steps + weight_updates times a step.
         batch_size: M, data points a step, over all processes.
         accumulate: in how many equal parts a process computes its share of a minibatch, one after another: memory for
             M / accumulate, the gradient of M.
         estimator: ``"a"`` (Kingma & Welling 2014, eq. 6), ``"b"`` (eq. 7) or ``"iwae"`` (Burda et al. 2016, eq. 8).
         n_samples: L, or k.
+        hmc_steps: of mcem: leapfrog steps of a transition.
+        weight_updates: of mcem: updates of the decoder in a step.
         sample_block: how many of the samples of each data point are computed at a time: memory for so many, the
             gradient of all, the decoder evaluated up to twice. None: all at once.
         optimizer: ``"adagrad"`` | ``"adam"`` | ``"sgd"``.
@@ -43,6 +51,8 @@ class Settings:
             float32 in each.
         non_finite: what to do when the bound of a data point is NaN or infinite: ``"stop"``, or ``"skip"`` the step.
         seed: of the order of the data, and of all noise.
+        score: what evaluations are of: ``"bound"``; or ``"marginal"``, the marginal log-likelihood of the first 1000
+            data points of each split (Kingma & Welling 2014, app. D), which needs no encoder and few latent dimensions.
         log_every: steps between two looks at the running bound. Each look waits for the device.
         evaluate_every: samples between two evaluations. None: evenly in the logarithm of the samples seen, eight a
             decade, as the paper's Figure 2 shows them.
@@ -50,11 +60,14 @@ class Settings:
             None: go on to the end.
     """
 
+    learner: str = "aevb"
     samples_seen: int = 1_000_000
     batch_size: int = 100
     accumulate: int = 1
     estimator: str = "b"
     n_samples: int = 1
+    hmc_steps: int = 10
+    weight_updates: int = 5
     sample_block: int | None = None
     optimizer: str = "adagrad"
     lr: float | None = None
@@ -68,6 +81,7 @@ class Settings:
     precision: str = "float32"
     non_finite: str = "stop"
     seed: int = 0
+    score: str = "bound"
     log_every: int = 100
     evaluate_every: int | None = None
     patience: int | None = None
@@ -78,6 +92,8 @@ class Settings:
             ("batch_size", 1),
             ("accumulate", 1),
             ("n_samples", 1),
+            ("hmc_steps", 1),
+            ("weight_updates", 1),
             ("sample_block", 1),
             ("lr_warmup", 0),
             ("beta_warmup", 0),
@@ -90,11 +106,13 @@ class Settings:
             if not (optional and value is None):
                 check_count(name, value, least)
         for name, names in (
+            ("learner", LEARNERS),
             ("estimator", ESTIMATORS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("non_finite", NON_FINITE),
+            ("score", SCORES),
         ):
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}")
@@ -116,11 +134,37 @@ class Settings:
             raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {self.estimator!r}')
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
+        self._check_learner()
+
+    def _check_learner(self) -> None:
+        """Raise ValueError where a setting that the learner does not have is not as it is by default.
+
+        And where it is to be scored by what it does not learn.
+        """
+        if self.score == "bound" and not LEARNERS[self.learner].ENCODES:
+            raise ValueError(
+                f'score "bound" is of an encoder, and the learner {self.learner!r} learns none: set score to "marginal"'
+            )
+        default = {field.name: field.default for field in fields(self)}
+        for name in dict.fromkeys(name for learner in LEARNERS.values() for name in learner.OPTIONS):
+            value = getattr(self, name)
+            # Every run has a seed, whether its learner asks for it or not.
+            if name != "seed" and name not in LEARNERS[self.learner].OPTIONS and value != default[name]:
+                having = ", ".join(repr(other) for other, learner in LEARNERS.items() if name in learner.OPTIONS)
+                raise ValueError(
+                    f"{name} means nothing to the learner {self.learner!r}: it is of {having}; leave it at "
+                    f"{default[name]!r}, got {value!r}"
+                )
 
     @property
     def steps(self) -> int:
         """How many steps that is."""
-        return math.ceil(self.samples_seen / self.batch_size)
+        return math.ceil(self.samples_seen / self.samples_per_step)
+
+    @property
+    def samples_per_step(self) -> int:
+        """How many data points a step is counted as: each as often as its likelihood is evaluated."""
+        return self.batch_size * LEARNERS[self.learner].passes(self)
 
     def as_dict(self) -> dict:
         """Names and values, all of which JSON and TOML know."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data import Rows, rows_of
-from ..learners.aevb import AEVB
+from ..learners.learner import Learner
 from ..noise import keys_at
 from .ahead import Ahead
 from .memory import keep_freed_memory
@@ -17,7 +17,7 @@ __all__ = ["GraphedStep", "Step", "make_step"]
 
 
 class Step:
-    """One step of Algorithm 1: the next minibatch of the data's order, and the learner's update from it.
+    """One step of training: the next minibatch of the data's order, and the learner's update from it.
 
     Nothing in a step waits for the device. Order and noise are functions of the seed and of the steps that the learner
     has taken: nothing else is to be kept to take the same steps again.
@@ -31,7 +31,7 @@ class Step:
         rank, world_size: which process this is, of how many.
     """
 
-    def __init__(self, learner: AEVB, data: Tensor | Rows, *, seed: int = 0, rank: int = 0, world_size: int = 1):
+    def __init__(self, learner: Learner, data: Tensor | Rows, *, seed: int = 0, rank: int = 0, world_size: int = 1):
         self.learner, self.rows, self.seed = learner, rows_of(data), seed
         processes = {"rank": rank, "world_size": world_size}
         self._order = Order(len(self.rows), learner.batch_size, seed, learner.device, **processes)
@@ -61,12 +61,13 @@ class Step:
 
     def _update(self) -> Tensor:
         visits = self._order.advance()
-        x = self._gathered(visits) if self._ahead is None else self._x
-        return self.learner.update(x, keys_at(self.seed, "posterior", visits))
+        index = visits % self._order.n_data
+        x = self._gathered(visits, index) if self._ahead is None else self._x
+        return self.learner.update(x, keys_at(self.seed, "posterior", visits), index)
 
-    def _gathered(self, visits: Tensor) -> Tensor:
+    def _gathered(self, visits: Tensor, index: Tensor) -> Tensor:
         keys = keys_at(self.seed, "binarize", visits) if self.rows.draws else None
-        return self.rows.gather(visits % self._order.n_data, keys)
+        return self.rows.gather(index, keys)
 
 
 class GraphedStep(Step):
@@ -80,7 +81,7 @@ class GraphedStep(Step):
     # Steps before the capture, as many as PyTorch's documentation takes.
     _EAGER = 3
 
-    def __init__(self, learner: AEVB, data: Tensor | Rows, **kwargs):
+    def __init__(self, learner: Learner, data: Tensor | Rows, **kwargs):
         super().__init__(learner, data, **kwargs)
         self._eager_left = self._EAGER
         self._stream = torch.cuda.Stream(learner.device)
@@ -132,7 +133,7 @@ class GraphedStep(Step):
         self._graph = graph
 
 
-def make_step(learner: AEVB, data: Tensor | Rows, **kwargs) -> Step:
+def make_step(learner: Learner, data: Tensor | Rows, **kwargs) -> Step:
     """The quickest step there is for these: captured on CUDA; eager elsewhere, and memory is kept between steps.
 
     Arguments are those of :class:`Step`. With several processes a step is not captured: one line says so.

@@ -1,0 +1,230 @@
+"""What takes minibatch ascent steps, whatever is ascended."""
+
+import math
+from contextlib import nullcontext
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from .adagrad import Adagrad
+from .average import Average
+from .objective import Objective
+from .precision import autocast, check_precision
+from .schedule import Schedule
+from .tally import Tally
+from .unless import unless
+
+__all__ = ["OPTIMIZERS", "Learner"]
+
+# Default stepsizes. The gradient is summed over the minibatch, hence the small one of SGD.
+OPTIMIZERS = {"adagrad": 0.02, "adam": 1e-3, "sgd": 1e-4}
+
+# Adagrad's first updates only accumulate squared gradients: a stepsize divided by the root of a sum that has barely
+# begun would throw the parameters far off.
+ADAGRAD_SILENT_UPDATES = 100
+
+
+class Learner:
+    r"""Minibatch ascent of an objective and of the parameters' prior together (MAP).
+
+    The objective of all N data points (eq. 8) is the minibatch's scaled by N/M, plus :math:`\log N(\theta; 0, I)` of
+    the weights (not the biases). Both are multiplied by M/N here, so that the gradient is the sum over the minibatch
+    and the prior is a weight decay of M/N.
+
+    Args:
+        objective: what is ascended in its parameters, of its model and of its own.
+        n_data: N.
+        batch_size: M, of all processes together.
+        optimizer: ``"adagrad"`` (its first 100 updates accumulate squared gradients without a change), ``"adam"`` or
+            ``"sgd"``.
+        lr: its stepsize. Default: 0.02, 0.001, 0.0001.
+        lr_warmup: over so many steps it grows linearly.
+        total_steps: steps after which half a cosine has brought it down to 0. None: it is constant.
+        clip: the largest norm of the gradient of the mean objective. None: no limit.
+        ema: the decay of an average of the model's parameters, :attr:`average`. None: there is none.
+        precision: ``"float32"`` | ``"tf32"`` (as the process is set, :func:`~.precision.matmul_precision`) | ``"bf16"``
+            | ``"fp16"`` (with a loss scale that follows what overflows): autocast; parameters, gradients and the
+            optimizer stay float32.
+        skip_non_finite: leave everything as it was where a step's gradient is not finite.
+        accumulate: in how many equal parts x is computed.
+        updates: how many updates of the parameters a step makes.
+        processes: what :class:`~aevb_ext.train.processes.Processes` is; None: this process alone.
+
+    Raises:
+        ValueError: an unknown name, or a number out of range.
+    """
+
+    OPTIONS: tuple[str, ...] = ()
+    """Which settings it has beside those of every learner."""
+
+    ENCODES = True
+    """Whether it learns the encoder, which the bound needs."""
+
+    @staticmethod
+    def passes(settings) -> int:
+        """How many evaluations of a data point's likelihood a step is counted as, with these settings."""
+        return 1
+
+    def __init__(
+        self,
+        objective: Objective,
+        n_data: int,
+        *,
+        batch_size: int = 100,
+        optimizer: str = "adagrad",
+        lr: float | None = None,
+        lr_warmup: int = 0,
+        total_steps: int | None = None,
+        clip: float | None = None,
+        ema: float | None = None,
+        precision: str = "float32",
+        skip_non_finite: bool = False,
+        accumulate: int = 1,
+        updates: int = 1,
+        processes=None,
+    ):
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+        self.lr = OPTIMIZERS[optimizer] if lr is None else lr
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be a positive number, got {lr}")
+        self.model, self.batch_size, self.accumulate = objective.model, batch_size, accumulate
+        self.device = device = next(self.model.parameters()).device
+        check_precision(precision, device)
+        self.objective = objective.to(device)
+        self._parameters = objective.learnt
+        # The objective's own buffers (beta, the count of steps) are the same everywhere without being sent.
+        sent = {"buffers": any(True for _ in self.model.buffers())}
+        self._synchronised = self.objective if processes is None else processes.synchronised(self.objective, **sent)
+        self._unsynchronised = getattr(self._synchronised, "no_sync", nullcontext)
+        self._world_size = 1 if processes is None else processes.world_size
+        silent = math.ceil(ADAGRAD_SILENT_UPDATES / updates) if optimizer == "adagrad" else 0
+        self.schedule = Schedule(silent, lr_warmup, total_steps)
+        prior = batch_size / n_data if objective.has_prior else 0.0
+        self.optimizer = _optimizer(optimizer, self._parameters, self.lr, prior)
+        self.average = None if ema is None else Average(self.model, ema)
+        self.precision, self._clip, self._skip = precision, clip, skip_non_finite
+        # The sum over a minibatch is larger than the mean that the usual first scale is for.
+        scale = 2.0 ** (16 - round(math.log2(batch_size)))
+        self.scaler = torch.amp.GradScaler(device.type, scale) if precision == "fp16" else None
+        self.tally = Tally(device)
+        # Processes' gradients are averaged: the sum is so many times the average.
+        self._descend = torch.tensor(-float(self._world_size), device=device, dtype=self._parameters[0].dtype)
+        self.steps = 0
+
+    def step(self, x: Tensor, key: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """One step from the minibatch x ``[M, *event]``.
+
+        Args:
+            x: this process's data points, as the data set has them.
+            key: noise keys ``[M, 2]``, or ``[2]``; None: a fresh one.
+            index: int64 ``[M]``, which of the N data points they are: for learners that keep something of each.
+
+        Returns:
+            The mean bound of x before the update: a scalar on x's device, not synchronised with the host.
+        """
+        self.count()
+        return self.update(x, key, index)
+
+    def leave(self) -> None:
+        """Have no more to do with other processes: what communicates must not outlive their group."""
+        self._synchronised, self._unsynchronised = self.objective, nullcontext
+
+    @property
+    def current_lr(self) -> float:
+        """The stepsize of the next step."""
+        return self.lr * self.schedule(self.steps)
+
+    def count(self) -> None:
+        """What :meth:`step` does on the host: count it, and let the stepsize follow."""
+        lr = self.current_lr
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                # On the device, where a CUDA graph reads it.
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        self.steps += 1
+
+    def update(self, x: Tensor, key: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """What :meth:`step` does on the device; a CUDA graph can capture it."""
+        bound = self._updated(x, key)
+        self.tally.count_step()
+        return bound
+
+    def _updated(self, x: Tensor, key: Tensor | None) -> Tensor:
+        """One update of the parameters; the mean bound of x before it."""
+        # What optimizer.zero_grad() does, in less time.
+        for parameter in self._parameters:
+            parameter.grad = None
+        *parts, last = self._parts(x, key)
+        # Gradients are sent once, when they are complete.
+        with self._unsynchronised():
+            sums = [self._add_gradient(*part) for part in parts]
+        sums.append(self._add_gradient(*last))
+        if self._skip:
+            bad = ~torch.nn.utils.get_total_norm([p.grad for p in self._parameters]).isfinite()
+            with unless(bad, self._what_changes):
+                self._ascend()
+        else:
+            self._ascend()
+        return reduce(torch.add, sums) / len(x)
+
+    def _parts(self, x: Tensor, key: Tensor | None) -> list[tuple]:
+        if self.accumulate == 1:
+            return [(x, key)]
+        xs = x.chunk(self.accumulate)
+        keys = key.chunk(self.accumulate) if key is not None and key.dim() > 1 else [key] * len(xs)
+        return list(zip(xs, keys, strict=True))
+
+    def _add_gradient(self, x: Tensor, key: Tensor | None) -> Tensor:
+        """Add that of what is ascended to the parameters', and give the sum of x's bounds."""
+        with autocast(self.precision, x.device.type):
+            ascended, terms = self._synchronised(x, key)
+            total = ascended.sum()
+        scaled = total if self.scaler is None else self.scaler.scale(total)
+        scaled.backward(self._descend)
+        self.tally.add(terms)
+        return total.detach() if ascended is terms.bound else terms.bound.sum()
+
+    def _ascend(self) -> None:
+        if self._clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip * self.batch_size)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.objective.count_step()
+        if self.average is not None:
+            self.average.update()
+
+    def _what_changes(self) -> list[Tensor]:
+        averages = [] if self.average is None else self.average.values
+        return [*self._parameters, *averages, *state_of(self.optimizer)]
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The tensors that an optimizer keeps."""
+    return [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+
+
+def _optimizer(name: str, parameters: list[Tensor], lr: float, prior: float) -> torch.optim.Optimizer:
+    weights = [p for p in parameters if p.dim() > 1]
+    biases = [p for p in parameters if p.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": prior}, {"params": biases}]
+    on_cpu = all(p.device.type == "cpu" for p in parameters)
+    if not on_cpu:
+        # On the device, where a CUDA graph reads it at each replay.
+        lr = torch.tensor(lr, device=parameters[0].device)
+    match name:
+        case "adagrad":
+            return Adagrad(groups, lr)
+        case "adam":
+            # Capturable: its count of steps is on the device too.
+            return torch.optim.Adam(groups, lr, fused=True, capturable=not on_cpu)
+        case "sgd":
+            return torch.optim.SGD(groups, lr, fused=True)

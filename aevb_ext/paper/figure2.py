@@ -1,0 +1,194 @@
+"""Figure 2: the bound against training samples, AEVB and Wake-Sleep, of every latent size."""
+
+import statistics
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..estimators import evaluate_bound
+from ..runs import SavedRun
+from . import published
+from .drawing import COLOURS, NAMES, PUBLISHED, finished, series
+from .page import environments, markdown_table, write, write_csv
+from .planned import Planned, at
+from .scoring import kept
+
+__all__ = ["QUICK", "SAMPLES", "TITLE", "TITLES", "about", "budget", "plan", "planned", "present"]
+
+TITLE = "Figure 2: the lower bound of AEVB and of Wake-Sleep"
+# Training samples of each curve, by default and with --quick.
+SAMPLES, QUICK = 10**7, 10**6
+
+LATENT = {"mnist": (3, 5, 10, 20, 200), "freyface": (2, 5, 10, 20)}
+_HIDDEN = {"mnist": 500, "freyface": 200}
+_LIKELIHOOD = {"mnist": "bernoulli", "freyface": "gaussian"}
+TITLES = {"mnist": "MNIST", "freyface": "Frey Face"}
+_LIMITS = {"mnist": (-160, -95), "freyface": (400, 1600)}
+_LEARNERS = ("aevb", "wake-sleep")
+
+# Evaluations with different noise, whose variance is told.
+_NOISES = 10
+
+# Seeds beside the first are for the spread, and that shows early.
+_SPREAD_SAMPLES = 10**6
+
+
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+    """Seed 0 of every curve to ``samples_seen``, the other seeds to a million samples at most."""
+    return [
+        planned(data, learner, latent, budget(samples_seen, seed), seed, data_dir)
+        for seed in range(seeds)
+        for data, sizes in LATENT.items()
+        for latent in sizes
+        for learner in _LEARNERS
+    ]
+
+
+def budget(samples_seen: int, seed: int) -> int:
+    """How long the run of a seed is."""
+    return samples_seen if seed == 0 else min(samples_seen, _SPREAD_SAMPLES)
+
+
+def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir=None) -> Planned:
+    """One curve, at the paper's settings (section 5)."""
+    keys = {
+        "data": data,
+        "learner": learner,
+        "latent": latent,
+        "hidden": _HIDDEN[data],
+        "likelihood": _LIKELIHOOD[data],
+        "optimizer": "adagrad",
+        "lr": 0.02,
+        "batch_size": 100,
+        "samples_seen": samples_seen,
+        "seed": seed,
+    }
+    if data_dir is not None:
+        keys["data_dir"] = str(data_dir)
+    return Planned(f"{data}-{learner}-nz{latent}-seed{seed}", keys)
+
+
+def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+    """Write figure2.png, figure2.csv and figure2.md into ``out``; returns the page."""
+    found = [run for run in runs.values() if run.evaluations]
+    write(out / "figure2.png", draw(found, published.curves2(data_dir)))
+    header = ("data", "latent", "learner", "seed", "samples_seen", "train", "train_stderr", "test", "test_stderr")
+    write_csv(out / "figure2.csv", header, [row for run in found for row in _rows(run)])
+    page = _page(found)
+    write(out / "figure2.md", page.encode())
+    return page
+
+
+def draw(runs: list[SavedRun], curves: dict) -> bytes:
+    """The paper's layout: a row for each data set, a panel for each latent size; the paper's curves behind ours."""
+    figure = Figure(figsize=(15, 6.2), layout="constrained")
+    grid = figure.add_gridspec(2, 20)
+    for row, (data, sizes) in enumerate(LATENT.items()):
+        width = 20 // len(sizes)
+        for column, latent in enumerate(sizes):
+            axes = figure.add_subplot(grid[row, column * width : (column + 1) * width])
+            for learner in _LEARNERS:
+                for split, style in (("test", "-"), ("train", "--")):
+                    if theirs := curves.get((data, latent, learner, split)):
+                        axes.plot(*theirs, style, color=PUBLISHED[learner], linewidth=2.5, zorder=1)
+                    for run in runs:
+                        if about(run)[:3] == (data, latent, learner):
+                            axes.plot(*series(run, split), style, color=COLOURS[learner], linewidth=1, zorder=2)
+            axes.set(xscale="log", xlim=(1e5, 1e8), ylim=_LIMITS[data])
+            axes.set_title(f"{TITLES[data]}, $N_z$ = {latent}", fontsize=10)
+            axes.tick_params(labelsize=8)
+            axes.grid(alpha=0.25)
+            if column == 0:
+                axes.set_ylabel("bound (nats per data point)", fontsize=9)
+            if row == 1:
+                axes.set_xlabel("training samples evaluated", fontsize=9)
+    lines = [
+        Line2D(
+            [], [], color=colours[learner], linestyle=style, linewidth=width, label=f"{NAMES[learner]}, {split}{whose}"
+        )
+        for learner in _LEARNERS
+        for colours, width, whose in ((COLOURS, 1.2, ""), (PUBLISHED, 2.5, ", the paper's"))
+        for split, style in (("test", "-"), ("train", "--"))
+        if curves or colours is COLOURS
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    return finished(figure)
+
+
+def about(run: SavedRun) -> tuple[str, int, str, int]:
+    """Data, latent dimensions, learner and seed of a run."""
+    config = run.config
+    return config["data"], config["model"]["latent"], config.get("learner", "aevb"), config.get("seed", 0)
+
+
+def _rows(run: SavedRun) -> list[tuple]:
+    values = ("samples_seen", "train", "train_stderr", "test", "test_stderr")
+    return [
+        (*about(run), line["samples_seen"], *(round(line[key], 3) for key in values[1:])) for line in run.evaluations
+    ]
+
+
+def noise_variance(run: SavedRun) -> float:
+    """Of the test bound: over the noise z is drawn with, the data points being the same."""
+
+    def score(model, data):
+        means = [evaluate_bound(model, data.test, seed=seed).mean for seed in range(_NOISES)]
+        return {"variance": statistics.variance(means)}
+
+    return kept(run, "noise-variance", score)["variance"]
+
+
+def _page(runs: list[SavedRun]) -> str:
+    rows = [row for key, theirs in published.FIGURE2.items() for row in _compared(key, theirs, runs)]
+    header = ("data", "latent", "learner", "samples", "ours, test", "the paper's", "ours - theirs", "train", "theirs")
+    return (
+        "\n\n".join(
+            [
+                f"# {TITLE}",
+                "![The curves](figure2.png)",
+                "Nats per data point. Where several seeds were trained, the mean and the range are of them. "
+                + _variances(runs),
+                markdown_table(header, rows),
+                environments(runs),
+                "Every value: [figure2.csv](figure2.csv).",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _variances(runs: list[SavedRun]) -> str:
+    # The paper: "the estimator variance was small (< 1) and omitted".
+    largest = {}
+    for run in runs:
+        if run.checkpoint:
+            title = TITLES[about(run)[0]]
+            largest[title] = max(largest.get(title, 0.0), noise_variance(run))
+    told = ", ".join(f"{variance:.2g} ({title})" for title, variance in largest.items())
+    return f"Variance of the test bound over the noise alone ({_NOISES} noises), at most: {told}." if told else ""
+
+
+def _compared(key: tuple, theirs: dict, runs: list[SavedRun]) -> list[tuple]:
+    rows = []
+    for samples, (test, train) in theirs.items():
+        lines = [line for run in runs if about(run)[:3] == key and (line := at(run, samples))]
+        if lines:
+            ours = sum(line["test"] for line in lines) / len(lines)
+            ours_train = sum(line["train"] for line in lines) / len(lines)
+            low, high = (pick(line["test"] for line in lines) for pick in (min, max))
+            spread = f" ({low:.1f} to {high:.1f}, {len(lines)} seeds)" if len(lines) > 1 else ""
+            rows.append(
+                (
+                    TITLES[key[0]],
+                    key[1],
+                    NAMES[key[2]],
+                    f"{samples:.0e}".replace("e+0", "e"),
+                    f"{ours:.1f}{spread}",
+                    f"{test:.1f}",
+                    f"{ours - test:+.1f}",
+                    f"{ours_train:.1f}",
+                    f"{train:.1f}",
+                )
+            )
+    return rows

@@ -1,0 +1,132 @@
+"""Figure 3: the marginal log-likelihood of AEVB, Monte Carlo EM and Wake-Sleep, for few and many training points."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..runs import SavedRun
+from . import published
+from .drawing import COLOURS, NAMES, PUBLISHED, finished, series
+from .page import environments, markdown_table, write, write_csv
+from .planned import Planned, at
+
+__all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
+
+TITLE = "Figure 3: the marginal log-likelihood of AEVB, Monte Carlo EM and Wake-Sleep"
+# Training samples of each curve, by default and with --quick.
+SAMPLES, QUICK = 10**7, 10**6
+
+_POINTS = (1000, 50000)
+_EVALUATIONS = 10
+
+
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+    """All three learners with 1000 training points; with 50000 too, unless it is to be quick."""
+    points = _POINTS[:1] if samples_seen <= QUICK else _POINTS
+    return [
+        planned(count, learner, samples_seen, seed, data_dir)
+        for seed in range(seeds)
+        for count in points
+        for learner in NAMES
+    ]
+
+
+def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir=None) -> Planned:
+    """One curve, at the paper's settings (section 5, appendices D and E): 100 hidden units, 3 latent dimensions."""
+    keys = {
+        "data": "mnist",
+        "train_count": count,
+        "learner": learner,
+        "score": "marginal",
+        "latent": 3,
+        "hidden": 100,
+        "likelihood": "bernoulli",
+        "optimizer": "adagrad",
+        "lr": 0.02,
+        # Monte Carlo EM's steps are of all the data.
+        "batch_size": count if learner == "mcem" else 100,
+        "samples_seen": samples_seen,
+        "evaluate_every": samples_seen // _EVALUATIONS,
+        "seed": seed,
+    }
+    if data_dir is not None:
+        keys["data_dir"] = str(data_dir)
+    return Planned(f"mnist{count}-{learner}-nz3-seed{seed}", keys)
+
+
+def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+    """Write figure3.png, figure3.csv and figure3.md into ``out``; returns the page."""
+    found = [run for run in runs.values() if run.evaluations]
+    write(out / "figure3.png", draw(found, published.curves3(data_dir)))
+    header = ("training points", "learner", "seed", "samples_seen", "train", "train_stderr", "test", "test_stderr")
+    write_csv(out / "figure3.csv", header, [row for run in found for row in _rows(run)])
+    page = _page(found)
+    write(out / "figure3.md", page.encode())
+    return page
+
+
+def draw(runs: list[SavedRun], curves: dict) -> bytes:
+    """The paper's layout: a panel for each number of training points; the paper's curves behind ours."""
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    ends = max((line["samples_seen"] for run in runs for line in run.evaluations), default=SAMPLES) / 1e6
+    for axes, count in zip(figure.subplots(1, len(_POINTS)), _POINTS, strict=True):
+        for learner in NAMES:
+            for split, style in (("train", "--"), ("test", "-")):
+                if theirs := curves.get((count, learner, split)):
+                    samples, values = theirs
+                    axes.plot([s / 1e6 for s in samples], values, style, color=PUBLISHED[learner], linewidth=2.5)
+                for run in runs:
+                    if _about(run)[:2] == (count, learner):
+                        samples, values = series(run, split)
+                        axes.plot([s / 1e6 for s in samples], values, style, color=COLOURS[learner], linewidth=1.2)
+        axes.set(xlim=(0, max(10, ends)), ylim=(-165, -100), title=f"{count:,} training points")
+        axes.set(xlabel="training samples evaluated (millions)")
+        axes.grid(alpha=0.25)
+    figure.axes[0].set_ylabel("marginal log-likelihood (nats per data point)")
+    lines = [
+        Line2D([], [], color=colours[learner], linestyle=style, linewidth=width, label=f"{name}, {split}{whose}")
+        for learner, name in NAMES.items()
+        for colours, width, whose in ((COLOURS, 1.2, ""), (PUBLISHED, 2.5, ", the paper's"))
+        for split, style in (("train", "--"), ("test", "-"))
+        if curves or colours is COLOURS
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return finished(figure)
+
+
+def _about(run: SavedRun) -> tuple:
+    return run.config["train_count"], run.config["learner"], run.config.get("seed", 0)
+
+
+def _rows(run: SavedRun) -> list[tuple]:
+    values = ("samples_seen", "train", "train_stderr", "test", "test_stderr")
+    return [
+        (*_about(run), line["samples_seen"], *(round(line[key], 3) for key in values[1:])) for line in run.evaluations
+    ]
+
+
+def _page(runs: list[SavedRun]) -> str:
+    header = ("training points", "learner", "samples", "ours, train", "the paper's", "ours, test", "the paper's")
+    rows = []
+    for (count, learner), theirs in published.FIGURE3.items():
+        for samples, values in theirs.items():
+            for run in runs:
+                if _about(run)[:2] == (count, learner) and (line := at(run, samples)):
+                    ours = [f"{line[split]:.1f} +- {line[f'{split}_stderr']:.1f}" for split in ("train", "test")]
+                    row = (f"{count:,}", NAMES[learner], f"{samples:.0e}".replace("e+0", "e"))
+                    rows.append((*row, ours[0], f"{values[0]:.1f}", ours[1], f"{values[1]:.1f}"))
+    return (
+        "\n\n".join(
+            [
+                f"# {TITLE}",
+                "![The curves](figure3.png)",
+                "Marginal log-likelihood by the estimator of the paper's appendix D, nats per data point, of the first "
+                "1000 training and the first 1000 test points; +- is the standard error over them.",
+                markdown_table(header, rows),
+                environments(runs),
+                "Every value: [figure3.csv](figure3.csv).",
+            ]
+        )
+        + "\n"
+    )

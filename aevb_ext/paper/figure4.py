@@ -1,0 +1,62 @@
+"""Figure 4: the learnt data manifolds of models with two latent dimensions."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from .. import plots
+from ..runs import SavedRun
+from ..train import load_checkpoint
+from . import figure2
+from .drawing import finished, show
+from .page import environments, markdown_table, write, write_csv
+from .planned import Planned
+
+__all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
+
+TITLE = "Figure 4: learnt data manifolds"
+# Training samples of each model, by default and with --quick.
+SAMPLES, QUICK = 10**7, 10**6
+
+_TITLES = {"freyface": "(a) Learnt Frey Face manifold", "mnist": "(b) Learnt MNIST manifold"}
+
+
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+    """A model with two latent dimensions of each data set; of the first seed."""
+    return [figure2.planned(data, "aevb", 2, samples_seen, data_dir=data_dir) for data in _TITLES]
+
+
+def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+    """Write figure4.png, figure4.csv (the models' bounds) and figure4.md into ``out``; returns the page."""
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    for axes, run in zip(figure.subplots(1, len(runs)), runs.values(), strict=True):
+        checkpoint = load_checkpoint(run.folder)
+        show(axes, plots.manifold(checkpoint.model, checkpoint.image_shape), _TITLES[run.config["data"]])
+    write(out / "figure4.png", finished(figure))
+    rows = bounds(runs)
+    write_csv(out / "figure4.csv", BOUNDS, rows)
+    about = (
+        "The unit square, evenly, through the inverse of the Gaussian's distribution function to values of z; at each "
+        "the mean of p(x | z) (the paper's appendix A). The bounds of the models, in nats per data point:"
+    )
+    parts = [f"# {TITLE}", "![The manifolds](figure4.png)", about, markdown_table(BOUNDS, rows)]
+    page = "\n\n".join([*parts, environments(list(runs.values()))]) + "\n"
+    write(out / "figure4.md", page.encode())
+    return page
+
+
+BOUNDS = ("data", "latent", "samples_seen", "train", "test", "test_stderr")
+
+
+def bounds(runs: dict[str, SavedRun]) -> list[tuple]:
+    """How good the models are whose pictures are shown."""
+    last = [(run, run.evaluations[-1]) for run in runs.values()]
+    return [
+        (
+            run.config["data"],
+            run.config["model"]["latent"],
+            line["samples_seen"],
+            *(round(line[key], 2) for key in BOUNDS[3:]),
+        )
+        for run, line in last
+    ]

@@ -1,0 +1,44 @@
+"""Figure 5: random samples from models of MNIST with few and many latent dimensions."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from .. import plots
+from ..runs import SavedRun
+from ..train import load_checkpoint
+from . import figure2
+from .drawing import finished, show
+from .figure4 import BOUNDS, bounds
+from .page import environments, markdown_table, write, write_csv
+from .planned import Planned
+
+__all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
+
+TITLE = "Figure 5: random samples from learnt models of MNIST"
+# Training samples of each model, by default and with --quick.
+SAMPLES, QUICK = 10**7, 10**6
+
+_LATENT = (2, 5, 10, 20)
+
+
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+    """A model of each latent size; of the first seed."""
+    return [figure2.planned("mnist", "aevb", latent, samples_seen, data_dir=data_dir) for latent in _LATENT]
+
+
+def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+    """Write figure5.png, figure5.csv (the models' bounds) and figure5.md into ``out``; returns the page."""
+    figure = Figure(figsize=(14, 4.1), layout="constrained")
+    for axes, letter, run in zip(figure.subplots(1, len(runs)), "abcd", runs.values(), strict=True):
+        checkpoint = load_checkpoint(run.folder)
+        title = f"({letter}) {checkpoint.model.latent}-D latent space"
+        show(axes, plots.samples(checkpoint.model, checkpoint.image_shape), title)
+    write(out / "figure5.png", finished(figure))
+    rows = bounds(runs)
+    write_csv(out / "figure5.csv", BOUNDS, rows)
+    about = "The means of p(x | z) for 100 draws of z from the prior. The bounds of the models, in nats per data point:"
+    parts = [f"# {TITLE}", "![The samples](figure5.png)", about, markdown_table(BOUNDS, rows)]
+    page = "\n\n".join([*parts, environments(list(runs.values()))]) + "\n"
+    write(out / "figure5.md", page.encode())
+    return page

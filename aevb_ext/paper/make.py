@@ -1,0 +1,77 @@
+"""From a figure's name to its picture."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from ..report.evaluations import duration
+from . import ablation, cost, figure2, figure3, figure4, figure5, iwae
+from .training import cores, train_all
+
+__all__ = ["FIGURES", "make"]
+
+# Each has TITLE, SAMPLES, QUICK, plan(samples_seen, seeds, data_dir) and present(runs, out, data_dir).
+FIGURES: dict[str, ModuleType] = {
+    "figure2": figure2,
+    "figure3": figure3,
+    "figure4": figure4,
+    "figure5": figure5,
+    "iwae": iwae,
+    "ablation": ablation,
+}
+
+
+def make(
+    figure: str,
+    out,
+    *,
+    data_dir=None,
+    samples_seen: int | None = None,
+    seeds: int = 1,
+    quick: bool = False,
+    workers: int | None = None,
+) -> dict[str, str]:
+    """Train what a figure needs into ``out/runs``, draw it, and write its values and a page that compares them.
+
+    What is trained already is not trained again, and what was begun goes on: figures share runs, and a call that was
+    ended can be repeated. Beforehand it says on stderr what it will cost.
+
+    Args:
+        figure: ``"figure2"`` ... ``"figure5"``, ``"iwae"`` or ``"ablation"``.
+        out: a folder; FIGURE.png, FIGURE.csv and FIGURE.md are written there.
+        data_dir: where the data sets are, and in ``paper/`` the curves read off the paper's figures, if one has them.
+        samples_seen: the budget: training samples of each curve. None: the figure's own.
+        seeds: how many of each curve (those beside the first are shorter in Figure 2).
+        quick: a budget that is spent within minutes.
+        workers: how many runs are trained at a time. None: as many as there are cores.
+
+    Returns:
+        Of each run that failed what it said; its curve, as far as it came, is in the figure.
+
+    Raises:
+        ValueError: an unknown figure; a number out of range; a folder with a run of other settings, which are named.
+        FileNotFoundError: the data is not there; says where it was looked for.
+    """
+    if figure not in FIGURES:
+        raise ValueError(f"figure must be one of {', '.join(FIGURES)}, got {figure!r}")
+    for name, value in (("samples_seen", samples_seen), ("seeds", seeds), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    one, out = FIGURES[figure], Path(out)
+    runs = one.plan(samples_seen or (one.QUICK if quick else one.SAMPLES), seeds, data_dir)
+    folder = out / "runs"
+    left = [run for run in runs if not run.is_complete(folder)]
+    if left:
+        side_by_side = min(workers or cores(), len(left))
+        taken = duration(cost.seconds(left) / side_by_side)
+        samples = sum(run.samples_seen for run in left)
+        print(
+            f"{figure}: {len(left)} of {len(runs)} runs to train, {samples:,} samples: about {taken} in "
+            f"{side_by_side} process(es), evaluations apart",
+            file=sys.stderr,
+        )
+    failed = train_all(left, folder, workers=workers)
+    saved = {run.name: found for run in runs if (found := run.saved(folder)) is not None and found.evaluations}
+    if saved:
+        one.present(saved, out, data_dir)
+    return failed

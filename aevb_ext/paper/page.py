@@ -1,0 +1,46 @@
+"""What a figure leaves behind: its picture, its values and one page that compares them with the paper's."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from .._files import atomic_write, naming
+from ..runs import SavedRun
+
+__all__ = ["environments", "markdown_table", "write", "write_csv"]
+
+
+def write(path: Path, raw: bytes) -> None:
+    """A file, whole or not at all."""
+    with naming(path), atomic_write(path) as file:
+        file.write(raw)
+
+
+def write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    """Values; numbers as short as they can be read back."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(header)
+    lines.writerows(["" if value is None else value for value in row] for row in rows)
+    write(path, text.getvalue().encode())
+
+
+def markdown_table(header: tuple[str, ...], rows: list[tuple]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def environments(runs: list[SavedRun]) -> str:
+    """Of which versions, on which machine, with which seeds runs were trained: one sentence for each that differs."""
+    found = {}
+    for run in runs:
+        keys = ("commit", "torch", "python", "machine", "device", "threads")
+        about = json.dumps({key: run.environment.get(key) for key in keys})
+        found.setdefault(about, set()).add(run.config.get("seed", 0))
+    return "\n".join(
+        "Trained by aevb_ext {commit}, torch {torch}, Python {python}, {machine}, {device}, {threads} thread(s) each; "
+        "seeds {seeds}.".format(**json.loads(about), seeds=", ".join(map(str, sorted(seeds))))
+        for about, seeds in found.items()
+    )

@@ -1,0 +1,68 @@
+"""The runs that a figure needs."""
+
+from dataclasses import dataclass, fields
+from inspect import signature
+from pathlib import Path
+
+from ..data import load
+from ..runs import CONFIG, SavedRun, open_run
+from ..train import Settings
+
+__all__ = ["Planned", "at", "split_keys"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be trained, or that was.
+
+    Attributes:
+        name: of its folder.
+        keys: what ``aevb train`` is given: the keys of its configuration file.
+    """
+
+    name: str
+    keys: dict
+
+    @property
+    def samples_seen(self) -> int:
+        """How long it is, in training samples."""
+        return self.keys["samples_seen"]
+
+    def saved(self, folder: Path) -> SavedRun | None:
+        """What there is of it in ``folder``; None before it was begun.
+
+        Raises:
+            ValueError: what is there is another run; says in which keys.
+        """
+        path = folder / self.name
+        if not (path / CONFIG).is_file():
+            return None
+        run = open_run(path)
+        there = {**Settings().as_dict(), **run.config, **run.config.get("model", {})}
+        differ = [
+            f"{key}: {there.get(key)!r} there, {value!r} now"
+            for key, value in self.keys.items()
+            # A longer run goes on, and the same data may lie elsewhere.
+            if there.get(key) != value and key not in ("samples_seen", "data_dir")
+        ]
+        if differ:
+            raise ValueError(f"{path} is another run than the figure needs ({', '.join(differ)}); give another --out")
+        return run
+
+    def is_complete(self, folder: Path) -> bool:
+        """Whether it was trained to its end, or further."""
+        run = self.saved(folder)
+        return run is not None and bool(run.evaluations) and run.evaluations[-1]["samples_seen"] >= self.samples_seen
+
+
+def split_keys(keys: dict) -> tuple[dict, dict, dict]:
+    """Keys of a run as arguments: of :func:`~aevb_ext.data.load`, of Settings, of the model."""
+    kinds = (set(signature(load).parameters), {field.name for field in fields(Settings)})
+    data, settings = ({key: value for key, value in keys.items() if key in names} for names in kinds)
+    return data, settings, {key: value for key, value in keys.items() if key not in {*data, *settings}}
+
+
+def at(run: SavedRun, samples: float) -> dict | None:
+    """The evaluation of a run after so many samples, to a step or two; None where there was none."""
+    near = [line for line in run.evaluations if abs(line["samples_seen"] / samples - 1) < 0.02]
+    return min(near, key=lambda line: abs(line["samples_seen"] - samples), default=None)

@@ -1,0 +1,149 @@
+"""Training the runs of a figure, side by side, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .planned import Planned
+
+__all__ = ["cores", "train_all"]
+
+_POLL = 0.5  # seconds between two looks at how far runs have come
+
+
+def cores() -> int:
+    """How many processes can compute side by side here."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class _Training:
+    run: Planned
+    process: subprocess.Popen
+    log: Path
+
+
+def train_all(runs: list[Planned], folder: Path, *, workers: int | None = None) -> dict[str, str]:
+    """Train what is not complete; what was begun goes on where it was.
+
+    Ctrl-C ends all of them, each with a checkpoint; the same call goes on from there. A run that fails (that diverges)
+    keeps the curve that it has, and the others go on.
+
+    Args:
+        runs: which; the longest are begun first.
+        folder: where each has a folder of its own, and beside it NAME.log with what it printed.
+        workers: how many processes at a time. None: as many as there are cores. They share the cores equally.
+
+    Returns:
+        Of each run that failed, what it said.
+
+    Raises:
+        ValueError: a folder holds another run than the one planned (before anything is trained).
+        KeyboardInterrupt: Ctrl-C.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = sorted((run for run in runs if not run.is_complete(folder)), key=lambda run: -run.samples_seen)
+    workers = min(workers or cores(), max(1, len(waiting)))
+    done = {run.name: _seen(folder / run.name) for run in waiting}
+    failed, active = {}, []
+    with _shown(waiting, done) as show, _ended(active):
+        while waiting or active:
+            while waiting and len(active) < workers:
+                active.append(_begin(waiting.pop(0), folder, max(1, cores() // workers)))
+            time.sleep(_POLL)
+            for training in list(active):
+                name = training.run.name
+                done[name] = _seen(folder / name)
+                if training.process.poll() is not None:
+                    active.remove(training)
+                    if training.process.returncode:
+                        failed[name] = _last_line(training.log)
+                        # No more of it is to come.
+                        done[name] = training.run.samples_seen
+            show(done, [training.run.name for training in active])
+    return failed
+
+
+def _begin(run: Planned, folder: Path, threads: int) -> _Training:
+    out = folder / run.name
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in run.keys.items()]
+    begun = ["--resume"] if any(out.glob("checkpoints/*.safetensors")) else []
+    log = folder / f"{run.name}.log"
+    with open(log, "ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aevb_ext", "train", f"--out={out}", *flags, *begun],
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+        )
+    return _Training(run, process, log)
+
+
+@contextmanager
+def _ended(active: list[_Training]):
+    """A context that leaves no process behind: each is told to end, which it does after a checkpoint."""
+    try:
+        yield
+    finally:
+        for training in active:
+            training.process.terminate()
+        for training in active:
+            training.process.wait()
+
+
+@contextmanager
+def _shown(runs: list[Planned], done: dict[str, int]):
+    """A bar over all samples on a terminal; elsewhere a line now and then."""
+    console = Console(stderr=True)
+    total = sum(run.samples_seen for run in runs)
+    bar = Progress(
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        expand=True,
+        # Evaluations, in which nothing seems to go on, are to be evened out.
+        speed_estimate_period=300,
+    )
+    task = bar.add_task("training", total=total, completed=sum(done.values()), state="")
+    told = time.monotonic()
+
+    def show(done: dict[str, int], active: list[str]) -> None:
+        nonlocal told
+        bar.update(task, completed=sum(done.values()), state=", ".join(active))
+        if bar.disable and total and time.monotonic() - told >= 30:
+            told = time.monotonic()
+            left = bar.tasks[0].time_remaining
+            ends = "" if left is None else f", {left / 60:.0f} min left"
+            console.print(f"{sum(done.values()) / total:.0%} trained{ends}: {', '.join(active)}", highlight=False)
+
+    with bar:
+        yield show
+
+
+def _seen(folder: Path) -> int:
+    """How many samples a run has seen, by the last line of its metrics."""
+    try:
+        with open(folder / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, os.path.getsize(file.name) - 4096))
+            return json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])["samples_seen"]
+    except (OSError, ValueError, KeyError):
+        # Not begun yet, or in the middle of a line.
+        return 0
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it ended without a word"
