@@ -57,8 +57,9 @@ def marginal_likelihood(
         All that :class:`LogLikelihood` has.
 
     Warns:
-        UserWarning: the estimates are not to be trusted: more than five latent dimensions, weights that are worth too
-            few samples, chains whose stepsize did not come to 90 % acceptance.
+        UntrustedEstimate: there are more than five latent dimensions, more than 5 % of the data points have weights
+            that are worth less than 5 samples (or a tenth of them), or the chains accept less than 60 % or more than
+            99 % of their proposals.
 
     Raises:
         ValueError: no data; ``n_samples`` too few to fit a covariance of the latent dimensions to a half of them; an
