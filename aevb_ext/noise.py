@@ -91,7 +91,10 @@ PURPOSES = {
     "hmc": 9,
     "ais": 10,
     "chains": 11,
-    "theta": 12,
+    "generation": 12,
+    "pixels": 13,
+    "augmentation": 14,
+    "theta": 15,
 }
 
 

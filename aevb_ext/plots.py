@@ -19,30 +19,58 @@ from .data import Data, first
 from .models import VAE
 from .noise import keys_at
 
-__all__ = ["bottom", "canvases", "curve", "manifold", "png", "reconstructions", "samples", "save_all"]
+__all__ = [
+    "SCORED",
+    "bottom",
+    "canvases",
+    "curve",
+    "interpolations",
+    "manifold",
+    "png",
+    "reconstructions",
+    "samples",
+    "save_all",
+    "variants",
+]
+
+# What evaluations are of (``Settings.score``), in words.
+SCORED = {"bound": "bound", "marginal": "marginal log-likelihood"}
 
 # Pixels of the data are drawn as squares of several, so that a viewer has something to show.
 _WIDTH = 900
 
 
-def save_all(folder, model: VAE, data: Data, history, seed: int = 0) -> None:
-    """Write every picture that makes sense for this model and data into ``folder``."""
+def save_all(
+    folder, model: VAE, data: Data, history, seed: int = 0, encodes: bool = True, score: str = "bound"
+) -> None:
+    """Write every picture that makes sense for this model and data into ``folder``.
+
+    Args:
+        folder: where.
+        model, data, history: what is shown.
+        seed: of rows that draw, and of samples.
+        encodes: whether the model's encoder has learnt.
+        score: what the evaluations in the history are of: ``"bound"`` or ``"marginal"``.
+    """
     folder = Path(folder)
     with atomic_write(folder / "curve.png") as file:
-        file.write(curve(history, data.name))
-    for name, canvas in canvases(model, data, seed).items():
+        file.write(curve(history, data.name, score))
+    for name, canvas in canvases(model, data, seed, encodes).items():
         with atomic_write(folder / f"{name}.png") as file:
             file.write(png(canvas))
 
 
-def canvases(model: VAE, data: Data, seed: int = 0) -> dict[str, Tensor]:
-    """Every canvas that makes sense for this model and data, by name; none where data points are no pictures."""
+def canvases(model: VAE, data: Data, seed: int = 0, encodes: bool = True) -> dict[str, Tensor]:
+    """Every canvas that makes sense for this model and data, by name; none where data points are no pictures.
+
+    Arguments are those of :func:`save_all`.
+    """
     if not data.image_shape:
         return {}
-    found = {
-        "reconstructions": reconstructions(model, data.test, data.image_shape, seed=seed),
-        "samples": samples(model, data.image_shape, seed=seed),
-    }
+    found = {}
+    if encodes:
+        found["reconstructions"] = reconstructions(model, data.test, data.image_shape, seed=seed)
+    found["samples"] = samples(model, data.image_shape, seed=seed)
     if model.latent == 2:
         found["manifold"] = manifold(model, data.image_shape)
     return found
@@ -66,30 +94,54 @@ def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4
     return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))
 
 
-@torch.no_grad()
-def samples(model: VAE, image_shape, n: int = 100, seed: int = 0) -> Tensor:
-    """A canvas of the means of p(x | z) for ``n`` draws of z from the prior, as in Figure 5."""
-    z = torch.randn(n, model.latent, generator=torch.Generator().manual_seed(seed))
-    return _grid(_decode(model, z, image_shape), math.ceil(math.sqrt(n)))
+def samples(model: VAE, image_shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
+    """A canvas of ``n`` new data points, as in Figure 5; arguments as of :meth:`~aevb_ext.models.VAE.generate`."""
+    key = keys_at(seed, "generation", torch.arange(n)).to(next(model.parameters()).device)
+    images = _images(model.generate(n, sampled=sampled, key=key), image_shape)
+    return _grid(images, math.ceil(math.sqrt(n)))
 
 
-@torch.no_grad()
-def manifold(model: VAE, image_shape, side: int = 20) -> Tensor:
-    """A 2-D latent space: the unit square through the inverse Gaussian CDF, decoded (appendix A, Figure 4)."""
-    ticks = torch.special.ndtri((torch.arange(side) + 0.5) / side)
-    # z1 grows to the right, z2 upwards.
-    z = torch.cartesian_prod(ticks.flip(0), ticks).flip(1)
-    return _grid(_decode(model, z, image_shape), side)
+def manifold(model: VAE, image_shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
+    """A canvas of a plane through latent space (Figure 4); arguments as of :meth:`~aevb_ext.models.VAE.manifold`."""
+    return _grid(_images(model.manifold(side, dims), image_shape), side)
 
 
-def curve(history, name: str) -> bytes:
-    """The train and test bound against training samples seen, as in Figure 2: a PNG."""
+def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape, steps: int = 8) -> Tensor:
+    """A canvas of a row for each pair: x, the way from its reconstruction to that of y, y.
+
+    Args:
+        model: the VAE.
+        x, y: ``[B, *event]``, on its device.
+        image_shape: as of :func:`reconstructions`.
+        steps: how many images the way has, the reconstructions included.
+    """
+    way = model.interpolate(x, y, steps)
+    return _side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape)
+
+
+def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    """A canvas of a row for each data point: itself, then ``n`` variants of it.
+
+    Args:
+        model: the VAE.
+        x: ``[B, *event]``, the first ones of a data set, on its device.
+        image_shape: as of :func:`reconstructions`.
+        n, temperature: as of :meth:`~aevb_ext.models.VAE.augment`.
+        seed: of the noise.
+    """
+    key = keys_at(seed, "augmentation", torch.arange(len(x))).to(x.device)
+    found = model.augment(x, n_samples=n, temperature=temperature, key=key)
+    return _side_by_side([(x * model.x_scale)[None], found], image_shape)
+
+
+def curve(history, name: str, score: str = "bound") -> bytes:
+    """The train and test bound (or what ``score`` says) against training samples seen, as in Figure 2: a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     seen = [record.samples_seen for record in history]
     axes.plot(seen, [record.train for record in history], "--", label="train")
     axes.plot(seen, [record.test for record in history], "-", label="test")
-    axes.set(xscale="log", xlabel="training samples seen", ylabel="bound (nats per data point)", title=name)
+    axes.set(xscale="log", xlabel="training samples seen", ylabel=f"{SCORED[score]} (nats per data point)", title=name)
     axes.set_ylim(bottom=bottom(seen, [[record.train for record in history], [record.test for record in history]]))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -117,11 +169,6 @@ def png(canvas: Tensor) -> bytes:
     return file.getvalue()
 
 
-def _decode(model: VAE, z: Tensor, image_shape) -> Tensor:
-    """The means of p(x | z) as images."""
-    return _images(model.decoder.mean(z.to(next(model.parameters()))), image_shape)
-
-
 def _images(x: Tensor, image_shape) -> Tensor:
     """Rows of numbers as ``[N, height, width]``, or ``[N, height, width, 3]`` in colour, on the CPU."""
     images = x.float().cpu().reshape(-1, *image_shape)
@@ -131,10 +178,26 @@ def _images(x: Tensor, image_shape) -> Tensor:
     return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
 
 
+def _side_by_side(groups: list[Tensor], image_shape) -> Tensor:
+    """A canvas of a row for each data point, of groups ``[columns, B, *event]`` that are set apart."""
+    canvases = []
+    for group in groups:
+        if canvases:
+            height, _, *colours = canvases[0].shape
+            canvases.append(canvases[0].new_full((height, 3 * _gap(image_shape[-1]), *colours), math.nan))
+        canvases.append(_grid(_images(group.transpose(0, 1).flatten(0, 1), image_shape), len(group)))
+    return torch.cat(canvases, 1)
+
+
+def _gap(width: int) -> int:
+    """Pixels between images of that width."""
+    return max(1, width // 10)
+
+
 def _grid(images: Tensor, columns: int) -> Tensor:
     """A canvas of images in reading order."""
     count, height, width = images.shape[:3]
-    rows, gap = math.ceil(count / columns), max(1, width // 10)
+    rows, gap = math.ceil(count / columns), _gap(width)
     cells = images.new_full((rows * columns, height + gap, width + gap, *images.shape[3:]), math.nan)
     cells[:count, :height, :width] = images
     canvas = cells.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)

@@ -111,6 +111,18 @@ def test_arrays_that_are_no_data_are_refused(tmp_path, array, complaint, residen
         assert file in str(error.value) or "hold one out" in complaint
 
 
+@pytest.mark.parametrize("resident_bytes", [1 << 20, 0], ids=["in memory", "in the file"])
+def test_the_first_of_the_training_points(tmp_path, resident_bytes):
+    np.savez(tmp_path / "a.npz", train=BYTES[:12], test=BYTES[12:])
+    loaded = data.load(tmp_path / "a.npz", train_count=5, resident_bytes=resident_bytes)
+    assert torch.equal(rows(loaded.train), torch.from_numpy(BYTES[:5].reshape(5, -1)))
+    assert len(loaded.test) == 8 and loaded.source["train_count"] == 5
+    for count in (0, 13, 2.5):
+        with pytest.raises(ValueError, match=f"train_count must be an integer between 1 and 12, got {count}"):
+            data.load(tmp_path / "a.npz", train_count=count)
+    assert torch.equal(data.load("digits", train_count=7).train_labels, data.load("digits").train_labels[:7])
+
+
 def test_numbers_that_are_not_finite_are_named(tmp_path):
     array = np.zeros((6, 4), np.float32)
     array[4, 1], array[5, 0] = np.inf, np.nan

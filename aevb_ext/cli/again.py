@@ -1,19 +1,53 @@
-"""The data of a run, loaded again."""
+"""A run's model and data, loaded again."""
 
 import argparse
 
 from .. import data as datasets
-from ..data import Data
-from ..train import Checkpoint
+from ..data import SPLITS, Data
+from ..models import VAE
+from ..runs import open_run
+from ..train import Checkpoint, Processes, load_checkpoint
 from .config import DATA
+from .train import default_device
 
-__all__ = ["add_flags", "data_of"]
+__all__ = ["add_flags", "add_run", "add_uses_flags", "data_of", "model_and_data"]
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Whose model it is."""
+    parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Where the data is now; by default it is where the run found it."""
     parser.add_argument("--data", metavar="PATH", help="the files of one's own that it was trained on, if they moved")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of named data are, if they moved")
+
+
+def add_uses_flags(parser: argparse.ArgumentParser, split: str) -> None:
+    """What every verb takes that lets a model see data: the run, the data, which split by default, noise and device."""
+    add_run(parser)
+    add_flags(parser)
+    parser.add_argument("--split", choices=SPLITS, default=split, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise; default: %(default)s")
+    parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
+
+
+def model_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
+    """The model, as it is evaluated, and what it was trained on, both on the device, as the flags say.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`~aevb_ext.train.load_checkpoint` and :func:`data_of` do.
+    """
+    checkpoint = load_checkpoint(a.checkpoint)
+    try:
+        config = open_run(a.checkpoint).config
+    except FileNotFoundError:
+        # A checkpoint that was taken out of its run's folder.
+        config = {"data": checkpoint.data}
+    data = data_of(a, config, checkpoint)
+    device = Processes().device(a.device or default_device())
+    return checkpoint.model.to(device).eval(), data.to(device)
 
 
 def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data:

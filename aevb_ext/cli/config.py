@@ -65,7 +65,15 @@ def _whole(text: str) -> int:
 
 
 # Each key with the type of its value, in the order in which help lists them.
-DATA = {"data": str, "data_dir": str, "binarize": str, "x_scale": float, "test_fraction": float, "colour": bool}
+DATA = {
+    "data": str,
+    "data_dir": str,
+    "binarize": str,
+    "x_scale": float,
+    "test_fraction": float,
+    "train_count": count,
+    "colour": bool,
+}
 MODEL = {
     "architecture": str,
     "latent": count,
@@ -170,6 +178,7 @@ def _meanings() -> dict[str, str]:
         "x_scale": "what a value of the data is multiplied by; default: 1/255 for bytes",
         "test_fraction": "how much is held out where the data has no test split; default: 0.1",
         "colour": "pictures of a folder are red, green and blue",
+        "train_count": "so many data points, the first ones, are trained on; default: all",
         "architecture": "default: mlp, the paper's",
         "latent": f"latent dimensions; default: {_by_data('latent')}",
         "hidden": f"hidden units of a layer; default: {_by_data('hidden')}; with deep-mlp 500, with conv 256",

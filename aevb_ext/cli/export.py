@@ -5,6 +5,7 @@ from pathlib import Path
 from ..export import export_onnx, export_programs
 from ..runs import folder_of
 from ..train import load_checkpoint
+from . import again
 
 __all__ = ["add"]
 
@@ -19,7 +20,7 @@ def add(verbs) -> None:
         "size.",
     )
     parser.set_defaults(run=_export)
-    parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
+    again.add_run(parser)
     parser.add_argument("--out", metavar="DIR", help="default: export in the run's folder")
 
 

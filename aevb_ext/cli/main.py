@@ -1,18 +1,34 @@
-"""``aevb``: train, sample, evaluate, report, compare, export, doctor."""
+"""``aevb``: the verbs, and how each ends."""
 
 import argparse
 import difflib
 
-from .. import __version__, plots
-from .._files import atomic_write, naming
+from .. import __version__
 from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
-from ..runs import open_run
-from ..train import NonFiniteBound, PeerFailed, Processes, joined, load_checkpoint
-from . import again, export, factor_analysis, paper, report, train
+from ..train import NonFiniteBound, PeerFailed, joined
+from ..uses import NotConverged
+from . import (
+    again,
+    anomaly,
+    augment,
+    encode,
+    export,
+    factor_analysis,
+    held_out,
+    latent_space,
+    paper,
+    probe,
+    report,
+    sample,
+    train,
+)
 from .config import count
 
 __all__ = ["main"]
+
+# Of this package: they say what is wrong.
+_NAMED = (ExportError, NonFiniteBound, NotConverged, PeerFailed)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             with processes.only_first_prints():
                 arguments = _parsed(argv)
                 return arguments.run(arguments) or 0
-        except (ValueError, TypeError, OSError, ImportError, ExportError, NonFiniteBound, PeerFailed) as error:
+        except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
             processes.tell(f"aevb: error: {error}")
             return 1
         except KeyboardInterrupt as error:
@@ -30,30 +46,10 @@ def main(argv: list[str] | None = None) -> int:
             return 130
 
 
-def _sample(a) -> None:
-    checkpoint = load_checkpoint(a.checkpoint)
-    if checkpoint.image_shape is None:
-        raise ValueError(f"{a.checkpoint} was trained on {checkpoint.data}, whose data points are not images")
-    picture = plots.png(plots.samples(checkpoint.model, checkpoint.image_shape, a.n, a.seed))
-    with naming(a.out), atomic_write(a.out) as file:
-        file.write(picture)
-    print(f"written to {a.out}")
-
-
 def _evaluate(a) -> None:
-    checkpoint = load_checkpoint(a.checkpoint)
-    try:
-        config = open_run(a.checkpoint).config
-    except FileNotFoundError:
-        # A checkpoint that was taken out of its run's folder.
-        config = {"data": checkpoint.data}
-    data = again.data_of(a, config, checkpoint)
-    device = Processes().device(a.device or train.default_device())
-    model, data = checkpoint.model.to(device), data.to(device)
+    model, data = again.model_and_data(a)
     for split in a.split or ("train", "test"):
-        x = getattr(data, split)
-        if x is None:
-            raise ValueError(f"--split: {checkpoint.data} has no {split} split")
+        x, _ = data.split(split)
         bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=a.samples, seed=a.seed)
         # With many samples a split takes minutes.
         print(f"{split} bound {bound} nats ({bound.count} points)", flush=True)
@@ -83,17 +79,12 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
     verbs = parser.add_subparsers(required=True, dest="verb")
     train.add(verbs)
-
-    sample = verbs.add_parser("sample", help="a picture of samples from a checkpoint's model")
-    sample.set_defaults(run=_sample)
-    sample.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
-    sample.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
-    sample.add_argument("--n", type=count, default=100, help="how many samples; default: %(default)s")
-    sample.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    for verb in (sample, augment, latent_space, encode, probe, anomaly, held_out):
+        verb.add(verbs)
 
     evaluate = verbs.add_parser("evaluate", help="the bound of a checkpoint's model")
     evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
+    again.add_run(evaluate)
     again.add_flags(evaluate)
     evaluate.add_argument(
         "--estimator",

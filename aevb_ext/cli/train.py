@@ -1,6 +1,5 @@
 """``aevb train``."""
 
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -8,11 +7,11 @@ import torch
 
 from .. import data as datasets
 from .._library import build_info
-from ..models import make_model
 from ..runs import CONFIG
-from ..train import Settings, fit
-from .config import DATA, MODEL, SETTINGS, add_flags, resolved
+from ..train import fit
+from .config import add_flags, resolved
 from .config import count as count_of
+from .made import data_of_keys, model_of_keys, settings_of_keys
 
 __all__ = ["add", "default_device"]
 
@@ -54,18 +53,9 @@ def _run(a) -> None:
         raise ValueError("--download needs --data-dir, the folder to download to")
     if a.download:
         datasets.download(name, keys["data_dir"])
-    data = datasets.load(name, **{key: keys[key] for key in DATA if key in keys and key != "data"})
-    settings = Settings(**{key: keys[key] for key in SETTINGS if key in keys})
-    if "epochs" in keys:
-        each = settings.samples_per_step / settings.batch_size
-        settings = replace(settings, samples_seen=round(keys["epochs"] * len(data.train) * each))
-    model = make_model(
-        x_dim=data.dim,
-        image_shape=data.image_shape,
-        x_scale=data.x_scale,
-        generator=torch.Generator().manual_seed(settings.seed),
-        **{key: keys[key] for key in MODEL if key in keys},
-    )
+    data = data_of_keys(keys)
+    settings = settings_of_keys(keys, data)
+    model = model_of_keys(keys, data, settings.seed)
     out = _next_folder(Path(name).stem) if a.out is None else Path(a.out)
     callbacks = []
     if a.tensorboard:

@@ -13,7 +13,7 @@ from .known import KNOWN
 from .prefetch import chunks
 from .rows import BinarizedRows, BitRows, Rows, rows_of
 from .sets import Data
-from .splits import hold_out
+from .splits import SubsetRows, hold_out
 from .stored import layout, read_arrays
 from .torch_dataset import DatasetRows
 
@@ -36,6 +36,7 @@ def load(
     binarize: str | None = None,
     x_scale: float | None = None,
     test_fraction: float = _TEST_FRACTION,
+    train_count: int | None = None,
     colour: bool = False,
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Data:
@@ -70,6 +71,7 @@ def load(
         x_scale: what a value is multiplied by to give the number that the model is about. Default: what named data has;
             1/255 for bytes, 1 for the rest.
         test_fraction: how much is held out for the test where the files have no test split.
+        train_count: so many data points of the train split are there, the first ones. None: all.
         colour: whether the pictures of a folder are red, green and blue; otherwise they are made grey.
         resident_bytes: splits that take more stay in their files, if these are mappable (.npy, uncompressed .npz) or
             pictures, and are read as they are gathered. What is read into memory is checked to be finite; what stays
@@ -97,7 +99,9 @@ def load(
         else:
             raise ValueError(f"{path} is neither a folder of images nor a .npy or .npz file")
         loaded = _data(str(path.resolve()), splits, image_shape, x_scale, test_fraction)
-    given = {"binarize": binarize, "x_scale": x_scale, "colour": colour or None}
+    if train_count is not None:
+        loaded = _with_train_count(loaded, train_count)
+    given = {"binarize": binarize, "x_scale": x_scale, "colour": colour or None, "train_count": train_count}
     given["data_dir"] = None if data_dir is None else str(Path(data_dir).resolve())
     given["test_fraction"] = None if test_fraction == _TEST_FRACTION else test_fraction
     source = {"data": loaded.name} | {key: value for key, value in given.items() if value is not None}
@@ -170,6 +174,15 @@ def _data(name: str, splits: dict[str, Tensor | Rows], image_shape, x_scale, tes
     if "test" not in splits:
         splits["train"], splits["test"] = hold_out(splits["train"], test_fraction)
     return Data(name, x_scale=x_scale, image_shape=image_shape, **splits)
+
+
+def _with_train_count(data: Data, count: int) -> Data:
+    if not isinstance(count, int) or not 1 <= count <= len(data.train):
+        raise ValueError(f"train_count must be an integer between 1 and {len(data.train)}, got {count!r}")
+    rows = rows_of(data.train)
+    labels = None if data.train_labels is None else data.train_labels[:count]
+    first = data.train[:count] if isinstance(data.train, Tensor) else SubsetRows(rows, torch.arange(count))
+    return replace(data, train=first, train_labels=labels)
 
 
 def _binarized(data: Data, how: str) -> Data:

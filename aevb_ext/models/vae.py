@@ -7,12 +7,16 @@ from ..distributions import DiagonalGaussian
 from ..nn import BernoulliDecoder
 from ..nn.heads import has_hooks, through
 from ..nn.linear import Linear, scaled
+from .uses import Uses
 
 __all__ = ["VAE"]
 
 
-class VAE(nn.Module):
+class VAE(Uses, nn.Module):
     """A variational auto-encoder with a diagonal Gaussian posterior and the prior N(0, I).
+
+    Once it has learnt: :meth:`generate`, :meth:`augment`, :meth:`encode`, :meth:`interpolate`, :meth:`manifold`,
+    :meth:`anomaly_scores`.
 
     ``VAE(encoder, decoder)`` is all that modules of one's own need. Here with convolutions, for images that come as
     flat rows, as the data sets of :mod:`aevb_ext.data` do::

@@ -1,0 +1,97 @@
+"""``aevb held-out``."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from .._files import atomic_write, naming
+from ..uses import HeldOut, held_out
+from .config import add_flags, count, read_config, resolved
+from .made import data_of_keys, model_of_keys, settings_of_keys
+from .train import default_device
+
+__all__ = ["add"]
+
+# Of each run: a model that has learnt what there is to see, in half a minute of a core.
+_SAMPLES_SEEN = 300_000
+
+
+def add(verbs) -> None:
+    """The verb."""
+    parser = verbs.add_parser(
+        "held-out",
+        help="train without the data points of a label, and see whether they stand out",
+        description="Trains a model without each label, scores the whole test split by minus the bound, and tells how "
+        "well the label is told from the others: the area under the ROC curve. DIR/without-LABEL has each run and its "
+        "scores, DIR/auc.csv the table. What was begun goes on where it was.",
+        usage="aevb held-out --out DIR [--labels N ...] [--k K] [--config FILE.toml] [--data DATA] [--KEY VALUE ...]",
+    )
+    parser.set_defaults(run=_held_out)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder for the runs and the table")
+    parser.add_argument("--labels", type=int, nargs="+", metavar="N", help="which, one after another; default: all")
+    parser.add_argument(
+        "--k", type=count, default=50, help="samples of the importance-weighted bound; default: %(default)s"
+    )
+    parser.add_argument("--config", metavar="FILE.toml", help="keys and values of the runs, as of `aevb train`")
+    parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
+    add_flags(parser)
+
+
+def _held_out(a) -> None:
+    keys = resolved(a)
+    given = {} if a.config is None else read_config(a.config)
+    if not any(given.get(name) or getattr(a, name) for name in ("samples_seen", "epochs")):
+        keys["samples_seen"] = _SAMPLES_SEEN
+    data = data_of_keys(keys)
+    settings = settings_of_keys(keys, data)
+    if settings.evaluate_every is None:
+        # What the model is for is told at the end.
+        settings = replace(settings, evaluate_every=settings.samples_seen)
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for result in held_out(
+        data,
+        lambda data: model_of_keys(keys, data, settings.seed),
+        settings,
+        out,
+        labels=a.labels,
+        n_samples=a.k,
+        device=a.device or default_device(),
+    ):
+        if not results:
+            print(f"label  points  {'AUC, bound':18}  {f'AUC, k = {a.k}':18}  bound of it  of the others")
+        results.append(result)
+        print(
+            f"{result.label:5}  {result.anomalous:6}  {result.bound!s:18}  {result.iwae!s:18}  "
+            f"{result.mean_anomalous:11.2f}  {result.mean_normal:13.2f}",
+            flush=True,
+        )
+        _write(out / "auc.csv", results, a.k, settings.samples_seen)
+    print(f"written to {out}: auc.csv, and each run with its scores.csv")
+
+
+def _write(path: Path, results: list[HeldOut], k: int, samples_seen: int) -> None:
+    rows = [
+        {
+            "label": result.label,
+            "samples_seen": samples_seen,
+            "anomalous": result.anomalous,
+            "normal": result.normal,
+            "auc_bound": result.bound.value,
+            "auc_bound_stderr": result.bound.stderr,
+            "k": k,
+            "auc_iwae": result.iwae.value,
+            "auc_iwae_stderr": result.iwae.stderr,
+            "bound_anomalous": result.mean_anomalous,
+            "bound_normal": result.mean_normal,
+        }
+        for result in results
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with naming(path), atomic_write(path) as file:
+        file.write(text.getvalue().encode())

@@ -1,0 +1,38 @@
+"""What the keys of a run make."""
+
+from dataclasses import replace
+
+import torch
+
+from .. import data as datasets
+from ..data import Data
+from ..models import VAE, make_model
+from ..train import Settings
+from .config import DATA, MODEL, SETTINGS
+
+__all__ = ["data_of_keys", "model_of_keys", "settings_of_keys"]
+
+
+def data_of_keys(keys: dict) -> Data:
+    """The data that is trained on."""
+    return datasets.load(keys["data"], **{key: keys[key] for key in DATA if key in keys and key != "data"})
+
+
+def settings_of_keys(keys: dict, data: Data) -> Settings:
+    """The settings; of a length in epochs, as many samples as those are."""
+    settings = Settings(**{key: keys[key] for key in SETTINGS if key in keys})
+    if "epochs" not in keys:
+        return settings
+    each = settings.samples_per_step / settings.batch_size
+    return replace(settings, samples_seen=round(keys["epochs"] * len(data.train) * each))
+
+
+def model_of_keys(keys: dict, data: Data, seed: int) -> VAE:
+    """A new model of the data, whose initial parameters are those of the seed."""
+    return make_model(
+        x_dim=data.dim,
+        image_shape=data.image_shape,
+        x_scale=data.x_scale,
+        generator=torch.Generator().manual_seed(seed),
+        **{key: keys[key] for key in MODEL if key in keys},
+    )

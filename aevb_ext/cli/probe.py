@@ -1,0 +1,29 @@
+"""``aevb probe``."""
+
+from ..uses import probe_latents, probe_pixels
+from . import again
+
+__all__ = ["add"]
+
+
+def add(verbs) -> None:
+    """The verb."""
+    parser = verbs.add_parser(
+        "probe",
+        help="how well a linear classifier does on latent means, and on pixels",
+        description="Multinomial logistic regression, fitted to the train split, its regularisation chosen on the "
+        "valid split (a fifth of train where there is none), its accuracy that of the test split. The data needs "
+        "labels: the digits have them, MNIST and Fashion-MNIST where the files of labels are there.",
+    )
+    parser.set_defaults(run=_probe)
+    again.add_run(parser)
+    again.add_flags(parser)
+    parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
+
+
+def _probe(a) -> None:
+    model, data = again.model_and_data(a)
+    for name, run in (("latent means", lambda: probe_latents(model, data)), ("pixels", lambda: probe_pixels(data))):
+        found = run()
+        features = found.classifier.weight.shape[1]
+        print(f"{name}: accuracy {found} ({found.count} points; {features} features, l2 {found.l2:g})", flush=True)

@@ -1,0 +1,61 @@
+"""Arrays in the files of NumPy, written a block at a time: they may be larger than memory."""
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from torch import Tensor
+
+from .._files import atomic_write, naming
+
+__all__ = ["write_npy", "writing_npz"]
+
+Write = Callable[[str, Iterable[Tensor], int], None]
+
+
+def write_npy(path, blocks: Iterable[Tensor], count: int) -> None:
+    """Write a .npy file.
+
+    Args:
+        path: the file.
+        blocks: ``[*, *event]`` each, at least one: what the array is one after another, of one dtype, on the CPU.
+        count: how long that makes the array: its shape is ``[count, *event]``.
+
+    Raises:
+        OSError: the file cannot be written; says which.
+        ValueError: the blocks are not of ``count`` rows together, or differ in shape or dtype.
+    """
+    with naming(path), atomic_write(path) as file:
+        _write(file, blocks, count)
+
+
+@contextmanager
+def writing_npz(path) -> Iterator[Write]:
+    """A context of writing a .npz file, uncompressed; it has a function ``write(name, blocks, count)``.
+
+    The file is there once the context has ended; after an exception it is not.
+    """
+    with naming(path), atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+
+        def write(name: str, blocks: Iterable[Tensor], count: int) -> None:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _write(member, blocks, count)
+
+        yield write
+
+
+def _write(file, blocks: Iterable[Tensor], count: int) -> None:
+    kind, written = None, 0
+    for block in blocks:
+        array = np.ascontiguousarray(block.numpy())
+        if kind is None:
+            kind = array.dtype, array.shape[1:]
+            header = {"descr": array.dtype.str, "fortran_order": False, "shape": (count, *array.shape[1:])}
+            np.lib.format.write_array_header_1_0(file, header)
+        if kind != (array.dtype, array.shape[1:]):
+            raise ValueError(f"blocks differ: {kind} and then {(array.dtype, array.shape[1:])}")
+        file.write(array.tobytes())
+        written += len(array)
+    if written != count:
+        raise ValueError(f"blocks have {written} rows, expected {count}")

@@ -1,0 +1,128 @@
+"""Anomaly detection put to the test: train without the data points of a label, and see whether they stand out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..data import SPLITS, Data, subset
+from ..models import VAE
+from ..train import Settings, fit
+from ..train.checkpoint import model_file
+from .auc import AUC, auc
+from .scores import write_scores
+
+__all__ = ["HeldOut", "held_out", "without_label"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well data points of a label stood out from the others, to a model that had seen none of them.
+
+    Attributes:
+        label: which.
+        anomalous, normal: how many there are in the test split with that label, and with the others.
+        bound: the area under the ROC curve by minus the bound (one sample of each data point).
+        iwae: the same by minus the importance-weighted bound.
+        mean_anomalous, mean_normal: the mean bounds of the two kinds, in nats.
+    """
+
+    label: int
+    anomalous: int
+    normal: int
+    bound: AUC
+    iwae: AUC
+    mean_anomalous: float
+    mean_normal: float
+
+
+def held_out(
+    data: Data,
+    make: Callable[[Data], VAE],
+    settings: Settings,
+    out,
+    *,
+    labels: Iterable[int] | None = None,
+    n_samples: int = 50,
+    device="cpu",
+) -> Iterator[HeldOut]:
+    """For each label: train without it, then score the whole test split.
+
+    ``out/without-LABEL`` has the run, and scores.csv with the scores of each test point. A run that is there goes on
+    where it was, or is complete and only scored.
+
+    Args:
+        data: with labels of each split.
+        make: a new model of the data.
+        settings: of each run.
+        out: the folder.
+        labels: which labels, one after another. None: all that train has.
+        n_samples: k of the importance-weighted bound.
+        device: where.
+
+    Raises:
+        ValueError: a split has no labels; there is no such label, or no other; what
+            :func:`~aevb_ext.train.fit` raises, as of a run that was begun with other settings.
+    """
+    test_labels = _labels(data, "test")
+    known = _labels(data, "train").unique().tolist()
+    labels = known if labels is None else list(labels)
+    if unknown := [label for label in labels if label not in known]:
+        raise ValueError(f"labels must be among {known}, which {data.name} has, got {unknown}")
+    for label in labels:
+        if not 0 < (count := int((test_labels == label).sum())) < len(test_labels):
+            raise ValueError(
+                f"labels: the test split of {data.name} has {count} data points of {len(test_labels)} with the label "
+                f"{label}: expected some with it and some without"
+            )
+    for label in labels:
+        folder = Path(out) / f"without-{label}"
+        model = make(data)
+        begun = folder.is_dir() and model_file(folder) is not None
+        fit(model, without_label(data, label), settings=settings, device=device, out=folder, resume=begun)
+        yield _scored(label, model.eval(), data.to(device), n_samples, settings.seed, folder)
+
+
+def without_label(data: Data, label: int) -> Data:
+    """The data without the data points of a label, in any split.
+
+    Raises:
+        ValueError: a split has no labels, or nothing but that one.
+    """
+    splits = {}
+    for split in SPLITS:
+        if getattr(data, split) is None:
+            continue
+        index = (_labels(data, split) != label).nonzero().flatten()
+        if len(index) == 0:
+            raise ValueError(f"{data.name} has nothing but the label {label} in its {split} split")
+        splits[split] = subset(getattr(data, split), index)
+        splits[f"{split}_labels"] = getattr(data, f"{split}_labels")[index]
+    # It is not what the source makes.
+    return replace(data, name=f"{data.name} without {label}", source=None, **splits)
+
+
+def _scored(label: int, model: VAE, data: Data, n_samples: int, seed: int, folder: Path) -> HeldOut:
+    x, labels = data.split("test")
+    scores = {
+        "bound": model.anomaly_scores(x, seed=seed).cpu(),
+        "iwae": model.anomaly_scores(x, estimator="iwae", n_samples=n_samples, seed=seed).cpu(),
+    }
+    write_scores(folder / "scores.csv", labels, scores)
+    is_held_out = labels == label
+    normal, anomalous = ({name: s[kind] for name, s in scores.items()} for kind in (~is_held_out, is_held_out))
+    return HeldOut(
+        label,
+        len(anomalous["bound"]),
+        len(normal["bound"]),
+        *(auc(normal[name], anomalous[name]) for name in scores),
+        *(-kind["bound"].mean().item() for kind in (anomalous, normal)),
+    )
+
+
+def _labels(data: Data, split: str) -> Tensor:
+    labels = data.split(split)[1]
+    if labels is None:
+        raise ValueError(f"{data.name} has no labels of its {split} split, by which one is held out")
+    return labels

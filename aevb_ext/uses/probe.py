@@ -1,0 +1,120 @@
+"""What can be read off a representation by a linear classifier."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import Data, Rows, chunks, hold_out
+from ..models import VAE
+from ..noise import keys_at
+from .logistic import Logistic, fit_logistic
+
+__all__ = ["L2S", "Probe", "linear_probe", "probe_latents", "probe_pixels"]
+
+# From the strongest to the weakest, each the beginning of the next.
+L2S = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+# Of the training points, where there is no valid split.
+_VALID_FRACTION = 0.2
+_ROWS = 4096
+
+Labelled = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How well a linear classifier did on data points that it was not fitted to.
+
+    Attributes:
+        accuracy, stderr: the share of the test's data points that it labels right, and the standard error of that.
+        count: how many there are.
+        l2: the regularisation, which did best on the valid split.
+        valid_accuracy: how well.
+        classifier: itself.
+    """
+
+    accuracy: float
+    stderr: float
+    count: int
+    l2: float
+    valid_accuracy: float
+    classifier: Logistic
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.4f} +- {self.stderr:.4f}"
+
+
+def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, what: str = "features") -> Probe:
+    """Multinomial logistic regression on features, converged, regularised as is best for the valid split.
+
+    The regularisations ``L2S`` are tried from the strongest on, until the valid split is labelled worse than before.
+
+    Args:
+        train, valid, test: features ``[N, D]``, any dtype, and labels, int64 ``[N]``. The arithmetic is float64.
+        what: what the bar calls them.
+
+    Raises:
+        ValueError: shapes do not fit, or there are fewer than two classes.
+    """
+    features = train[0].double()
+    best = classifier = None
+    with tqdm(L2S, f"a classifier of {what}", disable=None, delay=2) as strengths:
+        for l2 in strengths:
+            classifier = fit_logistic(features, train[1], l2, start=classifier)
+            accuracy = _accuracy(classifier, valid)
+            if best is not None and accuracy < best[0]:
+                break
+            if best is None or accuracy > best[0]:
+                best = accuracy, l2, classifier
+    valid_accuracy, l2, classifier = best
+    accuracy, count = _accuracy(classifier, test), len(test[1])
+    return Probe(accuracy, math.sqrt(accuracy * (1 - accuracy) / count), count, l2, valid_accuracy, classifier)
+
+
+def probe_latents(model: VAE, data: Data) -> Probe:
+    """:func:`linear_probe` on the means of q(z | x).
+
+    Args:
+        model: the VAE.
+        data: on its device; with labels of train and test, and of valid where there is one. Where there is none, a
+            fifth of train stands for it.
+
+    Raises:
+        ValueError: a split has no labels; names it.
+    """
+    return _probe(lambda x: model.encode(x)[0].flatten(1), data, "latent means")
+
+
+def probe_pixels(data: Data) -> Probe:
+    """:func:`linear_probe` on the data points as they are, ``x * x_scale``, which have to fit into memory as float64.
+
+    Args, Raises: as of :func:`probe_latents`.
+    """
+    return _probe(lambda x: _values(x, data.x_scale), data, "pixels")
+
+
+def _probe(features, data: Data, what: str) -> Probe:
+    splits = {}
+    for split in ("train", "test") if data.valid is None else ("train", "valid", "test"):
+        x, labels = data.split(split)
+        if labels is None:
+            raise ValueError(f"{data.name} has no labels of its {split} split, which a classifier needs")
+        splits[split] = features(x), labels
+    if data.valid is None:
+        x, labels = splits["train"]
+        for split, index in zip(("train", "valid"), hold_out(torch.arange(len(x)), _VALID_FRACTION), strict=True):
+            splits[split] = x[index], labels[index]
+    return linear_probe(**splits, what=what)
+
+
+def _values(x: Tensor | Rows, x_scale: float) -> Tensor:
+    """All numbers, float64 ``[N, D]`` on the CPU."""
+    batches = chunks(x, _ROWS, "cpu", lambda index: keys_at(0, "evaluation binarize", index))
+    return torch.cat([batch.flatten(1).double() * x_scale for batch in batches])
+
+
+def _accuracy(classifier: Logistic, labelled: Labelled) -> float:
+    features, labels = labelled
+    return (classifier.predict(features.double()) == labels).double().mean().item()
