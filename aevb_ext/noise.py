@@ -90,9 +90,11 @@ PURPOSES = {
     "dream x": 8,
     "hmc": 9,
     "ais": 10,
-    "generation": 11,
-    "pixels": 12,
-    "augmentation": 13,
+    "chains": 11,
+    "generation": 12,
+    "pixels": 13,
+    "augmentation": 14,
+    "theta": 15,
 }
 
 

@@ -20,6 +20,7 @@ from .models import VAE
 from .noise import keys_at
 
 __all__ = [
+    "SCORED",
     "bottom",
     "canvases",
     "curve",
@@ -32,28 +33,44 @@ __all__ = [
     "variants",
 ]
 
+# What evaluations are of (``Settings.score``), in words.
+SCORED = {"bound": "bound", "marginal": "marginal log-likelihood"}
+
 # Pixels of the data are drawn as squares of several, so that a viewer has something to show.
 _WIDTH = 900
 
 
-def save_all(folder, model: VAE, data: Data, history, seed: int = 0) -> None:
-    """Write every picture that makes sense for this model and data into ``folder``."""
+def save_all(
+    folder, model: VAE, data: Data, history, seed: int = 0, encodes: bool = True, score: str = "bound"
+) -> None:
+    """Write every picture that makes sense for this model and data into ``folder``.
+
+    Args:
+        folder: where.
+        model, data, history: what is shown.
+        seed: of rows that draw, and of samples.
+        encodes: whether the model's encoder has learnt.
+        score: what the evaluations in the history are of: ``"bound"`` or ``"marginal"``.
+    """
     folder = Path(folder)
     with atomic_write(folder / "curve.png") as file:
-        file.write(curve(history, data.name))
-    for name, canvas in canvases(model, data, seed).items():
+        file.write(curve(history, data.name, score))
+    for name, canvas in canvases(model, data, seed, encodes).items():
         with atomic_write(folder / f"{name}.png") as file:
             file.write(png(canvas))
 
 
-def canvases(model: VAE, data: Data, seed: int = 0) -> dict[str, Tensor]:
-    """Every canvas that makes sense for this model and data, by name; none where data points are no pictures."""
+def canvases(model: VAE, data: Data, seed: int = 0, encodes: bool = True) -> dict[str, Tensor]:
+    """Every canvas that makes sense for this model and data, by name; none where data points are no pictures.
+
+    Arguments are those of :func:`save_all`.
+    """
     if not data.image_shape:
         return {}
-    found = {
-        "reconstructions": reconstructions(model, data.test, data.image_shape, seed=seed),
-        "samples": samples(model, data.image_shape, seed=seed),
-    }
+    found = {}
+    if encodes:
+        found["reconstructions"] = reconstructions(model, data.test, data.image_shape, seed=seed)
+    found["samples"] = samples(model, data.image_shape, seed=seed)
     if model.latent == 2:
         found["manifold"] = manifold(model, data.image_shape)
     return found
@@ -117,14 +134,14 @@ def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float 
     return _side_by_side([(x * model.x_scale)[None], found], image_shape)
 
 
-def curve(history, name: str) -> bytes:
-    """The train and test bound against training samples seen, as in Figure 2: a PNG."""
+def curve(history, name: str, score: str = "bound") -> bytes:
+    """The train and test bound (or what ``score`` says) against training samples seen, as in Figure 2: a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     seen = [record.samples_seen for record in history]
     axes.plot(seen, [record.train for record in history], "--", label="train")
     axes.plot(seen, [record.test for record in history], "-", label="test")
-    axes.set(xscale="log", xlabel="training samples seen", ylabel="bound (nats per data point)", title=name)
+    axes.set(xscale="log", xlabel="training samples seen", ylabel=f"{SCORED[score]} (nats per data point)", title=name)
     axes.set_ylim(bottom=bottom(seen, [[record.train for record in history], [record.test for record in history]]))
     axes.grid(alpha=0.3)
     axes.legend()

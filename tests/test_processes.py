@@ -38,6 +38,8 @@ CASES = {
     "free bits": {"free_bits": 0.5, "beta": 0.5, "beta_warmup": 5},
     "in parts": {"accumulate": 3, "clip": 0.05, "ema": 0.9, "lr_warmup": 4, "schedule": "cosine"},
     "skipping": {"non_finite": "skip"},
+    "wake-sleep": {"learner": "wake-sleep", "accumulate": 3},
+    "full-vb": {"learner": "full-vb", "accumulate": 3},
 }
 TRAINED = [(name, torch.float64) for name in CASES] + [("b", torch.float32), ("in parts", torch.float32)]
 

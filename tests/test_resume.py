@@ -104,6 +104,7 @@ SETTINGS = {
     "fp16, skip": {"optimizer": "adam", "precision": "fp16", "non_finite": "skip"},
     "bf16": {"optimizer": "adam", "precision": "bf16"},
     "dropout": {"optimizer": "adam"},
+    "wake-sleep": {"learner": "wake-sleep"},
 }
 
 
@@ -198,6 +199,7 @@ def test_a_run_at_its_end_has_nothing_to_do(tmp_path):
     ("changes", "told"),
     [
         ({"lr": 0.5, "seed": 3}, r"lr: 0\.02 -> 0\.5, seed: 0 -> 3\)"),
+        ({"learner": "wake-sleep"}, "learner: 'aevb' -> 'wake-sleep'"),
         ({"batch_size": 30}, "batch_size: 20 -> 30"),
         ({"ema": 0.9}, r"ema: None -> 0\.9"),
         ({"vae": model(hidden=6)}, r"model\.hidden: 5 -> 6"),

@@ -14,7 +14,7 @@ from ..learners import LEARNERS
 from ..learners.learner import OPTIMIZERS
 from ..learners.precision import PRECISIONS
 from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS
-from ..train.settings import NON_FINITE, SCHEDULES, Settings
+from ..train.settings import NON_FINITE, SCHEDULES, SCORES, Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +40,7 @@ _CHOICES = {
     "schedule": SCHEDULES,
     "precision": tuple(PRECISIONS),
     "non_finite": NON_FINITE,
+    "score": SCORES,
     "architecture": tuple(ARCHITECTURES),
     "activation": tuple(ACTIVATIONS),
     "likelihood": tuple(LIKELIHOODS),

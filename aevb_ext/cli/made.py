@@ -1,5 +1,7 @@
 """What the keys of a run make."""
 
+from dataclasses import replace
+
 import torch
 
 from .. import data as datasets
@@ -18,10 +20,11 @@ def data_of_keys(keys: dict) -> Data:
 
 def settings_of_keys(keys: dict, data: Data) -> Settings:
     """The settings; of a length in epochs, as many samples as those are."""
-    given = {key: keys[key] for key in SETTINGS if key in keys}
-    if "epochs" in keys:
-        given["samples_seen"] = round(keys["epochs"] * len(data.train))
-    return Settings(**given)
+    settings = Settings(**{key: keys[key] for key in SETTINGS if key in keys})
+    if "epochs" not in keys:
+        return settings
+    each = settings.samples_per_step / settings.batch_size
+    return replace(settings, samples_seen=round(keys["epochs"] * len(data.train) * each))
 
 
 def model_of_keys(keys: dict, data: Data, seed: int) -> VAE:

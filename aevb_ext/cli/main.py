@@ -8,7 +8,21 @@ from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
 from ..train import NonFiniteBound, PeerFailed, joined
 from ..uses import NotConverged
-from . import again, anomaly, augment, encode, export, held_out, latent_space, paper, probe, report, sample, train
+from . import (
+    again,
+    anomaly,
+    augment,
+    encode,
+    export,
+    factor_analysis,
+    held_out,
+    latent_space,
+    paper,
+    probe,
+    report,
+    sample,
+    train,
+)
 from .config import count
 
 __all__ = ["main"]
@@ -94,6 +108,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
     paper.add(verbs)
     report.add(verbs)
     export.add(verbs)
+    factor_analysis.add(verbs)
     doctor = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
     doctor.set_defaults(run=_doctor)
     verbs.metavar = " | ".join(verbs.choices)

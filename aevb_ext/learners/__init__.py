@@ -1,8 +1,10 @@
 """How parameters are learnt."""
 
 from .aevb import AEVB
+from .full_vb import FullVB
+from .mcem import MCEM
 from .wake_sleep import WakeSleep
 
-__all__ = ["AEVB", "LEARNERS", "WakeSleep"]
+__all__ = ["AEVB", "LEARNERS", "MCEM", "FullVB", "WakeSleep"]
 
-LEARNERS = {"aevb": AEVB, "wake-sleep": WakeSleep}
+LEARNERS = {"aevb": AEVB, "wake-sleep": WakeSleep, "mcem": MCEM, "full-vb": FullVB}

@@ -58,6 +58,9 @@ class Learner:
     OPTIONS: tuple[str, ...] = ()
     """Which settings it has beside those of every learner."""
 
+    ENCODES = True
+    """Whether it learns the encoder, which the bound needs."""
+
     @staticmethod
     def passes(settings) -> int:
         """How many evaluations of a data point's likelihood a step is counted as, with these settings."""

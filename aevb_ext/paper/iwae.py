@@ -1,15 +1,13 @@
 """The importance-weighted autoencoder on the fixed binarisation, against the values of Burda et al. 2016."""
 
-import json
 from pathlib import Path
 
-from .. import data as datasets
-from ..estimators import Bound, evaluate_bound
+from ..estimators import evaluate_bound
 from ..runs import SavedRun
-from ..train import load_checkpoint
 from . import published
 from .page import environments, markdown_table, write, write_csv
-from .planned import Planned, split_keys
+from .planned import Planned
+from .scoring import kept
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
@@ -60,7 +58,15 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
         samples = _EVALUATED if seen > QUICK else _EVALUATED_QUICK
         score = _score(run, samples)
         rows.append(
-            (k, run.config["seed"], seen, samples, round(-score.mean, 2), round(score.stderr, 2), published.IWAE_NLL[k])
+            (
+                k,
+                run.config["seed"],
+                seen,
+                samples,
+                round(-score["mean"], 2),
+                round(score["stderr"], 2),
+                published.IWAE_NLL[k],
+            )
         )
     header = ("k", "seed", "samples_seen", "samples of the estimate", "test NLL", "stderr", "Burda et al.")
     write_csv(out / "iwae.csv", header, rows)
@@ -74,15 +80,11 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     return page
 
 
-def _score(run: SavedRun, samples: int) -> Bound:
-    """The test log-likelihood; kept beside the run, since it takes minutes."""
-    path = run.folder / f"test-{samples}.json"
-    steps = run.evaluations[-1]["steps"]
-    if path.is_file() and (found := json.loads(path.read_text()))["steps"] == steps:
-        return Bound(found["mean"], found["stderr"], found["count"])
-    options, _, _ = split_keys(run.config)
-    data = datasets.load(options.pop("data"), **options)
-    score = evaluate_bound(load_checkpoint(run.folder).model, data.test, estimator="iwae", n_samples=samples)
-    about = {"steps": steps, "mean": score.mean, "stderr": score.stderr, "count": score.count}
-    write(path, json.dumps(about).encode())
-    return score
+def _score(run: SavedRun, samples: int) -> dict:
+    """The test log-likelihood."""
+
+    def score(model, data):
+        bound = evaluate_bound(model, data.test, estimator="iwae", n_samples=samples)
+        return {"mean": bound.mean, "stderr": bound.stderr}
+
+    return kept(run, f"test-iwae-{samples}", score)

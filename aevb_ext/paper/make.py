@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..report.evaluations import duration
-from . import cost, figure2, figure3, figure4, figure5, iwae
+from . import ablation, cost, figure2, figure3, figure4, figure5, iwae
 from .training import cores, train_all
 
 __all__ = ["FIGURES", "make"]
@@ -17,6 +17,7 @@ FIGURES: dict[str, ModuleType] = {
     "figure4": figure4,
     "figure5": figure5,
     "iwae": iwae,
+    "ablation": ablation,
 }
 
 
@@ -36,7 +37,7 @@ def make(
     ended can be repeated. Beforehand it says on stderr what it will cost.
 
     Args:
-        figure: ``"figure2"`` ... ``"figure5"``, or ``"iwae"``.
+        figure: ``"figure2"`` ... ``"figure5"``, ``"iwae"`` or ``"ablation"``.
         out: a folder; FIGURE.png, FIGURE.csv and FIGURE.md are written there.
         data_dir: where the data sets are, and in ``paper/`` the curves read off the paper's figures, if one has them.
         samples_seen: the budget: training samples of each curve. None: the figure's own.

@@ -38,11 +38,12 @@ class Planned:
         if not (path / CONFIG).is_file():
             return None
         run = open_run(path)
-        there = {**run.config, **run.config.get("model", {})}
+        there = {**Settings().as_dict(), **run.config, **run.config.get("model", {})}
         differ = [
-            f"{key}: {there[key]!r} there, {value!r} now"
+            f"{key}: {there.get(key)!r} there, {value!r} now"
             for key, value in self.keys.items()
-            if key in there and there[key] != value and key not in ("samples_seen", "data_dir")
+            # A longer run goes on, and the same data may lie elsewhere.
+            if there.get(key) != value and key not in ("samples_seen", "data_dir")
         ]
         if differ:
             raise ValueError(f"{path} is another run than the figure needs ({', '.join(differ)}); give another --out")

@@ -110,10 +110,12 @@ def _shown(runs: list[Planned], done: dict[str, int]):
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(speed_estimate_period=300),
+        TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
         expand=True,
+        # Evaluations, in which nothing seems to go on, are to be evened out.
+        speed_estimate_period=300,
     )
     task = bar.add_task("training", total=total, completed=sum(done.values()), state="")
     told = time.monotonic()

@@ -31,15 +31,15 @@ def present(evaluations: list[dict]) -> list[str]:
     return [split for split in SPLITS if any(line.get(split) is not None for line in evaluations)]
 
 
-def chart(evaluations: list[dict]) -> str:
-    """The curves of the bounds, with standard errors, as SVG."""
+def chart(evaluations: list[dict], score: str = "bound") -> str:
+    """The curves of the bounds, or what ``score`` says, with standard errors, as SVG."""
     values = {split: curve(evaluations, split) for split in present(evaluations)}
     errors = {
         split: [line.get(f"{split}_stderr") or 0 for line in evaluations if line.get(split) is not None]
         for split in values
     }
     bottom = min(plots.bottom(seen, [bounds]) for seen, bounds in values.values())
-    return charts.lines("bound", values, "nats per data point", errors=errors, log_x=True, bottom=bottom)
+    return charts.lines(score, values, "nats per data point", errors=errors, log_x=True, bottom=bottom)
 
 
 def curve(lines: list[dict], key: str) -> tuple[list, list]:

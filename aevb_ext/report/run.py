@@ -7,6 +7,7 @@ from torch import Tensor
 from .. import plots
 from ..data import Data
 from ..estimators import LatentUse, latent_use
+from ..learners import LEARNERS
 from ..models import VAE
 from ..runs import SavedRun
 from . import charts, evaluations
@@ -24,8 +25,13 @@ def report(run: SavedRun, model: VAE | None = None, data: Data | None = None, mi
             left out: pictures and latent dimensions.
         missing: why it is, as the page is to say it.
     """
-    use = None if model is None or data is None else latent_use(model, data.test)
-    pictures = {} if use is None else plots.canvases(model, data)
+    name, use, pictures = run.config.get("learner", "aevb"), None, {}
+    encodes = LEARNERS[name].ENCODES
+    if model is not None and data is not None:
+        pictures = plots.canvases(model, data, encodes=encodes)
+        use = latent_use(model, data.test) if encodes else None
+    if not encodes:
+        missing = f"{missing} The learner {name} learns no encoder: what latent dimensions carry is not shown.".strip()
     return page(
         run.name,
         paragraph(_subtitle(run)),
@@ -46,20 +52,25 @@ def rate(run: SavedRun) -> str:
     return f"{median(rates):,.0f}" if rates else "-"
 
 
+def _score(run: SavedRun) -> str:
+    """What the evaluations are of."""
+    return plots.SCORED[run.config.get("score", "bound")]
+
+
 def _subtitle(run: SavedRun) -> str:
     if not run.evaluations:
         return "Nothing was evaluated yet."
     last = run.evaluations[-1]
     return (
         f"{run.config.get('data', 'own data')}: {last['samples_seen']:,} samples in {last['steps']:,} steps, "
-        f"{evaluations.duration(last['seconds'])}. Bounds are in nats per data point, ± the standard error over data "
-        "points."
+        f"{evaluations.duration(last['seconds'])}. Evaluations are of the {_score(run)}, in nats per data point, ± the "
+        "standard error over data points."
     )
 
 
 def _key_figures(run: SavedRun, use: LatentUse | None) -> dict[str, str]:
     splits = evaluations.present(run.evaluations)
-    found = {f"{split} bound": evaluations.bound(run.evaluations[-1], split) for split in splits}
+    found = {f"{split} {_score(run)}": evaluations.bound(run.evaluations[-1], split) for split in splits}
     if use is not None:
         found["active units"] = f"{use.active.sum()} of {len(use.active)}"
         found["KL, nats"] = f"{use.kl.sum():.2f}"
@@ -81,9 +92,8 @@ _OFTEN_CONSTANT = ("lr", "beta")
 def _curves(run: SavedRun) -> list[str]:
     found = []
     if run.evaluations:
-        found.append(
-            figure(evaluations.chart(run.evaluations), "Bound at the evaluations; the bands: standard errors.")
-        )
+        chart = evaluations.chart(run.evaluations, _score(run))
+        found.append(figure(chart, f"{_score(run).capitalize()} at the evaluations; the bands: standard errors."))
     for key, ylabel, bottom, caption in _LOGGED:
         seen, values = evaluations.curve(run.logs, key)
         if seen and (key not in _OFTEN_CONSTANT or len(set(values)) > 1):

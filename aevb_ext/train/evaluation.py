@@ -1,14 +1,23 @@
 """Evaluations, shared out over the processes."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from .. import estimators
 from ..data import Rows
 from ..estimators import Bound, bound_values
 from ..models import VAE
 from .processes import Processes
 
-__all__ = ["shared_bound"]
+__all__ = ["MARGINAL_POINTS", "shared_bound", "shared_marginal"]
+
+# Of how many data points of a split the marginal log-likelihood is estimated.
+MARGINAL_POINTS = 1000
+
+# The paper's, for its Figure 3 (appendix D).
+_MARGINAL = {"n_samples": 50, "leapfrog_steps": 4}
 
 # Data points that are evaluated together whatever the number of processes, so that the bits of the result do not depend
 # on it.
@@ -26,10 +35,26 @@ def shared_bound(model: VAE, x: Tensor | Rows, processes: Processes, *, count: i
     Returns:
         The same bits in each process, and with any number of them.
     """
+    return _shared(lambda **part: bound_values(model, x, **part, **how), model, x, processes, count)
+
+
+def shared_marginal(model: VAE, x: Tensor | Rows, processes: Processes, *, count: int | None = None) -> Bound:
+    """The mean of the marginal log-likelihood by the estimator of appendix D, likewise shared out.
+
+    4 leapfrog steps and 50 samples a data point, as for the paper's Figure 3.
+    """
+
+    def values(**part) -> Tensor:
+        return estimators.marginal_likelihood(model, x, **part, **_MARGINAL).values
+
+    return _shared(values, model, x, processes, count)
+
+
+def _shared(values_of: Callable[..., Tensor], model: VAE, x, processes: Processes, count: int | None) -> Bound:
     n = len(x) if count is None else min(len(x), count)
     blocks = range(0, n, _BLOCK)
     found = {
-        first: bound_values(model, x, first=first, count=min(_BLOCK, n - first), **how)
+        first: values_of(first=first, count=min(_BLOCK, n - first))
         for first in blocks[processes.rank :: processes.world_size]
     }
     values = torch.zeros(n, dtype=torch.float64, device=next(model.parameters()).device)

@@ -11,7 +11,7 @@ from ..estimators import Bound
 from ..learners.precision import matmul_precision
 from ..models import VAE
 from .callbacks import Callback
-from .evaluation import shared_bound
+from .evaluation import MARGINAL_POINTS, shared_bound, shared_marginal
 from .folder import clean, new_folder, old_folder
 from .joining import joined
 from .keeper import Keeper, newest_whole, set_damaged_aside
@@ -20,7 +20,7 @@ from .patience import Patience
 from .pictures import Pictures
 from .processes import Processes
 from .progress import Progress
-from .run import Log, Record, Result, Run
+from .run import History, Log, Record, Result, Run
 from .same import check_same, described
 from .settings import Settings, check_count
 from .signals import Signals, end_as
@@ -35,7 +35,15 @@ _EVALUATIONS_PER_DECADE = 8
 
 
 class NonFiniteBound(RuntimeError):
-    """The bound became infinite or NaN; says at which step, and what to try."""
+    """The bound became infinite or NaN; says at which step, and what to try.
+
+    Attributes:
+        history: the evaluations before.
+    """
+
+    def __init__(self, message: str, history: History):
+        super().__init__(message)
+        self.history = history
 
 
 def fit(
@@ -60,6 +68,7 @@ def fit(
     Each epoch visits every data point once, in a new order. The same settings, initial parameters and number of threads
     give the same run, on the CPU bit for bit. The bounds of the splits are what the estimator that is trained with
     gives, on the same noise each time; the train bound is that of as many training points as there are test points.
+    With ``score="marginal"`` marginal log-likelihoods are in the place of bounds.
 
     In a program that torchrun has started several times, each process calls this with the same arguments, and they
     train one model: the same steps as one process takes, to the order in which sums are taken. What a model draws by
@@ -263,10 +272,11 @@ def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
 
 
 def _result(run: Run) -> Result:
-    last, counts = run.history[-1], {"train": min(len(run.data.train), len(run.data.test)), "test": len(run.data.test)}
-    bounds = {name: Bound(getattr(last, name), getattr(last, f"{name}_stderr"), n) for name, n in counts.items()}
-    if last.valid is not None:
-        bounds["valid"] = Bound(last.valid, last.valid_stderr, len(run.data.valid))
+    last = run.history[-1]
+    bounds = {
+        name: Bound(getattr(last, name), getattr(last, f"{name}_stderr"), count)
+        for name, count in _evaluated(run).items()
+    }
     return Result(**bounds, history=run.history, stopped=run.stopped)
 
 
@@ -274,7 +284,8 @@ def _non_finite(step: int, run: Run, what: str = "the bound is not finite") -> N
     last = f". The last good checkpoint is {run.checkpoint}" if run.checkpoint else ""
     return NonFiniteBound(
         f"{what} at step {step}: training stopped. Try a smaller stepsize (lr is {run.learner.lr:g}), and check the "
-        f"data's scale{last}"
+        f"data's scale{last}",
+        run.history,
     )
 
 
@@ -296,21 +307,34 @@ def _check(settings: Settings, processes: Processes) -> None:
 
 
 def evaluate(run: Run) -> Record:
-    """The bounds of the splits, of the averaged parameters where there is an average, each time on the same noise."""
-    data, how = run.data, {"estimator": run.settings.estimator, "n_samples": run.settings.n_samples}
+    """The scores of the splits, of the averaged parameters where there is an average, each time on the same noise."""
+    settings = run.settings
+    score, how = shared_marginal, {}
+    if settings.score == "bound":
+        score, how = shared_bound, {"estimator": settings.estimator, "n_samples": settings.n_samples}
     # What processes evaluate together, and the first one saves, is one model.
     run.processes.take_first(run.model.buffers())
     with run.averaged():
-        bounds = {"train": shared_bound(run.model, data.train, run.processes, count=len(data.test), **how)}
-        bounds["test"] = shared_bound(run.model, data.test, run.processes, **how)
-        if data.valid is not None:
-            bounds["valid"] = shared_bound(run.model, data.valid, run.processes, **how)
+        bounds = {
+            name: score(run.model, getattr(run.data, name), run.processes, count=count, **how)
+            for name, count in _evaluated(run).items()
+        }
     for name, bound in bounds.items():
         if not math.isfinite(bound.mean):
-            raise _non_finite(run.steps, run, f"the {name} bound is {bound.mean}")
+            raise _non_finite(run.steps, run, f"the {name} {settings.score} is {bound.mean}")
     values = {name: bound.mean for name, bound in bounds.items()}
     values |= {f"{name}_stderr": bound.stderr for name, bound in bounds.items()}
     return Record(run.samples_seen, run.steps, run.seconds, **values)
+
+
+def _evaluated(run: Run) -> dict[str, int]:
+    """Of how many first data points of each split an evaluation is; of train as many as of test."""
+    splits = {name: getattr(run.data, name) for name in ("train", "test", "valid")}
+    counts = {name: len(split) for name, split in splits.items() if split is not None}
+    counts["train"] = min(counts["train"], counts["test"])
+    if run.settings.score == "marginal":
+        counts = {name: min(MARGINAL_POINTS, count) for name, count in counts.items()}
+    return counts
 
 
 def evaluation_steps(settings: Settings) -> set[int]:

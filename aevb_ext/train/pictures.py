@@ -36,5 +36,6 @@ class Pictures(Callback):
 
     def _draw(self, run) -> None:
         with run.averaged():
-            plots.save_all(self.folder, run.model, run.data, run.history, run.settings.seed)
+            encodes, settings = run.learner.ENCODES, run.settings
+            plots.save_all(self.folder, run.model, run.data, run.history, settings.seed, encodes, settings.score)
         self._drawn = time.perf_counter()

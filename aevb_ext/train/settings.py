@@ -12,6 +12,7 @@ __all__ = ["NON_FINITE", "Settings"]
 
 SCHEDULES = ("constant", "cosine")
 NON_FINITE = ("stop", "skip")
+SCORES = ("bound", "marginal")
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,18 @@ class Settings:
     Two runs with equal settings take the same steps, on the CPU with the same number of threads bit for bit.
 
     Attributes:
-        learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1) or ``"wake-sleep"`` (Hinton et al. 1995).
-        samples_seen: how many data points to train on, counted with repetition.
+        learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1), ``"wake-sleep"`` (Hinton et al. 1995), ``"mcem"``,
+            Monte Carlo EM (Kingma & Welling 2014, app. E), or ``"full-vb"``, a posterior over the decoder's parameters
+            too (app. F).
+        samples_seen: how many data points to train on, counted with repetition; of mcem each time that a point's
+            likelihood is evaluated, hmc_steps + weight_updates times a step.
         batch_size: M, data points a step, over all processes.
         accumulate: in how many equal parts a process computes its share of a minibatch, one after another: memory for
             M / accumulate, the gradient of M.
         estimator: ``"a"`` (Kingma & Welling 2014, eq. 6), ``"b"`` (eq. 7) or ``"iwae"`` (Burda et al. 2016, eq. 8).
         n_samples: L, or k.
+        hmc_steps: of mcem: leapfrog steps of a transition.
+        weight_updates: of mcem: updates of the decoder in a step.
         sample_block: how many of the samples of each data point are computed at a time: memory for so many, the
             gradient of all, the decoder evaluated up to twice. None: all at once.
         optimizer: ``"adagrad"`` | ``"adam"`` | ``"sgd"``.
@@ -45,6 +51,8 @@ class Settings:
             float32 in each.
         non_finite: what to do when the bound of a data point is NaN or infinite: ``"stop"``, or ``"skip"`` the step.
         seed: of the order of the data, and of all noise.
+        score: what evaluations are of: ``"bound"``; or ``"marginal"``, the marginal log-likelihood of the first 1000
+            data points of each split (Kingma & Welling 2014, app. D), which needs no encoder and few latent dimensions.
         log_every: steps between two looks at the running bound. Each look waits for the device.
         evaluate_every: samples between two evaluations. None: evenly in the logarithm of the samples seen, eight a
             decade, as the paper's Figure 2 shows them.
@@ -58,6 +66,8 @@ class Settings:
     accumulate: int = 1
     estimator: str = "b"
     n_samples: int = 1
+    hmc_steps: int = 10
+    weight_updates: int = 5
     sample_block: int | None = None
     optimizer: str = "adagrad"
     lr: float | None = None
@@ -71,6 +81,7 @@ class Settings:
     precision: str = "float32"
     non_finite: str = "stop"
     seed: int = 0
+    score: str = "bound"
     log_every: int = 100
     evaluate_every: int | None = None
     patience: int | None = None
@@ -81,6 +92,8 @@ class Settings:
             ("batch_size", 1),
             ("accumulate", 1),
             ("n_samples", 1),
+            ("hmc_steps", 1),
+            ("weight_updates", 1),
             ("sample_block", 1),
             ("lr_warmup", 0),
             ("beta_warmup", 0),
@@ -99,6 +112,7 @@ class Settings:
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("non_finite", NON_FINITE),
+            ("score", SCORES),
         ):
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}")
@@ -123,11 +137,19 @@ class Settings:
         self._check_learner()
 
     def _check_learner(self) -> None:
-        """Raise ValueError where a setting that the learner does not have is not as it is by default."""
+        """Raise ValueError where a setting that the learner does not have is not as it is by default.
+
+        And where it is to be scored by what it does not learn.
+        """
+        if self.score == "bound" and not LEARNERS[self.learner].ENCODES:
+            raise ValueError(
+                f'score "bound" is of an encoder, and the learner {self.learner!r} learns none: set score to "marginal"'
+            )
         default = {field.name: field.default for field in fields(self)}
         for name in dict.fromkeys(name for learner in LEARNERS.values() for name in learner.OPTIONS):
             value = getattr(self, name)
-            if name not in LEARNERS[self.learner].OPTIONS and value != default[name]:
+            # Every run has a seed, whether its learner asks for it or not.
+            if name != "seed" and name not in LEARNERS[self.learner].OPTIONS and value != default[name]:
                 having = ", ".join(repr(other) for other, learner in LEARNERS.items() if name in learner.OPTIONS)
                 raise ValueError(
                     f"{name} means nothing to the learner {self.learner!r}: it is of {having}; leave it at "

@@ -40,9 +40,9 @@ class TensorBoard(Callback):
     def on_evaluation(self, run, record) -> None:
         for name in ("train", "valid", "test"):
             if getattr(record, name) is not None:
-                self._writer.add_scalar(f"bound/{name}", getattr(record, name), record.samples_seen)
+                self._writer.add_scalar(f"{run.settings.score}/{name}", getattr(record, name), record.samples_seen)
         with run.averaged():
-            canvases = plots.canvases(run.model, run.data, run.settings.seed)
+            canvases = plots.canvases(run.model, run.data, run.settings.seed, run.learner.ENCODES)
         for name, canvas in canvases.items():
             layout = "HW" if canvas.dim() == 2 else "HWC"
             self._writer.add_image(name, canvas.nan_to_num(1), record.samples_seen, dataformats=layout)

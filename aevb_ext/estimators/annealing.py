@@ -1,0 +1,202 @@
+"""Chains on the way from a Gaussian that can be drawn from to the posterior."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import functional as F
+from ..hmc import adapt, log_joint, transition, with_gradient
+from ..models import VAE
+from ..noise import keys_at
+from .terms import ROWS
+
+__all__ = ["STARTS", "Chains", "Noise", "Path", "base_of", "jittered", "settled"]
+
+STARTS = ("prior", "posterior")
+
+# Draws of the Gaussian that the chains are chosen from.
+_DRAWS = 500
+# Each change of beta leaves the chains' weights worth at least this part of them.
+_WORTH = 0.5
+_MOST_CHANGES = 100
+# Transitions at the posterior before its samples are taken.
+_SETTLING = 5
+# How many data points there may be; chains of each have numbers above it.
+_POINT_BITS = 40
+_GOLDEN = 0.6180339887498949
+
+
+def base_of(model: VAE, x: Tensor, start: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(mu, logvar) of the Gaussian that chains start from, ``[B, latent]`` each: the prior's or q(z | x)'s.
+
+    Raises:
+        ValueError: ``start`` is neither ``"prior"`` nor ``"posterior"``.
+    """
+    if start not in STARTS:
+        raise ValueError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
+    if start == "posterior":
+        return model.posterior(x)
+    zero = torch.zeros(len(x), model.latent, dtype=dtype, device=x.device)
+    return zero, zero
+
+
+class Path:
+    r"""The densities :math:`q_0(z)^{1 - \beta} \, p(x, z)^{\beta}` between a Gaussian q_0 and the posterior.
+
+    Where q_0 is the prior this is the prior times the likelihood to the power of beta.
+
+    Args:
+        model: the VAE.
+        x: ``[B, *event]``.
+        base: (mu, logvar) of q_0, ``[B, latent]`` each.
+    """
+
+    def __init__(self, model: VAE, x: Tensor, base: tuple[Tensor, Tensor]):
+        self._mu, self._logvar = base
+        self._log_joint = log_joint(model, x)
+
+    @property
+    def spread(self) -> Tensor:
+        """The geometric mean of q_0's standard deviations, ``[B]``."""
+        return (0.5 * self._logvar.mean(-1)).exp()
+
+    def draws(self, n: int, key: Tensor) -> Tensor:
+        """``[n, B, latent]`` of q_0; key ``[B, 2]``."""
+        return F.rsample(self._mu, self._logvar, n_samples=n, key=key)
+
+    def log_base(self, z: Tensor) -> Tensor:
+        """log q_0, ``[n, B]``."""
+        return F.gaussian_log_prob(z, self._mu.expand_as(z), self._logvar, batch_dims=2)
+
+    def log_ratio(self, z: Tensor) -> Tensor:
+        """log p(x, z) - log q_0(z), ``[n, B]``: what beta multiplies."""
+        return self._log_joint(z) - self.log_base(z)
+
+    def at(self, beta: Tensor) -> Callable[[Tensor], Tensor]:
+        """The log density at beta, ``[B]`` or a scalar."""
+        return lambda z: torch.lerp(self.log_base(z), self._log_joint(z), beta)
+
+
+class Noise:
+    """Noise keys of chains that are its data points' own, whatever batch these are in.
+
+    Args:
+        seed, purpose: as :func:`~aevb_ext.noise.keys_at` has them.
+        index: int64 ``[B]``, the numbers of the data points.
+        n: how many chains each has.
+    """
+
+    def __init__(self, seed: int, purpose: str, index: Tensor, n: int):
+        numbers = torch.arange(n + 1, device=index.device).unsqueeze(1)
+        self._keys = keys_at(seed, purpose, index + (numbers << _POINT_BITS))
+        self._step = self._keys.new_tensor([1, 0])
+
+    def of_chains(self) -> Tensor:
+        """``[n, B, 2]``, others at each call."""
+        self._keys = self._keys + self._step
+        return self._keys[:-1]
+
+    def of_points(self) -> Tensor:
+        """``[B, 2]``, others at each call."""
+        self._keys = self._keys + self._step
+        return self._keys[-1]
+
+
+class Chains(NamedTuple):
+    """Where chains are on a :class:`Path`.
+
+    Attributes:
+        z: ``[n, B, latent]``.
+        log_ratio: of the path, at z, ``[n, B]``.
+        gradient: that of the log ratio, ``[n, B, latent]``.
+    """
+
+    z: Tensor
+    log_ratio: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def at(cls, path: Path, z: Tensor) -> "Chains":
+        return cls(z, *with_gradient(path.log_ratio)(z))
+
+    def moved(self, path: Path, beta: Tensor, stepsize: Tensor, n_steps: int, key: Tensor) -> tuple["Chains", Tensor]:
+        """After a transition at beta, ``[B]``, above 0: they, and the acceptance probabilities ``[n, B]``."""
+        base, of_base = with_gradient(path.log_base)(self.z)
+        start = base + beta * self.log_ratio, of_base + beta.unsqueeze(-1) * self.gradient
+        state = transition(path.at(beta), self.z, stepsize, n_steps, key, start)
+        # What the transition knows of the density at beta is known of all of them.
+        base, of_base = with_gradient(path.log_base)(state.z)
+        log_ratio, gradient = (state.log_density - base) / beta, (state.gradient - of_base) / beta.unsqueeze(-1)
+        return Chains(state.z, log_ratio, gradient), state.accept_prob
+
+    def chosen(self, index: Tensor) -> "Chains":
+        """Those of these numbers, ``[m, B]``."""
+        rows = index.unsqueeze(-1).expand(-1, -1, self.z.shape[-1])
+        return Chains(self.z.gather(0, rows), self.log_ratio.gather(0, index), self.gradient.gather(0, rows))
+
+
+def jittered(stepsize: Tensor, number: int) -> Tensor:
+    """The stepsize of transition ``number``, up to a fifth longer or shorter: no mode's period is always met."""
+    return stepsize * (0.8 + 0.4 * (number * _GOLDEN % 1))
+
+
+@torch.no_grad()
+def settled(path: Path, n: int, n_steps: int, noise: Noise) -> tuple[Chains, Tensor]:
+    """Chains that have come to the posterior: they, and the acceptance probabilities of their last transition.
+
+    A burn-in that finds all of the posterior's modes, as often as each deserves: n chains are chosen out of many draws
+    of q_0 by tempered weights, then beta grows to 1, at each data point as fast as the chains' weights allow; at each
+    change chains are drawn anew by their weights and move (a sequential Monte Carlo sampler: Del Moral et al. 2006;
+    the choice of beta: Jasra et al. 2011). Stepsizes are adapted on the way.
+
+    Args:
+        path: of data points.
+        n: chains of each.
+        n_steps: leapfrog steps of a transition.
+        noise: of n chains.
+    """
+    z = path.draws(_DRAWS, noise.of_points())
+    log_ratio = torch.cat([path.log_ratio(part) for part in z.split(max(1, ROWS // z.shape[1]))])
+    beta = _next_beta(torch.zeros_like(path.spread), log_ratio, _WORTH * n)
+    index = _resampled(beta * log_ratio, n, noise.of_points())
+    chains = Chains.at(path, z.gather(0, index.unsqueeze(-1).expand(-1, -1, z.shape[-1])))
+    stepsize = 0.5 * path.spread
+    for _ in range(_MOST_CHANGES):
+        if (beta == 1).all():
+            break
+        chains, accept_prob = chains.moved(path, beta, stepsize, n_steps, noise.of_chains())
+        stepsize = adapt(stepsize, accept_prob, rate=1)
+        now = _next_beta(beta, chains.log_ratio, _WORTH * n)
+        chains = chains.chosen(_resampled((now - beta) * chains.log_ratio, n, noise.of_points()))
+        beta = now
+    beta = torch.ones_like(beta)
+    for number in range(_SETTLING):
+        chains, accept_prob = chains.moved(path, beta, jittered(stepsize, number), n_steps, noise.of_chains())
+        stepsize = adapt(stepsize, accept_prob, rate=1 / (1 + number))
+    return chains.moved(path, beta, jittered(stepsize, _SETTLING), n_steps, noise.of_chains())
+
+
+def _next_beta(beta: Tensor, log_ratio: Tensor, worth: float) -> Tensor:
+    """The largest beta up to 1 for which weights from the one before to it are worth so many draws, ``[B]``."""
+    low, high = torch.zeros_like(beta), 1 - beta
+    step = high
+    for _ in range(20):
+        enough = effective_sample_size(step * log_ratio) >= worth
+        low, high = torch.where(enough, step, low), torch.where(enough, high, step)
+        step = 0.5 * (low + high)
+    return torch.where(low == 1 - beta, 1, beta + low)
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """(sum of weights)^2 / sum of squares, ``[n, B]`` to ``[B]`` (Kong 1992)."""
+    return (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+
+
+def _resampled(log_weights: Tensor, n: int, key: Tensor) -> Tensor:
+    """Systematic resampling (Kitagawa 1996) of each data point's draws: their numbers, int64 ``[n, B]``."""
+    ends = log_weights.softmax(0).cumsum(0).T.contiguous()
+    uniform = torch.special.ndtr(F.rsample(ends.new_zeros(len(key), 1), ends.new_zeros(()), key=key))
+    places = (torch.arange(n, device=key.device) + uniform) / n * ends[:, -1:]
+    return torch.searchsorted(ends, places).clamp(max=len(log_weights) - 1).T

@@ -1,0 +1,111 @@
+"""log p(x) of models with one to three latent dimensions, by quadrature: the value that estimators are held against."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..data import Rows
+from ..hmc import log_joint
+from ..models import VAE
+from .result import LogLikelihood, home, points
+from .terms import ROWS
+
+__all__ = ["quadrature_log_likelihood"]
+
+# The cube that is integrated over: beyond it N(0, I) has less than 6e-9 of its mass.
+_REACH = 6.0
+# Spacing of the first grid: 960 nodes, 120^2, 32^3.
+_SPACING = {1: 0.0125, 2: 0.1, 3: 0.375}
+# A cell is cut further if its density at the middle is at least e^-this of the highest; a cell of the first grid may
+# have the mode in its corner.
+_FIRST_RANGE, _RANGE = 40.0, 18.0
+_MOST_CUTS = 8
+# Densities that are there at a time.
+_VALUES = 1 << 22
+
+
+@torch.no_grad()
+def quadrature_log_likelihood(
+    model: VAE,
+    x: Tensor | Rows,
+    *,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    first: int = 0,
+    count: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> LogLikelihood:
+    r"""log p(x) of each data point by midpoint sums of :math:`p(z) p(x | z)` over a grid of its own.
+
+    A coarse grid over the cube :math:`[-6, 6]^d` finds where the posterior is, in however many pieces; there, cells are
+    halved until the sum no longer changes. Of a smooth density that has died out at the ends, such sums converge faster
+    than any power of the spacing: once that is a standard deviation, the error is 1e-8.
+
+    Args:
+        model: the VAE; of its networks the decoder alone is used.
+        x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`.
+        tolerance: halving ends when it changes log p(x) by less, in nats.
+        seed: of rows that draw.
+        first, count: the data points from this number on, so many. None: all.
+        progress: called with how many data points are done, again and again.
+
+    Returns:
+        values, and as their ``stderr`` by how much the last halving has changed them, which is above the error that is
+        left. Work: with three dimensions 33 thousand decoded nodes a data point, and as many again where it is.
+
+    Raises:
+        ValueError: the model has more than three latent dimensions; no data; the tolerance is not positive.
+    """
+    latent = model.latent
+    if latent not in _SPACING:
+        raise ValueError(f"latent must be at most {max(_SPACING)} for quadrature, got a model with latent {latent}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    nodes = _grid(latent, *home(model, x))
+    size = max(1, _VALUES // len(nodes))
+    found = [
+        _of_block(model, batch, nodes, tolerance) for _, batch in points(model, x, size, seed, first, count, progress)
+    ]
+    return LogLikelihood.joined(found)
+
+
+def _grid(latent: int, device, dtype) -> Tensor:
+    """The middles of the first cells, ``[K, latent]``."""
+    line = torch.arange(-_REACH + 0.5 * _SPACING[latent], _REACH, _SPACING[latent], dtype=dtype, device=device)
+    return torch.cartesian_prod(*[line] * latent).reshape(-1, latent)
+
+
+def _of_block(model: VAE, x: Tensor, nodes: Tensor, tolerance: float) -> LogLikelihood:
+    """Of data points ``[B, *event]``."""
+    n, latent = len(x), nodes.shape[1]
+    spacing, reach = _SPACING[latent], _FIRST_RANGE
+    owner, z = torch.arange(n, device=x.device).repeat_interleave(len(nodes)), nodes.repeat(n, 1)
+    values, changes = z.new_full((n,), math.nan, dtype=torch.float64), z.new_full((n,), math.inf, dtype=torch.float64)
+    corners = z.new_tensor(list(itertools.product((-1.0, 1.0), repeat=latent)))
+    for _ in range(_MOST_CUTS):
+        log_density = _log_densities(model, x, z, owner)
+        highest = log_density.new_full((n,), -math.inf).scatter_reduce(0, owner, log_density, "amax")
+        weight = (log_density - highest[owner]).exp()
+        total, squares = (weight.new_zeros(n).index_add(0, owner, w) for w in (weight, weight.square()))
+        seen = torch.zeros(n, dtype=torch.bool, device=x.device).index_fill(0, owner, True)
+        now = highest + total.log() + latent * math.log(spacing)
+        changes = torch.where(seen, (now - values).abs().nan_to_num(nan=math.inf), changes)
+        values = torch.where(seen, now, values)
+        # A sum of few nodes may agree with that before it by chance.
+        resolved = (changes < tolerance) & (total.square() / squares > 2.5**latent)
+        kept = (log_density > highest[owner] - reach) & ~resolved[owner]
+        if not kept.any():
+            break
+        spacing, reach = spacing / 2, _RANGE
+        owner = owner[kept].repeat_interleave(len(corners))
+        z = (z[kept].unsqueeze(1) + 0.5 * spacing * corners).flatten(0, 1)
+    return LogLikelihood(values, changes)
+
+
+def _log_densities(model: VAE, x: Tensor, z: Tensor, owner: Tensor) -> Tensor:
+    """log p(x, z) of each node with the data point that it belongs to, in float64."""
+    parts = [log_joint(model, x[i])(part) for part, i in zip(z.split(ROWS), owner.split(ROWS), strict=True)]
+    return torch.cat(parts).double()

@@ -1,0 +1,116 @@
+"""Full variational Bayes: a posterior over the generative parameters too (appendix F, Algorithm 2)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .. import functional as F
+from ..models import VAE
+from ..nn import ELBOTerms
+from ..noise import keys_at
+from .aevb import Bounds
+from .learner import Learner
+from .objective import Ascent, Objective
+
+__all__ = ["FullVB", "ParameterPosterior"]
+
+# Where the standard deviations of q(theta) begin: as far apart as initial parameters are (section 5).
+_SPREAD = 0.01
+
+
+class FullVB(Learner):
+    """Minibatch ascent of the bound on log p(X), with q over the decoder's parameters as well as over z.
+
+    The decoder's own parameters are the means of q: what evaluations, pictures and checkpoints call the model is the
+    model at them. The variational parameters, the encoder's among them, have no prior.
+
+    Args:
+        model: the VAE to train, in place.
+        n_data: N.
+        estimator, n_samples: of the data points' bounds, as in :class:`~aevb_ext.learners.aevb.Bounds`.
+        seed: of the draws of theta.
+        **options: those of every :class:`~aevb_ext.learners.learner.Learner`.
+
+    Raises:
+        ValueError: an unknown name, or a number out of range; the decoder has no parameters to learn.
+    """
+
+    OPTIONS = ("estimator", "n_samples", "seed")
+
+    def __init__(self, model: VAE, n_data: int, *, estimator: str = "b", n_samples: int = 1, seed: int = 0, **options):
+        super().__init__(ParameterPosterior(model, n_data, estimator, n_samples, seed=seed), n_data, **options)
+
+
+class ParameterPosterior(Objective):
+    r""":math:`q(\theta) = N(\mu_\theta, \mathrm{diag}(\sigma_\theta^2))`, and the bound of the data under it.
+
+    One theta is drawn for all of a minibatch, reparameterised, and for each data point (appendix F, eq. 24, times M/N
+    when summed over the minibatch)
+
+    .. math:: L(x; \theta) - \tfrac1N D_{KL}(q(\theta) \| N(0, I)), \quad \theta = \mu_\theta + \sigma_\theta \zeta
+
+    is ascended, L being the bound of x with these parameters, which is what is told.
+
+    Args:
+        model: the VAE, whose decoder's parameters are :math:`\mu_\theta`.
+        n_data: N.
+        estimator, n_samples: of L.
+        seed: of the draws of theta, which depend on it and on the steps taken alone.
+
+    Attributes:
+        logvar: :math:`\log \sigma_\theta^2` of each of the decoder's parameters, of its shape. They begin at 0.01^2.
+        steps: int64, of the updates so far, on the device.
+    """
+
+    has_prior = False
+
+    def __init__(self, model: VAE, n_data: int, estimator: str = "b", n_samples: int = 1, *, seed: int = 0):
+        super().__init__(model)
+        self.bounds, self.n_data, self.seed = Bounds(model, estimator, n_samples), n_data, seed
+        means = {name: p for name, p in model.decoder.named_parameters() if p.requires_grad}
+        if not means:
+            raise ValueError("model's decoder has no parameters that are to be learnt")
+        self._names = list(means)
+        self.logvar = nn.ParameterList(torch.full_like(p, 2 * math.log(_SPREAD)) for p in means.values())
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor, key: Tensor | None = None) -> Ascent:
+        """Of x, under the theta of this step."""
+        theta, divergence = self.draw(self.steps)
+        named = {f"model.decoder.{name}": t for name, t in zip(self._names, theta, strict=True)}
+        terms = functional_call(self.bounds, named, (x, key)).terms
+        told = ELBOTerms(*(t.detach() for t in terms))
+        return Ascent(terms.bound - divergence / self.n_data, told)
+
+    def draw(self, number: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Draw ``number`` of theta, tensors as the decoder has them, and KL(q(theta) || p(theta)) in nats, a scalar.
+
+        Args:
+            number: int64 scalar, on the model's device.
+        """
+        count = len(self.logvar)
+        keys = keys_at(self.seed, "theta", number * count + torch.arange(count, device=number.device))
+        theta, divergence = [], 0.0
+        for mu, logvar, key in zip(self.means, self.logvar, keys, strict=True):
+            # A parameter that is one number is one data point.
+            rows = torch.atleast_1d(mu), torch.atleast_1d(logvar)
+            drawn, kl = F.rsample_kl(*rows, key=key, reduction="sum")
+            theta.append(drawn.view_as(mu))
+            divergence = divergence + kl
+        return theta, divergence
+
+    @property
+    def means(self) -> list[Tensor]:
+        """The decoder's parameters that have a posterior."""
+        named = dict(self.model.decoder.named_parameters())
+        return [named[name] for name in self._names]
+
+    def own_state(self) -> dict[str, Tensor]:
+        """logvar and the steps."""
+        return {name: t for name, t in self.state_dict().items() if name.startswith(("logvar.", "steps"))}
+
+    def count_step(self) -> None:
+        """The next theta is another one."""
+        self.steps += 1

@@ -1,0 +1,145 @@
+"""Monte Carlo EM (appendix E), the paper's second comparison: no encoder, the posterior is sampled."""
+
+import torch
+from torch import Tensor
+
+from .. import functional as F
+from ..hmc import adapt, log_joint, log_prior, transition
+from ..models import VAE
+from ..nn import ELBOTerms
+from ..noise import keys_at, rekeyed
+from .learner import Learner
+from .objective import Ascent, Objective
+
+__all__ = ["MCEM"]
+
+# Where the stepsize of the leapfrog begins: ten steps of it are then as long as the prior is wide, which is what the
+# posterior is before anything is learnt.
+_STEPSIZE = 0.1
+
+# The mean acceptance probability that it is brought to (appendix E).
+_ACCEPTANCE = 0.9
+
+
+class MCEM(Learner):
+    """Hybrid Monte Carlo in the E step, a few updates of the decoder on its samples in the M step (appendix E).
+
+    Each data point has a Markov chain of its own that goes on from visit to visit. A step is one transition of the
+    chains of its minibatch, all at once, and then ``weight_updates`` updates of the decoder with the chains where they
+    are. ``batch_size=n_data`` makes each step one of all the data. The encoder stays as it is.
+
+    What is told as the bound is log p(x, z) at the chains' z, ``kl`` being -log p(z); it bounds nothing.
+
+    Args:
+        model: the VAE whose decoder to train, in place.
+        n_data: N.
+        batch_size: M, at most N.
+        hmc_steps: leapfrog steps of a transition. Their stepsize, one for all chains, follows the acceptance
+            probability, which it brings to 90 %.
+        weight_updates: updates of the decoder's parameters in each step.
+        seed: of where the chains begin, which is the prior.
+        processes: as everywhere; but there must not be several.
+        **options: those of every :class:`~aevb_ext.learners.learner.Learner`.
+
+    Raises:
+        ValueError: an unknown name, a number out of range, or several processes.
+    """
+
+    OPTIONS = ("hmc_steps", "weight_updates", "seed")
+    ENCODES = False
+
+    @staticmethod
+    def passes(settings) -> int:
+        """Leapfrog steps and weight updates: 15 by default, as Figure 3 counts."""
+        return settings.hmc_steps + settings.weight_updates
+
+    def __init__(
+        self,
+        model: VAE,
+        n_data: int,
+        *,
+        batch_size: int = 100,
+        hmc_steps: int = 10,
+        weight_updates: int = 5,
+        seed: int = 0,
+        processes=None,
+        **options,
+    ):
+        for name, count in (("hmc_steps", hmc_steps), ("weight_updates", weight_updates)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        if batch_size > n_data:
+            raise ValueError(f"batch_size must be at most {n_data}, one chain for each data point, got {batch_size}")
+        if processes is not None and processes.are_several:
+            raise ValueError(
+                f'the learner "mcem" is of one process, got {processes.world_size}: a chain goes on where it was, and '
+                "each process would have to know all chains"
+            )
+        self._hmc_steps, self._weight_updates = hmc_steps, weight_updates
+        super().__init__(Chains(model, n_data, seed), n_data, batch_size=batch_size, updates=weight_updates, **options)
+
+    def update(self, x: Tensor, key: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """What a step does on the device: here ``index`` is needed, for it says whose chains these are."""
+        if index is None:
+            raise ValueError("index is needed: which of the data points x is, int64 [M]")
+        z = self.objective.move(x, key, index, self._hmc_steps)
+        first, *_ = [self._updated(x, z) for _ in range(self._weight_updates)]
+        self.tally.count_step()
+        return first
+
+
+class Chains(Objective):
+    r"""What the M step ascends, :math:`\log p_\theta(x | z)` at the chains' z, and the chains.
+
+    Args:
+        model: the VAE.
+        n_data: N.
+        seed: of the prior's draws that the chains begin at.
+
+    Attributes:
+        chains: ``[N, latent]``.
+        stepsize: of the leapfrog, a scalar on the device.
+    """
+
+    def __init__(self, model: VAE, n_data: int, seed: int = 0):
+        super().__init__(model)
+        like = next(model.decoder.parameters())
+        zero = like.detach().new_zeros(())
+        key = keys_at(seed, "chains", torch.arange(n_data, device=like.device))
+        self.register_buffer("chains", F.rsample(zero.expand(n_data, model.latent), zero, key=key))
+        self.register_buffer("stepsize", zero + _STEPSIZE)
+
+    @property
+    def learnt(self) -> list[Tensor]:
+        """The decoder's parameters."""
+        return [p for p in self.model.decoder.parameters() if p.requires_grad]
+
+    def forward(self, x: Tensor, z: Tensor) -> Ascent:
+        """log p(x | z), and what it makes with log p(z): z ``[B, latent]``."""
+        log_likelihood, log_p = self.model.log_likelihood(x, z), log_prior(z)
+        told = log_likelihood.detach()
+        return Ascent(log_likelihood, ELBOTerms(told + log_p, told, -log_p))
+
+    @torch.no_grad()
+    def move(self, x: Tensor, key: Tensor | None, index: Tensor, n_steps: int) -> Tensor:
+        """One transition of the chains of x; the stepsize follows.
+
+        Args:
+            x: ``[B, *event]``.
+            key: noise keys ``[2]`` or ``[B, 2]``; None: a fresh one.
+            index: int64 ``[B]``, which chains they are.
+            n_steps: of the leapfrog.
+
+        Returns:
+            Where they are now, ``[B, latent]``.
+        """
+        z = self.chains.index_select(0, index)
+        key = rekeyed(F.key_for(z, key, None), "hmc")
+        new = transition(log_joint(self.model, x), z, self.stepsize, n_steps, key)
+        self.stepsize.copy_(adapt(self.stepsize, new.accept_prob, _ACCEPTANCE))
+        # A minibatch across two epochs may have a data point twice: its later place there is the one that counts.
+        place = torch.arange(len(index), device=index.device)
+        last = torch.zeros(len(self.chains), dtype=torch.int64, device=index.device)
+        last = last.scatter_reduce_(0, index, place, "amax")[index]
+        self.chains.index_copy_(0, index, new.z.index_select(0, last))
+        return new.z
