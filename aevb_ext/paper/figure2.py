@@ -51,13 +51,18 @@ def budget(samples_seen: int, seed: int) -> int:
 
 
 def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir=None) -> Planned:
-    """One curve, at the paper's settings (section 5)."""
+    """One curve, at the paper's settings (section 5).
+
+    It does not say which estimator is plotted: A comes to where its curves are with every latent size, B with few
+    dimensions and with many does not (docs/paper/ablation.md).
+    """
     keys = {
         "data": data,
         "learner": learner,
         "latent": latent,
         "hidden": _HIDDEN[data],
         "likelihood": _LIKELIHOOD[data],
+        **({"estimator": "a"} if learner == "aevb" else {}),
         "optimizer": "adagrad",
         "lr": 0.02,
         "batch_size": 100,
