@@ -190,8 +190,10 @@ def test_what_it_cannot_do_is_refused():
 def quick_marginal(monkeypatch):
     """In the place of the estimator of evaluations, which has tests of its own."""
 
-    def values_at_zero(model, x, *, first, count, n_samples, leapfrog_steps):
+    def values_at_zero(model, x, *, first, count, n_samples, leapfrog_steps, progress):
         assert (n_samples, leapfrog_steps) == (50, 4)
+        for done in (count // 2, count):
+            progress(done)
         with torch.no_grad():
             zero = torch.zeros(count, LATENT)
             return SimpleNamespace(values=model.log_likelihood(x[first : first + count], zero).double())
@@ -209,7 +211,15 @@ def small_run(n_test=40, **options):
 
 def test_a_run_is_evaluated_and_told_of_in_the_paper_s_samples(quick_marginal, tmp_path, capsys):
     vae, data, options = small_run(n_test=1_020)
-    result = fit(vae, data, out=tmp_path / "run", **options)
+    told = []
+
+    class Evaluating(Callback):
+        def on_evaluating(self, run, split, done, count):
+            told.append((split, done, count))
+
+    result = fit(vae, data, out=tmp_path / "run", callbacks=[Evaluating()], **options)
+    expected = [("train", 50, 100), ("train", 100, 100), ("test", 500, 1_000), ("test", 1_000, 1_000)]
+    assert told == 5 * expected
     assert [record.samples_seen for record in result.history] == [3_000, 6_000, 9_000, 12_000, 15_000]
     assert [record.steps for record in result.history] == [10, 20, 30, 40, 50]
     # The first thousand of each split, where there are as many.
