@@ -60,8 +60,8 @@ def annealed_importance_sampling(
         All that :class:`LogLikelihood` has.
 
     Warns:
-        UntrustedEstimate: more than 5 % of the data points have weights that are worth less than 5 chains (or a tenth
-            of them), or the chains accept less than 60 % or more than 99 % of their proposals.
+        UntrustedEstimate: more than 5 % of the data points have weights that are worth less than 5 chains (or a
+            tenth of them), or the chains accept less than 60 % or more than 99 % of their proposals.
 
     Raises:
         ValueError: no data; ``n_samples``, ``n_temperatures`` or ``leapfrog_steps`` below 1; an unknown ``start``.

@@ -72,8 +72,8 @@ def importance_weighted_log_likelihood(
         values, ``stderr`` (nan of one sample) and ``ess``.
 
     Warns:
-        UntrustedEstimate: more than 5 % of the data points have weights that are worth less than 5 samples (or a tenth
-            of them).
+        UntrustedEstimate: more than 5 % of the data points have weights that are worth less than 5 samples (or
+            a tenth of them).
 
     Raises:
         ValueError: no data, or ``n_samples < 1``.
