@@ -95,6 +95,8 @@ PURPOSES = {
     "pixels": 13,
     "augmentation": 14,
     "theta": 15,
+    "marginal": 16,
+    "ais tuning": 17,
 }
 
 

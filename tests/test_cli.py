@@ -61,6 +61,49 @@ def test_evaluate_with_many_samples_is_tighter(run, capsys):
     assert bounds[0] + 0.1 < bounds[1] < 0
 
 
+def test_evaluate_estimates_the_log_likelihood(run, capsys):
+    """Three ways to the same number, each with its own errors of it."""
+    pattern = r"test log p\(x\) (\S+) \+- (\S+) nats \(6 points\)"
+    found = {}
+    for estimator in ("marginal", "ais", "quadrature"):
+        assert main(["evaluate", str(run), "--split", "test", "--count", "6", "--estimator", estimator]) == 0
+        printed = capsys.readouterr().out
+        found[estimator] = float(re.search(pattern, printed)[1])
+        told = re.search(
+            r"\+- (\S+) of it by the noise, effective sample size \S+ of (\d+) \(median\), acceptance 9?\d%", printed
+        )
+        assert (told is None) == (estimator == "quadrature")
+    assert found["marginal"] == pytest.approx(found["quadrature"], abs=0.5)
+    assert found["ais"] == pytest.approx(found["quadrature"], abs=0.5)
+
+
+def test_evaluate_tells_the_noise_and_what_is_not_to_be_trusted(run, tmp_path, capsys):
+    bound = ["evaluate", str(run), "--split", "test", "--count", "50"]
+    assert main([*bound, "--repeats", "3"]) == 0
+    assert re.search(r"\(50 points\), \+- 0\.\d+ of it by the noise$", capsys.readouterr().out.strip())
+    other = tmp_path / "other"
+    assert main([*QUICK[:3], "--latent", "6", "--samples-seen", "200", "--out", str(other)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(other), "--split", "test", "--count", "3", "--estimator", "marginal"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("test log p(x) ")
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert "up to about 5 latent dimensions, and the model has 6" in line
+    assert "latent must be at most 3" in failure(capsys, "evaluate", other, "--estimator", "quadrature")
+    assert "quadrature draws none" in failure(capsys, "evaluate", run, "--estimator", "quadrature", "--samples", "2")
+    assert "--repeats" in failure(capsys, "evaluate", run, "--estimator", "ais", "--repeats", "2")
+
+
+def test_evaluate_refuses_the_bound_of_an_encoder_that_was_not_trained(run, tmp_path, capsys):
+    copy = tmp_path / "mcem"
+    shutil.copytree(run, copy)
+    config = (copy / "config.toml").read_text()
+    assert 'learner = "aevb"' in config
+    (copy / "config.toml").write_text(config.replace('learner = "aevb"', 'learner = "mcem"'))
+    said = failure(capsys, "evaluate", copy, "--estimator", "b")
+    assert "the learner mcem of the run has trained none: take one of marginal, ais, quadrature" in said
+
+
 def test_sample_writes_a_picture(run, tmp_path):
     for n in ("1", "7"):
         picture = tmp_path / f"{n}.png"

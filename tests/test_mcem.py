@@ -2,18 +2,20 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.distributions import MultivariateNormal
 
+from aevb_ext.data import Data
 from aevb_ext.hmc import log_joint, transition
 from aevb_ext.learners import MCEM
 from aevb_ext.learners.mcem import Chains
 from aevb_ext.models import VAE, GaussianDecoder, mlp_vae
 from aevb_ext.noise import keys_at
-from aevb_ext.train import Processes, Settings, make_step
+from aevb_ext.train import Callback, NonFiniteBound, Processes, Settings, fit, make_step
 
 DIM, LATENT = 5, 2
 
@@ -182,3 +184,64 @@ def test_what_it_cannot_do_is_refused():
         MCEM(model, 50, batch_size=10).step(linear_data(10))
     with pytest.raises(ValueError, match="weight_updates must be at least 1, got 0"):
         MCEM(model, 50, weight_updates=0, batch_size=10)
+
+
+@pytest.fixture
+def quick_marginal(monkeypatch):
+    """In the place of the estimator of evaluations, which has tests of its own."""
+
+    def values_at_zero(model, x, *, first, count, n_samples, leapfrog_steps, progress):
+        assert (n_samples, leapfrog_steps) == (50, 4)
+        for done in (count // 2, count):
+            progress(done)
+        with torch.no_grad():
+            zero = torch.zeros(count, LATENT)
+            return SimpleNamespace(values=model.log_likelihood(x[first : first + count], zero).double())
+
+    monkeypatch.setattr("aevb_ext.estimators.marginal_likelihood", values_at_zero, raising=False)
+
+
+def small_run(n_test=40, **options):
+    x = torch.rand(100 + n_test, DIM, generator=torch.Generator().manual_seed(0))
+    vae = mlp_vae(DIM, latent=LATENT, hidden=4, generator=torch.Generator().manual_seed(0))
+    usual = {"learner": "mcem", "score": "marginal", "batch_size": 20, "log_every": 1, "evaluate_every": 3_000}
+    data = Data("small", x[n_test:], x[:n_test], image_shape=(1, DIM))
+    return vae, data, usual | {"samples_seen": 15_000} | options
+
+
+def test_a_run_is_evaluated_and_told_of_in_the_paper_s_samples(quick_marginal, tmp_path, capsys):
+    vae, data, options = small_run(n_test=1_020)
+    told = []
+
+    class Evaluating(Callback):
+        def on_evaluating(self, run, split, done, count):
+            told.append((split, done, count))
+
+    result = fit(vae, data, out=tmp_path / "run", callbacks=[Evaluating()], **options)
+    expected = [("train", 50, 100), ("train", 100, 100), ("test", 500, 1_000), ("test", 1_000, 1_000)]
+    assert told == 5 * expected
+    assert [record.samples_seen for record in result.history] == [3_000, 6_000, 9_000, 12_000, 15_000]
+    assert [record.steps for record in result.history] == [10, 20, 30, 40, 50]
+    # The first thousand of each split, where there are as many.
+    assert (result.train.count, result.test.count) == (100, 1_000)
+    with torch.no_grad():
+        expected = vae.log_likelihood(data.test[:1000], torch.zeros(1000, LATENT)).double()
+    assert result.test.mean == pytest.approx(expected.mean().item(), rel=1e-12)
+    lines = capsys.readouterr().err.splitlines()
+    assert "3,000 of 15,000 samples" in lines[0] and "15,000 of 15,000 samples" in lines[-1]
+    # Its encoder has learnt nothing that reconstructions could show.
+    pictures = {path.name for path in (tmp_path / "run").glob("*.png")}
+    assert pictures == {"curve.png", "samples.png", "manifold.png"}
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_curve(quick_marginal):
+    vae, data, options = small_run(optimizer="sgd", lr=1e-3)
+
+    class Diverge(Callback):
+        def on_log(self, run, log):
+            if run.steps == 27:
+                run.learner.lr = 1e36
+
+    with pytest.raises(NonFiniteBound, match=r"at step (27|28|29): .*smaller stepsize \(lr is 1e\+36\)") as caught:
+        fit(vae, data, callbacks=[Diverge()], progress=False, **options)
+    assert [record.samples_seen for record in caught.value.history] == [3_000, 6_000]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,6 +40,19 @@ def small_data(seed=0, n=300):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     monkeypatch.setattr("aevb_ext.train.pictures.plots.save_all", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def quick_marginal(monkeypatch):
+    """In the place of the estimator, which has tests of its own, something quick that depends on the parameters."""
+
+    def values_at_zero(model, x, *, first, count, **_):
+        with torch.no_grad():
+            return SimpleNamespace(
+                values=model.log_likelihood(x[first : first + count], torch.zeros(count, 2)).double()
+            )
+
+    monkeypatch.setattr("aevb_ext.estimators.marginal_likelihood", values_at_zero, raising=False)
 
 
 class At(Callback):
@@ -105,6 +119,14 @@ SETTINGS = {
     "bf16": {"optimizer": "adam", "precision": "bf16"},
     "dropout": {"optimizer": "adam"},
     "wake-sleep": {"learner": "wake-sleep"},
+    # 15 samples a step for each of 20 points, so that there are as many steps.
+    "mcem": {
+        "learner": "mcem",
+        "score": "marginal",
+        "samples_seen": 45_000,
+        "checkpoint_every": 4_500,
+        "evaluate_every": 15_000,
+    },
 }
 
 

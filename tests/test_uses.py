@@ -1,8 +1,10 @@
 """What a trained model is used for: the methods of VAE."""
 
 import math
+from pathlib import Path
 
 import numpy as np
+import printed
 import pytest
 import torch
 from linear_gaussian import DIM, LATENT, LinearDecoder
@@ -14,6 +16,7 @@ from aevb_ext.estimators import bound_values
 from aevb_ext.models import VAE, GaussianDecoder, mlp_vae
 from aevb_ext.noise import keys_at, standard_normal
 
+PAGE = Path(__file__).parents[1] / "docs" / "uses.md"
 KEY = torch.tensor([7, 1312])
 
 
@@ -215,7 +218,7 @@ def test_anomaly_scores_are_minus_the_evidence_where_the_bound_is():
     vae = VAE(Encoder(decoder), decoder, LATENT)
     x = torch.randn(250, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x[123] *= 20
-    for options in ({"estimator": "a"}, {"estimator": "iwae", "n_samples": 7}):
+    for options in ({"estimator": "a"}, {"estimator": "iwae", "n_samples": 70}):
         scores = vae.anomaly_scores(x, **options)
         torch.testing.assert_close(scores, -decoder.evidence(x), rtol=1e-10, atol=1e-10)
         assert scores.argmax() == 123
@@ -223,7 +226,7 @@ def test_anomaly_scores_are_minus_the_evidence_where_the_bound_is():
 
 def test_anomaly_scores_are_of_the_noise_of_each_data_point():
     vae, x = model(), some_x(250)
-    for options in ({}, {"estimator": "iwae", "n_samples": 3, "seed": 5}):
+    for options in ({}, {"estimator": "iwae", "n_samples": 60, "seed": 5}):
         scores = vae.anomaly_scores(x, **options)
         torch.testing.assert_close(scores, -bound_values(vae, x, **options), rtol=1e-11, atol=0)
         torch.testing.assert_close(vae.anomaly_scores(x[:120], **options), scores[:120], rtol=1e-11, atol=0)
@@ -266,3 +269,9 @@ def test_a_model_that_does_not_know_its_latent_yet_says_so():
         vae.generate(1)
     vae.encode(some_x().float())
     assert vae.generate(1).shape == (1, 8)
+
+
+@pytest.mark.parametrize("program", printed.programs(PAGE), ids=printed.name)
+def test_the_program_of_the_page_runs_as_printed(program, capsys):
+    printed.run(program, PAGE)
+    assert capsys.readouterr().out.count("+-") == 3

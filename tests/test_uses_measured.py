@@ -12,6 +12,7 @@ from aevb_ext.data import Data, load
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import Settings
 from aevb_ext.uses import (
+    L2S,
     NotConverged,
     auc,
     fit_logistic,
@@ -159,6 +160,8 @@ def labelled(valid=True):
 def test_what_pixels_say_is_read_off_them(valid):
     found = probe_pixels(labelled(valid))
     assert found.accuracy == 1 and found.classifier.weight.shape == (3, 6)
+    # Of those that do as well the strongest.
+    assert found.valid_accuracy == 1 and found.l2 == L2S[0]
 
 
 def test_what_latents_do_not_say_is_not_read_off_them():

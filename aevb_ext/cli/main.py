@@ -4,15 +4,14 @@ import argparse
 import difflib
 
 from .. import __version__
-from ..estimators import ESTIMATORS, evaluate_bound
 from ..export import ExportError
 from ..train import NonFiniteBound, PeerFailed, joined
 from ..uses import NotConverged
 from . import (
-    again,
     anomaly,
     augment,
     encode,
+    evaluate,
     export,
     factor_analysis,
     held_out,
@@ -23,7 +22,6 @@ from . import (
     sample,
     train,
 )
-from .config import count
 
 __all__ = ["main"]
 
@@ -44,15 +42,6 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt as error:
             processes.tell(f"aevb: {str(error) or 'interrupted'}")
             return 130
-
-
-def _evaluate(a) -> None:
-    model, data = again.model_and_data(a)
-    for split in a.split or ("train", "test"):
-        x, _ = data.split(split)
-        bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=a.samples, seed=a.seed)
-        # With many samples a split takes minutes.
-        print(f"{split} bound {bound} nats ({bound.count} points)", flush=True)
 
 
 def _doctor(_) -> int | None:
@@ -79,32 +68,8 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
     verbs = parser.add_subparsers(required=True, dest="verb")
     train.add(verbs)
-    for verb in (sample, augment, latent_space, encode, probe, anomaly, held_out):
+    for verb in (sample, augment, latent_space, encode, probe, anomaly, held_out, evaluate):
         verb.add(verbs)
-
-    evaluate = verbs.add_parser("evaluate", help="the bound of a checkpoint's model")
-    evaluate.set_defaults(run=_evaluate)
-    again.add_run(evaluate)
-    again.add_flags(evaluate)
-    evaluate.add_argument(
-        "--estimator",
-        choices=ESTIMATORS,
-        default="b",
-        help="a (eq. 6), b (eq. 7) or iwae (importance-weighted); default: %(default)s",
-    )
-    evaluate.add_argument(
-        "--samples",
-        type=count,
-        default=1,
-        metavar="L",
-        help="of z a data point; memory does not grow with them; default: %(default)s",
-    )
-    evaluate.add_argument(
-        "--split", choices=("train", "valid", "test"), action="append", help="may be repeated; default: train and test"
-    )
-    evaluate.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    evaluate.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
-
     paper.add(verbs)
     report.add(verbs)
     export.add(verbs)

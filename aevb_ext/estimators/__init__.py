@@ -1,23 +1,28 @@
 """How a model is scored."""
 
-from .bound import Bound, bound_a, bound_b, bound_values, evaluate_bound
-from .importance import importance_weighted_bound
+from .ais import annealed_importance_sampling
+from .bound import bound_a, bound_b, bound_values, evaluate_bound
+from .importance import importance_weighted_bound, importance_weighted_log_likelihood
 from .latents import LatentUse, latent_use
 from .marginal import marginal_likelihood
 from .quadrature import quadrature_log_likelihood
-from .result import LogLikelihood
+from .result import Bound, LogLikelihood
 from .terms import ESTIMATORS
+from .trust import UntrustedEstimate
 
 __all__ = [
     "ESTIMATORS",
     "Bound",
     "LatentUse",
     "LogLikelihood",
+    "UntrustedEstimate",
+    "annealed_importance_sampling",
     "bound_a",
     "bound_b",
     "bound_values",
     "evaluate_bound",
     "importance_weighted_bound",
+    "importance_weighted_log_likelihood",
     "latent_use",
     "marginal_likelihood",
     "quadrature_log_likelihood",

@@ -10,6 +10,7 @@ from .. import functional as F
 from ..hmc import adapt, log_joint, transition, with_gradient
 from ..models import VAE
 from ..noise import keys_at
+from .result import POINT_BITS
 from .terms import ROWS
 
 __all__ = ["STARTS", "Chains", "Noise", "Path", "base_of", "jittered", "settled"]
@@ -23,8 +24,6 @@ _WORTH = 0.5
 _MOST_CHANGES = 100
 # Transitions at the posterior before its samples are taken.
 _SETTLING = 5
-# How many data points there may be; chains of each have numbers above it.
-_POINT_BITS = 40
 _GOLDEN = 0.6180339887498949
 
 
@@ -90,7 +89,7 @@ class Noise:
 
     def __init__(self, seed: int, purpose: str, index: Tensor, n: int):
         numbers = torch.arange(n + 1, device=index.device).unsqueeze(1)
-        self._keys = keys_at(seed, purpose, index + (numbers << _POINT_BITS))
+        self._keys = keys_at(seed, purpose, index + (numbers << POINT_BITS))
         self._step = self._keys.new_tensor([1, 0])
 
     def of_chains(self) -> Tensor:

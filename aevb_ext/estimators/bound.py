@@ -1,16 +1,17 @@
 """The SGVB estimators of the variational lower bound (section 2.3), and the bound of a data set."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..data import Rows, prefetch, rows_of
+from ..data import Rows
 from ..models import VAE
 from ..noise import keys_at
+from .result import POINT_BITS, Bound, points
 from .terms import ESTIMATORS, ROWS, terms_a, terms_b
 
-__all__ = ["Bound", "bound_a", "bound_b", "bound_values", "evaluate_bound"]
+__all__ = ["bound_a", "bound_b", "bound_values", "evaluate_bound"]
 
 
 def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
@@ -38,28 +39,17 @@ def bound_b(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: T
     return terms_b(model, x, n_samples, key=key, generator=generator).bound
 
 
-@dataclass(frozen=True)
-class Bound:
-    """The mean over data points of the bound, in nats, and the standard error of that mean."""
-
-    mean: float
-    stderr: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Tensor) -> "Bound":
-        """Of each data point's bound, ``[N]``."""
-        # One data point says nothing about its own spread.
-        stderr = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
-        return cls(values.mean().item(), stderr, len(values))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} +- {self.stderr:.2f}"
-
-
 @torch.no_grad()
 def evaluate_bound(
-    model: VAE, x: Tensor | Rows, *, estimator: str = "b", n_samples: int = 1, seed: int = 0, count: int | None = None
+    model: VAE,
+    x: Tensor | Rows,
+    *,
+    estimator: str = "b",
+    n_samples: int = 1,
+    seed: int = 0,
+    count: int | None = None,
+    repeats: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> Bound:
     """The mean bound of a data set, in nats per data point.
 
@@ -74,11 +64,22 @@ def evaluate_bound(
         n_samples: L or k, samples a data point.
         seed: of the noise.
         count: of how many first data points. None: of all.
+        repeats: with how many independent noises each is scored. With two or more, ``noise_stderr`` of the result says
+            how much of its error is theirs.
+        progress: called with how many data points are done, of ``repeats`` times as many, again and again.
 
     Raises:
-        ValueError: an unknown estimator, ``n_samples < 1`` or no data.
+        ValueError: an unknown estimator, ``n_samples < 1``, ``repeats < 1`` or no data.
     """
-    return Bound.of(bound_values(model, x, estimator=estimator, n_samples=n_samples, seed=seed, count=count))
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    values = []
+    for repeat in range(repeats):
+        before = sum(map(len, values))
+        told = None if progress is None else lambda done, before=before: progress(before + done)
+        options = {"estimator": estimator, "n_samples": n_samples, "seed": seed, "count": count}
+        values.append(bound_values(model, x, **options, repeat=repeat, progress=told))
+    return Bound.of(torch.stack(values))
 
 
 @torch.no_grad()
@@ -91,21 +92,19 @@ def bound_values(
     seed: int = 0,
     first: int = 0,
     count: int | None = None,
+    repeat: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """What :func:`evaluate_bound` averages, of the data points from number ``first`` on: float64 ``[count]``."""
+    """What :func:`evaluate_bound` averages, of the data points from number ``first`` on: float64 ``[count]``.
+
+    With the noise of the repetition number ``repeat``.
+    """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-    rows = rows_of(x)
-    device = next((p.device for p in model.parameters()), rows.device)
-    last = len(rows) if count is None else min(len(rows), first + count)
-    if last <= first:
-        raise ValueError(f"x must have at least one data point, got {len(rows)}")
     values = []
-    parts = torch.arange(first, last, device=rows.device).split(max(1, ROWS // n_samples))
-    batches = ((index, keys_at(seed, "evaluation binarize", index)) for index in parts)
-    for index, batch in zip(parts, prefetch(rows, batches, device), strict=True):
-        key = keys_at(seed, "evaluation", index).to(device)
+    for index, batch in points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
+        key = keys_at(seed, "evaluation", index + (repeat << POINT_BITS))
         values.append(ESTIMATORS[estimator](model, batch, n_samples, block=ROWS, key=key).bound)
     return torch.cat(values).double()

@@ -1,11 +1,19 @@
 """The importance-weighted bound of many samples, streamed."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
+from ..data import Rows
 from ..models import VAE
-from .terms import ROWS, terms_iwae
+from ..nn.stream import Totals
+from ..noise import keys_at
+from .result import LogLikelihood, points
+from .terms import ROWS, of_samples, terms_iwae
+from .trust import warn_of_weights
 
-__all__ = ["importance_weighted_bound"]
+__all__ = ["importance_weighted_bound", "importance_weighted_log_likelihood"]
 
 
 def importance_weighted_bound(
@@ -33,3 +41,52 @@ def importance_weighted_bound(
     """
     block = max(1, ROWS // max(1, len(x))) if block is None else block
     return terms_iwae(model, x, n_samples, block=block, key=key, generator=generator).bound
+
+
+@torch.no_grad()
+def importance_weighted_log_likelihood(
+    model: VAE,
+    x: Tensor | Rows,
+    *,
+    n_samples: int = 5000,
+    seed: int = 0,
+    first: int = 0,
+    count: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> LogLikelihood:
+    """The importance-weighted bound of each data point, with what its weights are worth.
+
+    The values are those of :func:`~aevb_ext.estimators.bound_values` with ``estimator="iwae"``, to rounding. They
+    approach log p(x) from below, the sooner the closer q(z | x) is to the posterior; where weights are worth few
+    samples they are far below it. Memory grows neither with the data points nor with the samples of each.
+
+    Args:
+        model: the VAE.
+        x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`.
+        n_samples: k.
+        seed: of the noise.
+        first, count: the data points from this number on, so many. None: all.
+        progress: called with how many data points are done, again and again.
+
+    Returns:
+        values, ``stderr`` (nan of one sample) and ``ess``.
+
+    Warns:
+        UntrustedEstimate: more than 5 % of the data points have weights that are worth less than 5 samples (or
+            a tenth of them).
+
+    Raises:
+        ValueError: no data, or ``n_samples < 1``.
+    """
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    parts = []
+    for index, batch in points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
+        terms = of_samples(model, batch, model.posterior(batch), keys_at(seed, "evaluation", index))
+        totals = Totals(weighted=True)
+        for start in range(0, n_samples, ROWS):
+            totals.add(tuple(value.double() for value in terms(start, min(ROWS, n_samples - start))[0]))
+        parts.append(LogLikelihood.of_weights(totals.log_sum, totals.effective_sample_size, n_samples))
+    found = LogLikelihood.joined(parts)
+    warn_of_weights(found, n_samples, "samples")
+    return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Rows
-from ..hmc import log_joint
+from ..hmc import log_joint, with_gradient
 from ..models import VAE
 from .result import LogLikelihood, home, points
 from .terms import ROWS
@@ -19,12 +19,11 @@ __all__ = ["quadrature_log_likelihood"]
 _REACH = 6.0
 # Spacing of the first grid: 960 nodes, 120^2, 32^3.
 _SPACING = {1: 0.0125, 2: 0.1, 3: 0.375}
-# A cell is cut further if its density at the middle is at least e^-this of the highest; a cell of the first grid may
-# have the mode in its corner.
-_FIRST_RANGE, _RANGE = 40.0, 18.0
+# A cell is cut further if it may have a density of at least e^-this of the highest.
+_RANGE = 16.0
 _MOST_CUTS = 8
 # Densities that are there at a time.
-_VALUES = 1 << 22
+_VALUES = 1 << 19
 
 
 @torch.no_grad()
@@ -81,12 +80,12 @@ def _grid(latent: int, device, dtype) -> Tensor:
 def _of_block(model: VAE, x: Tensor, nodes: Tensor, tolerance: float) -> LogLikelihood:
     """Of data points ``[B, *event]``."""
     n, latent = len(x), nodes.shape[1]
-    spacing, reach = _SPACING[latent], _FIRST_RANGE
+    spacing = _SPACING[latent]
     owner, z = torch.arange(n, device=x.device).repeat_interleave(len(nodes)), nodes.repeat(n, 1)
     values, changes = z.new_full((n,), math.nan, dtype=torch.float64), z.new_full((n,), math.inf, dtype=torch.float64)
     corners = z.new_tensor(list(itertools.product((-1.0, 1.0), repeat=latent)))
     for _ in range(_MOST_CUTS):
-        log_density = _log_densities(model, x, z, owner)
+        log_density, slope = _log_densities(model, x, z, owner)
         highest = log_density.new_full((n,), -math.inf).scatter_reduce(0, owner, log_density, "amax")
         weight = (log_density - highest[owner]).exp()
         total, squares = (weight.new_zeros(n).index_add(0, owner, w) for w in (weight, weight.square()))
@@ -95,17 +94,19 @@ def _of_block(model: VAE, x: Tensor, nodes: Tensor, tolerance: float) -> LogLike
         changes = torch.where(seen, (now - values).abs().nan_to_num(nan=math.inf), changes)
         values = torch.where(seen, now, values)
         # A sum of few nodes may agree with that before it by chance.
-        resolved = (changes < tolerance) & (total.square() / squares > 2.5**latent)
-        kept = (log_density > highest[owner] - reach) & ~resolved[owner]
+        done = (changes < tolerance) & (total.square() / squares > 2.5**latent)
+        # A concave function is nowhere above its tangent: what the cell's corners have at most.
+        kept = (log_density + 0.5 * spacing * slope > (highest - _RANGE)[owner]) & ~done[owner]
         if not kept.any():
             break
-        spacing, reach = spacing / 2, _RANGE
+        spacing /= 2
         owner = owner[kept].repeat_interleave(len(corners))
         z = (z[kept].unsqueeze(1) + 0.5 * spacing * corners).flatten(0, 1)
     return LogLikelihood(values, changes)
 
 
-def _log_densities(model: VAE, x: Tensor, z: Tensor, owner: Tensor) -> Tensor:
-    """log p(x, z) of each node with the data point that it belongs to, in float64."""
-    parts = [log_joint(model, x[i])(part) for part, i in zip(z.split(ROWS), owner.split(ROWS), strict=True)]
-    return torch.cat(parts).double()
+def _log_densities(model: VAE, x: Tensor, z: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x, z) of each node with the data point that it belongs to, and its gradient's 1-norm, in float64."""
+    parts = zip(z.split(ROWS), owner.split(ROWS), strict=True)
+    values, gradients = zip(*(with_gradient(log_joint(model, x[i]))(part) for part, i in parts), strict=True)
+    return torch.cat(values).double(), torch.cat(gradients).abs().sum(1).double()

@@ -1,8 +1,8 @@
-"""What estimators of log p(x) give, and how they go through data."""
+"""What estimators give, and how they go through data."""
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,43 @@ from ..data import Rows, prefetch, rows_of
 from ..models import VAE
 from ..noise import keys_at
 
-__all__ = ["LogLikelihood", "home", "points"]
+__all__ = ["POINT_BITS", "Bound", "LogLikelihood", "home", "points"]
+
+# How many data points there may be: what a data point has several of (noises, chains) is numbered above it.
+POINT_BITS = 40
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The mean over data points of a bound or of log p(x), in nats.
+
+    Attributes:
+        mean: over data points, and where each was scored several times over these.
+        stderr: of the mean as an estimate for data like this: by how much it varies with the data points, and with the
+            noise that each has of its own.
+        count: how many data points.
+        noise_stderr: of the mean as an estimate for these very data points: by how much it varies with the noise
+            alone. None: not known, since each was scored once.
+    """
+
+    mean: float
+    stderr: float
+    count: int
+    noise_stderr: float | None = None
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Bound":
+        """Of the value of each data point, ``[N]``, or ``[r, N]``: each scored with r independent noises."""
+        of_points = values if values.dim() == 1 else values.mean(0)
+        count, noise = len(of_points), None
+        # One data point says nothing about its own spread, and neither does one score of it.
+        stderr = of_points.std().item() / count**0.5 if count > 1 else math.nan
+        if values.dim() > 1 and len(values) > 1:
+            noise = (values.var(0).sum() / len(values)).sqrt().item() / count
+        return cls(of_points.mean().item(), stderr, count, noise)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} +- {self.stderr:.2f}"
 
 
 @dataclass(frozen=True)
@@ -36,10 +72,16 @@ class LogLikelihood:
         """Of n weights whose mean estimates p(x), by the logarithm of their sum and by what they are worth, ``[B]``.
 
         The relative variance of a mean of weights is 1 / ess - 1 / n, and that is the variance of its logarithm to
-        first order.
+        first order; one weight says nothing about its own.
         """
-        stderr = (1 / ess - 1 / n).clamp(min=0).sqrt()
+        stderr = (1 / ess - 1 / n).clamp(min=0).sqrt() if n > 1 else torch.full_like(ess, math.nan)
         return cls(log_sum - math.log(n), stderr, ess, accept_prob)
+
+    @property
+    def mean(self) -> Bound:
+        """The mean over the data points, with its standard errors."""
+        noise = self.stderr.square().sum().sqrt().item() / len(self.stderr)
+        return replace(Bound.of(self.values), noise_stderr=noise)
 
     @classmethod
     def joined(cls, parts: list["LogLikelihood"]) -> "LogLikelihood":

@@ -1,13 +1,16 @@
 """The estimators of the variational lower bound, each by what it is made of."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from .. import functional as F
+from ..hmc import log_prior
 from ..models import VAE
 from ..nn import ELBO, ELBOTerms
-from ..nn.stream import streamed
+from ..nn.stream import Terms, streamed
 
-__all__ = ["ESTIMATORS", "ROWS", "terms_a", "terms_b", "terms_iwae"]
+__all__ = ["ESTIMATORS", "ROWS", "of_samples", "terms_a", "terms_b", "terms_iwae"]
 
 # Rows of the decoder's output that are made at a time where nobody says how many: enough that the weights' way through
 # the caches and the calls cost little beside the products, few enough to stay in the last cache (docs/many-samples.md).
@@ -26,22 +29,26 @@ def terms_a(
         block: how many samples at a time, as :class:`~aevb_ext.nn.ELBO` has it. None: all at once.
         key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
     """
-    mu, logvar = model.posterior(x)
-    key = F.key_for(mu, key, generator)  # one for all blocks
-
-    def terms(first, n):
-        z = F.rsample(mu, logvar, n_samples=n, first_sample=first, key=key)
-        zero = z.new_zeros(())
-        log_q = F.gaussian_log_prob(z, mu.expand_as(z), logvar, batch_dims=2)
-        log_prior = F.gaussian_log_prob(z, zero.expand_as(z), zero, batch_dims=2)
-        return (model.log_likelihood(x, z), log_q - log_prior), None
-
+    mu, logvar = q = model.posterior(x)
+    terms = of_samples(model, x, q, F.key_for(mu, key, generator))  # one key for all blocks
     if block is None or block >= n_samples:
         sums = [value.sum(0) for value in terms(0, n_samples)[0]]
     else:
         sums = streamed(terms, n_samples, block, (x, mu, logvar), weighted=False)
     reconstruction, kl = (total / n_samples for total in sums)
     return ELBOTerms(reconstruction - kl, reconstruction, kl)
+
+
+def of_samples(model: VAE, x: Tensor, q: tuple[Tensor, Tensor], key: Tensor) -> Callable[[int, int], Terms]:
+    """log p(x | z) and log q(z | x) - log p(z), ``[n, B]`` each, of n samples of q from number ``first`` on."""
+    mu, logvar = q
+
+    def terms(first: int, n: int) -> Terms:
+        z = F.rsample(mu, logvar, n_samples=n, first_sample=first, key=key)
+        log_q = F.gaussian_log_prob(z, mu.expand_as(z), logvar, batch_dims=2)
+        return (model.log_likelihood(x, z), log_q - log_prior(z)), None
+
+    return terms
 
 
 def terms_b(

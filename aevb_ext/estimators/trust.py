@@ -4,7 +4,12 @@ import warnings
 
 from .result import LogLikelihood
 
-__all__ = ["least_ess", "warn_of_chains", "warn_of_latent", "warn_of_weights"]
+__all__ = ["UntrustedEstimate", "least_ess", "warn_of_chains", "warn_of_latent", "warn_of_weights"]
+
+
+class UntrustedEstimate(UserWarning):
+    """An estimate is not to be trusted; the message says why, and what helps."""
+
 
 # "Good below about 5 latent dimensions" (appendix D).
 _MOST_LATENT = 5
@@ -28,7 +33,7 @@ def warn_of_latent(latent: int) -> None:
 
 def warn_of_weights(found: LogLikelihood, n: int, what: str) -> None:
     """Where more than 5 % of the data points have weights that are worth less than :func:`least_ess`."""
-    share = (found.ess < least_ess(n)).double().mean().item()
+    share = (~(found.ess >= least_ess(n))).double().mean().item()
     if share > _SHARE:
         _warn(
             f"{share:.0%} of the data points have an effective sample size below {least_ess(n):g} of {n} {what}: "
@@ -45,4 +50,4 @@ def warn_of_chains(found: LogLikelihood) -> None:
 
 def _warn(message: str) -> None:
     # Of the caller of the estimator, which is decorated.
-    warnings.warn(message, stacklevel=5)
+    warnings.warn(message, UntrustedEstimate, stacklevel=5)

@@ -20,9 +20,9 @@ __all__ = ["OPTIMIZERS", "Learner"]
 # Default stepsizes. The gradient is summed over the minibatch, hence the small one of SGD.
 OPTIMIZERS = {"adagrad": 0.02, "adam": 1e-3, "sgd": 1e-4}
 
-# Adagrad's first updates only accumulate squared gradients: a stepsize divided by the root of a sum that has barely
+# Adagrad's first steps only accumulate squared gradients: a stepsize divided by the root of a sum that has barely
 # begun would throw the parameters far off.
-ADAGRAD_SILENT_UPDATES = 100
+ADAGRAD_SILENT_STEPS = 100
 
 
 class Learner:
@@ -36,7 +36,7 @@ class Learner:
         objective: what is ascended in its parameters, of its model and of its own.
         n_data: N.
         batch_size: M, of all processes together.
-        optimizer: ``"adagrad"`` (its first 100 updates accumulate squared gradients without a change), ``"adam"`` or
+        optimizer: ``"adagrad"`` (its first steps accumulate squared gradients without a change), ``"adam"`` or
             ``"sgd"``.
         lr: its stepsize. Default: 0.02, 0.001, 0.0001.
         lr_warmup: over so many steps it grows linearly.
@@ -48,7 +48,7 @@ class Learner:
             optimizer stay float32.
         skip_non_finite: leave everything as it was where a step's gradient is not finite.
         accumulate: in how many equal parts x is computed.
-        updates: how many updates of the parameters a step makes.
+        silent_steps: first steps in which Adagrad only accumulates squared gradients.
         processes: what :class:`~aevb_ext.train.processes.Processes` is; None: this process alone.
 
     Raises:
@@ -81,7 +81,7 @@ class Learner:
         precision: str = "float32",
         skip_non_finite: bool = False,
         accumulate: int = 1,
-        updates: int = 1,
+        silent_steps: int = ADAGRAD_SILENT_STEPS,
         processes=None,
     ):
         if optimizer not in OPTIMIZERS:
@@ -99,8 +99,7 @@ class Learner:
         self._synchronised = self.objective if processes is None else processes.synchronised(self.objective, **sent)
         self._unsynchronised = getattr(self._synchronised, "no_sync", nullcontext)
         self._world_size = 1 if processes is None else processes.world_size
-        silent = math.ceil(ADAGRAD_SILENT_UPDATES / updates) if optimizer == "adagrad" else 0
-        self.schedule = Schedule(silent, lr_warmup, total_steps)
+        self.schedule = Schedule(silent_steps if optimizer == "adagrad" else 0, lr_warmup, total_steps)
         prior = batch_size / n_data if objective.has_prior else 0.0
         self.optimizer = _optimizer(optimizer, self._parameters, self.lr, prior)
         self.average = None if ema is None else Average(self.model, ema)

@@ -76,7 +76,8 @@ class MCEM(Learner):
                 "each process would have to know all chains"
             )
         self._hmc_steps, self._weight_updates = hmc_steps, weight_updates
-        super().__init__(Chains(model, n_data, seed), n_data, batch_size=batch_size, updates=weight_updates, **options)
+        # There are few steps, of much data each, and the paper's curve shows no pause before they begin to tell.
+        super().__init__(Chains(model, n_data, seed), n_data, batch_size=batch_size, silent_steps=0, **options)
 
     def update(self, x: Tensor, key: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """What a step does on the device: here ``index`` is needed, for it says whose chains these are."""

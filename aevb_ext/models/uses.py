@@ -15,7 +15,7 @@ __all__ = ["Uses"]
 
 # Data points that are encoded together.
 _ENCODED = 1000
-# Data points that are scored together: few, so that with many samples of each a bar moves.
+# Data points that are scored between two looks at the bar: so many with many samples of each, more with few.
 _SCORED = 100
 
 
@@ -196,7 +196,9 @@ class Uses:
         """
         # Estimators are made of models: known only once there is one.
         from ..estimators import bound_values
+        from ..estimators.terms import ROWS
 
-        first = tqdm(range(0, max(1, len(x)), _SCORED), "scoring", disable=None, delay=2)
-        options = {"estimator": estimator, "n_samples": n_samples, "seed": seed, "count": _SCORED}
+        count = max(_SCORED, ROWS // max(1, n_samples))
+        options = {"estimator": estimator, "n_samples": n_samples, "seed": seed, "count": count}
+        first = tqdm(range(0, max(1, len(x)), count), "scoring", disable=None, delay=2)
         return -torch.cat([bound_values(self, x, first=i, **options) for i in first])

@@ -40,15 +40,22 @@ class Totals:
             largest = torch.maximum(self._largest, largest)
         # As torch.logsumexp does: beside infinities there is nothing to be relative to.
         shift = largest.where(largest.isfinite(), 0)
-        total = (log_weights - shift).exp().sum(0)
+        weights = (log_weights - shift).exp()
+        total, squares = weights.sum(0), weights.square().sum(0)
         if before is not None:
-            total = total + self._total * (self._largest - shift).exp()
-        self._largest, self._shift, self._total = largest, shift, total
+            factor = (self._largest - shift).exp()
+            total, squares = total + self._total * factor, squares + self._squares * factor.square()
+        self._largest, self._shift, self._total, self._squares = largest, shift, total, squares
 
     @property
     def log_sum(self) -> Tensor:
         """The logarithm of the sum of the weights, ``[*batch]``."""
         return self._total.log() + self._shift
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """(sum of weights)^2 / sum of squares, ``[*batch]``: how many independent draws they are worth (Kong 1992)."""
+        return self._total.square() / self._squares
 
 
 # values, each [n, *batch], and a port [n, *batch] to which the normalised weights go as its cotangent, or None

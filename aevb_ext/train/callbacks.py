@@ -25,6 +25,9 @@ class Callback:
     def on_log(self, run: Run, log: Log) -> None:
         """The means over the last few steps were read from the device."""
 
+    def on_evaluating(self, run: Run, split: str, done: int, count: int) -> None:
+        """In an evaluation that takes long: so many of the split's data points are done."""
+
     def on_evaluation(self, run: Run, record: Record) -> None:
         """The bounds of the splits were evaluated."""
 

@@ -38,14 +38,26 @@ def shared_bound(model: VAE, x: Tensor | Rows, processes: Processes, *, count: i
     return _shared(lambda **part: bound_values(model, x, **part, **how), model, x, processes, count)
 
 
-def shared_marginal(model: VAE, x: Tensor | Rows, processes: Processes, *, count: int | None = None) -> Bound:
+def shared_marginal(
+    model: VAE,
+    x: Tensor | Rows,
+    processes: Processes,
+    *,
+    count: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Bound:
     """The mean of the marginal log-likelihood by the estimator of appendix D, likewise shared out.
 
     4 leapfrog steps and 50 samples a data point, as for the paper's Figure 3.
+
+    Args:
+        model, x, processes, count: as of :func:`shared_bound`.
+        progress: called with how many data points are done, again and again.
     """
 
-    def values(**part) -> Tensor:
-        return estimators.marginal_likelihood(model, x, **part, **_MARGINAL).values
+    def values(first: int, count: int) -> Tensor:
+        how = {**_MARGINAL, "progress": lambda done: progress(first + done)}
+        return estimators.marginal_likelihood(model, x, first=first, count=count, **how).values
 
     return _shared(values, model, x, processes, count)
 

@@ -31,7 +31,8 @@ __all__ = ["NonFiniteBound", "fit"]
 
 # The bound is evaluated where the paper's Figure 2 has detail: evenly in the logarithm of the samples seen.
 _FIRST_EVALUATION = 10_000
-_EVALUATIONS_PER_DECADE = 8
+# A bound takes a second, a marginal likelihood minutes.
+_EVALUATIONS_PER_DECADE = {"bound": 8, "marginal": 2}
 
 
 class NonFiniteBound(RuntimeError):
@@ -252,7 +253,7 @@ def _agree(run: Run, signals: Signals | None, now: bool = True) -> None:
 
 
 def _evaluate(run: Run, callbacks: list[Callback]) -> None:
-    record = evaluate(run)
+    record = evaluate(run, callbacks)
     run.history.append(record)
     for callback in callbacks:
         callback.on_evaluation(run, record)
@@ -306,19 +307,26 @@ def _check(settings: Settings, processes: Processes) -> None:
         )
 
 
-def evaluate(run: Run) -> Record:
+def evaluate(run: Run, callbacks: Iterable[Callback] = ()) -> Record:
     """The scores of the splits, of the averaged parameters where there is an average, each time on the same noise."""
     settings = run.settings
-    score, how = shared_marginal, {}
-    if settings.score == "bound":
-        score, how = shared_bound, {"estimator": settings.estimator, "n_samples": settings.n_samples}
+
+    def score(name: str, count: int) -> Bound:
+        x = getattr(run.data, name)
+        if settings.score == "bound":
+            how = {"estimator": settings.estimator, "n_samples": settings.n_samples}
+            return shared_bound(run.model, x, run.processes, count=count, **how)
+
+        def tell(done: int) -> None:
+            for callback in callbacks:
+                callback.on_evaluating(run, name, done, count)
+
+        return shared_marginal(run.model, x, run.processes, count=count, progress=tell)
+
     # What processes evaluate together, and the first one saves, is one model.
     run.processes.take_first(run.model.buffers())
     with run.averaged():
-        bounds = {
-            name: score(run.model, getattr(run.data, name), run.processes, count=count, **how)
-            for name, count in _evaluated(run).items()
-        }
+        bounds = {name: score(name, count) for name, count in _evaluated(run).items()}
     for name, bound in bounds.items():
         if not math.isfinite(bound.mean):
             raise _non_finite(run.steps, run, f"the {name} {settings.score} is {bound.mean}")
@@ -333,7 +341,8 @@ def _evaluated(run: Run) -> dict[str, int]:
     counts = {name: len(split) for name, split in splits.items() if split is not None}
     counts["train"] = min(counts["train"], counts["test"])
     if run.settings.score == "marginal":
-        counts = {name: min(MARGINAL_POINTS, count) for name, count in counts.items()}
+        # It takes a while, and the paper's Figure 3 is of these two.
+        counts = {name: min(MARGINAL_POINTS, counts[name]) for name in ("train", "test")}
     return counts
 
 
@@ -344,8 +353,9 @@ def evaluation_steps(settings: Settings) -> set[int]:
         every = _steps_of(settings.evaluate_every, settings)
         return {*range(every, steps, every), steps}
     first, last = math.log10(_FIRST_EVALUATION), math.log10(steps * batch)
-    count = max(0, math.ceil((last - first) * _EVALUATIONS_PER_DECADE))
-    samples = (10 ** (first + i / _EVALUATIONS_PER_DECADE) for i in range(count))
+    per_decade = _EVALUATIONS_PER_DECADE[settings.score]
+    count = max(0, math.ceil((last - first) * per_decade))
+    samples = (10 ** (first + i / per_decade) for i in range(count))
     return {max(1, round(s / batch)) for s in samples if s < steps * batch} | {steps}
 
 

@@ -54,6 +54,10 @@ class Progress(Callback):
         self._log = log
         self._bar.update(self._task, completed=log.samples_seen, state=f"{_state(log)}{self._evaluated}")
 
+    def on_evaluating(self, run, split, done, count) -> None:
+        state = "" if self._log is None else f"{_state(self._log)}  "
+        self._bar.update(self._task, state=f"{state}evaluating {split}: {done:,} of {count:,}")
+
     def on_evaluation(self, run, record) -> None:
         bounds = {name: getattr(record, name) for name in ("train", "valid", "test")}
         told = "  ".join(f"{name} {value:.2f}" for name, value in bounds.items() if value is not None)

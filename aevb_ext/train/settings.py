@@ -55,7 +55,7 @@ class Settings:
             data points of each split (Kingma & Welling 2014, app. D), which needs no encoder and few latent dimensions.
         log_every: steps between two looks at the running bound. Each look waits for the device.
         evaluate_every: samples between two evaluations. None: evenly in the logarithm of the samples seen, eight a
-            decade, as the paper's Figure 2 shows them.
+            decade, as the paper's Figure 2 shows them; of the marginal likelihood, which takes minutes, two.
         patience: stop after so many evaluations without a better bound (of the valid split; without one, of test).
             None: go on to the end.
     """

@@ -88,7 +88,7 @@ def probe_latents(model: VAE, data: Data) -> Probe:
 
 
 def probe_pixels(data: Data) -> Probe:
-    """:func:`linear_probe` on the data points as they are, ``x * x_scale``, which have to fit into memory as float64.
+    """:func:`linear_probe` on the data points as they are, ``x * x_scale``: in memory twice, as float64.
 
     Args, Raises: as of :func:`probe_latents`.
     """

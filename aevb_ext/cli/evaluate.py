@@ -1,0 +1,145 @@
+"""``aevb evaluate``."""
+
+import sys
+import warnings
+from contextlib import contextmanager
+
+from ..estimators import (
+    ESTIMATORS,
+    LogLikelihood,
+    UntrustedEstimate,
+    annealed_importance_sampling,
+    evaluate_bound,
+    importance_weighted_log_likelihood,
+    marginal_likelihood,
+    quadrature_log_likelihood,
+)
+from ..learners import LEARNERS
+from ..runs import open_run
+from . import again
+from .bar import bar
+from .config import count
+
+__all__ = ["add"]
+
+# Those that estimate log p(x) itself; None: what they draw is not a number of samples.
+_OF_LOG_LIKELIHOOD = {
+    "marginal": (marginal_likelihood, 50),
+    "ais": (annealed_importance_sampling, 16),
+    "quadrature": (quadrature_log_likelihood, None),
+}
+
+
+def add(verbs) -> None:
+    """The verb."""
+    parser = verbs.add_parser(
+        "evaluate",
+        help="the bound, or the log-likelihood, of a run's model",
+        description="Prints the mean over the data points and its standard error; and by how much of that the noise "
+        "moves it, where that is known. marginal, ais and quadrature need no encoder.",
+    )
+    parser.set_defaults(run=_evaluate)
+    again.add_run(parser)
+    again.add_flags(parser)
+    parser.add_argument(
+        "--estimator",
+        choices=(*ESTIMATORS, *_OF_LOG_LIKELIHOOD),
+        default="b",
+        help="of the bound: a (eq. 6), b (eq. 7) or iwae (importance-weighted); of log p(x): marginal (appendix D, up "
+        "to about 5 latent dimensions), ais (annealed importance sampling), quadrature (up to 3); default: %(default)s",
+    )
+    parser.add_argument(
+        "--samples",
+        type=count,
+        metavar="L",
+        help="of z a data point; memory does not grow with them; default: 1, of marginal 50, of ais 16 chains",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=count,
+        default=1,
+        metavar="R",
+        help="of a and b: independent noises, to tell their part of the error; default: %(default)s",
+    )
+    parser.add_argument(
+        "--split", choices=("train", "valid", "test"), action="append", help="may be repeated; default: train and test"
+    )
+    parser.add_argument("--count", type=count, metavar="N", help="the first N data points of a split; default: all")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
+
+
+def _evaluate(a) -> None:
+    _check(a)
+    model, data = again.model_and_data(a)
+    for split in a.split or ("train", "test"):
+        x, _ = data.split(split)
+        n = min(len(x), a.count or len(x))
+        with _warnings_as_lines(), bar(f"{split} {a.estimator}", n * a.repeats) as progress:
+            line = _line(model, x, a, progress)
+        # Many samples, and chains, take minutes a split.
+        print(f"{split} {line}", flush=True)
+
+
+def _line(model, x, a, progress) -> str:
+    options = {"seed": a.seed, "count": a.count, "progress": progress}
+    if a.estimator in _OF_LOG_LIKELIHOOD:
+        estimate, samples = _OF_LOG_LIKELIHOOD[a.estimator]
+        if samples is not None:
+            samples = options["n_samples"] = a.samples or samples
+        return f"log p(x) {_told(estimate(model, x, **options), samples)}"
+    samples = a.samples or 1
+    if a.estimator == "iwae" and samples > 1 and a.repeats == 1:
+        return f"bound {_told(importance_weighted_log_likelihood(model, x, n_samples=samples, **options), samples)}"
+    bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=samples, repeats=a.repeats, **options)
+    return f"bound {bound} nats ({bound.count} points){_noise(bound)}"
+
+
+def _told(found: LogLikelihood, samples: int | None) -> str:
+    mean = found.mean
+    line = f"{mean} nats ({mean.count} points)"
+    if found.ess is None:
+        return f"{line}, each to within {found.stderr.max():.1g}"
+    line += f"{_noise(mean)}, effective sample size {found.ess.median():.3g} of {samples} (median)"
+    if found.accept_prob is not None:
+        line += f", acceptance {found.accept_prob.mean():.0%}"
+    return line
+
+
+def _noise(bound) -> str:
+    return "" if bound.noise_stderr is None else f", +- {bound.noise_stderr:.2g} of it by the noise"
+
+
+def _check(a) -> None:
+    """What could be found out only after a while.
+
+    Raises:
+        ValueError: an option that the estimator does not have, or a bound of a model whose encoder was not trained.
+    """
+    if a.samples is not None and a.estimator == "quadrature":
+        raise ValueError(f"--samples: quadrature draws none, got {a.samples}")
+    if a.repeats > 1 and a.estimator in _OF_LOG_LIKELIHOOD:
+        raise ValueError(f"--repeats is of the bound: {a.estimator} tells its noise from one, got {a.repeats}")
+    try:
+        learner = open_run(a.checkpoint).config.get("learner", "aevb")
+    except FileNotFoundError:
+        return
+    if a.estimator in ESTIMATORS and learner in LEARNERS and not LEARNERS[learner].ENCODES:
+        raise ValueError(
+            f"--estimator {a.estimator} is of an encoder, and the learner {learner} of the run has trained none: take "
+            f"one of {', '.join(_OF_LOG_LIKELIHOOD)}"
+        )
+
+
+@contextmanager
+def _warnings_as_lines():
+    def shown(message, category, *where, **how):
+        if issubclass(category, UntrustedEstimate):
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+        else:
+            before(message, category, *where, **how)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UntrustedEstimate)
+        before, warnings.showwarning = warnings.showwarning, shown
+        yield
