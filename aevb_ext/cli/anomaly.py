@@ -3,6 +3,7 @@
 from ..estimators import ESTIMATORS
 from ..uses import write_scores
 from . import again
+from .bar import bar
 from .config import count
 
 __all__ = ["add"]
@@ -31,6 +32,8 @@ def add(verbs) -> None:
 def _anomaly(a) -> None:
     model, data = again.model_and_data(a)
     x, labels = data.split(a.split)
-    scores = model.anomaly_scores(x, estimator=a.estimator, n_samples=a.samples, seed=a.seed).cpu()
+    how = {"estimator": a.estimator, "n_samples": a.samples, "seed": a.seed}
+    with bar("scoring", len(x)) as told:
+        scores = model.anomaly_scores(x, **how, progress=told).cpu()
     write_scores(a.out, labels, {"score": scores})
     print(f"written to {a.out}: {len(scores)} scores, mean {scores.mean():.2f} nats, highest {scores.max():.2f}")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import plots
 from ..data import Data, Rows, chunks, first
@@ -15,6 +14,7 @@ from ..models import VAE
 from ..noise import keys_at
 from ..uses import writing_npz
 from . import again
+from .bar import bar
 from .config import count
 from .pictures import write_picture
 
@@ -80,10 +80,14 @@ def _variants(model: VAE, data: Data, x: Tensor | Rows, a) -> Iterator[Tensor]:
     device = next(model.parameters()).device
     parts = torch.arange(len(x)).split(_ROWS)
     batches = chunks(x, _ROWS, device, lambda index: _data_keys(a, index))
-    for index, batch in tqdm(zip(parts, batches, strict=True), "augmenting", len(parts), disable=None, delay=2):
-        key = keys_at(a.seed, "augmentation", index).to(device)
-        found = model.augment(batch, n_samples=a.n, temperature=a.temperature, key=key).transpose(0, 1).flatten(0, 1)
-        yield found.reshape(-1, *(data.image_shape or found.shape[1:])).cpu()
+    with bar("augmenting", len(x)) as told:
+        for index, batch in zip(parts, batches, strict=True):
+            key = keys_at(a.seed, "augmentation", index).to(device)
+            found = (
+                model.augment(batch, n_samples=a.n, temperature=a.temperature, key=key).transpose(0, 1).flatten(0, 1)
+            )
+            yield found.reshape(-1, *(data.image_shape or found.shape[1:])).cpu()
+            told(int(index[-1]) + 1)
 
 
 def _data_keys(a, index: Tensor) -> Tensor:

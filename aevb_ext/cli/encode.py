@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..uses import writing_npz
 from . import again
+from .bar import bar
 
 __all__ = ["add"]
 
@@ -25,7 +26,8 @@ def _encode(a) -> None:
         raise ValueError(f"--out must be a .npz file, got {a.out}")
     model, data = again.model_and_data(a)
     x, labels = data.split(a.split)
-    mean, logvar = model.encode(x, seed=a.seed)
+    with bar("encoding", len(x)) as told:
+        mean, logvar = model.encode(x, seed=a.seed, progress=told)
     arrays = {"mean": mean, "logvar": logvar} | ({} if labels is None else {"labels": labels})
     with writing_npz(a.out) as write:
         for name, array in arrays.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .._files import atomic_write, naming
 from ..uses import HeldOut, held_out
+from .bar import bar
 from .config import add_flags, count, read_config, resolved
 from .made import data_of_keys, model_of_keys, settings_of_keys
 from .train import default_device
@@ -59,6 +60,7 @@ def _held_out(a) -> None:
         labels=a.labels,
         n_samples=a.k,
         device=a.device or default_device(),
+        show=bar,
     ):
         if not results:
             print(f"label  points  {'AUC, bound':18}  {f'AUC, k = {a.k}':18}  bound of it  of the others")

@@ -1,7 +1,10 @@
 """``aevb probe``."""
 
-from ..uses import probe_latents, probe_pixels
+from functools import partial
+
+from ..uses import L2S, probe_latents, probe_pixels
 from . import again
+from .bar import bar
 
 __all__ = ["add"]
 
@@ -23,7 +26,8 @@ def add(verbs) -> None:
 
 def _probe(a) -> None:
     model, data = again.model_and_data(a)
-    for name, run in (("latent means", lambda: probe_latents(model, data)), ("pixels", lambda: probe_pixels(data))):
-        found = run()
+    for name, run in (("latent means", partial(probe_latents, model)), ("pixels", probe_pixels)):
+        with bar(f"a classifier of {name}", len(L2S)) as told:
+            found = run(data, progress=told)
         features = found.classifier.weight.shape[1]
         print(f"{name}: accuracy {found} ({found.count} points; {features} features, l2 {found.l2:g})", flush=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import plots
 from ..noise import keys_at
 from ..train import Checkpoint, load_checkpoint
 from ..uses import write_npy, writing_npz
 from . import again
+from .bar import bar
 from .config import count
 from .pictures import checked_shape, write_picture
 
@@ -58,7 +58,8 @@ def _sample(a) -> None:
 
 def _blocks(a, checkpoint: Checkpoint) -> Iterator[Tensor]:
     model = checkpoint.model.eval()
-    parts = torch.arange(a.n).split(_ROWS)
-    for index in tqdm(parts, "sampling", disable=None, delay=2):
-        x = model.generate(len(index), sampled=a.sampled, key=keys_at(a.seed, "generation", index))
-        yield x.reshape(-1, *(checkpoint.image_shape or x.shape[1:]))
+    with bar("sampling", a.n) as told:
+        for index in torch.arange(a.n).split(_ROWS):
+            x = model.generate(len(index), sampled=a.sampled, key=keys_at(a.seed, "generation", index))
+            yield x.reshape(-1, *(checkpoint.image_shape or x.shape[1:]))
+            told(int(index[-1]) + 1)

@@ -1,10 +1,10 @@
 """What a trained model is for: generation, augmentation, representation, anomaly scores, ways through latent space."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import functional as F
 from ..data import Rows, chunks
@@ -15,15 +15,13 @@ __all__ = ["Uses"]
 
 # Data points that are encoded together.
 _ENCODED = 1000
-# Data points that are scored between two looks at the bar: so many with many samples of each, more with few.
-_SCORED = 100
 
 
 class Uses:
     """The methods of :class:`~aevb_ext.models.VAE` that use a model which has learnt; none of them has a gradient.
 
     Pixels are on the scale of the model, ``x * x_scale``, where those of images are in [0, 1]. Dropout is as the model
-    has it: call ``model.eval()`` first. What takes more than two seconds shows a bar on a terminal.
+    has it: call ``model.eval()`` first.
     """
 
     @torch.no_grad()
@@ -87,7 +85,9 @@ class Uses:
         return self.decoder.mean(F.rsample(mu, std, n_samples=n_samples, key=key, generator=generator, spread="std"))
 
     @torch.no_grad()
-    def encode(self, x: Tensor | Rows, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, x: Tensor | Rows, *, seed: int = 0, progress: Callable[[int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The representation of a data set: (mu, logvar) of q(z | x), of a thousand data points at a time.
 
         Memory grows with the data set by the result alone, also where the data stays in files.
@@ -95,6 +95,7 @@ class Uses:
         Args:
             x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, ``N >= 1``.
             seed: of rows that draw.
+            progress: called with how many data points are done, again and again.
 
         Returns:
             Each ``[N, *latent]``, of the model's dtype, on the CPU.
@@ -105,12 +106,12 @@ class Uses:
         if len(x) == 0:
             raise ValueError("x must have at least one data point, got none")
         device = next((p.device for p in self.parameters()), None)
-        batches = chunks(x, _ENCODED, device, lambda index: keys_at(seed, "evaluation binarize", index))
-        total = math.ceil(len(x) / _ENCODED)
-        parts = [
-            [half.cpu() for half in self.posterior(batch)]
-            for batch in tqdm(batches, "encoding", total, disable=None, delay=2)
-        ]
+        parts, done = [], 0
+        for batch in chunks(x, _ENCODED, device, lambda index: keys_at(seed, "evaluation binarize", index)):
+            parts.append([half.cpu() for half in self.posterior(batch)])
+            done += len(batch)
+            if progress is not None:
+                progress(done)
         mu, logvar = (torch.cat(halves) for halves in zip(*parts, strict=True))
         return mu, logvar
 
@@ -177,7 +178,15 @@ class Uses:
             raise ValueError(f"dims must be two different dimensions from 0 to {self.latent - 1}, got {tuple(dims)}")
         return tuple(dims)
 
-    def anomaly_scores(self, x: Tensor | Rows, *, estimator: str = "b", n_samples: int = 1, seed: int = 0) -> Tensor:
+    def anomaly_scores(
+        self,
+        x: Tensor | Rows,
+        *,
+        estimator: str = "b",
+        n_samples: int = 1,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """How little the model expected each data point: minus its bound, in nats. The higher, the odder.
 
         The noise of a data point depends on ``seed`` and its number alone, and memory grows neither with the data
@@ -185,8 +194,8 @@ class Uses:
 
         Args:
             x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, ``N >= 1``.
-            estimator, n_samples, seed: as of :func:`~aevb_ext.estimators.evaluate_bound`: ``"iwae"`` with many samples
-                is close to ``-log p(x)``.
+            estimator, n_samples, seed, progress: as of :func:`~aevb_ext.estimators.evaluate_bound`: ``"iwae"`` with
+                many samples is close to ``-log p(x)``.
 
         Returns:
             float64 ``[N]`` on the model's device.
@@ -196,9 +205,5 @@ class Uses:
         """
         # Estimators are made of models: known only once there is one.
         from ..estimators import bound_values
-        from ..estimators.terms import ROWS
 
-        count = max(_SCORED, ROWS // max(1, n_samples))
-        options = {"estimator": estimator, "n_samples": n_samples, "seed": seed, "count": count}
-        first = tqdm(range(0, max(1, len(x)), count), "scoring", disable=None, delay=2)
-        return -torch.cat([bound_values(self, x, first=i, **options) for i in first])
+        return -bound_values(self, x, estimator=estimator, n_samples=n_samples, seed=seed, progress=progress)

@@ -1,6 +1,7 @@
 """Anomaly detection put to the test: train without the data points of a label, and see whether they stand out."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,14 @@ from .auc import AUC, auc
 from .scores import write_scores
 
 __all__ = ["HeldOut", "held_out", "without_label"]
+
+
+Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def _unshown(title: str, total: int):
+    yield lambda done: None
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ def held_out(
     labels: Iterable[int] | None = None,
     n_samples: int = 50,
     device="cpu",
+    show: Show = _unshown,
 ) -> Iterator[HeldOut]:
     """For each label: train without it, then score the whole test split.
 
@@ -60,6 +70,8 @@ def held_out(
         labels: which labels, one after another. None: all that train has.
         n_samples: k of the importance-weighted bound.
         device: where.
+        show: how scoring tells how far it is: called with a title and a number of data points, gives a context of a
+            function that is told how many are done.
 
     Raises:
         ValueError: a split has no labels; there is no such label, or no other; what
@@ -81,7 +93,7 @@ def held_out(
         model = make(data)
         begun = folder.is_dir() and model_file(folder) is not None
         fit(model, without_label(data, label), settings=settings, device=device, out=folder, resume=begun)
-        yield _scored(label, model.eval(), data.to(device), n_samples, settings.seed, folder)
+        yield _scored(label, model.eval(), data.to(device), n_samples, settings.seed, folder, show)
 
 
 def without_label(data: Data, label: int) -> Data:
@@ -103,12 +115,12 @@ def without_label(data: Data, label: int) -> Data:
     return replace(data, name=f"{data.name} without {label}", source=None, **splits)
 
 
-def _scored(label: int, model: VAE, data: Data, n_samples: int, seed: int, folder: Path) -> HeldOut:
+def _scored(label: int, model: VAE, data: Data, n_samples: int, seed: int, folder: Path, show: Show) -> HeldOut:
     x, labels = data.split("test")
-    scores = {
-        "bound": model.anomaly_scores(x, seed=seed).cpu(),
-        "iwae": model.anomaly_scores(x, estimator="iwae", n_samples=n_samples, seed=seed).cpu(),
-    }
+    scores = {}
+    for name, how in (("bound", {}), ("iwae", {"estimator": "iwae", "n_samples": n_samples})):
+        with show(f"scoring without {label}: {name}", len(x)) as told:
+            scores[name] = model.anomaly_scores(x, seed=seed, **how, progress=told).cpu()
     write_scores(folder / "scores.csv", labels, scores)
     is_held_out = labels == label
     normal, anomalous = ({name: s[kind] for name, s in scores.items()} for kind in (~is_held_out, is_held_out))

@@ -1,11 +1,11 @@
 """What can be read off a representation by a linear classifier."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data import Data, Rows, chunks, hold_out
 from ..models import VAE
@@ -21,6 +21,7 @@ _VALID_FRACTION = 0.2
 _ROWS = 4096
 
 Labelled = tuple[Tensor, Tensor]
+Told = Callable[[int], None] | None
 
 
 @dataclass(frozen=True)
@@ -46,56 +47,58 @@ class Probe:
         return f"{self.accuracy:.4f} +- {self.stderr:.4f}"
 
 
-def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, what: str = "features") -> Probe:
+def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, progress: Told = None) -> Probe:
     """Multinomial logistic regression on features, converged, regularised as is best for the valid split.
 
     The regularisations ``L2S`` are tried from the strongest on, until the valid split is labelled worse than before.
 
     Args:
         train, valid, test: features ``[N, D]``, any dtype, and labels, int64 ``[N]``. The arithmetic is float64.
-        what: what the bar calls them.
+        progress: called with how many of ``L2S`` were tried, after each.
 
     Raises:
         ValueError: shapes do not fit, or there are fewer than two classes.
     """
     features = train[0].double()
     best = classifier = None
-    with tqdm(L2S, f"a classifier of {what}", disable=None, delay=2) as strengths:
-        for l2 in strengths:
-            classifier = fit_logistic(features, train[1], l2, start=classifier)
-            accuracy = _accuracy(classifier, valid)
-            if best is not None and accuracy < best[0]:
-                break
-            if best is None or accuracy > best[0]:
-                best = accuracy, l2, classifier
+    for tried, l2 in enumerate(L2S, 1):
+        classifier = fit_logistic(features, train[1], l2, start=classifier)
+        accuracy = _accuracy(classifier, valid)
+        if progress is not None:
+            progress(tried)
+        if best is not None and accuracy < best[0]:
+            break
+        if best is None or accuracy > best[0]:
+            best = accuracy, l2, classifier
     valid_accuracy, l2, classifier = best
     accuracy, count = _accuracy(classifier, test), len(test[1])
     return Probe(accuracy, math.sqrt(accuracy * (1 - accuracy) / count), count, l2, valid_accuracy, classifier)
 
 
-def probe_latents(model: VAE, data: Data) -> Probe:
+def probe_latents(model: VAE, data: Data, *, progress: Told = None) -> Probe:
     """:func:`linear_probe` on the means of q(z | x).
 
     Args:
         model: the VAE.
         data: on its device; with labels of train and test, and of valid where there is one. Where there is none, a
             fifth of train stands for it.
+        progress: as of :func:`linear_probe`.
 
     Raises:
         ValueError: a split has no labels; names it.
     """
-    return _probe(lambda x: model.encode(x)[0].flatten(1), data, "latent means")
+    return _probe(lambda x: model.encode(x)[0].flatten(1), data, progress)
 
 
-def probe_pixels(data: Data) -> Probe:
+def probe_pixels(data: Data, *, progress: Told = None) -> Probe:
     """:func:`linear_probe` on the data points as they are, ``x * x_scale``: in memory twice, as float64.
 
     Args, Raises: as of :func:`probe_latents`.
     """
-    return _probe(lambda x: _values(x, data.x_scale), data, "pixels")
+    return _probe(lambda x: _values(x, data.x_scale), data, progress)
 
 
-def _probe(features, data: Data, what: str) -> Probe:
+def _probe(features, data: Data, progress: Told) -> Probe:
     splits = {}
     for split in ("train", "test") if data.valid is None else ("train", "valid", "test"):
         x, labels = data.split(split)
@@ -106,7 +109,7 @@ def _probe(features, data: Data, what: str) -> Probe:
         x, labels = splits["train"]
         for split, index in zip(("train", "valid"), hold_out(torch.arange(len(x)), _VALID_FRACTION), strict=True):
             splits[split] = x[index], labels[index]
-    return linear_probe(**splits, what=what)
+    return linear_probe(**splits, progress=progress)
 
 
 def _values(x: Tensor | Rows, x_scale: float) -> Tensor:
