@@ -63,14 +63,14 @@ def test_evaluate_with_many_samples_is_tighter(run, capsys):
 
 def test_evaluate_estimates_the_log_likelihood(run, capsys):
     """Three ways to the same number, each with its own errors of it."""
-    pattern = r"test log p\(x\) (\S+) \+- (\S+) nats \(6 points\)"
+    pattern = r"test log p\(x\) (\S+) \+- (\S+) nats \(3 points\)"
     found = {}
     for estimator in ("marginal", "ais", "quadrature"):
-        assert main(["evaluate", str(run), "--split", "test", "--count", "6", "--estimator", estimator]) == 0
+        assert main(["evaluate", str(run), "--split", "test", "--count", "3", "--estimator", estimator]) == 0
         printed = capsys.readouterr().out
         found[estimator] = float(re.search(pattern, printed)[1])
         told = re.search(
-            r"\+- (\S+) of it by the noise, effective sample size \S+ of (\d+) \(median\), acceptance 9?\d%", printed
+            r"\+- (\S+) of it by the noise, effective sample size \S+ of (\d+) \(median\), acceptance \d\d%", printed
         )
         assert (told is None) == (estimator == "quadrature")
     assert found["marginal"] == pytest.approx(found["quadrature"], abs=0.5)

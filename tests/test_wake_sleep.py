@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Bernoulli, Normal
 
+from aevb_ext import bernoulli_log_prob
 from aevb_ext.data import Data
 from aevb_ext.learners import WakeSleep
-from aevb_ext.models import mlp_vae
+from aevb_ext.models import VAE, mlp_vae
 from aevb_ext.noise import keys_at, rekeyed, standard_normal, words
 from aevb_ext.train import Callback, NonFiniteBound, Settings, fit
 
@@ -110,6 +112,16 @@ def test_what_means_nothing_to_it_is_refused_by_name(option):
     Settings(learner="wake-sleep", **{option: getattr(Settings(), option)})
     with pytest.raises(TypeError, match=option):
         WakeSleep(model(), N, **{option: value})
+
+
+def test_a_decoder_that_cannot_dream_is_refused():
+    class Plain(nn.Linear):
+        def log_prob(self, x, z, x_scale=1.0):
+            return bernoulli_log_prob(x, self(z), x_scale=x_scale)
+
+    vae = VAE(nn.Linear(DIM, 2 * LATENT), Plain(LATENT, DIM), LATENT)
+    with pytest.raises(TypeError, match=r"must give a Bernoulli or DiagonalGaussian .*, got Tensor"):
+        WakeSleep(vae, N, batch_size=M).step(torch.rand(M, DIM))
 
 
 def test_an_unknown_learner_is_refused():

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
-from ..distributions import Bernoulli
+from ..distributions import Bernoulli, DiagonalGaussian
 from ..models import VAE
 from ..nn import ELBOTerms
 from ..noise import rekeyed
@@ -25,6 +25,7 @@ class WakeSleep(Learner):
 
     Raises:
         ValueError: an unknown name, or a number out of range.
+        TypeError: (at a step) the decoder gives something else.
     """
 
     def __init__(self, model: VAE, n_data: int, **options):
@@ -62,4 +63,9 @@ class Phases(Objective):
         zero = like.new_zeros(())
         z = F.rsample(zero.expand_as(like), zero, key=key_z)
         p = self.model.decoder(z)
+        if not isinstance(p, Bernoulli | DiagonalGaussian):
+            raise TypeError(
+                "to dream, the decoder called with z must give a Bernoulli or DiagonalGaussian "
+                f"(aevb_ext.distributions), got {type(p).__name__}"
+            )
         return z, F.binarize(p.probs, key_x) if isinstance(p, Bernoulli) else p.sample(key=key_x)
