@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -204,7 +205,19 @@ def test_mistakes_about_pictures_are_named(run, verb, arguments, message, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("verb", ["augment", "encode", "probe", "anomaly", "interpolate"])
+def test_a_run_whose_encoder_has_not_learnt_is_refused(run, verb, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace('learner = "aevb"', 'learner = "mcem"'))
+    assert main([verb, str(tmp_path / "run"), *([] if verb == "probe" else ["--out", str(tmp_path / "x.npz")])]) == 1
+    assert "was trained by mcem, which trains no encoder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_mistakes_about_held_out_are_named(tmp_path, capsys):
+    assert main(["held-out", "--out", str(tmp_path), "--learner", "mcem", "--score", "marginal"]) == 1
+    assert "learner: mcem trains no encoder" in capsys.readouterr().err
     assert main(["held-out", "--out", str(tmp_path), "--labels", "10"]) == 1
     assert "labels must be among [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], which digits has, got [10]" in capsys.readouterr().err
 

@@ -4,13 +4,14 @@ import argparse
 
 from .. import data as datasets
 from ..data import SPLITS, Data
+from ..learners import LEARNERS
 from ..models import VAE
 from ..runs import open_run
-from ..train import Checkpoint, Processes, load_checkpoint
+from ..train import Checkpoint, Processes, Settings, load_checkpoint
 from .config import DATA
 from .train import default_device
 
-__all__ = ["add_flags", "add_run", "add_uses_flags", "data_of", "model_and_data"]
+__all__ = ["add_flags", "add_run", "add_uses_flags", "data_of", "encoder_and_data", "model_and_data"]
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +49,21 @@ def model_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
     data = data_of(a, config, checkpoint)
     device = Processes().device(a.device or default_device())
     return checkpoint.model.to(device).eval(), data.to(device)
+
+
+def encoder_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
+    """What :func:`model_and_data` gives, of a run whose encoder has learnt.
+
+    Raises:
+        ValueError: the learner of the run trains none.
+    """
+    try:
+        learner = open_run(a.checkpoint).config.get("learner", Settings.learner)
+    except FileNotFoundError:
+        learner = Settings.learner
+    if learner in LEARNERS and not LEARNERS[learner].ENCODES:
+        raise ValueError(f"{a.checkpoint} was trained by {learner}, which trains no encoder: this needs one")
+    return model_and_data(a)
 
 
 def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data:

@@ -30,7 +30,7 @@ def add(verbs) -> None:
 
 
 def _anomaly(a) -> None:
-    model, data = again.model_and_data(a)
+    model, data = again.encoder_and_data(a)
     x, labels = data.split(a.split)
     how = {"estimator": a.estimator, "n_samples": a.samples, "seed": a.seed}
     with bar("scoring", len(x)) as told:

@@ -61,7 +61,7 @@ def _augment(a) -> None:
     out = Path(a.out)
     if out.suffix != ".npz":
         raise ValueError(f"--out must be a .npz file, got {out}")
-    model, data = again.model_and_data(a)
+    model, data = again.encoder_and_data(a)
     x, labels = data.split(a.split)
     index = torch.arange(len(x)).repeat_interleave(a.n)
     with writing_npz(out) as write:

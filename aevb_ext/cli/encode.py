@@ -24,7 +24,7 @@ def add(verbs) -> None:
 def _encode(a) -> None:
     if Path(a.out).suffix != ".npz":
         raise ValueError(f"--out must be a .npz file, got {a.out}")
-    model, data = again.model_and_data(a)
+    model, data = again.encoder_and_data(a)
     x, labels = data.split(a.split)
     with bar("encoding", len(x)) as told:
         mean, logvar = model.encode(x, seed=a.seed, progress=told)

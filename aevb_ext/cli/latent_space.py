@@ -57,7 +57,7 @@ def _manifold(a) -> None:
 
 
 def _interpolate(a) -> None:
-    model, data = again.model_and_data(a)
+    model, data = again.encoder_and_data(a)
     shape = checked_shape(data.image_shape, data.name)
     rows = rows_of(data.split(a.split)[0])
     pairs = torch.tensor(a.pair or [[i, i + 1] for i in range(0, min(16, len(rows)) - 1, 2)])

@@ -25,7 +25,7 @@ def add(verbs) -> None:
 
 
 def _probe(a) -> None:
-    model, data = again.model_and_data(a)
+    model, data = again.encoder_and_data(a)
     for name, run in (("latent means", partial(probe_latents, model)), ("pixels", probe_pixels)):
         with bar(f"a classifier of {name}", len(L2S)) as told:
             found = run(data, progress=told)

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..data import SPLITS, Data, subset
+from ..learners import LEARNERS
 from ..models import VAE
 from ..train import Settings, fit
 from ..train.checkpoint import model_file
@@ -74,9 +75,11 @@ def held_out(
             function that is told how many are done.
 
     Raises:
-        ValueError: a split has no labels; there is no such label, or no other; what
+        ValueError: the learner trains no encoder; a split has no labels; there is no such label, or no other; what
             :func:`~aevb_ext.train.fit` raises, as of a run that was begun with other settings.
     """
+    if not LEARNERS[settings.learner].ENCODES:
+        raise ValueError(f"learner: {settings.learner} trains no encoder, which the bound needs")
     test_labels = _labels(data, "test")
     known = _labels(data, "train").unique().tolist()
     labels = known if labels is None else list(labels)
