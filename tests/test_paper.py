@@ -116,6 +116,7 @@ def test_an_evaluation_is_found_to_a_step_or_two(tmp_path):
     assert at(run, 10**7) is None
 
 
+@pytest.mark.slow
 def test_runs_are_trained_side_by_side_once_and_go_on(tmp_path):
     short, other = Planned("one", SMALL), Planned("two", {**SMALL, "seed": 1})
     # Its first steps are so large that nothing after them is finite.
