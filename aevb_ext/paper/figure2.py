@@ -89,11 +89,9 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
     """The paper's layout: a row for each data set, a panel for each latent size; the paper's curves behind ours."""
     figure = Figure(figsize=(15, 6.2), layout="constrained")
-    grid = figure.add_gridspec(2, 20)
-    for row, (data, sizes) in enumerate(LATENT.items()):
-        width = 20 // len(sizes)
-        for column, latent in enumerate(sizes):
-            axes = figure.add_subplot(grid[row, column * width : (column + 1) * width])
+    *rows, below = figure.subfigures(len(LATENT) + 1, 1, height_ratios=(6, 6, 1))
+    for row, (data, sizes) in zip(rows, LATENT.items(), strict=True):
+        for column, (axes, latent) in enumerate(zip(row.subplots(1, len(sizes)), sizes, strict=True)):
             for learner in _LEARNERS:
                 for split, style in (("test", "-"), ("train", "--")):
                     if theirs := curves.get((data, latent, learner, split)):
@@ -107,7 +105,7 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
             axes.grid(alpha=0.25)
             if column == 0:
                 axes.set_ylabel("bound (nats per data point)", fontsize=9)
-            if row == 1:
+            if data == "freyface":
                 axes.set_xlabel("training samples evaluated", fontsize=9)
     lines = [
         Line2D(
@@ -118,7 +116,7 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
         for split, style in (("test", "-"), ("train", "--"))
         if curves or colours is COLOURS
     ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    below.legend(handles=lines, loc="center", ncols=4, fontsize=9, frameon=False)
     return finished(figure)
 
 
