@@ -1,9 +1,9 @@
 """``aevb anomaly``."""
 
+from ..bar import bar
 from ..estimators import ESTIMATORS
 from ..uses import write_scores
 from . import again
-from .bar import bar
 from .config import count
 
 __all__ = ["add"]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .. import plots
+from ..bar import bar
 from ..data import Data, Rows, chunks, first
 from ..models import VAE
 from ..noise import keys_at
 from ..uses import writing_npz
 from . import again
-from .bar import bar
 from .config import count
 from .pictures import write_picture
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from ..bar import bar
 from ..uses import writing_npz
 from . import again
-from .bar import bar
 
 __all__ = ["add"]
 

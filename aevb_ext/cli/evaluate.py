@@ -4,6 +4,7 @@ import sys
 import warnings
 from contextlib import contextmanager
 
+from ..bar import bar
 from ..estimators import (
     ESTIMATORS,
     LogLikelihood,
@@ -17,7 +18,6 @@ from ..estimators import (
 from ..learners import LEARNERS
 from ..runs import open_run
 from . import again
-from .bar import bar
 from .config import count
 
 __all__ = ["add"]

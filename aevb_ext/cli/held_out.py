@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._files import atomic_write, naming
+from ..bar import bar
 from ..uses import HeldOut, held_out
-from .bar import bar
 from .config import add_flags, count, read_config, resolved
 from .made import data_of_keys, model_of_keys, settings_of_keys
 from .train import default_device

@@ -2,9 +2,9 @@
 
 from functools import partial
 
+from ..bar import bar
 from ..uses import L2S, probe_latents, probe_pixels
 from . import again
-from .bar import bar
 
 __all__ = ["add"]
 

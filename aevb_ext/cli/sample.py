@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from .. import plots
+from ..bar import bar
 from ..noise import keys_at
 from ..train import Checkpoint, load_checkpoint
 from ..uses import write_npy, writing_npz
 from . import again
-from .bar import bar
 from .config import count
 from .pictures import checked_shape, write_picture
 

@@ -83,8 +83,8 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
 def _score(run: SavedRun, samples: int) -> dict:
     """The test log-likelihood."""
 
-    def score(model, data):
-        bound = evaluate_bound(model, data.test, estimator="iwae", n_samples=samples)
+    def score(model, x, progress):
+        bound = evaluate_bound(model, x, estimator="iwae", n_samples=samples, progress=progress)
         return {"mean": bound.mean, "stderr": bound.stderr}
 
     return kept(run, f"test-iwae-{samples}", score)

@@ -4,8 +4,7 @@ import json
 from collections.abc import Callable
 
 from .. import data as datasets
-from ..data import Data
-from ..models import VAE
+from ..bar import bar
 from ..runs import SavedRun
 from ..train import load_checkpoint
 from .page import write
@@ -14,19 +13,21 @@ from .planned import split_keys
 __all__ = ["kept"]
 
 
-def kept(run: SavedRun, name: str, score: Callable[[VAE, Data], dict]) -> dict:
-    """What ``score`` gives of the run's best model and its data; of what it gave before, if the run has not gone on.
+def kept(run: SavedRun, name: str, score: Callable[..., dict], repeats: int = 1) -> dict:
+    """What ``score`` gives of the run's best model; or what it gave before, if the run has not gone on.
 
     Args:
         run: of which the folder has NAME.json afterwards.
         name: of the score.
-        score: gives what JSON can hold.
+        score: called with the model, the test split and ``progress=``; gives what JSON can hold.
+        repeats: how often it goes through the test split.
     """
     path, steps = run.folder / f"{name}.json", run.evaluations[-1]["steps"]
     if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).pop("steps", None) == steps:
         return found
     options, _, _ = split_keys(run.config)
     data = datasets.load(options.pop("data"), **options)
-    found = score(load_checkpoint(run.folder).model, data)
+    with bar(f"{run.name}: {name}", repeats * len(data.test)) as progress:
+        found = score(load_checkpoint(run.folder).model, data.test, progress=progress)
     write(path, json.dumps({"steps": steps, **found}).encode())
     return found
