@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..estimators import evaluate_bound
 from ..runs import SavedRun
 from . import published
-from .drawing import COLOURS, NAMES, PUBLISHED, finished, series
-from .page import environments, markdown_table, write, write_csv
+from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
+from .page import EVALUATION, environments, evaluations, markdown_table, power_of_ten, write, write_csv
 from .planned import Planned, at
 from .scoring import kept
 
@@ -78,8 +77,8 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     """Write figure2.png, figure2.csv and figure2.md into ``out``; returns the page."""
     found = [run for run in runs.values() if run.evaluations]
     write(out / "figure2.png", draw(found, published.curves2(data_dir)))
-    header = ("data", "latent", "learner", "seed", "samples_seen", "train", "train_stderr", "test", "test_stderr")
-    write_csv(out / "figure2.csv", header, [row for run in found for row in _rows(run)])
+    header = ("data", "latent", "learner", "seed", *EVALUATION)
+    write_csv(out / "figure2.csv", header, [row for run in found for row in evaluations(run, about(run))])
     page = _page(found)
     write(out / "figure2.md", page.encode())
     return page
@@ -92,7 +91,7 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
     for row, (data, sizes) in zip(rows, LATENT.items(), strict=True):
         for column, (axes, latent) in enumerate(zip(row.subplots(1, len(sizes)), sizes, strict=True)):
             for learner in _LEARNERS:
-                for split, style in (("test", "-"), ("train", "--")):
+                for split, style in STYLES.items():
                     if theirs := curves.get((data, latent, learner, split)):
                         axes.plot(*theirs, style, color=PUBLISHED[learner], linewidth=2.5, zorder=1)
                     for run in runs:
@@ -106,16 +105,7 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
                 axes.set_ylabel("bound (nats per data point)", fontsize=9)
             if data == "freyface":
                 axes.set_xlabel("training samples evaluated", fontsize=9)
-    lines = [
-        Line2D(
-            [], [], color=colours[learner], linestyle=style, linewidth=width, label=f"{NAMES[learner]}, {split}{whose}"
-        )
-        for learner in _LEARNERS
-        for colours, width, whose in ((COLOURS, 1.2, ""), (PUBLISHED, 2.5, ", the paper's"))
-        for split, style in (("test", "-"), ("train", "--"))
-        if curves or colours is COLOURS
-    ]
-    below.legend(handles=lines, loc="center", ncols=4, fontsize=9, frameon=False)
+    below.legend(handles=legend(_LEARNERS, bool(curves)), loc="center", ncols=4, fontsize=9, frameon=False)
     return finished(figure)
 
 
@@ -123,13 +113,6 @@ def about(run: SavedRun) -> tuple[str, int, str, int]:
     """Data, latent dimensions, learner and seed of a run."""
     config = run.config
     return config["data"], config["model"]["latent"], config.get("learner", "aevb"), config.get("seed", 0)
-
-
-def _rows(run: SavedRun) -> list[tuple]:
-    values = ("samples_seen", "train", "train_stderr", "test", "test_stderr")
-    return [
-        (*about(run), line["samples_seen"], *(round(line[key], 3) for key in values[1:])) for line in run.evaluations
-    ]
 
 
 def noise_variance(run: SavedRun) -> float:
@@ -187,7 +170,7 @@ def _compared(key: tuple, theirs: dict, runs: list[SavedRun]) -> list[tuple]:
                     TITLES[key[0]],
                     key[1],
                     NAMES[key[2]],
-                    f"{samples:.0e}".replace("e+0", "e"),
+                    power_of_ten(samples),
                     f"{ours:.1f}{spread}",
                     f"{test:.1f}",
                     f"{ours - test:+.1f}",

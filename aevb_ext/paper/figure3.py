@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ..runs import SavedRun
 from . import published
-from .drawing import COLOURS, NAMES, PUBLISHED, finished, series
-from .page import environments, markdown_table, write, write_csv
+from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
+from .page import EVALUATION, environments, evaluations, markdown_table, power_of_ten, write, write_csv
 from .planned import Planned, at
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -61,20 +60,21 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     """Write figure3.png, figure3.csv and figure3.md into ``out``; returns the page."""
     found = [run for run in runs.values() if run.evaluations]
     write(out / "figure3.png", draw(found, published.curves3(data_dir)))
-    header = ("training points", "learner", "seed", "samples_seen", "train", "train_stderr", "test", "test_stderr")
-    write_csv(out / "figure3.csv", header, [row for run in found for row in _rows(run)])
+    header = ("training points", "learner", "seed", *EVALUATION)
+    write_csv(out / "figure3.csv", header, [row for run in found for row in evaluations(run, _about(run))])
     page = _page(found)
     write(out / "figure3.md", page.encode())
     return page
 
 
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
-    """The paper's layout: a panel for each number of training points; the paper's curves behind ours."""
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    """The paper's layout: a panel for each number of training points there is; the paper's curves behind ours."""
+    points = [count for count in _POINTS if any(_about(run)[0] == count for run in runs)]
+    figure = Figure(figsize=(2 + 4.5 * len(points), 4.8), layout="constrained")
     ends = max((line["samples_seen"] for run in runs for line in run.evaluations), default=SAMPLES) / 1e6
-    for axes, count in zip(figure.subplots(1, len(_POINTS)), _POINTS, strict=True):
+    for axes, count in zip(figure.subplots(1, len(points), squeeze=False)[0], points, strict=True):
         for learner in NAMES:
-            for split, style in (("train", "--"), ("test", "-")):
+            for split, style in STYLES.items():
                 if theirs := curves.get((count, learner, split)):
                     samples, values = theirs
                     axes.plot([s / 1e6 for s in samples], values, style, color=PUBLISHED[learner], linewidth=2.5)
@@ -86,26 +86,12 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
         axes.set(xlabel="training samples evaluated (millions)")
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("marginal log-likelihood (nats per data point)")
-    lines = [
-        Line2D([], [], color=colours[learner], linestyle=style, linewidth=width, label=f"{name}, {split}{whose}")
-        for learner, name in NAMES.items()
-        for colours, width, whose in ((COLOURS, 1.2, ""), (PUBLISHED, 2.5, ", the paper's"))
-        for split, style in (("train", "--"), ("test", "-"))
-        if curves or colours is COLOURS
-    ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=legend(NAMES, bool(curves)), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return finished(figure)
 
 
 def _about(run: SavedRun) -> tuple:
     return run.config["train_count"], run.config["learner"], run.config.get("seed", 0)
-
-
-def _rows(run: SavedRun) -> list[tuple]:
-    values = ("samples_seen", "train", "train_stderr", "test", "test_stderr")
-    return [
-        (*_about(run), line["samples_seen"], *(round(line[key], 3) for key in values[1:])) for line in run.evaluations
-    ]
 
 
 def _page(runs: list[SavedRun]) -> str:
@@ -116,7 +102,7 @@ def _page(runs: list[SavedRun]) -> str:
             for run in runs:
                 if _about(run)[:2] == (count, learner) and (line := at(run, samples)):
                     ours = [f"{line[split]:.1f} +- {line[f'{split}_stderr']:.1f}" for split in ("train", "test")]
-                    row = (f"{count:,}", NAMES[learner], f"{samples:.0e}".replace("e+0", "e"))
+                    row = (f"{count:,}", NAMES[learner], power_of_ten(samples))
                     rows.append((*row, ours[0], f"{values[0]:.1f}", ours[1], f"{values[1]:.1f}"))
     return (
         "\n\n".join(

@@ -8,13 +8,27 @@ from pathlib import Path
 from .._files import atomic_write, naming
 from ..runs import SavedRun
 
-__all__ = ["environments", "markdown_table", "write", "write_csv"]
+__all__ = ["EVALUATION", "environments", "evaluations", "markdown_table", "power_of_ten", "write", "write_csv"]
+
+EVALUATION = ("samples_seen", "train", "train_stderr", "test", "test_stderr")
 
 
 def write(path: Path, raw: bytes) -> None:
     """A file, whole or not at all."""
     with naming(path), atomic_write(path) as file:
         file.write(raw)
+
+
+def evaluations(run: SavedRun, about: tuple) -> list[tuple]:
+    """A row for each evaluation of a run: ``about``, then ``EVALUATION``."""
+    return [
+        (*about, line["samples_seen"], *(round(line[key], 3) for key in EVALUATION[1:])) for line in run.evaluations
+    ]
+
+
+def power_of_ten(samples: int) -> str:
+    """1000000 as 1e6."""
+    return f"{samples:.0e}".replace("e+0", "e")
 
 
 def write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
