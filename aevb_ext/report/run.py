@@ -31,12 +31,13 @@ def report(run: SavedRun, model: VAE | None = None, data: Data | None = None, mi
         pictures = plots.canvases(model, data, encodes=encodes)
         use = latent_use(model, data.test) if encodes else None
     if not encodes:
-        missing = f"{missing} The learner {name} learns no encoder: what latent dimensions carry is not shown.".strip()
+        note = f"The learner {name} learns no encoder: what latent dimensions carry is not shown."
+        missing = note if model is not None else f"{missing} {note}".strip()
     return page(
         run.name,
         paragraph(_subtitle(run)),
         cards(_key_figures(run, use)),
-        section("Curves", grid(*_curves(run))),
+        section("Curves", grid(*_curves(run, encodes))),
         section("Pictures", grid(*(_picture(name, canvas) for name, canvas in pictures.items()))),
         _latents(use) if use is not None else paragraph(missing),
         section("Evaluations", evaluations.listed(run.evaluations) if run.evaluations else ""),
@@ -89,13 +90,15 @@ _LOGGED = (
 _OFTEN_CONSTANT = ("lr", "beta")
 
 
-def _curves(run: SavedRun) -> list[str]:
+def _curves(run: SavedRun, encodes: bool) -> list[str]:
     found = []
     if run.evaluations:
         chart = evaluations.chart(run.evaluations, _score(run))
         found.append(figure(chart, f"{_score(run).capitalize()} at the evaluations; the bands: standard errors."))
     for key, ylabel, bottom, caption in _LOGGED:
         seen, values = evaluations.curve(run.logs, key)
+        if key == "kl" and not encodes:
+            caption = "-log p(z) of the chains while training."
         if seen and (key not in _OFTEN_CONSTANT or len(set(values)) > 1):
             found.append(figure(charts.lines(key, {key: (seen, values)}, ylabel, bottom=bottom), caption))
     return found
