@@ -28,7 +28,7 @@ def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     """Write figure4.png, figure4.csv (the models' bounds) and figure4.md into ``out``; returns the page."""
-    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    figure = Figure(figsize=(15, 9.4), layout="constrained")
     for axes, run in zip(figure.subplots(1, len(runs)), runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)
         show(axes, plots.manifold(checkpoint.model, checkpoint.image_shape), _TITLES[run.config["data"]])

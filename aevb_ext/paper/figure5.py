@@ -29,7 +29,7 @@ def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     """Write figure5.png, figure5.csv (the models' bounds) and figure5.md into ``out``; returns the page."""
-    figure = Figure(figsize=(14, 4.1), layout="constrained")
+    figure = Figure(figsize=(16, 4.3), layout="constrained")
     for axes, letter, run in zip(figure.subplots(1, len(runs)), "abcd", runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)
         title = f"({letter}) {checkpoint.model.latent}-D latent space"
