@@ -4,9 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["bar"]
+__all__ = ["bar", "training_bar"]
+
+
+def training_bar(console: Console, shown: bool, **options) -> Progress:
+    """A bar as wide as the terminal, with the field "state" of its task, the time taken and the time left."""
+    columns = BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn()
+    left = TextColumn("left"), TimeRemainingColumn()
+    return Progress(*columns, *left, console=console, disable=not shown, expand=True, **options)
 
 
 @contextmanager

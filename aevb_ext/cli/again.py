@@ -11,7 +11,15 @@ from ..train import Checkpoint, Processes, Settings, load_checkpoint
 from .config import DATA
 from .train import default_device
 
-__all__ = ["add_flags", "add_run", "add_uses_flags", "data_of", "encoder_and_data", "model_and_data"]
+__all__ = [
+    "add_flags",
+    "add_run",
+    "add_uses_flags",
+    "data_of",
+    "encoder_and_data",
+    "learner_without_encoder",
+    "model_and_data",
+]
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -57,13 +65,18 @@ def encoder_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
     Raises:
         ValueError: the learner of the run trains none.
     """
-    try:
-        learner = open_run(a.checkpoint).config.get("learner", Settings.learner)
-    except FileNotFoundError:
-        learner = Settings.learner
-    if learner in LEARNERS and not LEARNERS[learner].ENCODES:
+    if learner := learner_without_encoder(a.checkpoint):
         raise ValueError(f"{a.checkpoint} was trained by {learner}, which trains no encoder: this needs one")
     return model_and_data(a)
+
+
+def learner_without_encoder(path) -> str | None:
+    """The learner of a run, if it trains no encoder; of a checkpoint out of its run's folder nobody knows."""
+    try:
+        learner = open_run(path).config.get("learner", Settings.learner)
+    except FileNotFoundError:
+        return None
+    return learner if learner in LEARNERS and not LEARNERS[learner].ENCODES else None
 
 
 def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data:

@@ -15,8 +15,6 @@ from ..estimators import (
     marginal_likelihood,
     quadrature_log_likelihood,
 )
-from ..learners import LEARNERS
-from ..runs import open_run
 from . import again
 from .config import count
 
@@ -120,11 +118,7 @@ def _check(a) -> None:
         raise ValueError(f"--samples: quadrature draws none, got {a.samples}")
     if a.repeats > 1 and a.estimator in _OF_LOG_LIKELIHOOD:
         raise ValueError(f"--repeats is of the bound: {a.estimator} tells its noise from one, got {a.repeats}")
-    try:
-        learner = open_run(a.checkpoint).config.get("learner", "aevb")
-    except FileNotFoundError:
-        return
-    if a.estimator in ESTIMATORS and learner in LEARNERS and not LEARNERS[learner].ENCODES:
+    if a.estimator in ESTIMATORS and (learner := again.learner_without_encoder(a.checkpoint)):
         raise ValueError(
             f"--estimator {a.estimator} is of an encoder, and the learner {learner} of the run has trained none: take "
             f"one of {', '.join(_OF_LOG_LIKELIHOOD)}"

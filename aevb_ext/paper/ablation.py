@@ -6,7 +6,7 @@ from pathlib import Path
 from ..runs import SavedRun
 from . import figure2, published
 from .figure2 import TITLES
-from .page import environments, markdown_table, write, write_csv
+from .page import environments, markdown_table, page, write, write_csv
 from .planned import Planned, at
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -64,9 +64,9 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
         "Nats per data point. The paper's stepsize is one of 0.01, 0.02 and 0.1, chosen on the first few iterations, "
         "and its estimator A or B; it says neither which. Figure 2 is drawn here with 0.02, A for MNIST, B for Frey."
     )
-    page = "\n\n".join([f"# {TITLE}", about, markdown_table(header, rows), environments(list(runs.values()))]) + "\n"
-    write(out / "ablation.md", page.encode())
-    return page
+    text = page(f"# {TITLE}", about, markdown_table(header, rows), environments(list(runs.values())))
+    write(out / "ablation.md", text.encode())
+    return text
 
 
 def _change(run: SavedRun) -> str:

@@ -8,7 +8,7 @@ from ..estimators import evaluate_bound
 from ..runs import SavedRun
 from . import published
 from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
-from .page import EVALUATION, environments, evaluations, markdown_table, power_of_ten, write, write_csv
+from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten, write, write_csv
 from .planned import Planned, at
 from .scoring import kept
 
@@ -68,9 +68,7 @@ def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int =
         "samples_seen": samples_seen,
         "seed": seed,
     }
-    if data_dir is not None:
-        keys["data_dir"] = str(data_dir)
-    return Planned(f"{data}-{learner}-nz{latent}-seed{seed}", keys)
+    return Planned.of(f"{data}-{learner}-nz{latent}-seed{seed}", keys, data_dir)
 
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
@@ -79,9 +77,9 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     write(out / "figure2.png", draw(found, published.curves2(data_dir)))
     header = ("data", "latent", "learner", "seed", *EVALUATION)
     write_csv(out / "figure2.csv", header, [row for run in found for row in evaluations(run, about(run))])
-    page = _page(found)
-    write(out / "figure2.md", page.encode())
-    return page
+    text = _page(found)
+    write(out / "figure2.md", text.encode())
+    return text
 
 
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
@@ -129,19 +127,14 @@ def noise_variance(run: SavedRun) -> float:
 def _page(runs: list[SavedRun]) -> str:
     rows = [row for key, theirs in published.FIGURE2.items() for row in _compared(key, theirs, runs)]
     header = ("data", "latent", "learner", "samples", "ours, test", "the paper's", "ours - theirs", "train", "theirs")
-    return (
-        "\n\n".join(
-            [
-                f"# {TITLE}",
-                "![The curves](figure2.png)",
-                "Nats per data point. Where several seeds were trained, the mean and the range are of them. "
-                + _variances(runs),
-                markdown_table(header, rows),
-                environments(runs),
-                "Every value: [figure2.csv](figure2.csv).",
-            ]
-        )
-        + "\n"
+    return page(
+        f"# {TITLE}",
+        "![The curves](figure2.png)",
+        "Nats per data point. Where several seeds were trained, the mean and the range are of them. "
+        + _variances(runs),
+        markdown_table(header, rows),
+        environments(runs),
+        "Every value: [figure2.csv](figure2.csv).",
     )
 
 

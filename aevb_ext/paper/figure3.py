@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from ..runs import SavedRun
 from . import published
 from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
-from .page import EVALUATION, environments, evaluations, markdown_table, power_of_ten, write, write_csv
+from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten, write, write_csv
 from .planned import Planned, at
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -51,9 +51,7 @@ def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir
         "evaluate_every": samples_seen // _EVALUATIONS,
         "seed": seed,
     }
-    if data_dir is not None:
-        keys["data_dir"] = str(data_dir)
-    return Planned(f"mnist{count}-{learner}-nz3-seed{seed}", keys)
+    return Planned.of(f"mnist{count}-{learner}-nz3-seed{seed}", keys, data_dir)
 
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
@@ -62,9 +60,9 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     write(out / "figure3.png", draw(found, published.curves3(data_dir)))
     header = ("training points", "learner", "seed", *EVALUATION)
     write_csv(out / "figure3.csv", header, [row for run in found for row in evaluations(run, _about(run))])
-    page = _page(found)
-    write(out / "figure3.md", page.encode())
-    return page
+    text = _page(found)
+    write(out / "figure3.md", text.encode())
+    return text
 
 
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
@@ -104,17 +102,12 @@ def _page(runs: list[SavedRun]) -> str:
                     ours = [f"{line[split]:.1f} +- {line[f'{split}_stderr']:.1f}" for split in ("train", "test")]
                     row = (f"{count:,}", NAMES[learner], power_of_ten(samples))
                     rows.append((*row, ours[0], f"{values[0]:.1f}", ours[1], f"{values[1]:.1f}"))
-    return (
-        "\n\n".join(
-            [
-                f"# {TITLE}",
-                "![The curves](figure3.png)",
-                "Marginal log-likelihood by the estimator of the paper's appendix D, nats per data point, of the first "
-                "1000 training and the first 1000 test points; +- is the standard error over them.",
-                markdown_table(header, rows),
-                environments(runs),
-                "Every value: [figure3.csv](figure3.csv).",
-            ]
-        )
-        + "\n"
+    return page(
+        f"# {TITLE}",
+        "![The curves](figure3.png)",
+        "Marginal log-likelihood by the estimator of the paper's appendix D, nats per data point, of the first "
+        "1000 training and the first 1000 test points; +- is the standard error over them.",
+        markdown_table(header, rows),
+        environments(runs),
+        "Every value: [figure3.csv](figure3.csv).",
     )

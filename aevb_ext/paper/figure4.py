@@ -9,7 +9,7 @@ from ..runs import SavedRun
 from ..train import load_checkpoint
 from . import figure2
 from .drawing import finished, show
-from .page import environments, markdown_table, write, write_csv
+from .page import environments, markdown_table, page, write, write_csv
 from .planned import Planned
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -40,9 +40,9 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
         "the mean of p(x | z) (the paper's appendix A). The bounds of the models, in nats per data point:"
     )
     parts = [f"# {TITLE}", "![The manifolds](figure4.png)", about, markdown_table(BOUNDS, rows)]
-    page = "\n\n".join([*parts, environments(list(runs.values()))]) + "\n"
-    write(out / "figure4.md", page.encode())
-    return page
+    text = page(*parts, environments(list(runs.values())))
+    write(out / "figure4.md", text.encode())
+    return text
 
 
 BOUNDS = ("data", "latent", "samples_seen", "train", "test", "test_stderr")

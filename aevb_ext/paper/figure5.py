@@ -10,7 +10,7 @@ from ..train import load_checkpoint
 from . import figure2
 from .drawing import finished, show
 from .figure4 import BOUNDS, bounds
-from .page import environments, markdown_table, write, write_csv
+from .page import environments, markdown_table, page, write, write_csv
 from .planned import Planned
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -39,6 +39,6 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     write_csv(out / "figure5.csv", BOUNDS, rows)
     about = "The means of p(x | z) for 100 draws of z from the prior. The bounds of the models, in nats per data point:"
     parts = [f"# {TITLE}", "![The samples](figure5.png)", about, markdown_table(BOUNDS, rows)]
-    page = "\n\n".join([*parts, environments(list(runs.values()))]) + "\n"
-    write(out / "figure5.md", page.encode())
-    return page
+    text = page(*parts, environments(list(runs.values())))
+    write(out / "figure5.md", text.encode())
+    return text

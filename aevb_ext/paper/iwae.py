@@ -5,7 +5,7 @@ from pathlib import Path
 from ..estimators import evaluate_bound
 from ..runs import SavedRun
 from . import published
-from .page import environments, markdown_table, write, write_csv
+from .page import environments, markdown_table, page, write, write_csv
 from .planned import Planned
 from .scoring import kept
 
@@ -45,9 +45,7 @@ def _planned(k: int, seed: int, samples_seen: int, data_dir) -> Planned:
         "samples_seen": samples_seen,
         "seed": seed,
     }
-    if data_dir is not None:
-        keys["data_dir"] = str(data_dir)
-    return Planned(f"binarized_mnist-iwae-k{k}-{samples_seen}-seed{seed}", keys)
+    return Planned.of(f"binarized_mnist-iwae-k{k}-{samples_seen}-seed{seed}", keys, data_dir)
 
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
@@ -75,9 +73,9 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
         "nats, is the importance-weighted bound of the model with the best bound on the valid split. **The budget is "
         "not theirs**: they train on 164 million samples (3280 passes)."
     )
-    page = "\n\n".join([f"# {TITLE}", about, markdown_table(header, rows), environments(list(runs.values()))]) + "\n"
-    write(out / "iwae.md", page.encode())
-    return page
+    text = page(f"# {TITLE}", about, markdown_table(header, rows), environments(list(runs.values())))
+    write(out / "iwae.md", text.encode())
+    return text
 
 
 def _score(run: SavedRun, samples: int) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 from .._files import atomic_write, naming
 from ..runs import SavedRun
 
-__all__ = ["EVALUATION", "environments", "evaluations", "markdown_table", "power_of_ten", "write", "write_csv"]
+__all__ = ["EVALUATION", "environments", "evaluations", "markdown_table", "page", "power_of_ten", "write", "write_csv"]
 
 EVALUATION = ("samples_seen", "train", "train_stderr", "test", "test_stderr")
 
@@ -44,6 +44,11 @@ def markdown_table(header: tuple[str, ...], rows: list[tuple]) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def page(*parts: str) -> str:
+    """A page of Markdown."""
+    return "\n\n".join(parts) + "\n"
 
 
 def environments(runs: list[SavedRun]) -> str:

@@ -23,6 +23,11 @@ class Planned:
     name: str
     keys: dict
 
+    @classmethod
+    def of(cls, name: str, keys: dict, data_dir=None) -> "Planned":
+        """With the place of the data where it is not the usual one."""
+        return cls(name, keys if data_dir is None else {**keys, "data_dir": str(data_dir)})
+
     @property
     def samples_seen(self) -> int:
         """How long it is, in training samples."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..bar import training_bar
 from .planned import Planned
 
 __all__ = ["cores", "train_all"]
@@ -104,19 +104,8 @@ def _shown(runs: list[Planned], done: dict[str, int]):
     """A bar over all samples on a terminal; elsewhere a line now and then."""
     console = Console(stderr=True)
     total = sum(run.samples_seen for run in runs)
-    bar = Progress(
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        expand=True,
-        # Evaluations, in which nothing seems to go on, are to be evened out.
-        speed_estimate_period=300,
-    )
+    # Evaluations, in which nothing seems to go on, are to be evened out.
+    bar = training_bar(console, console.is_terminal, speed_estimate_period=300)
     task = bar.add_task("training", total=total, completed=sum(done.values()), state="")
     told = time.monotonic()
 

@@ -3,9 +3,8 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
+from ..bar import training_bar
 from .callbacks import Callback
 
 __all__ = ["Progress"]
@@ -25,17 +24,7 @@ class Progress(Callback):
         self._console = console or Console(stderr=True)
         on_terminal = show and self._console.is_terminal
         self._lines = show and not on_terminal
-        self._bar = Bar(
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not on_terminal,
-            expand=True,
-        )
+        self._bar = training_bar(self._console, on_terminal)
         self._evaluated, self._log = "", None
 
     def __enter__(self):
