@@ -1,5 +1,7 @@
 """Writing files so that a reader never meets half of one."""
 
+import csv
+import io
 import os
 import tempfile
 from contextlib import contextmanager, suppress
@@ -39,6 +41,21 @@ def naming(path):
         yield
     except OSError as error:
         raise type(error)(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
+
+
+def write_whole(path, raw: bytes) -> None:
+    """Write a file, whole or not at all; an OSError says which."""
+    with naming(path), atomic_write(path) as file:
+        file.write(raw)
+
+
+def write_csv(path, header, rows) -> None:
+    """Write a CSV file, likewise; numbers as short as they can be read back, None as nothing."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(header)
+    lines.writerows(rows)
+    write_whole(path, text.getvalue().encode())
 
 
 def is_partial(path: Path) -> bool:

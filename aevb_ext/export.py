@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ._files import atomic_write, naming
+from ._files import naming, write_whole
 from ._library import ops
 from .models import VAE
 from .models.vae import mu_logvar
@@ -198,8 +198,7 @@ def _written(folder: Path, contents: dict[str, bytes]) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in contents]
     for path, content in zip(paths, contents.values(), strict=True):
-        with naming(path), atomic_write(path) as file:
-            file.write(content)
+        write_whole(path, content)
     return paths
 
 

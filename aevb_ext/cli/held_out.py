@@ -1,11 +1,9 @@
 """``aevb held-out``."""
 
-import csv
-import io
 from dataclasses import replace
 from pathlib import Path
 
-from .._files import atomic_write, naming
+from .._files import write_csv
 from ..bar import bar
 from ..uses import HeldOut, held_out
 from .config import add_flags, count, read_config, resolved
@@ -91,9 +89,4 @@ def _write(path: Path, results: list[HeldOut], k: int, samples_seen: int) -> Non
         }
         for result in results
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with naming(path), atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    write_csv(path, rows[0], [row.values() for row in rows])

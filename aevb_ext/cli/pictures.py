@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from .. import plots
-from .._files import atomic_write, naming
+from .._files import write_whole
 
 __all__ = ["checked_shape", "write_picture"]
 
@@ -25,6 +25,5 @@ def write_picture(path, canvas: Tensor) -> None:
     Raises:
         OSError: the file cannot be written; says which.
     """
-    with naming(path), atomic_write(path) as file:
-        file.write(plots.png(canvas))
+    write_whole(path, plots.png(canvas))
     print(f"written to {path}")

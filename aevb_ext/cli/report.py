@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .._files import atomic_write, naming
+from .._files import write_whole
 from ..report import compare, comparison, report
 from ..runs import open_run
 from ..train import load_checkpoint
@@ -37,8 +37,7 @@ def _report(a) -> None:
             model = data = None
             missing = f"Pictures and latent dimensions are left out: {error}"
     out = Path(a.out) if a.out else run.folder / "report.html"
-    with naming(out), atomic_write(out) as file:
-        file.write(report(run, model, data, missing).encode())
+    write_whole(out, report(run, model, data, missing).encode())
     if model is None:
         print(missing)
     print(f"written to {out}")
@@ -51,6 +50,5 @@ def _compare(a) -> None:
     for row in [header, *rows]:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if a.out:
-        with naming(a.out), atomic_write(a.out) as file:
-            file.write(compare(runs).encode())
+        write_whole(a.out, compare(runs).encode())
         print(f"written to {a.out}")

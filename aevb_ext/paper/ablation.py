@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from .._files import write_csv, write_whole
 from ..runs import SavedRun
 from . import figure2, published
 from .figure2 import TITLES
-from .page import environments, markdown_table, page, write, write_csv
+from .page import environments, markdown_table, page
 from .planned import Planned, at
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -65,7 +66,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
         "and its estimator A or B; it says neither which. Figure 2 is drawn here with 0.02, A for MNIST, B for Frey."
     )
     text = page(f"# {TITLE}", about, markdown_table(header, rows), environments(list(runs.values())))
-    write(out / "ablation.md", text.encode())
+    write_whole(out / "ablation.md", text.encode())
     return text
 
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .._files import write_csv, write_whole
 from ..estimators import evaluate_bound
 from ..runs import SavedRun
 from . import published
 from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
-from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten, write, write_csv
+from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten
 from .planned import Planned, at
 from .scoring import kept
 
@@ -74,11 +75,11 @@ def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int =
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     """Write figure2.png, figure2.csv and figure2.md into ``out``; returns the page."""
     found = [run for run in runs.values() if run.evaluations]
-    write(out / "figure2.png", draw(found, published.curves2(data_dir)))
+    write_whole(out / "figure2.png", draw(found, published.curves2(data_dir)))
     header = ("data", "latent", "learner", "seed", *EVALUATION)
     write_csv(out / "figure2.csv", header, [row for run in found for row in evaluations(run, about(run))])
     text = _page(found)
-    write(out / "figure2.md", text.encode())
+    write_whole(out / "figure2.md", text.encode())
     return text
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .._files import write_csv, write_whole
 from ..runs import SavedRun
 from . import published
 from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
-from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten, write, write_csv
+from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten
 from .planned import Planned, at
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -57,11 +58,11 @@ def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     """Write figure3.png, figure3.csv and figure3.md into ``out``; returns the page."""
     found = [run for run in runs.values() if run.evaluations]
-    write(out / "figure3.png", draw(found, published.curves3(data_dir)))
+    write_whole(out / "figure3.png", draw(found, published.curves3(data_dir)))
     header = ("training points", "learner", "seed", *EVALUATION)
     write_csv(out / "figure3.csv", header, [row for run in found for row in evaluations(run, _about(run))])
     text = _page(found)
-    write(out / "figure3.md", text.encode())
+    write_whole(out / "figure3.md", text.encode())
     return text
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .. import plots
+from .._files import write_csv, write_whole
 from ..runs import SavedRun
 from ..train import load_checkpoint
 from . import figure2
 from .drawing import finished, show
-from .page import environments, markdown_table, page, write, write_csv
+from .page import environments, markdown_table, page
 from .planned import Planned
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -32,7 +33,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     for axes, run in zip(figure.subplots(1, len(runs)), runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)
         show(axes, plots.manifold(checkpoint.model, checkpoint.image_shape), _TITLES[run.config["data"]])
-    write(out / "figure4.png", finished(figure))
+    write_whole(out / "figure4.png", finished(figure))
     rows = bounds(runs)
     write_csv(out / "figure4.csv", BOUNDS, rows)
     about = (
@@ -41,7 +42,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     )
     parts = [f"# {TITLE}", "![The manifolds](figure4.png)", about, markdown_table(BOUNDS, rows)]
     text = page(*parts, environments(list(runs.values())))
-    write(out / "figure4.md", text.encode())
+    write_whole(out / "figure4.md", text.encode())
     return text
 
 

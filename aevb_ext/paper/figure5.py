@@ -5,12 +5,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .. import plots
+from .._files import write_csv, write_whole
 from ..runs import SavedRun
 from ..train import load_checkpoint
 from . import figure2
 from .drawing import finished, show
 from .figure4 import BOUNDS, bounds
-from .page import environments, markdown_table, page, write, write_csv
+from .page import environments, markdown_table, page
 from .planned import Planned
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
@@ -34,11 +35,11 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
         checkpoint = load_checkpoint(run.folder)
         title = f"({letter}) {checkpoint.model.latent}-D latent space"
         show(axes, plots.samples(checkpoint.model, checkpoint.image_shape), title)
-    write(out / "figure5.png", finished(figure))
+    write_whole(out / "figure5.png", finished(figure))
     rows = bounds(runs)
     write_csv(out / "figure5.csv", BOUNDS, rows)
     about = "The means of p(x | z) for 100 draws of z from the prior. The bounds of the models, in nats per data point:"
     parts = [f"# {TITLE}", "![The samples](figure5.png)", about, markdown_table(BOUNDS, rows)]
     text = page(*parts, environments(list(runs.values())))
-    write(out / "figure5.md", text.encode())
+    write_whole(out / "figure5.md", text.encode())
     return text

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from .._files import write_csv, write_whole
 from ..estimators import evaluate_bound
 from ..runs import SavedRun
 from . import published
-from .page import environments, markdown_table, page, write, write_csv
+from .page import environments, markdown_table, page
 from .planned import Planned
 from .scoring import kept
 
@@ -74,7 +75,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
         "not theirs**: they train on 164 million samples (3280 passes)."
     )
     text = page(f"# {TITLE}", about, markdown_table(header, rows), environments(list(runs.values())))
-    write(out / "iwae.md", text.encode())
+    write_whole(out / "iwae.md", text.encode())
     return text
 
 

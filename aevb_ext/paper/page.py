@@ -1,22 +1,12 @@
 """What a figure leaves behind: its picture, its values and one page that compares them with the paper's."""
 
-import csv
-import io
 import json
-from pathlib import Path
 
-from .._files import atomic_write, naming
 from ..runs import SavedRun
 
-__all__ = ["EVALUATION", "environments", "evaluations", "markdown_table", "page", "power_of_ten", "write", "write_csv"]
+__all__ = ["EVALUATION", "environments", "evaluations", "markdown_table", "page", "power_of_ten"]
 
 EVALUATION = ("samples_seen", "train", "train_stderr", "test", "test_stderr")
-
-
-def write(path: Path, raw: bytes) -> None:
-    """A file, whole or not at all."""
-    with naming(path), atomic_write(path) as file:
-        file.write(raw)
 
 
 def evaluations(run: SavedRun, about: tuple) -> list[tuple]:
@@ -29,15 +19,6 @@ def evaluations(run: SavedRun, about: tuple) -> list[tuple]:
 def power_of_ten(samples: int) -> str:
     """1000000 as 1e6."""
     return f"{samples:.0e}".replace("e+0", "e")
-
-
-def write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
-    """Values; numbers as short as they can be read back."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(header)
-    lines.writerows(["" if value is None else value for value in row] for row in rows)
-    write(path, text.getvalue().encode())
 
 
 def markdown_table(header: tuple[str, ...], rows: list[tuple]) -> str:

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 
 from .. import data as datasets
+from .._files import write_whole
 from ..bar import bar
 from ..runs import SavedRun
 from ..train import load_checkpoint
-from .page import write
 from .planned import split_keys
 
 __all__ = ["kept"]
@@ -29,5 +29,5 @@ def kept(run: SavedRun, name: str, score: Callable[..., dict], repeats: int = 1)
     data = datasets.load(options.pop("data"), **options)
     with bar(f"{run.name}: {name}", repeats * len(data.test)) as progress:
         found = score(load_checkpoint(run.folder).model, data.test, progress=progress)
-    write(path, json.dumps({"steps": steps, **found}).encode())
+    write_whole(path, json.dumps({"steps": steps, **found}).encode())
     return found

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from .._files import atomic_write, naming
+from .._files import write_whole
 from ..models import VAE, make_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
@@ -111,8 +111,7 @@ def write(path, tensors: dict[str, Tensor], content: dict) -> None:
     text = json.dumps({**content, "versions": {"aevb_ext": __version__, "torch": str(torch.__version__)}})
     metadata = {"format": FORMAT, "content": text, "sha256": _sha256(tensors, text)}
     raw = safetensors.torch.save(tensors, metadata)
-    with naming(path), atomic_write(path) as file:
-        file.write(raw)
+    write_whole(path, raw)
 
 
 def read(path) -> tuple[dict[str, Tensor], dict]:

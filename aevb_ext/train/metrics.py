@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from .._files import atomic_write, naming
+from .._files import naming, write_whole
 from .callbacks import Callback
 
 __all__ = ["MetricsFile"]
@@ -63,8 +63,7 @@ def _rewind(path: Path, steps: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
-    with naming(path), atomic_write(path) as file:
-        file.write("".join(f"{line}\n" for line in kept).encode())
+    write_whole(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def path_in(run, path, name: str, who: str) -> Path:

@@ -6,7 +6,7 @@ import platform
 import torch
 
 from .. import __version__
-from .._files import atomic_write, naming
+from .._files import write_whole
 from .._library import build_info
 from .callbacks import Callback
 
@@ -30,8 +30,7 @@ class Written(Callback):
             "processes": run.processes.world_size,
         }
         for name, text in (("config.toml", _toml(config)), ("environment.json", json.dumps(environment, indent=2))):
-            with naming(run.folder / name), atomic_write(run.folder / name) as file:
-                file.write(text.encode() + b"\n")
+            write_whole(run.folder / name, text.encode() + b"\n")
 
 
 def _toml(table: dict) -> str:

@@ -1,11 +1,8 @@
 """Anomaly scores in a file."""
 
-import csv
-import io
-
 from torch import Tensor
 
-from .._files import atomic_write, naming
+from .._files import write_csv
 
 __all__ = ["write_scores"]
 
@@ -21,11 +18,6 @@ def write_scores(path, labels: Tensor | None, scores: dict[str, Tensor]) -> None
     Raises:
         OSError: the file cannot be written; says which.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "label", *scores])
     columns = [values.tolist() for values in scores.values()]
     names = [""] * len(columns[0]) if labels is None else labels.tolist()
-    writer.writerows(zip(range(len(names)), names, *columns, strict=True))
-    with naming(path), atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    write_csv(path, ["index", "label", *scores], zip(range(len(names)), names, *columns, strict=True))
