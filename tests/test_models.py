@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal
 
-from aevb_ext.models import mlp_vae
+from aevb_ext.models import make_model, mlp_vae
 
 
 def model(likelihood="bernoulli", seed=0, **kwargs):
@@ -78,8 +78,50 @@ def test_means_are_probabilities_or_grey_values(likelihood):
     assert mean.shape == (50, 12) and (mean >= 0).all() and (mean <= 1).all()
 
 
+def test_logvar_scale_is_of_the_weights_of_log_variances_alone():
+    vae = model("gaussian", logvar_scale=0.1).double()
+    x, z = torch.rand(5, 12, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    first, _, last = vae.encoder
+    h = (x @ first.weight.T + first.bias).tanh()
+    mu, logvar = vae.posterior(x)
+    torch.testing.assert_close(mu, h @ last.weight[:3].T + last.bias[:3], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(logvar, 0.1 * h @ last.weight[3:].T + last.bias[3:], rtol=1e-12, atol=1e-14)
+    first, _, last = vae.decoder.net
+    h = (z @ first.weight.T + first.bias).tanh()
+    mean = (h @ last.weight[:12].T + last.bias[:12]).sigmoid()
+    logvar = 0.1 * h @ last.weight[12:].T + last.bias[12:]
+    expected = Independent(Normal(mean, (0.5 * logvar).exp()), 1).log_prob(x)
+    torch.testing.assert_close(vae.log_likelihood(x, z), expected, rtol=1e-12, atol=0)
+    # The logits of a Bernoulli are no log-variances.
+    torch.testing.assert_close(model(logvar_scale=0.1).reconstruct(x.float()), model().reconstruct(x.float()))
+
+
+def test_adagrad_moves_scaled_weights_so_much_less():
+    x, far = torch.rand(5, 12), {}
+    for scale in (1.0, 0.1):
+        vae = model(logvar_scale=scale)
+        last = vae.encoder[-1]
+        optimizer = torch.optim.Adagrad(vae.parameters(), lr=0.02)
+        before = scale * last.weight[3:].detach().clone()
+        vae.posterior(x)[1].sum().backward()
+        optimizer.step()
+        # Adagrad's first step is the stepsize in the direction of each gradient's sign.
+        far[scale] = scale * last.weight[3:].detach() - before
+    torch.testing.assert_close(far[0.1], 0.1 * far[1.0])
+
+
+def test_logvar_scale_is_kept_with_the_model():
+    vae = model("gaussian", logvar_scale=0.1)
+    again = make_model(**vae.config)
+    again.load_state_dict(vae.state_dict())
+    x = torch.rand(5, 12)
+    torch.testing.assert_close(again.posterior(x), vae.posterior(x), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
-    "bad", [{"x_dim": 0}, {"latent": 0}, {"hidden": -1}, {"likelihood": "poisson"}], ids=lambda bad: next(iter(bad))
+    "bad",
+    [{"x_dim": 0}, {"latent": 0}, {"hidden": -1}, {"likelihood": "poisson"}, {"logvar_scale": 0.0}],
+    ids=lambda bad: next(iter(bad)),
 )
 def test_bad_arguments_are_named(bad):
     arguments = {"x_dim": 12, "latent": 3, "hidden": 7} | bad

@@ -82,6 +82,7 @@ MODEL = {
     "activation": str,
     "channels": count,
     "likelihood": str,
+    "logvar_scale": float,
 }
 _TYPES = {int: _whole, float: float, str: str}
 # "int", or "int | None".
@@ -186,6 +187,7 @@ def _meanings() -> dict[str, str]:
         "activation": "silu or tanh, after the hidden layers of deep-mlp; default: silu",
         "channels": "channels of conv's first convolution; default: 32",
         "likelihood": f"default: {_by_data('likelihood')}",
+        "logvar_scale": "of mlp: what the weights of each log-variance are multiplied by; default: 1",
         "epochs": "training length, in passes over the training data",
         "samples_seen": f"training length in data points; default: {_by_data('samples_seen')}",
     }

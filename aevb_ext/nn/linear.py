@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .._library import ops
 
-__all__ = ["Linear"]
+__all__ = ["Linear", "MeanLogvar"]
 
 
 class Linear(nn.Linear):
@@ -37,17 +37,44 @@ class Linear(nn.Linear):
         Returns:
             ``[*, out_features]``.
         """
-        fused = x.is_cpu and self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return self._with(self.weight, x, x_scale)
+
+    def _with(self, weight: Tensor, x: Tensor, x_scale: float) -> Tensor:
+        fused = x.is_cpu and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         if fused and x.dtype in (torch.uint8, torch.bool):
-            return ops.linear(x, self.weight, self.bias, self.tanh, x_scale)
-        x = scaled(x, x_scale, self.weight.dtype)
+            return ops.linear(x, weight, self.bias, self.tanh, x_scale)
+        x = scaled(x, x_scale, weight.dtype)
         if fused and x.dtype == torch.float32:
-            return ops.linear(x, self.weight, self.bias, self.tanh)
-        y = super().forward(x)
+            return ops.linear(x, weight, self.bias, self.tanh)
+        y = nn.functional.linear(x, weight, self.bias)
         return y.tanh() if self.tanh else y
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", tanh=True" if self.tanh else "")
+
+
+class MeanLogvar(Linear):
+    """A linear layer to a mean and log sigma^2, packed, with the weights of log sigma^2 multiplied by a constant.
+
+    Steps of Adagrad and Adam are as long whatever the gradient's scale: log sigma^2 follows so many times slower.
+
+    Args:
+        in_features: how many numbers x has.
+        out_features: of the mean and log sigma^2 together: even.
+        logvar_scale: the constant.
+    """
+
+    def __init__(self, in_features: int, out_features: int, logvar_scale: float):
+        super().__init__(in_features, out_features)
+        self.logvar_scale = logvar_scale
+
+    def forward(self, x: Tensor, x_scale: float = 1.0) -> Tensor:
+        """The layer of ``x * x_scale``, as :class:`Linear` has it."""
+        mean, logvar = self.weight.chunk(2)
+        return self._with(torch.cat((mean, self.logvar_scale * logvar)), x, x_scale)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, logvar_scale={self.logvar_scale}"
 
 
 def scaled(x: Tensor, x_scale: float, dtype: torch.dtype = torch.float32) -> Tensor:
