@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from aevb_ext.cli import main
 from aevb_ext.models import make_model
-from aevb_ext.paper import FIGURES, cost, figure2, figure3, make, published
+from aevb_ext.paper import FIGURES, ablation, cost, figure2, figure3, make, published
 from aevb_ext.paper.planned import Planned, at, split_keys
 from aevb_ext.paper.training import train_all
 from aevb_ext.runs import SavedRun, open_run
@@ -95,6 +95,35 @@ def test_figure_3_is_compared(tmp_path):
     page = figure3.present(runs, tmp_path)
     assert "| 1,000 | Monte Carlo EM | 1e7 | -141.0 +- 0.5 | -118.3 | -142.0 +- 0.2 | -142.4 |" in page
     assert page.count("| 1,000 |") == 3
+
+
+def test_an_ablation_names_what_was_changed(tmp_path):
+    wake_sleep = {"data": "freyface", "latent": 20, "learner": "wake-sleep", "lr": 0.02}
+    aevb = {"data": "mnist", "latent": 3, "learner": "aevb", "lr": 0.02}
+    runs = {
+        # The log-variances' scale is of the model; what a configuration does not name has the default, 1.
+        "a": saved(tmp_path, **wake_sleep, values=((10**6, 568.0),), model={"latent": 20, "logvar_scale": 0.1}),
+        "b": saved(tmp_path, **wake_sleep, values=((10**6, 690.0),), model={"latent": 20}),
+        "c": saved(tmp_path, **aevb, estimator="a", values=((10**6, -150.0),)),
+        "d": saved(tmp_path, **aevb, estimator="b", values=((10**6, -157.0),)),
+    }
+    page = ablation.present(runs, tmp_path)
+    lines = [line for line in page.splitlines() if "1000000" in line]
+    assert [line.split(" | ")[2:5] for line in lines] == [
+        ["AEVB", "as in Figure 2", "0"],
+        ["AEVB", "estimator B", "0"],
+        ["Wake-Sleep", "as in Figure 2", "0"],
+        ["Wake-Sleep", "log-variances as fast as the rest", "0"],
+    ]
+    assert "-157.0" in lines[1] and "-152.9" in lines[1] and "690.0" in lines[3] and "567" in lines[3]
+
+
+def test_every_run_of_the_ablation_has_one_change():
+    usual = {run.name: run.keys for run in figure2.plan(10**6, 3)}
+    for run in ablation.plan(10**6, 3):
+        original = next(keys for name, keys in usual.items() if run.name.startswith(f"{name}-") or run.name == name)
+        changed = {key for key in run.keys if run.keys[key] != original[key]}
+        assert len(changed) == (run.name not in usual)
 
 
 def test_the_papers_curves_are_read_where_they_are(tmp_path):

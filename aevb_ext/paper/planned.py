@@ -5,10 +5,11 @@ from inspect import signature
 from pathlib import Path
 
 from ..data import load
+from ..models import ARCHITECTURES
 from ..runs import CONFIG, SavedRun, open_run
 from ..train import Settings
 
-__all__ = ["Planned", "at", "split_keys"]
+__all__ = ["Planned", "at", "configured", "split_keys"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Planned:
         if not (path / CONFIG).is_file():
             return None
         run = open_run(path)
-        there = {**Settings().as_dict(), **run.config, **run.config.get("model", {})}
+        there = configured(run)
         differ = [
             f"{key}: {there.get(key)!r} there, {value!r} now"
             for key, value in self.keys.items()
@@ -58,6 +59,14 @@ class Planned:
         """Whether it was trained to its end, or further."""
         run = self.saved(folder)
         return run is not None and bool(run.evaluations) and run.evaluations[-1]["samples_seen"] >= self.samples_seen
+
+
+def configured(run: SavedRun) -> dict:
+    """Every key of a run; of what its configuration does not name, the default."""
+    model = run.config.get("model", {})
+    build, _ = ARCHITECTURES[model.get("architecture", "mlp")]
+    options = {name: p.default for name, p in signature(build).parameters.items() if p.default is not p.empty}
+    return {**Settings().as_dict(), **options, **run.config, **model}
 
 
 def split_keys(keys: dict) -> tuple[dict, dict, dict]:
