@@ -72,6 +72,14 @@ def test_bytes_and_their_scaled_values_are_the_same_data(likelihood):
     torch.testing.assert_close(of_bytes.reconstruct(x), of_floats.reconstruct(x / 255))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_floats_of_another_dtype_are_the_same_data(dtype):
+    vae, x, z = model("gaussian"), torch.rand(5, 12).to(dtype), torch.randn(5, 3)
+    for ours, of_float in zip(vae.posterior(x), vae.posterior(x.float()), strict=True):
+        assert torch.equal(ours, of_float)
+    torch.testing.assert_close(vae.log_likelihood(x, z), vae.log_likelihood(x.float(), z))
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_means_are_probabilities_or_grey_values(likelihood):
     mean = model(likelihood).decoder.mean(100 * torch.randn(50, 3))
