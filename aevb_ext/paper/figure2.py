@@ -148,9 +148,10 @@ def _variances(runs: list[SavedRun]) -> str:
     largest = {}
     for run in runs:
         if run.checkpoint:
-            title = TITLES[about(run)[0]]
-            largest[title] = max(largest.get(title, 0.0), noise_variance(run))
-    told = ", ".join(f"{variance:.2g} ({title})" for title, variance in largest.items())
+            data, _, learner, _ = about(run)
+            curve = f"{TITLES[data]}, {NAMES[learner]}"
+            largest[curve] = max(largest.get(curve, 0.0), noise_variance(run))
+    told = "; ".join(f"{curve}: {variance:.2g}" for curve, variance in largest.items())
     return f"Variance of the test bound over the noise alone ({_NOISES} noises), at most: {told}." if told else ""
 
 
