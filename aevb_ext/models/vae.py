@@ -87,7 +87,7 @@ class VAE(Uses, nn.Module):
         return mu, logvar
 
     def _encoded(self, x: Tensor, x_scale: float):
-        """The encoder's output. A first layer that takes bytes is given bytes; floats are given in the model's dtype."""
+        """The encoder's output. A first layer that takes bytes is given bytes; floats come in the model's dtype."""
         if x.is_floating_point() and (parameter := next(self.parameters(), None)) is not None:
             x = x.to(parameter.dtype)
         if type(self.encoder) is nn.Sequential and len(self.encoder) and not has_hooks(self.encoder):
