@@ -42,7 +42,9 @@ def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir
         "latent": 3,
         "hidden": 100,
         "likelihood": "bernoulli",
+        # As in Figure 2.
         **({"estimator": "a"} if learner == "aevb" else {}),
+        "logvar_scale": 0.1 if learner == "wake-sleep" else 1.0,
         "optimizer": "adagrad",
         # The largest of the paper's three stepsizes: with 0.02 none of the curves rises as its do.
         "lr": 0.1,
