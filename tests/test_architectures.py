@@ -127,7 +127,7 @@ def test_a_model_is_rebuilt_from_its_config(architecture):
 
 def test_a_config_without_a_name_is_the_papers_model():
     config = {"x_dim": 12, "latent": 3, "hidden": 7, "likelihood": "bernoulli", "x_scale": 1.0}
-    assert make_model(**config).config == {"architecture": "mlp", "logvar_scale": 1.0} | config
+    assert make_model(**config).config == {"architecture": "mlp"} | config
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -60,8 +60,9 @@ def mlp_vae(
             "latent": latent,
             "hidden": hidden,
             "likelihood": likelihood,
-            "logvar_scale": logvar_scale,
             "x_scale": x_scale,
+            # Runs from before there was one go on as they are.
+            **({} if logvar_scale == 1 else {"logvar_scale": logvar_scale}),
         },
     )
     paper_normal_(model, generator)
