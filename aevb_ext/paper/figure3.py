@@ -8,6 +8,7 @@ from .._files import write_csv, write_whole
 from ..runs import SavedRun
 from . import published
 from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
+from .figure2 import LOGVAR_SCALE
 from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten
 from .planned import Planned, at
 
@@ -42,9 +43,8 @@ def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir
         "latent": 3,
         "hidden": 100,
         "likelihood": "bernoulli",
-        # As in Figure 2.
         **({"estimator": "a"} if learner == "aevb" else {}),
-        "logvar_scale": 0.1 if learner == "wake-sleep" else 1.0,
+        "logvar_scale": LOGVAR_SCALE.get(("mnist", learner), 1.0),
         "optimizer": "adagrad",
         # The largest of the paper's three stepsizes: with 0.02 none of the curves rises as its do.
         "lr": 0.1,
