@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 from aevb_ext import models
 from aevb_ext.distributions import DiagonalGaussian
-from aevb_ext.nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior
+from aevb_ext.nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior, Linear
 
 SPREAD = {"logvar": lambda s: (s / 2).exp(), "log_std": torch.exp, "std": lambda s: s, "var": torch.sqrt}
 
@@ -105,6 +105,68 @@ class TestBernoulliDecoder:
         decoder = BernoulliDecoder(nn.Linear(3, 7))
         z, x = torch.randn(4, 5, 3), torch.randint(256, (5, 7), dtype=torch.uint8)
         torch.testing.assert_close(decoder.log_prob(x, z, 1 / 255), decoder.log_prob(x / 255, z))
+
+
+class Compiled(nn.Module):
+    """What torch.compile makes of a module, as far as it can be seen from outside."""
+
+    def __init__(self, net):
+        super().__init__()
+        self._orig_mod = net
+
+
+class Reversed(nn.Sequential):
+    """Its last module is not what its values come from."""
+
+    def forward(self, x):
+        for each in reversed(self):
+            x = each(x)
+        return x
+
+
+BOUNDED = {
+    **{
+        type(end).__name__: nn.Sequential(nn.Linear(3, 8), end)
+        for end in (
+            *(nn.Sigmoid(), nn.Hardsigmoid(), nn.LogSigmoid(), nn.Tanh(), nn.Hardtanh(), nn.Softsign(), nn.ReLU()),
+            *(nn.ReLU6(), nn.Softplus(), nn.Softmax(1), nn.Softmax2d(), nn.Softmin(1), nn.LogSoftmax(1)),
+        )
+    },
+    "alone": nn.Sigmoid(),
+    "nested": nn.Sequential(nn.Linear(3, 8), nn.Sequential(nn.Linear(8, 8), nn.Sigmoid())),
+    "reshaped": nn.Sequential(nn.Linear(3, 8), nn.Sigmoid(), nn.Identity(), nn.Unflatten(1, (2, 4)), nn.Flatten()),
+    "compiled": Compiled(nn.Sequential(nn.Linear(3, 8), nn.Sigmoid())),
+    "linear": nn.Sequential(Linear(3, 8, tanh=True)),
+}
+UNBOUNDED = {
+    "linear": Linear(3, 8),
+    "inside": nn.Sequential(nn.Sigmoid(), nn.Linear(3, 8)),
+    "reversed": Reversed(nn.Linear(3, 8), nn.Sigmoid()),
+    "leaky": nn.Sequential(nn.Linear(3, 8), nn.LeakyReLU()),
+    "empty": nn.Sequential(),
+}
+
+
+class TestAnEndThatBoundsTheLogits:
+    """A decoder that ends in a sigmoid is taken at its word nowhere: what it gives would be taken as logits."""
+
+    @pytest.mark.parametrize("name", BOUNDED)
+    def test_is_refused_and_named(self, name):
+        for decoder, kind in ((BernoulliDecoder, "logits"), (GaussianDecoder, "mean")):
+            end = "tanh=True" if name == "linear" else "Sig|Tanh|tanh|Soft|ReLU|sig"
+            with pytest.raises(ValueError, match=rf"decoder's net ends in .*({end}).*{kind}.*Remove") as caught:
+                decoder(BOUNDED[name])
+            assert "Linear(" not in str(caught.value) or name == "linear"
+
+    @pytest.mark.parametrize("name", UNBOUNDED)
+    def test_others_are_taken(self, name):
+        BernoulliDecoder(UNBOUNDED[name])
+        GaussianDecoder(UNBOUNDED[name])
+
+    def test_a_mean_that_is_not_squashed_again_may_end_in_a_sigmoid(self):
+        decoder = GaussianDecoder(nn.Sequential(nn.Linear(3, 7), nn.Sigmoid()), logvar=0.0, sigmoid=False)
+        z = torch.randn(5, 3)
+        torch.testing.assert_close(decoder.mean(z), decoder.net(z))
 
 
 @pytest.mark.parametrize("samples", [(), (1,), (4,), (2, 3)], ids=str)

@@ -106,15 +106,16 @@ class BernoulliDecoder(_Decoder):
     Called with z it gives the distribution; :meth:`log_prob` is fused and takes data as bytes.
 
     Args:
-        net: ``z [N, *latent]`` to logits ``[N, *event]``.
+        net: ``z [N, *latent]`` to logits ``[N, *event]``: without a sigmoid at its end.
         latent_dims: how many dimensions a data point's z has; all before them are samples and data points.
 
     Raises:
-        ValueError: ``latent_dims`` is below 1.
+        ValueError: ``latent_dims`` is below 1; net ends in a sigmoid, or in another module that bounds the logits.
     """
 
     def __init__(self, net: nn.Module, *, latent_dims: int = 1):
         super().__init__(net, latent_dims)
+        check_unbounded(net, "logits")
 
     def forward(self, z: Tensor) -> Bernoulli:
         """p(x | z) for z ``[*samples, B, *latent]``: batch shape ``[*samples, B]``, event shape that of x."""
@@ -164,7 +165,8 @@ class GaussianDecoder(_Decoder):
         latent_dims: how many dimensions a data point's z has; all before them are samples and data points.
 
     Raises:
-        ValueError: ``latent_dims`` is below 1.
+        ValueError: ``latent_dims`` is below 1; with ``sigmoid``, net ends in one itself, or in another module that
+            bounds what it gives.
     """
 
     def __init__(
@@ -179,6 +181,8 @@ class GaussianDecoder(_Decoder):
         latent_dims: int = 1,
     ):
         super().__init__(net, latent_dims)
+        if sigmoid:
+            check_unbounded(net, "the mean before the sigmoid (sigmoid=True)")
         self.dim, self.sigmoid, self.clamp, self.soft = dim, sigmoid, clamp, soft
         if logvar is not None:
             logvar = nn.Parameter(torch.as_tensor(logvar).detach().to(torch.get_default_dtype(), copy=True))
@@ -229,6 +233,42 @@ class GaussianDecoder(_Decoder):
     def extra_repr(self) -> str:
         start = "" if self.logvar is None else f", logvar={list(self.logvar.shape)}"
         return f"dim={self.dim}, sigmoid={self.sigmoid}, clamp={self.clamp}, soft={self.soft}{start}"
+
+
+# Modules whose output has a bound, above or below, and those that leave values as they are.
+_BOUNDING = (
+    *(nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Softsign, nn.ReLU, nn.Softplus),
+    *(nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax),
+)
+_RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity)
+
+
+def check_unbounded(net: nn.Module, what: str) -> None:
+    """Raise ValueError where net's last module bounds what the likelihood takes the sigmoid of.
+
+    A Bernoulli decoder that ends in a sigmoid of its own trains without an error, to probabilities of 0.5 to 0.73. What
+    comes last is known of an ``nn.Sequential`` alone.
+
+    Args:
+        net: a decoder's network.
+        what: what its output is, for the message.
+    """
+    last = _last(net)
+    has_tanh = isinstance(last, Linear) and last.tanh
+    if has_tanh or isinstance(last, _BOUNDING):
+        raise ValueError(
+            f"the decoder's net ends in {last}, which bounds its output: expected {what}, any real numbers, of which "
+            f"the likelihood takes the sigmoid itself. Remove {'tanh=True' if has_tanh else f'that {last}'}"
+        )
+
+
+def _last(net: nn.Module) -> nn.Module | None:
+    """The module that net's values come from, as far as it is known; None of one that has none."""
+    net = getattr(net, "_orig_mod", net)  # what torch.compile was given
+    if type(net).forward is not nn.Sequential.forward:
+        return net
+    ends = [each for each in net if not isinstance(each, _RESHAPING)]
+    return _last(ends[-1]) if ends else None
 
 
 def has_hooks(module: nn.Module) -> bool:
