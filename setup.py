@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
 
@@ -201,6 +202,14 @@ def _commit() -> str:
 
 
 class BuildOperators(build_ext):
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.editable_mode:
+            # setuptools names a temporary folder, where each `pip install -e` would compile everything again.
+            usual = build(self.distribution)
+            usual.ensure_finalized()
+            self.build_temp = usual.build_temp
+
     def build_extension(self, extension: Extension) -> None:
         try:
             import torch

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import setuptools
 import torch
 
 import aevb_ext
@@ -133,6 +134,20 @@ def test_the_command_fails_before_it_compiles(tmp_path):
     assert "AEVB_CUDA=1, but CUDA cannot be built" in done.stderr
     assert ("/nowhere" if torch.version.cuda else "is built without CUDA") in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_objects_of_an_editable_installation_are_kept(setup_py):
+    """`pip install -e` finds what `build_ext --inplace` compiled, and compiles nothing again."""
+    places = []
+    for editable in (False, True):
+        distribution = setuptools.Distribution({"cmdclass": {"build_ext": setup_py.BuildOperators}})
+        command = distribution.get_command_obj("build_ext")
+        if editable:  # as setuptools' editable_wheel has it
+            distribution.get_command_obj("build").build_temp = "temporary"
+            command.editable_mode = True
+        command.ensure_finalized()
+        places.append(command.build_temp)
+    assert places[0] == places[1]
 
 
 # What was built
