@@ -18,6 +18,7 @@ commit does not compile everything again.
 import os
 import platform
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -224,9 +225,12 @@ class BuildOperators(build_ext):
         if cuda:
             os.environ["CUDA_HOME"] = str(cuda.home)  # torch.utils.cpp_extension reads it when it is imported
 
+        note = runpy.run_path(str(ROOT / "aevb_ext" / "_build_note.py"))  # to import aevb_ext takes the library
+        sources = note["fingerprint"](CSRC)
         objects = self._objects(torch, cuda)
         compile_all(objects)
         self._link(extension, objects, cuda)
+        note["write"](self.get_ext_fullpath(extension.name), torch=torch.__version__, sources=sources)
 
     def _objects(self, torch, cuda: Cuda | None) -> list[Object]:
         from torch.utils.cpp_extension import include_paths

@@ -1,8 +1,23 @@
-"""Loads the compiled operators; says what to do when they cannot be loaded."""
+"""Finds and loads the compiled operators; says what to do when they cannot be loaded."""
 
-import importlib
+import importlib.util
+import re
+import sys
+import sysconfig
+import warnings
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 
 import torch
+
+from . import _build_note
+
+PACKAGE = Path(__file__).resolve().parent
+CSRC = PACKAGE.parent / "csrc"  # in a source folder
+
+# What to type there. A library that lies beside the sources is replaced there.
+_BESIDE = CSRC.is_dir() and any(PACKAGE.glob("_C*.so"))
+REBUILD = f"pip install --no-build-isolation --force-reinstall --no-deps {'-e ' * _BESIDE}."
 
 
 class _Missing:
@@ -15,29 +30,125 @@ class _Missing:
         raise ImportError(self.why)
 
 
-def _cure(error: ImportError) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            "aevb_ext's compiled library is not there: the package was not built. "
-            "Run `pip install --no-build-isolation .` in the source folder (see `aevb doctor`)."
-        )
+def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
+    """The library to load, or None and why there is none.
+
+    It lies beside this file. In a source folder after `pip install .` it does not: the folder hides the package that
+    was installed. Then it is the installed one's, where that was compiled from this folder's C++.
+
+    Args:
+        package: the folder of this package.
+        path: where Python looks for packages, `sys.path`.
+    """
+    found = []
+    if beside := PathFinder.find_spec("aevb_ext._C", [str(package)]):
+        found.append((beside, of_another_torch(Path(beside.origin))))
+    csrc = package.parent / "csrc"
+    if csrc.is_dir() and (installed := _installed(package, path)):
+        library = Path(installed.origin)
+        found.append((installed, _of_other_sources(library, csrc) or of_another_torch(library)))
+    for library, fault in found:
+        if fault is None:
+            return library, ""
+    return None, found[0][1] if found else _not_built(package)
+
+
+def _installed(package: Path, path: list[str]) -> ModuleSpec | None:
+    elsewhere = [entry for entry in path if Path(entry).resolve() != package.parent]
+    hidden = PathFinder.find_spec("aevb_ext", elsewhere)
+    return PathFinder.find_spec("aevb_ext._C", hidden.submodule_search_locations or []) if hidden else None
+
+
+def of_another_torch(library: Path, built: str | None = None) -> str | None:
+    """The fault of a library that was built for another torch than this one, before it is loaded.
+
+    PyTorch's C++ interface changes from one minor version to the next: an operator of the other may be missing, and a
+    class laid out otherwise makes the library compute nonsense. Within a minor version it stays.
+
+    Args:
+        built: the version that it was built for, where that is known. Default: as its note says, if it has one.
+    """
+    built = built or _build_note.read(library).get("torch")
+    if built is None or _interface(built) == _interface(torch.__version__):
+        return None
     return (
-        f"aevb_ext's compiled library does not load with torch {torch.__version__}: it was built for another torch. "
-        "Build it again in this environment: `pip install --no-build-isolation --force-reinstall --no-deps .` "
-        f"in the source folder (see `aevb doctor`). The loader said: {error}"
+        f"aevb_ext's compiled library ({library}) was built for torch {built}, and this is torch {torch.__version__}, "
+        f"whose C++ interface is another. Build it again in this environment: `{REBUILD}` in the source folder; or "
+        f"install what it was built for: `pip install torch=={_public(built)}` (see `aevb doctor`)."
     )
 
 
-try:
-    _C = importlib.import_module("._C", __package__)
+def _public(version: str) -> str:
+    """Without what follows the plus sign: 2.13.0+cpu and 2.13.0+cu130 are one version."""
+    return version.partition("+")[0]
+
+
+def _interface(version: str) -> str:
+    """What versions of torch with one C++ interface share: the minor version, or all of it between releases."""
+    release = re.fullmatch(r"(\d+\.\d+)\.\d+", _public(version))
+    return release[1] if release else version
+
+
+def _of_other_sources(library: Path, csrc: Path) -> str | None:
+    if _build_note.read(library).get("sources") == _build_note.fingerprint(csrc):
+        return None
+    return (
+        f"aevb_ext is imported from {csrc.parent}, where it was not built, and the library of the installed one "
+        f"({library}) was built from other sources than {csrc} now has. Build it again: `{REBUILD}` in that folder."
+    )
+
+
+def _not_built(package: Path) -> str:
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    if others := sorted(path.name for path in package.glob("_C*.so")):
+        return (
+            f"aevb_ext's compiled library is there for another Python ({', '.join(others)}; this one loads "
+            f"_C{suffix}). Build it for this one: `{REBUILD}` in the source folder (see `aevb doctor`)."
+        )
+    return (
+        f"aevb_ext's compiled library is not there: the package in {package} was not built. "
+        "Run `pip install --no-build-isolation .` in the source folder (see `aevb doctor`)."
+    )
+
+
+def _load(spec: ModuleSpec):
+    """The module, or None and why it does not load."""
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        built = _build_note.read(Path(spec.origin)).get("torch")
+        return None, (
+            f"aevb_ext's compiled library ({spec.origin}) was built for {'torch ' + built if built else 'another torch'}"
+            f" and does not load with torch {torch.__version__}. Build it again in this environment: `{REBUILD}` in the "
+            f"source folder (see `aevb doctor`). The loader said: {error}"
+        )
+    # A library without a note says it only now.
+    if fault := of_another_torch(Path(spec.origin), module.build_info()["torch"]):
+        return None, fault
+    sys.modules[spec.name] = module
+    return module, ""
+
+
+_spec, _why = find(PACKAGE, sys.path)
+_C, _why = _load(_spec) if _spec else (None, _why)
+if _C is None:
+    ops = _Missing(_why)
+    warnings.warn(_why, RuntimeWarning, stacklevel=3)  # the line that imports aevb_ext
+else:
     ops = torch.ops.aevb_ext
-except ImportError as error:
-    _C = None
-    ops = _Missing(_cure(error))
 
 
 def is_loaded() -> bool:
     return _C is not None
+
+
+def stale() -> str | None:
+    """The fault of a library that was built before the C++ beside it changed."""
+    built = _build_note.read(Path(_C.__file__)).get("sources")
+    if built is None or not CSRC.is_dir() or built == _build_note.fingerprint(CSRC):
+        return None
+    return f"the library ({_C.__file__}) was built before {CSRC} changed. Build it again: `{REBUILD}` in {CSRC.parent}."
 
 
 def build_info() -> dict:

@@ -6,14 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import torch
 
 from . import __version__, _library, functional, reference
-
-REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
+from ._library import REBUILD
 
 
 def main() -> int:
@@ -43,6 +41,7 @@ def facts() -> dict[str, str]:
         info = _library.build_info()
         cuda = f"CUDA {info['cuda']} for {info['arch_list']}" if info["cuda"] else "no CUDA"
         found["library"] = f"{info['version']}, commit {info['commit']}, torch {info['torch']}, {cuda}"
+        found["library's file"] = _library._C.__file__
         found["compiler"] = info["compiler"]
         found["instruction set"] = f"{info['cpu_in_use']} (built: {', '.join(info['cpu_built'])})"
     if torch.cuda.is_available():
@@ -57,9 +56,9 @@ def facts() -> dict[str, str]:
 def faults() -> list[str]:
     """What is wrong here, each with its cure."""
     if _library._C is None:
-        return [_another_python() or _library.ops.why]
+        return [_library.ops.why]
     info = _library.build_info()
-    found = [_another_torch(info), _gpu_not_used(info), _gpu_not_built_for(info)]
+    found = [_library.stale(), _gpu_not_used(info), _gpu_not_built_for(info)]
     devices = ["cpu"]
     if torch.cuda.is_available() and info["cuda"]:
         devices.append("cuda")
@@ -91,27 +90,6 @@ def nvidia_smi() -> list[str]:
     return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
-def _another_python() -> str | None:
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    others = [path.name for path in Path(__file__).parent.glob("_C*.so") if not path.name.endswith(suffix)]
-    if not others or (Path(__file__).parent / f"_C{suffix}").exists():
-        return None
-    return (
-        f"aevb_ext's compiled library is there for another Python ({', '.join(others)}; this one loads _C{suffix}). "
-        f"Build it for this one: `{REBUILD}` in the source folder."
-    )
-
-
-def _another_torch(info: dict) -> str | None:
-    built, here = info["torch"].split("+")[0], torch.__version__.split("+")[0]
-    if built == here:
-        return None
-    return (
-        f"the library was built for torch {built}, and this is torch {here}: it may load, and still fail or compute "
-        f"nonsense. Build it again: `{REBUILD}` in the source folder."
-    )
-
-
 def _gpu_not_used(info: dict) -> str | None:
     gpus = nvidia_smi()
     if torch.cuda.is_available():
@@ -126,7 +104,8 @@ def _gpu_not_used(info: dict) -> str | None:
     if torch.version.cuda is None:
         return (
             f"this machine has a GPU ({gpus[0]}), and torch {torch.__version__} is built without CUDA. "
-            "Install a CUDA build of PyTorch, then build aevb_ext again."
+            "Install a CUDA build of PyTorch (https://pytorch.org/get-started/locally has the command), then build "
+            f"aevb_ext again: `{REBUILD}` in the source folder."
         )
     try:
         torch.cuda.init()

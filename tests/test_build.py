@@ -14,7 +14,7 @@ import setuptools
 import torch
 
 import aevb_ext
-from aevb_ext import _library
+from aevb_ext import _build_note, _library
 
 ROOT = Path(__file__).resolve().parents[1]
 INFO = aevb_ext.build_info()
@@ -151,6 +151,12 @@ def test_objects_of_an_editable_installation_are_kept(setup_py):
 
 
 # What was built
+
+
+def test_note():
+    """What can be read of the library without loading it."""
+    note = _build_note.read(Path(_library._C.__file__))
+    assert note == {"torch": torch.__version__, "sources": _build_note.fingerprint(ROOT / "csrc")}
 
 
 def test_build_info():
