@@ -118,10 +118,11 @@ def _load(spec: ModuleSpec):
         spec.loader.exec_module(module)
     except ImportError as error:
         built = _build_note.read(Path(spec.origin)).get("torch")
+        built_for = f"torch {built}" if built else "another torch"
         return None, (
-            f"aevb_ext's compiled library ({spec.origin}) was built for {'torch ' + built if built else 'another torch'}"
-            f" and does not load with torch {torch.__version__}. Build it again in this environment: `{REBUILD}` in the "
-            f"source folder (see `aevb doctor`). The loader said: {error}"
+            f"aevb_ext's compiled library ({spec.origin}) was built for {built_for} and does not load with torch "
+            f"{torch.__version__}. Build it again in this environment: `{REBUILD}` in the source folder (see `aevb "
+            f"doctor`). The loader said: {error}"
         )
     # A library without a note says it only now.
     if fault := of_another_torch(Path(spec.origin), module.build_info()["torch"]):
