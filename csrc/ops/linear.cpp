@@ -35,7 +35,9 @@ using OptionalTensor = std::optional<Tensor>;
 // Whether oneDNN is to multiply these.
 bool prefers_onednn(const Tensor& a, const Tensor& b) {
 #if defined(__x86_64__) && defined(__linux__)
-  static const bool mkl_is_slowed = at::hasMKL() && !__builtin_cpu_is("intel");
+  // Without AVX-512 there is nothing that MKL withholds; and there PyTorch's mkldnn_matmul raises, in any precision.
+  static const bool mkl_is_slowed = at::hasMKL() && !__builtin_cpu_is("intel") && __builtin_cpu_supports("avx512bw") &&
+                                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   return mkl_is_slowed && at::globalContext().userEnabledMkldnn() && a.is_cpu() && a.scalar_type() == at::kFloat &&
          b.scalar_type() == at::kFloat && a.numel() && b.numel();
 #else
