@@ -1,3 +1,4 @@
+import importlib
 import os
 
 # Before torch starts its threads: on a machine with other work they wait asleep and not spinning, or else a small
@@ -7,6 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 import torch
 
+import aevb_ext.distributions.kl
+
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request):
@@ -14,3 +17,10 @@ def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def fresh_compiler():
+    """As in a process that has compiled nothing, and looked up no KL divergence since it imported aevb_ext."""
+    torch._dynamo.reset()
+    importlib.reload(aevb_ext.distributions.kl)

@@ -103,11 +103,8 @@ def _vae_loss(x, params, weight, prior_loc):
     return (bound + rest).mean(), z, likelihood.sample()
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 class TestCompile:
-    @pytest.fixture(autouse=True)
-    def fresh(self):
-        torch._dynamo.reset()
-
     @staticmethod
     def _arguments(batch):
         x = randn(batch, 12, seed=1).sigmoid().float()
@@ -132,6 +129,24 @@ class TestCompile:
             self._compare(_vae_loss, compiled, batch)
             compilations.append(counter.frame_count)
         assert compilations == compilations[:1] * 3
+
+    def test_a_kl_that_is_looked_up_elsewhere_compiles_nothing_again(self):
+        """PyTorch enters what kl_divergence looks up in a table, whose size is a guard of what reads it."""
+
+        def divergences(t):
+            p, q = DiagonalGaussian(t, t), Bernoulli(logits=t)
+            prior = td.Normal(t, t.exp(), validate_args=False)
+            fair = td.Independent(td.Bernoulli(logits=t, validate_args=False), 1, validate_args=False)
+            return p.kl(), p.kl(p), p.kl(prior), q.kl(q), q.kl(fair)
+
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(divergences, fullgraph=True, dynamic=True, backend=counter)
+        compilations = []
+        for batch, other in ((4, td.Gamma(1.0, 1.0)), (6, td.Normal(0.0, 1.0)), (11, td.Exponential(1.0))):
+            torch.testing.assert_close(compiled(randn(batch, 7)), divergences(randn(batch, 7)))
+            compilations.append(counter.frame_count)
+            td.kl_divergence(td.Gumbel(0.0, 1.0), other)
+        assert compilations == [1, 1, 1]
 
     def test_inductor(self):
         self._compare(_elbo, torch.compile(_elbo, fullgraph=True, dynamic=False), 4)

@@ -15,12 +15,8 @@ import aevb_ext
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 every_noisy_row = pytest.mark.parametrize("row", [row for row in ROWS if row.draws_noise], ids=str)
 ELBO_ROW = next(row for row in HEADS if row.name == "nn.ELBO")
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 GRAPHS = {"nn.Linear", "nn.Linear-tanh", "nn.ELBO-dreg"}
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
 
 
 @every_noisy_row

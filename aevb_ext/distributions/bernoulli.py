@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints, kl_divergence
+from torch.distributions import constraints
 from torch.distributions.utils import probs_to_logits
 from torch.nn.functional import logsigmoid
 
@@ -172,7 +172,7 @@ class Bernoulli(Factorised):
             ValueError: the events differ, or the batches do not broadcast.
         """
         if not isinstance(other, Bernoulli):
-            return kl_divergence(self, other)
+            return self._kl_to_another(other)
         self._common_shape(other)
         (p, not_p), (a, b) = self._both_probs(), (self._finite_logits(), other._finite_logits())
         d = b - a

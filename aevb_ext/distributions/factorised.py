@@ -4,7 +4,8 @@ import math
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, constraints, kl_divergence
+from torch.distributions.kl import _KL_REGISTRY
 
 from .._dtypes import check_dtype
 from ..functional import noise_key
@@ -79,6 +80,14 @@ class Factorised(Distribution):
                 f"p has event_shape {list(self.event_shape)}, but q has {list(other.event_shape)}: expected one"
             )
         return broadcast("p's batch", self.batch_shape, "q's batch", other.batch_shape) + self.event_shape
+
+    def _kl_to_another(self, other) -> Tensor:
+        """:func:`torch.distributions.kl_divergence` to one of another class.
+
+        What is registered for just these two is called without PyTorch's table of what has been looked up: compiled
+        code that reads that table is compiled again whenever it grows.
+        """
+        return _KL_REGISTRY.get((type(self), type(other)), kl_divergence)(self, other)
 
     def _noise(self, device: torch.device, key: Tensor | None, generator) -> dict:
         """``key`` and ``generator`` for :mod:`aevb_ext.functional`: a list of generators as one key for each point."""

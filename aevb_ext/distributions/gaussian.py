@@ -5,7 +5,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints, kl_divergence
+from torch.distributions import constraints
 
 from .. import functional as F
 from .._dtypes import check_dtype
@@ -205,8 +205,8 @@ class DiagonalGaussian(Factorised):
     def kl(self, other=None) -> Tensor:
         """KL divergence of this to ``other`` in nats; without it, to N(0, I): :func:`aevb_ext.gaussian_kl`.
 
-        What ``torch.distributions.kl_divergence`` computes too. (Under torch.compile that one compiles once more after
-        the first use of two types, which PyTorch enters in a table.)
+        What ``torch.distributions.kl_divergence`` computes too. (Under torch.compile take this one: what calls that one
+        is compiled again after the first use of any two other types, which PyTorch enters in a table that it reads.)
 
         Args:
             other: a :class:`DiagonalGaussian`, whose batch broadcasts with this one's and whose spread may be in
@@ -222,7 +222,7 @@ class DiagonalGaussian(Factorised):
         if other is None:
             return F.gaussian_kl(self.mu, self.scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
         if not isinstance(other, DiagonalGaussian):
-            return kl_divergence(self, other)
+            return self._kl_to_another(other)
         shape, spread = self._common_shape(other), self.spread
         scales = [self.scale_param, other.scale_param]
         if spread != other.spread:

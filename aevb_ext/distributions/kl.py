@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch import distributions as torch_distributions
 from torch.distributions import Independent, Normal, register_kl
+from torch.distributions.kl import _KL_MEMOIZE, _KL_REGISTRY, _dispatch_kl
 
 from .bernoulli import Bernoulli
 from .factorised import Factorised, broadcast
@@ -26,6 +27,12 @@ def _ours_theirs(p: Factorised, q) -> Tensor:
 @register_kl(Independent, Bernoulli)
 def _theirs_ours(p, q: Factorised) -> Tensor:
     return _as_ours(p, q).kl(q)
+
+
+# PyTorch enters a pair in a table when it first looks it up, and torch.compile compiles again what it compiled before
+# that: the pairs above are entered here, as their first lookups would enter them.
+for _pair in [pair for pair in _KL_REGISTRY if DiagonalGaussian in pair or Bernoulli in pair]:
+    _KL_MEMOIZE[_pair] = _dispatch_kl(*_pair)
 
 
 def _as_ours(theirs, like: Factorised) -> Factorised:
