@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import functional
-from ._dtypes import check_dtype
+from ._arguments import DATA, check_dtype, described, explain, instance, is_number, number, sizes, tensor
 
 __all__ = [
     "binary_cross_entropy",
@@ -62,19 +62,25 @@ def binary_cross_entropy_with_logits(
         ValueError: shapes, devices or ``reduction`` do not fit.
         TypeError: a dtype is not supported.
     """
-    reduction = _reduction(size_average, reduce, reduction)
-    logits, dtype = _bernoulli(input, target, weight=weight, pos_weight=pos_weight)
-    if pos_weight is None:
-        return _loss(functional.bernoulli_log_prob, target, logits, reduction, weight).to(dtype)
-    # With a = p x and b = 1 - x the loss is (a + b) log(1 + e^-|l|) + b l, or - a l where l <= 0: nothing cancels. The
-    # operator gives minus that logarithm for the target that is the likelier.
-    likelier = logits > 0
-    log_likelier = functional.bernoulli_log_prob(likelier, logits, reduction="none", batch_dims=min(1, logits.dim()))
-    x = target.to(log_likelier.dtype)
-    positive, negative = pos_weight.to(x.dtype) * x, 1 - x
-    slope = torch.where(likelier, negative, -positive)
-    losses = torch.addcmul(slope * logits, positive + negative, log_likelier, value=-1)
-    return _reduce(losses, reduction, weight).to(dtype)
+    try:
+        reduction = _reduction(size_average, reduce, reduction)
+        logits, dtype = _bernoulli(input, target, weight=weight, pos_weight=pos_weight)
+        if pos_weight is None:
+            return _loss(functional.bernoulli_log_prob, target, logits, reduction, weight).to(dtype)
+        # With a = p x and b = 1 - x the loss is (a + b) log(1 + e^-|l|) + b l, or - a l where l <= 0: nothing cancels.
+        # The operator gives minus that logarithm for the target that is the likelier.
+        likelier = logits > 0
+        log_likelier = functional.bernoulli_log_prob(
+            likelier, logits, reduction="none", batch_dims=min(1, logits.dim())
+        )
+        x = target.to(log_likelier.dtype)
+        positive, negative = pos_weight.to(x.dtype) * x, 1 - x
+        slope = torch.where(likelier, negative, -positive)
+        losses = torch.addcmul(slope * logits, positive + negative, log_likelier, value=-1)
+        return _reduce(losses, reduction, weight).to(dtype)
+    except Exception:
+        explain(binary_cross_entropy_with_logits, locals(), **_KINDS)
+        raise
 
 
 def binary_cross_entropy(
@@ -108,9 +114,13 @@ def binary_cross_entropy(
         ValueError: shapes, devices or ``reduction`` do not fit.
         TypeError: a dtype is not supported.
     """
-    reduction = _reduction(size_average, reduce, reduction)
-    probs, dtype = _bernoulli(input, target, weight=weight)
-    return _loss(functional.bernoulli_log_prob_of_probs, target, probs, reduction, weight).to(dtype)
+    try:
+        reduction = _reduction(size_average, reduce, reduction)
+        probs, dtype = _bernoulli(input, target, weight=weight)
+        return _loss(functional.bernoulli_log_prob_of_probs, target, probs, reduction, weight).to(dtype)
+    except Exception:
+        explain(binary_cross_entropy, locals(), **_KINDS)
+        raise
 
 
 def gaussian_nll_loss(
@@ -146,24 +156,28 @@ def gaussian_nll_loss(
         ValueError: shapes, devices or ``reduction`` do not fit, or ``var`` is a negative number.
         TypeError: a dtype is not supported.
     """
-    reduction = _reduction(None, None, reduction)
-    check_dtype("input", input)
-    if isinstance(var, Tensor):
-        check_dtype("var", var)
-        _check_device(input, var=var)
-        var = _at_least(eps, _spread_over(input, var))
-    elif var < 0:
-        raise ValueError(f"var has negative entry/entries: expected a variance, got {var}")
-    else:
-        var = input.new_full((), max(var, eps))
-    _check_device(input, target=target)
-    x = target.to(input.dtype) if target.dtype in _INTEGERS else target  # which PyTorch takes here
-    check_dtype("target", x, data=True)
-    dtype = _result_dtype(input, x, var)
-    arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
-    mu, x = torch.broadcast_tensors(input.to(arithmetic), x)
-    log_prob = partial(functional.gaussian_log_prob, logvar=var.to(arithmetic), spread="var")
-    return _loss(log_prob, x, mu, reduction, offset=0.0 if full else -0.5 * math.log(2 * math.pi)).to(dtype)
+    try:
+        reduction = _reduction(None, None, reduction)
+        check_dtype("input", input)
+        if isinstance(var, Tensor):
+            check_dtype("var", var)
+            _check_device(input, var=var)
+            var = _at_least(eps, _spread_over(input, var))
+        elif var < 0:
+            raise ValueError(f"var has negative entry/entries: expected a variance, got {var}")
+        else:
+            var = input.new_full((), max(var, eps))
+        _check_device(input, target=target)
+        x = target.to(input.dtype) if target.dtype in _INTEGERS else target  # which PyTorch takes here
+        check_dtype("target", x, data=True)
+        dtype = _result_dtype(input, x, var)
+        arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
+        mu, x = torch.broadcast_tensors(input.to(arithmetic), x)
+        log_prob = partial(functional.gaussian_log_prob, logvar=var.to(arithmetic), spread="var")
+        return _loss(log_prob, x, mu, reduction, offset=0.0 if full else -0.5 * math.log(2 * math.pi)).to(dtype)
+    except Exception:
+        explain(gaussian_nll_loss, locals(), **_KINDS, target=tensor(*DATA, *_INTEGERS), var=_check_var)
+        raise
 
 
 def reparameterize(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -183,8 +197,12 @@ def reparameterize(mu: Tensor, logvar: Tensor) -> Tensor:
         ValueError: shapes or devices do not fit.
         TypeError: a dtype is not floating.
     """
-    mu, logvar = _alike(mu, logvar)
-    return functional.rsample(mu, logvar)
+    try:
+        mu, logvar = _alike(mu, logvar)
+        return functional.rsample(mu, logvar)
+    except Exception:
+        explain(reparameterize, locals())
+        raise
 
 
 def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -209,28 +227,32 @@ def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
         ValueError: x has another number of elements; shapes or devices do not fit.
         TypeError: a dtype is not supported.
     """
-    check_dtype("recon_x", recon_x)
-    if x.numel() != recon_x.numel():
-        raise ValueError(
-            f"x must have as many elements as recon_x: got shapes {tuple(x.shape)} and {tuple(recon_x.shape)}"
-        )
-    mu, logvar = _alike(mu, logvar)
-    x = x.reshape(recon_x.shape)
-    log_prob = functional.bernoulli_log_prob_of_probs(x, recon_x, reduction="sum", batch_dims=min(1, x.dim()))
-    return functional.gaussian_kl(mu, logvar, reduction="sum", batch_dims=min(1, mu.dim())) - log_prob
+    try:
+        check_dtype("recon_x", recon_x)
+        if sizes((x.numel(),)) != sizes((recon_x.numel(),)):
+            raise ValueError(
+                f"x must have as many elements as recon_x: got shapes {tuple(x.shape)} and {tuple(recon_x.shape)}"
+            )
+        mu, logvar = _alike(mu, logvar)
+        x = x.reshape(recon_x.shape)
+        log_prob = functional.bernoulli_log_prob_of_probs(x, recon_x, reduction="sum", batch_dims=min(1, x.dim()))
+        return functional.gaussian_kl(mu, logvar, reduction="sum", batch_dims=min(1, mu.dim())) - log_prob
+    except Exception:
+        explain(vae_loss, locals())
+        raise
 
 
 def _bernoulli(input: Tensor, target: Tensor, **weights: Tensor | None) -> tuple[Tensor, torch.dtype]:
     """What both cross entropies ask for: their input as the operator takes it, and the dtype of their result."""
     check_dtype("input", input)
     check_dtype("target", target, data=True)
-    if target.shape != input.shape:
+    if sizes(target.shape) != sizes(input.shape):
         raise ValueError(f"target must be of input's shape {tuple(input.shape)}, got {tuple(target.shape)}")
     weights = {name: weight for name, weight in weights.items() if weight is not None}
     _check_device(input, target=target, **weights)
     for name, weight in weights.items():
-        sizes = zip(reversed(weight.shape), reversed(input.shape), strict=False)
-        if weight.dim() > input.dim() or any(own not in (1, size) for own, size in sizes):
+        pairs = zip(reversed(sizes(weight.shape)), reversed(sizes(input.shape)), strict=False)
+        if weight.dim() > input.dim() or any(own not in (1, size) for own, size in pairs):
             raise ValueError(f"{name} must broadcast to input's shape {tuple(input.shape)}, got {tuple(weight.shape)}")
     dtype = _result_dtype(input, target)
     return input.double() if dtype == torch.float64 else input, dtype
@@ -265,11 +287,12 @@ def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -
 
 def _spread_over(input: Tensor, var: Tensor) -> Tensor:
     """A variance of the shapes that PyTorch takes, broadcasting to the input."""
-    if var.shape == input.shape:
+    own, wanted = sizes(var.shape), sizes(input.shape)
+    if own == wanted:
         return var
-    if var.shape == input.shape[:-1]:
+    if own == wanted[:-1]:
         return var.unsqueeze(-1)
-    if var.dim() == input.dim() and [b for a, b in zip(input.shape, var.shape, strict=True) if a != b] == [1]:
+    if len(own) == len(wanted) and [b for a, b in zip(wanted, own, strict=True) if a != b] == [1]:
         return var
     raise ValueError(
         f"var is of incorrect size: expected input's {tuple(input.shape)}, that without its last dimension or with one "
@@ -293,6 +316,19 @@ def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.broadcast_tensors(mu.to(dtype), logvar.to(dtype)))
 
 
+def _check_var(name: str, value) -> None:
+    if isinstance(value, Tensor):
+        check_dtype(name, value)
+    elif not is_number(value):
+        raise TypeError(f"{name} must be a tensor or a number, got {described(value)}")
+
+
+# What names mean here, where it is not what they mean elsewhere.
+_KINDS = {
+    **dict.fromkeys(("weight", "pos_weight"), tensor()),
+    "reduction": instance(str, '"none", "mean" or "sum"'),
+    "eps": number,
+}
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from ._arguments import explain
 from ._library import ops
 from .noise import keys_of
 
@@ -68,10 +69,14 @@ def noise_key(device=None, generator=None) -> Tensor:
     Raises:
         ValueError: the generator is on another device.
     """
-    device = _device(device, generator)
-    if device.type not in _COMPILED:
-        return reference.noise_key(device, generator)
-    return _fresh_key(device, generator)
+    try:
+        device = _device(device, generator)
+        if device.type not in _COMPILED:
+            return reference.noise_key(device, generator)
+        return _fresh_key(device, generator)
+    except Exception:
+        explain(noise_key, locals())
+        raise
 
 
 def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
@@ -92,7 +97,11 @@ def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         IndexError: there is no such dimension.
         ValueError: it has an odd size.
     """
-    return ops.halves(params, dim)
+    try:
+        return ops.halves(params, dim)
+    except Exception:
+        explain(halves, locals())
+        raise
 
 
 def rsample(
@@ -130,11 +139,15 @@ def rsample(
         ValueError: shapes, devices, the key, ``n_samples``, ``first_sample`` or ``spread`` do not fit.
         TypeError: a dtype is not floating, or the dtypes differ.
     """
-    if mu.device.type not in _COMPILED:
-        return reference.rsample(
-            mu, logvar, n_samples=n_samples, first_sample=first_sample, key=key, generator=generator, spread=spread
-        )
-    return ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread)
+    try:
+        if mu.device.type not in _COMPILED:
+            return reference.rsample(
+                mu, logvar, n_samples=n_samples, first_sample=first_sample, key=key, generator=generator, spread=spread
+            )
+        return ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread)
+    except Exception:
+        explain(rsample, locals())
+        raise
 
 
 def gaussian_kl(
@@ -170,11 +183,15 @@ def gaussian_kl(
         ValueError: shapes, devices, ``spread``, ``reduction`` or ``batch_dims`` do not fit.
         TypeError: a dtype is not floating, or the dtypes differ.
     """
-    if mu.device.type not in _COMPILED:
-        return reference.gaussian_kl(
-            mu, logvar, prior_mu, prior_logvar, spread=spread, reduction=reduction, batch_dims=batch_dims
-        )
-    return ops.gaussian_kl(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims)
+    try:
+        if mu.device.type not in _COMPILED:
+            return reference.gaussian_kl(
+                mu, logvar, prior_mu, prior_logvar, spread=spread, reduction=reduction, batch_dims=batch_dims
+            )
+        return ops.gaussian_kl(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims)
+    except Exception:
+        explain(gaussian_kl, locals())
+        raise
 
 
 def rsample_kl(
@@ -204,19 +221,25 @@ def rsample_kl(
     Raises:
         ValueError, TypeError: as those two do.
     """
-    if mu.device.type not in _COMPILED:
-        return reference.rsample_kl(
-            mu,
-            logvar,
-            n_samples=n_samples,
-            first_sample=first_sample,
-            key=key,
-            generator=generator,
-            spread=spread,
-            reduction=reduction,
-            batch_dims=batch_dims,
+    try:
+        if mu.device.type not in _COMPILED:
+            return reference.rsample_kl(
+                mu,
+                logvar,
+                n_samples=n_samples,
+                first_sample=first_sample,
+                key=key,
+                generator=generator,
+                spread=spread,
+                reduction=reduction,
+                batch_dims=batch_dims,
+            )
+        return ops.rsample_kl(
+            mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread, reduction, batch_dims
         )
-    return ops.rsample_kl(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread, reduction, batch_dims)
+    except Exception:
+        explain(rsample_kl, locals())
+        raise
 
 
 def bernoulli_log_prob(
@@ -248,9 +271,13 @@ def bernoulli_log_prob(
         ValueError: shapes, devices, ``reduction`` or ``batch_dims`` do not fit.
         TypeError: a dtype is not supported.
     """
-    if logits.device.type not in _COMPILED:
-        return reference.bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
-    return ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
+    try:
+        if logits.device.type not in _COMPILED:
+            return reference.bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
+        return ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
+    except Exception:
+        explain(bernoulli_log_prob, locals())
+        raise
 
 
 def bernoulli_log_prob_of_probs(
@@ -285,11 +312,15 @@ def bernoulli_log_prob_of_probs(
         ValueError: shapes, devices, ``reduction`` or ``batch_dims`` do not fit.
         TypeError: a dtype is not supported.
     """
-    if probs.device.type not in _COMPILED:
-        return reference.bernoulli_log_prob_of_probs(
-            x, probs, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
-        )
-    return ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
+    try:
+        if probs.device.type not in _COMPILED:
+            return reference.bernoulli_log_prob_of_probs(
+                x, probs, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+            )
+        return ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
+    except Exception:
+        explain(bernoulli_log_prob_of_probs, locals())
+        raise
 
 
 def gaussian_log_prob(
@@ -324,11 +355,15 @@ def gaussian_log_prob(
         ValueError: shapes, devices, ``spread``, ``reduction`` or ``batch_dims`` do not fit.
         TypeError: a dtype is not supported, or those of mu and logvar differ.
     """
-    if mu.device.type not in _COMPILED:
-        return reference.gaussian_log_prob(
-            x, mu, logvar, spread=spread, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
-        )
-    return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
+    try:
+        if mu.device.type not in _COMPILED:
+            return reference.gaussian_log_prob(
+                x, mu, logvar, spread=spread, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+            )
+        return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
+    except Exception:
+        explain(gaussian_log_prob, locals())
+        raise
 
 
 def key_for(mu: Tensor, key: Tensor | None, generator) -> Tensor:
@@ -363,9 +398,13 @@ def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: f
         ValueError: the key's shape or device does not fit.
         TypeError: a dtype is not supported.
     """
-    if x.device.type not in _COMPILED:
-        return reference.binarize(x, key, generator=generator, x_scale=x_scale)
-    return ops.binarize(x, _key(x, key, generator, "x"), x_scale)
+    try:
+        if x.device.type not in _COMPILED:
+            return reference.binarize(x, key, generator=generator, x_scale=x_scale)
+        return ops.binarize(x, _key(x, key, generator, "x"), x_scale)
+    except Exception:
+        explain(binarize, locals())
+        raise
 
 
 def unpack_bits(packed: Tensor, n: int) -> Tensor:
@@ -383,9 +422,13 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
         ValueError: the last size is not ``ceil(n / 8)``, or n is negative.
         TypeError: packed is not uint8.
     """
-    if packed.device.type not in _COMPILED:
-        return reference.unpack_bits(packed, n)
-    return ops.unpack_bits(packed, n)
+    try:
+        if packed.device.type not in _COMPILED:
+            return reference.unpack_bits(packed, n)
+        return ops.unpack_bits(packed, n)
+    except Exception:
+        explain(unpack_bits, locals())
+        raise
 
 
 def linear_bernoulli_log_prob(
@@ -424,11 +467,15 @@ def linear_bernoulli_log_prob(
         ValueError: shapes, devices, ``reduction`` or ``batch_dims`` do not fit.
         TypeError: a dtype is not supported, or those of h, weight and bias differ.
     """
-    if h.device.type not in _COMPILED:
-        return reference.linear_bernoulli_log_prob(
-            x, h, weight, bias, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
-        )
-    return ops.linear_bernoulli_log_prob(x, h, weight, bias, x_scale, reduction, batch_dims)
+    try:
+        if h.device.type not in _COMPILED:
+            return reference.linear_bernoulli_log_prob(
+                x, h, weight, bias, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+            )
+        return ops.linear_bernoulli_log_prob(x, h, weight, bias, x_scale, reduction, batch_dims)
+    except Exception:
+        explain(linear_bernoulli_log_prob, locals())
+        raise
 
 
 def linear_gaussian_log_prob(
@@ -463,11 +510,15 @@ def linear_gaussian_log_prob(
         ValueError, TypeError: as that does; logvar's shape or dtype does not fit; a weight without ``logvar`` has an
             odd number of rows.
     """
-    if h.device.type not in _COMPILED:
-        return reference.linear_gaussian_log_prob(
-            x, h, weight, bias, logvar, sigmoid=sigmoid, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
-        )
-    return ops.linear_gaussian_log_prob(x, h, weight, bias, logvar, sigmoid, x_scale, reduction, batch_dims)
+    try:
+        if h.device.type not in _COMPILED:
+            return reference.linear_gaussian_log_prob(
+                x, h, weight, bias, logvar, sigmoid=sigmoid, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
+            )
+        return ops.linear_gaussian_log_prob(x, h, weight, bias, logvar, sigmoid, x_scale, reduction, batch_dims)
+    except Exception:
+        explain(linear_gaussian_log_prob, locals())
+        raise
 
 
 def _device(device, generator) -> torch.device:
@@ -479,9 +530,25 @@ def _device(device, generator) -> torch.device:
 
 
 def _fresh_key(device, generator) -> Tensor:
+    if torch.jit.is_tracing():
+        return _traced_key(device, generator)
     if isinstance(generator, (list, tuple)):
         return keys_of(generator, ops.noise_key, device)
     return ops.noise_key(device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0)
+
+
+def _traced_key(device, generator) -> Tensor:
+    """For torch.jit.trace, which takes no operator with a device among its arguments: the key that it would draw.
+
+    (On the CPU. On CUDA a key of the same generator.)
+    """
+    if generator is not None:
+        raise ValueError(
+            "torch.jit.trace does not trace a generator: draw the key outside, noise_key(generator=...), and make it "
+            "an input of what is traced"
+        )
+    seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None)  # all 64 bits
+    return torch.cat([seed, torch.zeros_like(seed)])
 
 
 _calls = itertools.count(1)

@@ -7,7 +7,7 @@ from torch.distributions.utils import probs_to_logits
 from torch.nn.functional import logsigmoid
 
 from .. import functional as F
-from .._dtypes import check_dtype
+from .._arguments import check_dtype, explained
 from ..reference import _reduce, _wide
 from .factorised import Factorised, samples
 
@@ -36,6 +36,7 @@ class Bernoulli(Factorised):
 
     _element_support = constraints.boolean
 
+    @explained()
     def __init__(
         self,
         probs: Tensor | None = None,
@@ -89,11 +90,13 @@ class Bernoulli(Factorised):
         p, q = self._both_probs()
         return p * q
 
+    @explained()
     def expand(self, batch_shape, _instance=None) -> "Bernoulli":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
         param = self.param.expand(*batch_shape, *self._event_shape)
         return self._expanded(Bernoulli, _instance, **{self.param_name: param}, batch_dims=len(batch_shape))
 
+    @explained()
     def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
         r"""Samples: 1 where the key's standard normal noise is below :math:`\Phi^{-1}(p)`, which has probability p.
 
@@ -155,6 +158,7 @@ class Bernoulli(Factorised):
         a = self._finite_logits().abs()
         return _reduce((-a).exp().log1p() + a * (-a).sigmoid(), self.event_dims, "sample")
 
+    @explained()
     def kl(self, other) -> Tensor:
         r"""KL divergence of this to ``other`` in nats: :math:`\sum_i p \log(p / q) + (1 - p) \log((1 - p) / (1 - q))`.
 

@@ -7,13 +7,13 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, kl_divergence
 from torch.distributions.kl import _KL_REGISTRY
 
-from .._dtypes import check_dtype
+from .._arguments import check_dtype, sizes
 from ..functional import noise_key
 
 
 def check_broadcasts(name: str, shape: Size, other_name: str, other: Size) -> None:
     """Raise ValueError unless ``shape`` broadcasts to the shape ``other``."""
-    pairs = zip(reversed(shape), reversed(other), strict=False)
+    pairs = zip(reversed(sizes(shape)), reversed(sizes(other)), strict=False)
     if len(shape) > len(other) or any(size != 1 and size != wanted for size, wanted in pairs):
         raise ValueError(
             f"{name} has shape {list(shape)}, which does not broadcast to {other_name}'s shape {list(other)}"
@@ -23,11 +23,18 @@ def check_broadcasts(name: str, shape: Size, other_name: str, other: Size) -> No
 def broadcast(name: str, shape: Size, other_name: str, other: Size) -> Size:
     """The shape to which both broadcast; ValueError naming both if there is none."""
     try:
-        return torch.broadcast_shapes(shape, other)
+        common = torch.broadcast_shapes(sizes(shape), sizes(other))
     except RuntimeError:
         raise ValueError(
             f"{name} has shape {list(shape)}, which does not broadcast with {other_name}, of shape {list(other)}"
         ) from None
+    if not torch.jit.is_tracing():
+        return common
+    # What is traced is for other sizes too: they come from the tensors.
+    longer, shorter = (shape, other) if len(shape) >= len(other) else (other, shape)
+    first = len(longer) - len(shorter)
+    chosen = zip(longer[first:], shorter, sizes(longer)[first:], strict=True)
+    return Size([*longer[:first], *(theirs if size == 1 else own for own, theirs, size in chosen)])
 
 
 class Factorised(Distribution):
@@ -75,7 +82,7 @@ class Factorised(Distribution):
 
     def _common_shape(self, other: "Factorised") -> Size:
         """The batch shape to which both broadcast, and the event's; ValueError naming both if there is none."""
-        if self.event_shape != other.event_shape:
+        if sizes(self.event_shape) != sizes(other.event_shape):
             raise ValueError(
                 f"p has event_shape {list(self.event_shape)}, but q has {list(other.event_shape)}: expected one"
             )
@@ -107,7 +114,7 @@ class Factorised(Distribution):
         """Check ``value`` ``[*samples, *batch_shape, *event_shape]``; the shape to which it and the parameters go."""
         check_dtype("value", value, data=True)
         batch_dims = value.dim() - self.event_dims
-        if batch_dims < 0 or value.shape[batch_dims:] != self._event_shape:
+        if batch_dims < 0 or sizes(value.shape[batch_dims:]) != sizes(self._event_shape):
             raise ValueError(
                 f"value has shape {list(value.shape)}, which does not end in the event_shape {list(self._event_shape)}"
             )
@@ -119,6 +126,6 @@ class Factorised(Distribution):
 
 def samples(sample_shape) -> int | None:
     """How many samples a ``sample_shape`` asks for, as the operators count them: None for ``()``."""
-    if any(size < 0 for size in sample_shape):
+    if any(size < 0 for size in sizes(sample_shape)):
         raise ValueError(f"sample_shape must have no negative size, got {list(sample_shape)}")
     return math.prod(sample_shape) if len(sample_shape) else None

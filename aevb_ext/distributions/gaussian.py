@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .. import functional as F
-from .._dtypes import check_dtype
+from .._arguments import check_dtype, explained, sizes
 from ..reference import _logvar, _reduce, _wide
 from .clamp import clamp as clamped
 from .factorised import Factorised, check_broadcasts, samples
@@ -48,6 +48,7 @@ class DiagonalGaussian(Factorised):
     has_rsample = True
     _element_support = constraints.real
 
+    @explained()
     def __init__(
         self,
         mu: Tensor,
@@ -66,6 +67,7 @@ class DiagonalGaussian(Factorised):
         super().__init__(mu.shape, "mu", batch_dims, validate_args)
 
     @classmethod
+    @explained()
     def from_params(
         cls,
         params: Tensor,
@@ -152,12 +154,14 @@ class DiagonalGaussian(Factorised):
                 variance = _logvar(s, self.spread).exp()
         return variance.expand(self.mu.shape)
 
+    @explained()
     def expand(self, batch_shape, _instance=None) -> "DiagonalGaussian":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
         mu = self.mu.expand(*batch_shape, *self._event_shape)
         options = {"spread": self.spread, "batch_dims": len(batch_shape)}
         return self._expanded(DiagonalGaussian, _instance, mu, self.scale_param, **options)
 
+    @explained()
     def rsample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
         """Reparameterised samples: :func:`aevb_ext.rsample`.
 
@@ -187,6 +191,7 @@ class DiagonalGaussian(Factorised):
         with torch.no_grad():
             return self.rsample(sample_shape, generator=generator, key=key)
 
+    @explained()
     def rsample_kl(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """:meth:`rsample` and :meth:`kl` to N(0, I), ``[*batch_shape]``, in one pass: :func:`aevb_ext.rsample_kl`."""
         n_samples = samples(sample_shape)
@@ -202,6 +207,7 @@ class DiagonalGaussian(Factorised):
         )
         return self._in_sample_shape(z, sample_shape), kl
 
+    @explained()
     def kl(self, other=None) -> Tensor:
         """KL divergence of this to ``other`` in nats; without it, to N(0, I): :func:`aevb_ext.gaussian_kl`.
 
@@ -251,7 +257,9 @@ class DiagonalGaussian(Factorised):
         """
         shape = self._check_value(value)
         event_dims = self.event_dims
-        if len(shape) == self.mu.dim() and shape == self.mu.shape:  # of other ranks, a compiler would guard on sizes
+        if len(shape) == self.mu.dim() and sizes(shape) == sizes(
+            self.mu.shape
+        ):  # of other ranks, a compiler would guard on sizes
             return F.gaussian_log_prob(
                 value, self.mu, self.scale_param, spread=self.spread, batch_dims=value.dim() - event_dims
             )

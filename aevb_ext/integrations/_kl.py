@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl
 
-from .._dtypes import FLOATING
+from .._arguments import FLOATING
 from ..functional import gaussian_kl
 from ._patch import Replacement
 

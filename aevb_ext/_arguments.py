@@ -1,0 +1,206 @@
+"""What the public functions take, and what they say of anything else: the argument, what came and what is expected.
+
+Tensors' shapes, dtypes and devices are checked in the operators. That an argument is of the right *kind* is asked only
+when something has failed, so that it costs nothing where nothing does and a compiler never sees it::
+
+    try:
+        return ops.gaussian_kl(mu, logvar, ...)
+    except Exception:
+        explain(gaussian_kl, locals())
+        raise
+
+or, of what does more than call one operator, ``@explained()``.
+"""
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DATA = (*FLOATING, torch.uint8, torch.bool)
+
+
+def check_dtype(name: str, t: Tensor, *, data: bool = False) -> None:
+    """Raise TypeError unless ``t`` is a tensor of a dtype that the operators take (as ``data``: as their x)."""
+    check_tensor(name, t, DATA if data else FLOATING)
+
+
+def check_tensor(name: str, t: Tensor, dtypes: tuple[torch.dtype, ...] = (), hint: str = "") -> None:
+    """Raise TypeError unless ``t`` is a dense tensor of one of the dtypes, or of any without them."""
+    if isinstance(t, Tensor) and (not dtypes or t.dtype in dtypes) and t.layout is torch.strided and not t.is_nested:
+        return
+    expected = _listed(dtypes)
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor{expected and f' of {expected}'}{hint}, got {described(t)}")
+    if t.is_nested or t.layout is not torch.strided:
+        kind = "a nested tensor" if t.is_nested else f"layout {_short(t.layout)}"
+        to_dense = "to_padded_tensor" if t.is_nested else "to_dense"
+        raise TypeError(f"{name} must be a dense tensor, got {kind} (see Tensor.{to_dense})")
+    raise TypeError(f"{name} must be {expected}{hint}, got {_short(t.dtype)}")
+
+
+def sizes(shape) -> torch.Size:
+    """The sizes of this call, to be compared: torch.jit.trace has tensors for them, of whose comparison it warns."""
+    if not torch.jit.is_tracing():
+        return shape
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        return torch.Size(map(int, shape))
+    finally:
+        torch._C._set_tracing_state(state)
+
+
+def described(value) -> str:
+    """What came, in a few words: numbers and names as they are, of everything else its type."""
+    if value is None or isinstance(value, (bool, int, float, complex, torch.dtype, torch.device)):
+        return repr(value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else value[:40] + "...")
+    if isinstance(value, Tensor):
+        return f"a tensor of {_short(value.dtype)}, shape {list(value.shape)}"
+    if type(value).__module__ == "torch.fx.proxy":
+        return "a Proxy: torch.fx.symbolic_trace does not trace this function (torch.fx.wrap it, or use torch.export)"
+    if isinstance(value, (list, tuple)):
+        text = ", ".join(map(described, value[:4])) + (", ..." if len(value) > 4 else "")
+        return f"a {type(value).__name__} of {text}" if value else f"an empty {type(value).__name__}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return type(value).__name__
+
+
+def is_integer(value) -> bool:
+    """Whether it is one number that counts: Python's, NumPy's, a compiler's, or a tensor's."""
+    if isinstance(value, (int, torch.SymInt)):
+        return True
+    try:
+        return operator.index(value) is not None
+    except (TypeError, RuntimeError):
+        return False
+
+
+def is_number(value) -> bool:
+    """Whether it is one real number: Python's, NumPy's, a compiler's, or a tensor's."""
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        return True
+    if isinstance(value, Tensor) or hasattr(value, "dtype"):
+        return value.ndim == 0 and not str(value.dtype).startswith(("complex", "torch.complex"))
+    return hasattr(value, "__float__")
+
+
+def explain(function: Callable, arguments: Mapping, **kinds: Callable) -> None:
+    """Raise TypeError or ValueError where an argument of a call that failed is of the wrong kind.
+
+    Args:
+        function: what was called. None is right where it is the default.
+        arguments: by name, as ``locals()`` has them.
+        kinds: what certain names mean to this function, where it is not what ``KINDS`` says.
+    """
+    for name, parameter in inspect.signature(function).parameters.items():
+        check = kinds.get(name) or KINDS.get(name)
+        if check is None or (arguments[name] is None and parameter.default is None):
+            continue
+        try:
+            check(name, arguments[name])
+        except (TypeError, ValueError) as error:
+            raise error from None  # whatever it was that failed of it
+
+
+def explained(**kinds: Callable) -> Callable:
+    """A decorator: when the function fails, its arguments are explained."""
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            try:
+                return function(*args, **kwargs)
+            except Exception:
+                try:
+                    given = inspect.signature(function).bind(*args, **kwargs)
+                except TypeError:
+                    given = None  # too many or too few: Python has said so
+                if given is not None:
+                    given.apply_defaults()
+                    explain(function, given.arguments, **kinds)
+                raise
+
+        return call
+
+    return decorate
+
+
+def kind(fits: Callable[[object], bool], expected: str) -> Callable:
+    """A check that an argument ``fits``."""
+
+    def check(name: str, value) -> None:
+        if not fits(value):
+            raise TypeError(f"{name} must be {expected}, got {described(value)}")
+
+    return check
+
+
+def tensor(*dtypes: torch.dtype, hint: str = "") -> Callable:
+    """A check that an argument is a dense tensor."""
+    return lambda name, value: check_tensor(name, value, dtypes, hint)
+
+
+def instance(of: type | tuple[type, ...], expected: str) -> Callable:
+    """A check that an argument is an instance."""
+    return kind(lambda value: isinstance(value, of), expected)
+
+
+def _is_generator(value) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(each, torch.Generator) for each in value)
+    return isinstance(value, torch.Generator)
+
+
+def _is_shape(value) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(is_integer, value))
+
+
+def _check_device(name: str, value) -> None:
+    try:
+        torch.device(value)
+    except (TypeError, RuntimeError):
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f'{name} must be a device, such as "cpu" or "cuda:0", got {described(value)}') from None
+
+
+def _listed(dtypes: tuple[torch.dtype, ...]) -> str:
+    *names, last = map(_short, dtypes) if dtypes else ("",)
+    return f"{', '.join(names)} or {last}" if names else last
+
+
+def _short(of_torch: torch.dtype | torch.layout) -> str:
+    return str(of_torch).removeprefix("torch.")
+
+
+floating, data = tensor(*FLOATING), tensor(*DATA)
+integer = kind(is_integer, "an integer")
+number = kind(is_number, "a number")
+truth = kind(lambda value: isinstance(value, int) or type(value).__name__ in ("bool", "bool_"), "True or False")
+shape = kind(_is_shape, "a tuple of integers")
+
+# What a name stands for wherever it is an argument.
+KINDS: dict[str, Callable] = {
+    **dict.fromkeys(("mu", "logvar", "prior_mu", "prior_logvar", "logits", "probs", "h", "weight", "bias"), floating),
+    **dict.fromkeys(("input", "recon_x"), floating),
+    **dict.fromkeys(("x", "value", "target"), data),
+    "params": tensor(),
+    "packed": tensor(torch.uint8),
+    "key": tensor(torch.int64, hint=" (see noise_key)"),
+    **dict.fromkeys(("n_samples", "first_sample", "batch_dims", "dim", "n"), integer),
+    **dict.fromkeys(("sample_shape", "batch_shape"), shape),
+    "other": instance(torch.distributions.Distribution, "a distribution"),
+    "x_scale": number,
+    "sigmoid": truth,
+    "spread": instance(str, '"logvar", "log_std", "std" or "var"'),
+    "reduction": instance(str, '"none", "sample", "sum" or "mean"'),
+    "generator": kind(_is_generator, "a torch.Generator or a list of them"),
+    "device": _check_device,
+}
