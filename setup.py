@@ -28,10 +28,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from setuptools import Extension, setup
+import setuptools
+from setuptools import Command, Distribution, Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError, PlatformError
+from setuptools.errors import CompileError, ModuleError, PlatformError
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
@@ -44,6 +45,17 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS["avx512"] = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
+# torch's names, in TORCH_CUDA_ARCH_LIST, and what it has for them (torch.utils.cpp_extension).
+NAMED_ARCHS = {
+    "Volta": "7.0+PTX",
+    "Turing": "7.5+PTX",
+    "Ampere+Tegra": "8.7",
+    "Ampere": "8.0;8.6+PTX",
+    "Ada": "8.9+PTX",
+    "Hopper": "9.0+PTX",
+    "Blackwell+Tegra": "11.0",
+    "Blackwell": "10.0;10.3;12.0;12.1+PTX",
+}
 
 CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", f"-I{CSRC}"]
 # The kernels read neither errno nor the floating-point exception flags; nothing here changes a result. They say where
@@ -71,7 +83,11 @@ class Cuda:
         if torch.version.cuda is None:
             raise Unavailable(f"torch {torch.__version__} is built without CUDA: install a CUDA build of PyTorch")
         nvcc = _find_nvcc()
-        version = re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))[1]
+        said = _output(nvcc, "--version")
+        release = re.search(r"release (\d+\.\d+)", said)
+        if release is None:
+            raise Unavailable(f"{nvcc} does not work as nvcc: asked for its --version it said {_first_line(said)!r}")
+        version = release[1]
         if version.split(".")[0] != torch.version.cuda.split(".")[0]:
             raise Unavailable(
                 f"{nvcc} is of CUDA {version}, torch {torch.__version__} of CUDA {torch.version.cuda}, and the major "
@@ -80,7 +96,12 @@ class Cuda:
         # nvcc knows its toolkit; its own path may be a wrapper's.
         top = re.search(r"TOP=(.*)", _output(nvcc, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull))
         home = Path(top[1].strip()).resolve() if top else nvcc.parent.parent
-        known = re.findall(r"compute_(\d+)", _output(nvcc, "--list-gpu-arch"))
+        said = _output(nvcc, "--list-gpu-arch")
+        known = re.findall(r"compute_(\d+)\b", said)
+        if not known:
+            raise Unavailable(
+                f"{nvcc} names no GPU architectures: asked to --list-gpu-arch it said {_first_line(said)!r}"
+            )
         return cls(nvcc, home, version, _archs(torch, known))
 
     @property
@@ -100,16 +121,24 @@ class Cuda:
 
 
 def _output(*command) -> str:
-    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.stdout
+    """What a program says, on either stream; of one that cannot be run, why."""
+    words = [str(word) for word in command]
+    try:
+        return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    except OSError as error:
+        return str(error)
+
+
+def _first_line(said: str) -> str:
+    return next((line for line in said.splitlines() if line.strip()), "nothing")
 
 
 def _find_nvcc() -> Path:
     for name in ("CUDA_HOME", "CUDA_PATH"):
         if home := os.environ.get(name):
-            if (nvcc := Path(home) / "bin" / "nvcc").exists():
-                return nvcc
-            raise Unavailable(f"nvcc is missing: {name}={home} has no bin/nvcc")
+            if nvcc := shutil.which("nvcc", path=Path(home) / "bin"):
+                return Path(nvcc)
+            raise Unavailable(f"nvcc is missing: {name}={home} has no program bin/nvcc")
     if found := shutil.which("nvcc", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/local/cuda/bin"):
         return Path(found)
     raise Unavailable("nvcc is missing: it is neither on PATH nor in /usr/local/cuda, and CUDA_HOME is not set")
@@ -118,11 +147,7 @@ def _find_nvcc() -> Path:
 def _archs(torch, known: list[str]) -> tuple[str, ...]:
     listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     if listed and listed != "native":
-        names = re.split(r"[;\s]+", listed.strip("; "))
-        for name in names:
-            if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
-                raise PlatformError(f"TORCH_CUDA_ARCH_LIST={listed}: {name} is not of the form 9.0, 9.0a or 9.0+PTX")
-        return tuple(name.replace(".", "") for name in names)
+        return _listed_archs(listed, known)
     newest = max(known, key=int)
     capabilities = (torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
     visible = {f"{major}{minor}" for major, minor in capabilities}
@@ -131,6 +156,29 @@ def _archs(torch, known: list[str]) -> tuple[str, ...]:
         return tuple(archs) if visible <= set(known) else (*archs, f"{newest}+PTX")
     archs = [arch for arch in CUDA_ARCHS if arch in known]
     return (*archs[:-1], f"{archs[-1]}+PTX")
+
+
+def _listed_archs(listed: str, known: list[str]) -> tuple[str, ...]:
+    """As torch's extensions read the list: numbers and names between semicolons or spaces."""
+
+    def fault(what: str) -> PlatformError:
+        numbers = ", ".join(re.sub(r"(\d)$", r".\1", arch) for arch in known)
+        return PlatformError(
+            f"TORCH_CUDA_ARCH_LIST={listed}: {what}; expected GPU architectures that this nvcc knows ({numbers}; +PTX "
+            f"after a number, or a name: {', '.join(NAMED_ARCHS)}) between semicolons, as in 8.0;9.0+PTX"
+        )
+
+    words = re.split(r"[;\s]+", listed.strip("; "))
+    numbers = [number for word in words for number in NAMED_ARCHS.get(word, word).split(";")]
+    for number in numbers:
+        if not number:
+            raise fault("it names none")
+        form = re.fullmatch(r"(\d+)\.(\d)[af]?(\+PTX)?", number)
+        if form is None:
+            raise fault(f"{number} is no GPU architecture")
+        if form[1] + form[2] not in known:
+            raise fault(f"nvcc does not know {number}")
+    return tuple(dict.fromkeys(number.replace(".", "") for number in numbers))
 
 
 def choose_cuda(torch) -> tuple[Cuda | None, str]:
@@ -179,6 +227,65 @@ class Object:
         command.write_text(shlex.join(self.command))
 
 
+def check_torch(torch, requirements: list[str]) -> None:
+    """pip would build against the torch that is there, and then replace it by one that the requirements allow."""
+    major, minor = re.search(r"^torch>=(\d+)\.(\d+)", "\n".join(requirements), re.MULTILINE).groups()
+    here = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if (int(here[1]), int(here[2])) < (int(major), int(minor)):
+        raise PlatformError(
+            f"aevb_ext needs torch {major}.{minor} or later, and this is {torch.__version__}: type `pip install "
+            f"'torch>={major}.{minor}'`, and then what you typed once more"
+        )
+
+
+def check_headers() -> None:
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        raise PlatformError(
+            f"{header} is missing, and C++ needs it: install Python's headers (the package python3-dev of Debian and "
+            "Ubuntu, python3-devel of Fedora)"
+        )
+
+
+def jobs() -> int:
+    """How many compilers run at once."""
+    given = os.environ.get("MAX_JOBS", "").strip()
+    if not given:
+        return os.cpu_count() or 1
+    if not re.fullmatch(r"0*[1-9][0-9]{0,5}", given):
+        raise PlatformError(
+            f"MAX_JOBS={given}: expected how many compilers may run at once, a whole number from 1 to 999999"
+        )
+    return int(given)
+
+
+def _words(name: str) -> list[str]:
+    """What an environment variable has for a command line."""
+    given = os.environ.get(name, "")
+    try:
+        return shlex.split(given)
+    except ValueError as error:
+        raise PlatformError(f"{name}={given}: expected words as a shell has them, and it has {error}") from None
+
+
+def host_compiler() -> list[str]:
+    """The C++ compiler and the user's flags, which compile C++20."""
+    compiler = [*(_words("CXX") or ["c++"]), *_words("CXXFLAGS")]
+    probe = [*compiler, "-std=c++20", "-x", "c++", "-fsyntax-only", os.devnull]
+    try:
+        done = subprocess.run(probe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said = _first_line(done.stdout) if done.returncode else None
+    except OSError as error:
+        said = str(error)
+    if said is None:
+        return compiler
+    given = ", ".join(f"{name}={os.environ[name]}" for name in ("CXX", "CXXFLAGS") if os.environ.get(name))
+    raise PlatformError(
+        f"no C++ compiler: `{shlex.join(compiler)}` does not compile an empty C++20 program and said {said!r}"
+        f"{f' ({given})' if given else ''}; install GCC 11, Clang 14 or later, or name one, as in CXX=g++-12"
+    )
+
+
 def compile_all(objects: list[Object]) -> None:
     stale = [o for o in objects if not o.is_fresh()]
 
@@ -187,7 +294,7 @@ def compile_all(objects: list[Object]) -> None:
         print(f"[{number}/{len(stale)}] {one.path.parent.name}/{one.path.name}", flush=True)
         one.compile()
 
-    pool = ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(jobs())
     try:
         list(pool.map(compile_one, enumerate(stale, 1)))
     finally:
@@ -196,7 +303,10 @@ def compile_all(objects: list[Object]) -> None:
 
 def _commit() -> str:
     if not (ROOT / ".git").exists() or not shutil.which("git"):
-        return os.environ.get("AEVB_COMMIT", "unknown")
+        given = os.environ.get("AEVB_COMMIT") or "unknown"
+        if not re.fullmatch(r"[\w.+/-]{1,100}", given, re.ASCII):
+            raise PlatformError(f"AEVB_COMMIT={given}: expected a commit: letters, digits and _ . + - / alone")
+        return given
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     described = subprocess.run(command, capture_output=True, text=True)
     return described.stdout.strip() if described.returncode == 0 else "unknown"
@@ -211,6 +321,11 @@ class BuildOperators(build_ext):
             usual.ensure_finalized()
             self.build_temp = usual.build_temp
 
+    def run(self) -> None:
+        for name in ("CC", "CFLAGS", "CPPFLAGS", "CXX", "CXXFLAGS", "LDFLAGS", "LDSHARED"):
+            _words(name)  # setuptools splits them too, for the linker, and its error names none
+        super().run()
+
     def build_extension(self, extension: Extension) -> None:
         try:
             import torch
@@ -219,6 +334,8 @@ class BuildOperators(build_ext):
                 "aevb_ext is compiled against the torch it will run with, and this build sees none: install torch "
                 "first, then `pip install --no-build-isolation .`"
             ) from None
+        check_torch(torch, self.distribution.install_requires)
+        check_headers()
         cuda, why = choose_cuda(torch)
         with_cuda = f"and for CUDA {cuda.version} ({cuda.arch_list})" if cuda else "alone, without CUDA"
         print(f"aevb_ext: building for the CPU ({', '.join(INSTRUCTION_SETS)}) {with_cuda}: {why}", flush=True)
@@ -237,7 +354,7 @@ class BuildOperators(build_ext):
 
         # One folder per torch: objects are never shared between two.
         folder = Path(self.build_temp).resolve() / f"torch-{torch.__version__}" / ("cuda" if cuda else "cpu")
-        compiler = [*shlex.split(os.environ.get("CXX", "c++")), *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        compiler = host_compiler()
         system = [sysconfig.get_path("include"), *include_paths("cuda" if cuda else "cpu")]
         if cuda:
             # What a small toolkit leaves out (cublas, cusparse, ...) is in the packages that torch depends on.
@@ -257,8 +374,8 @@ class BuildOperators(build_ext):
         objects = []
         if cuda:
             nvcc = [str(cuda.nvcc), *NVCC_FLAGS, *cuda.arch_flags, *(w for p in system for w in ("-isystem", p))]
-            if "CXX" in os.environ:
-                nvcc += ["-ccbin", shlex.split(os.environ["CXX"])[-1]]  # the last word: CXX="ccache g++"
+            if programs := [word for word in _words("CXX") if not word.startswith("-")]:
+                nvcc += ["-ccbin", programs[-1]]  # of CXX="ccache g++ -m64" g++
             objects += [compiled(source, nvcc) for source in sorted(CSRC.glob("cuda/*.cu"))]
         for name, flags in reversed(INSTRUCTION_SETS.items()):
             command = [*compiler, *CXX_FLAGS, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}"]
@@ -289,5 +406,27 @@ class BuildOperators(build_ext):
         super().build_extension(extension)
 
 
+class NoWheels(Command):
+    """Stands for `bdist_wheel` in a setuptools that has none. Without build isolation pip takes it as it is."""
+
+    user_options = ()
+
+    def initialize_options(self) -> None:
+        raise PlatformError(
+            f"setuptools {setuptools.__version__} makes no wheels: type `pip install 'setuptools>=77,<82'`, and then "
+            "what you typed once more"
+        )
+
+    finalize_options = run = initialize_options
+
+
+def commands() -> dict[str, type[Command]]:
+    try:
+        Distribution().get_command_class("bdist_wheel")
+    except ModuleError:
+        return {"build_ext": BuildOperators, "bdist_wheel": NoWheels}
+    return {"build_ext": BuildOperators}
+
+
 if __name__ == "__main__":
-    setup(ext_modules=[Extension("aevb_ext._C", [], language="c++")], cmdclass={"build_ext": BuildOperators})
+    setup(ext_modules=[Extension("aevb_ext._C", [], language="c++")], cmdclass=commands())

@@ -78,7 +78,7 @@ def test_cuda_forbidden(setup_py, toolkit, monkeypatch):
     "built_with, home, missing",
     [
         (None, None, "torch 2.99.0 is built without CUDA"),
-        ("13.0", "/nowhere", "nvcc is missing: CUDA_HOME=/nowhere has no bin/nvcc"),
+        ("13.0", "/nowhere", "nvcc is missing: CUDA_HOME=/nowhere has no program bin/nvcc"),
         ("12.8", None, "the major versions must agree"),
     ],
 )
@@ -109,6 +109,9 @@ def test_a_wish_that_is_none(setup_py, monkeypatch):
         (None, [(13, 7)], "12.1+PTX"),  # newer than nvcc: PTX of the newest that it knows
         ("8.0 9.0a;12.0+PTX", [(9, 0)], "8.0;9.0a;12.0+PTX"),
         ("native", [(8, 9)], "8.9"),
+        (" 9.0 ; 8.0;9.0;", [], "9.0;8.0"),
+        ("Turing", [], "7.5+PTX"),
+        ("Ampere;Hopper", [], "8.0;8.6+PTX;9.0+PTX"),
     ],
 )
 def test_gpu_architectures(setup_py, toolkit, monkeypatch, listed, gpus, expected):
@@ -119,10 +122,182 @@ def test_gpu_architectures(setup_py, toolkit, monkeypatch, listed, gpus, expecte
     assert ("code=compute_" in " ".join(cuda.arch_flags)) == ("+PTX" in expected)
 
 
-def test_gpu_architecture_of_no_known_form(setup_py, toolkit, monkeypatch):
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0;Ampere")
-    with pytest.raises(setup_py.PlatformError, match="Ampere is not of the form"):
+@pytest.mark.parametrize("listed", ["Volta", "Turing", "Ampere", "Ampere+Tegra", "Ada", "Hopper", "8.0 9.0a;12.0+PTX"])
+def test_architectures_are_read_as_torch_reads_them(setup_py, toolkit, monkeypatch, listed):
+    from torch.utils.cpp_extension import _get_cuda_arch_flags
+
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
+    archs = setup_py._listed_archs(listed, ["70", "75", "80", "86", "87", "89", "90", "120"])
+    cuda = setup_py.Cuda(nvcc=None, home=None, version="13.0", archs=archs)
+    assert sorted(cuda.arch_flags) == _get_cuda_arch_flags()
+
+
+# What cannot be built with is said in one sentence: the variable, what it is, what is expected
+
+
+@pytest.mark.parametrize(
+    "listed, fault",
+    [
+        (";", "it names none"),
+        (" ", "it names none"),
+        ("All", "All is no GPU architecture"),
+        ("9.0;ampere", "ampere is no GPU architecture"),
+        ("90", "90 is no GPU architecture"),
+        ("sm_90", "sm_90 is no GPU architecture"),
+        ("9.0,8.0", "9.0,8.0 is no GPU architecture"),
+        ("8.0;;9.0+ptx", "9.0+ptx is no GPU architecture"),
+        ("5.0", "nvcc does not know 5.0"),
+        ("9.0;13.7a+PTX", "nvcc does not know 13.7a+PTX"),
+        ("Volta", "nvcc does not know 7.0+PTX"),
+    ],
+)
+def test_gpu_architectures_that_are_none(setup_py, toolkit, monkeypatch, listed, fault):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
+    with pytest.raises(setup_py.PlatformError) as error:
         setup_py.choose_cuda(torch_of("13.0"))
+    said = str(error.value)
+    assert said.startswith(f"TORCH_CUDA_ARCH_LIST={listed}: {fault}; expected") and "7.5, 8.0, " in said
+    assert ", 12.1; +PTX after a number, or a name: " in said and "Turing" in said
+
+
+@pytest.mark.parametrize(
+    "program, fault",
+    [
+        (
+            "#!/bin/sh\necho; echo I am another\n",
+            "does not work as nvcc: asked for its --version it said 'I am another'",
+        ),
+        ("#!/bin/sh\n", "does not work as nvcc: asked for its --version it said 'nothing'"),
+        ("#!/nowhere/sh\n", 'it said "[Errno 2] No such file or directory'),
+        (
+            "#!/bin/sh\necho release 13.0\n",
+            "names no GPU architectures: asked to --list-gpu-arch it said 'release 13.0'",
+        ),
+    ],
+)
+def test_nvcc_that_is_none(setup_py, toolkit, program, fault):
+    (toolkit / "bin" / "nvcc").write_text(program)
+    cuda, why = setup_py.choose_cuda(torch_of("13.0"))
+    assert cuda is None and why.startswith(str(toolkit / "bin" / "nvcc")) and fault in why
+
+
+@pytest.mark.parametrize("home", ["a file", "an empty folder", "nvcc is a folder", "nvcc is no program"])
+def test_cuda_home_without_nvcc(setup_py, tmp_path, monkeypatch, home):
+    place = tmp_path / "home"
+    if home == "a file":
+        place.touch()
+    elif home == "an empty folder":
+        place.mkdir()
+    elif home == "nvcc is a folder":
+        (place / "bin" / "nvcc").mkdir(parents=True)
+    else:
+        (place / "bin").mkdir(parents=True)
+        (place / "bin" / "nvcc").touch()
+    monkeypatch.setenv("CUDA_HOME", str(place))
+    assert setup_py.choose_cuda(torch_of("13.0")) == (
+        None,
+        f"nvcc is missing: CUDA_HOME={place} has no program bin/nvcc",
+    )
+
+
+@pytest.mark.parametrize("given, expected", [("1", 1), ("7", 7), (" 02 ", 2), ("", os.cpu_count())])
+def test_max_jobs(setup_py, monkeypatch, given, expected):
+    monkeypatch.setenv("MAX_JOBS", given)
+    assert setup_py.jobs() == expected
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "1.5", "1e3", "auto", "9999999999"])
+def test_max_jobs_that_is_no_number_of_compilers(setup_py, monkeypatch, given):
+    monkeypatch.setenv("MAX_JOBS", given)
+    with pytest.raises(
+        setup_py.PlatformError, match=rf"^MAX_JOBS={given}: expected .* a whole number from 1 to 999999$"
+    ):
+        setup_py.jobs()
+
+
+@pytest.mark.parametrize(
+    "variables, fault",
+    [
+        ({"CXX": "nonsense"}, "`nonsense` does not compile .* No such file or directory.* (CXX=nonsense); install"),
+        ({"CXX": "/"}, "`/` does not compile .* Permission denied.* (CXX=/); install"),
+        ({"CXX": "false"}, "`false` does not compile .* said 'nothing' (CXX=false); install"),
+        ({"CXX": "env nonsense"}, "`env nonsense` does not compile .* (CXX=env nonsense); install"),
+        ({"CXXFLAGS": "--nonsense"}, "`c++ --nonsense` does not compile .* (CXXFLAGS=--nonsense); install"),
+        ({"PATH": "/nowhere"}, "`c++` does not compile .* No such file or directory.*; install"),
+    ],
+)
+def test_a_compiler_that_is_none(setup_py, monkeypatch, variables, fault):
+    for name in ("CXX", "CXXFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    if "CXXFLAGS" in variables and shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    pattern = ".*".join(re.escape(part) for part in fault.split(".*"))
+    with pytest.raises(setup_py.PlatformError, match=f"^no C.. compiler: {pattern} GCC 11, .* CXX=g..-12$"):
+        setup_py.host_compiler()
+
+
+@pytest.mark.parametrize("name", ["CC", "CFLAGS", "CPPFLAGS", "CXX", "CXXFLAGS", "LDFLAGS", "LDSHARED"])
+def test_compiler_variables_with_an_open_quotation(setup_py, monkeypatch, name):
+    monkeypatch.setenv(name, "-DA='b")
+    extension = setuptools.Extension("aevb_ext._C", [])
+    command = setup_py.BuildOperators(setuptools.Distribution({"ext_modules": [extension]}))
+    command.ensure_finalized()
+    with pytest.raises(setup_py.PlatformError, match=rf"^{name}=-DA='b: expected words .* No closing quotation$"):
+        command.run()
+
+
+def test_a_compiler_and_its_flags(setup_py, monkeypatch):
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("CXXFLAGS", "-O1 -DA='b c'")
+    assert setup_py.host_compiler() == ["c++", "-O1", "-DA=b c"]
+
+
+@pytest.mark.parametrize("given, commit", [("", "unknown"), ("v0.1-3-g0123abc-dirty", "v0.1-3-g0123abc-dirty")])
+def test_commit_where_there_is_no_repository(setup_py, tmp_path, monkeypatch, given, commit):
+    monkeypatch.setattr(setup_py, "ROOT", tmp_path)
+    monkeypatch.setenv("AEVB_COMMIT", given)
+    assert setup_py._commit() == commit
+
+
+@pytest.mark.parametrize("given", ['"', "a b", "a\\", "x" * 101])
+def test_commit_that_is_none(setup_py, tmp_path, monkeypatch, given):
+    monkeypatch.setattr(setup_py, "ROOT", tmp_path)
+    monkeypatch.setenv("AEVB_COMMIT", given)
+    with pytest.raises(setup_py.PlatformError, match=r"^AEVB_COMMIT=.*: expected a commit"):
+        setup_py._commit()
+
+
+def test_torch_that_pip_would_replace_after_the_build(setup_py):
+    requirements = ["numpy", "torch>=2.11", "tqdm"]
+    for new in ("2.11.0+cpu", "2.13.0", "3.0.0a0"):
+        setup_py.check_torch(SimpleNamespace(__version__=new), requirements)
+    for old in ("2.9.1+cu128", "1.13.0"):
+        with pytest.raises(
+            setup_py.PlatformError, match=rf"torch 2\.11 or later, and this is {re.escape(old)}: type `pip"
+        ):
+            setup_py.check_torch(SimpleNamespace(__version__=old), requirements)
+
+
+def test_python_without_its_headers(setup_py, monkeypatch, tmp_path):
+    setup_py.check_headers()
+    monkeypatch.setattr(setup_py.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(setup_py.PlatformError, match=rf"^{tmp_path}/Python\.h is missing.* python3-dev"):
+        setup_py.check_headers()
+
+
+def test_setuptools_without_wheels(setup_py, monkeypatch):
+    assert set(setup_py.commands()) == {"build_ext"}
+
+    def missing(self, name):
+        raise setup_py.ModuleError(f"invalid command '{name}'")
+
+    monkeypatch.setattr(setuptools.Distribution, "get_command_class", missing)
+    with pytest.raises(
+        setup_py.PlatformError, match=r"^setuptools \S+ makes no wheels: type `pip install 'setuptools>=77"
+    ):
+        setup_py.commands()["bdist_wheel"](setuptools.Distribution())
 
 
 def test_the_command_fails_before_it_compiles(tmp_path):

@@ -118,7 +118,7 @@ def test_rows_that_stay_in_their_file_are_looked_at_a_few_at_a_time():
 
 def test_tensorboard_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"pip install aevb-ext\[tensorboard\]"):
+    with pytest.raises(ImportError, match=r"pip install tensorboard"):
         TensorBoard()
 
 

@@ -12,7 +12,7 @@ class TensorBoard(Callback):
 
     ``training/...`` at each look at the running bound; ``bound/...`` and the pictures at each evaluation. A run that
     goes on from a checkpoint takes back what was written about steps after it. Needs the package tensorboard:
-    ``pip install aevb-ext[tensorboard]``.
+    ``pip install tensorboard``.
 
     Args:
         folder: of the event files. Default: tensorboard in the run's folder.
@@ -26,7 +26,7 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ImportError("TensorBoard needs the package tensorboard: pip install aevb-ext[tensorboard]") from None
+            raise ImportError("TensorBoard needs the package tensorboard: pip install tensorboard") from None
         self._make_writer, self._folder = SummaryWriter, folder
 
     def on_start(self, run) -> None:
