@@ -436,7 +436,7 @@ MISUSE = [
     ("value's ones", lambda: BITS.log_prob(X[:, :1]), ValueError, ["value", r"\[4, 1\]", "event_shape", r"\[6\]"]),
     ("value's batch", lambda: BITS.log_prob(X[:3]), ValueError, ["value", r"\[3, 6\]", r"\[4, 6\]"]),
     ("no dims", lambda: BITS.log_prob(X[0, 0]), ValueError, ["value", r"\[\]", r"\[6\]"]),
-    ("int value", lambda: GAUSSIAN.log_prob(X.long()), TypeError, ["value", "int64", "uint8", "float32"]),
+    ("complex value", lambda: GAUSSIAN.log_prob(X * 1j), TypeError, ["value", "complex64", "uint8", "float32"]),
     ("number value", lambda: GAUSSIAN.log_prob(1.0), TypeError, ["value", "tensor", "float"]),
     ("value elsewhere", lambda: GAUSSIAN.log_prob(X.to("meta")), ValueError, ["meta", "cpu"]),
     ("negative samples", lambda: GAUSSIAN.rsample((2, -1)), ValueError, ["sample_shape", r"\[2, -1\]"]),

@@ -158,6 +158,34 @@ class TestDivergences:
         torch.testing.assert_close(ours, td.kl_divergence(td.Bernoulli(p), td.Bernoulli(q)))
         assert ours.isinf().sum() == 4
 
+    @pytest.mark.parametrize("pair", list(itertools.product(KINDS, KINDS)), ids="-".join)
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    def test_bernoullis_that_are_all_but_sure(self, pair, dtype):
+        """Down to the smallest normal number and the last one below 1, which is far beyond the eps at which PyTorch
+        clamps probabilities; with gradients that are numbers."""
+        limits = torch.finfo(dtype)
+        probs = [limits.tiny, 1e-30, 1e-8, limits.eps / 3, 0.3, 1 - limits.eps, 1 - limits.eps / 2]
+        p, q = (t.flatten() for t in torch.meshgrid(*2 * [torch.tensor(probs, dtype=dtype)], indexing="ij"))
+        params = [t if kind == "probs" else t.log() - (-t).log1p() for t, kind in zip((p, q), pair, strict=True)]
+        params = [t.requires_grad_() for t in params]
+        kl = td.kl_divergence(*(Bernoulli(**{kind: t}) for t, kind in zip(params, pair, strict=True)))
+        with mpmath.workdps(60):
+            logits = [
+                [mpmath.log(v) - mpmath.log1p(-mpmath.mpf(v)) if kind == "probs" else v for v in t.tolist()]
+                for t, kind in zip(params, pair, strict=True)
+            ]
+            expected = [float(_exact_divergence(*logits_of_both)) for logits_of_both in zip(*logits, strict=True)]
+        apart, expected = p != q, torch.tensor(expected, dtype=torch.float64)
+        torch.testing.assert_close(kl[apart].double(), expected[apart], rtol=64 * limits.eps, atol=0)
+        assert (kl[~apart] >= 0).all() and (kl[~apart] < limits.eps**2).all()
+        assert all(g.isfinite().all() for g in torch.autograd.grad(kl.sum(), params))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_bernoullis_of_no_probability_have_none(self, kind):
+        fair = Bernoulli(**{kind: torch.tensor([0.5, 0.5, 0.5])})
+        invalid = Bernoulli(probs=torch.tensor([-0.1, 1.1, math.nan]))
+        assert td.kl_divergence(invalid, fair).isnan().all() and td.kl_divergence(fair, invalid).isnan().all()
+
     def test_bernoullis_of_extreme_logits(self):
         logits = torch.tensor([-1e4, -40.0, 0.0, 40.0, 1e4], dtype=torch.float64)
         a, b = (t.flatten().requires_grad_() for t in torch.meshgrid(logits, logits, indexing="ij"))
@@ -173,6 +201,8 @@ class TestDivergences:
         assert td.kl_divergence(Bernoulli(logits=sure), Bernoulli(logits=sure)).item() == 0
         unsure = Bernoulli(logits=torch.zeros(1, 2))
         torch.testing.assert_close(td.kl_divergence(Bernoulli(logits=sure), unsure), torch.tensor([2 * math.log(2)]))
+        for p in (unsure, Bernoulli(logits=-sure), Bernoulli(probs=torch.tensor([[1e-30, 1.0]]))):
+            assert td.kl_divergence(p, Bernoulli(logits=sure)).item() == math.inf
 
     def test_the_dispatch_is_not_ambiguous(self):
         class Subclass(DiagonalGaussian):

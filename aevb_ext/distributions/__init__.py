@@ -11,7 +11,8 @@
 
 They are ``Independent(Normal(...), n)`` and ``Independent(Bernoulli(...), n)`` with the first ``batch_dims`` dimensions
 (default: one, the data points) as ``batch_shape`` and all later ones as ``event_shape``, computed by
-:mod:`aevb_ext.functional`; ``torch.distributions.kl_divergence`` knows them, also against PyTorch's own. What differs:
+:mod:`aevb_ext.functional`; ``torch.distributions.kl_divergence`` knows them, also against PyTorch's own. What differs
+most (docs/distributions.md has all of it, and the dtype of every result):
 
 * Arguments' *values* are validated only with ``validate_args=True``: it needs the host to wait for the device, and
   nothing else here does. Shapes and dtypes are always checked.

@@ -53,7 +53,8 @@ class Bernoulli(Factorised):
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
-        return {self.param_name: constraints.unit_interval if self.param_name == "probs" else constraints.real}
+        of_one = constraints.unit_interval if self.param_name == "probs" else constraints.real
+        return {self.param_name: self._arg_constraint(of_one, self.param)}
 
     @property
     def has_enumerate_support(self) -> bool:
@@ -70,7 +71,9 @@ class Bernoulli(Factorised):
 
         Those of probabilities are finite, as in torch.distributions: of probabilities clamped to [eps, 1 - eps].
         """
-        return self.param if self.param_name == "logits" else self._finite_logits().to(self.param.dtype)
+        if self.param_name == "logits":
+            return self.param
+        return probs_to_logits(_wide(self.param), is_binary=True).to(self.param.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -130,8 +133,8 @@ class Bernoulli(Factorised):
         :func:`aevb_ext.bernoulli_log_prob_of_probs`, whose logs are clamped at -100.
 
         Args:
-            value: ``[*samples, *batch_shape, *event_shape]``, the batch's dimensions broadcasting; floating, uint8 or
-                bool. Numbers between 0 and 1 (grey pixels as targets) are taken as they are, unless
+            value: ``[*samples, *batch_shape, *event_shape]``, the batch's dimensions broadcasting; floating, integers
+                or bool. Numbers between 0 and 1 (grey pixels as targets) are taken as they are, unless
                 ``validate_args=True``.
 
         Returns:
@@ -141,7 +144,7 @@ class Bernoulli(Factorised):
             ValueError: the shape does not fit (or with ``validate_args=True``, a value is neither 0 nor 1).
             TypeError: value is no tensor of such a dtype.
         """
-        shape = self._check_value(value)
+        value, shape = self._check_value(value, self.param.dtype)
         log_prob = F.bernoulli_log_prob_of_probs if self.param_name == "probs" else F.bernoulli_log_prob
         return log_prob(value, self.param.expand(shape), batch_dims=value.dim() - self.event_dims)
 
@@ -183,11 +186,10 @@ class Bernoulli(Factorised):
         small = d.clamp(-1, 1)
         near = torch.log1p(p * _excess(not_p * small) + not_p * _excess(-p * small))
         far = p * (logsigmoid(a) - logsigmoid(b)) + not_p * (logsigmoid(-a) - logsigmoid(-b))
-        kl = torch.where(d.abs() < 1, near, far)
-        if other.param_name == "probs":
-            q, not_q = other._both_probs()
-            kl = kl.masked_fill((q == 0) & (p > 0) | (not_q == 0) & (not_p > 0), torch.inf)
-        return _reduce(kl, self.event_dims, "sample")
+        kl = torch.where(d.abs() < 1, near, far.clamp(min=0))  # a p of 1e-44 may be 0 in one term and not in another
+        never, always = (0, 1) if other.param_name == "probs" else (-torch.inf, torch.inf)
+        ruled_out = (other.param == never) & (p > 0) | (other.param == always) & (not_p > 0)
+        return _reduce(kl.masked_fill(ruled_out, torch.inf), self.event_dims, "sample")
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """0 and 1 in a new leading dimension; for events of more than one bit NotImplementedError."""
@@ -198,12 +200,13 @@ class Bernoulli(Factorised):
         return values.expand(2, *self._batch_shape) if expand else values
 
     def _finite_logits(self) -> Tensor:
-        """The log odds as the formulas want them, where infinity times 0 is 0."""
+        """The log odds as the formulas want them, where infinity times 0 is 0; NaN of what is no probability."""
         wide = _wide(self.param)
-        if self.param_name == "probs":
-            return probs_to_logits(wide, is_binary=True)
-        largest = torch.finfo(wide.dtype).max
-        return wide.clamp(-largest, largest)
+        limits = torch.finfo(wide.dtype)
+        if self.param_name == "logits":
+            return wide.clamp(-limits.max, limits.max)
+        p = wide.masked_fill((wide < 0) | (wide > 1), torch.nan).clamp(limits.tiny, 1 - limits.eps / 2)
+        return p.log() - (-p).log1p()
 
     def _both_probs(self) -> tuple[Tensor, Tensor]:
         """p and 1 - p, neither of which loses digits when it is small."""

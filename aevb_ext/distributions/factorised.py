@@ -10,6 +10,9 @@ from torch.distributions.kl import _KL_REGISTRY
 from .._arguments import check_dtype, sizes
 from ..functional import noise_key
 
+# Whose values are taken as numbers (the operators take uint8 as it is).
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint16, torch.uint32, torch.uint64)
+
 
 def check_broadcasts(name: str, shape: Size, other_name: str, other: Size) -> None:
     """Raise ValueError unless ``shape`` broadcasts to the shape ``other``."""
@@ -35,6 +38,10 @@ def broadcast(name: str, shape: Size, other_name: str, other: Size) -> Size:
     first = len(longer) - len(shorter)
     chosen = zip(longer[first:], shorter, sizes(longer)[first:], strict=True)
     return Size([*longer[:first], *(theirs if size == 1 else own for own, theirs, size in chosen)])
+
+
+def _of_events(of_one: constraints.Constraint, event_dims: int) -> constraints.Constraint:
+    return constraints.independent(of_one, event_dims) if event_dims else of_one
 
 
 class Factorised(Distribution):
@@ -65,9 +72,11 @@ class Factorised(Distribution):
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
-        if not self.event_dims:
-            return self._element_support
-        return constraints.independent(self._element_support, self.event_dims)
+        return _of_events(self._element_support, self.event_dims)
+
+    def _arg_constraint(self, of_one: constraints.Constraint, parameter: Tensor) -> constraints.Constraint:
+        """``of_one`` number, for those dimensions of the event that a parameter has (which may broadcast to others)."""
+        return _of_events(of_one, min(self.event_dims, parameter.dim()))
 
     def _expanded(self, cls: type, instance, *parameters, **options) -> "Factorised":
         """What ``cls`` makes of these: in ``instance``, where a subclass's expand gives one to be filled."""
@@ -110,8 +119,11 @@ class Factorised(Distribution):
             )
         return {"key": noise_key(device, generator).reshape(*self._batch_shape, 2), "generator": None}
 
-    def _check_value(self, value: Tensor) -> Size:
-        """Check ``value`` ``[*samples, *batch_shape, *event_shape]``; the shape to which it and the parameters go."""
+    def _check_value(self, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Size]:
+        """``value`` ``[*samples, *batch_shape, *event_shape]`` as the operators take it beside parameters of ``dtype``,
+        and the shape to which it and the parameters go; TypeError or ValueError if it does not fit."""
+        if isinstance(value, Tensor) and value.dtype in _INTEGERS:
+            value = value.to(torch.float64 if dtype == torch.float64 else torch.float32)
         check_dtype("value", value, data=True)
         batch_dims = value.dim() - self.event_dims
         if batch_dims < 0 or sizes(value.shape[batch_dims:]) != sizes(self._event_shape):
@@ -121,7 +133,7 @@ class Factorised(Distribution):
         shape = broadcast("value", value.shape, "batch_shape + event_shape", self._batch_shape + self._event_shape)
         if self._validate_args:
             self._validate_sample(value)
-        return shape
+        return value, shape
 
 
 def samples(sample_shape) -> int | None:

@@ -29,7 +29,8 @@ class DiagonalGaussian(Factorised):
 
     Args:
         mu: ``[*batch_shape, *event_shape]``: float64, float32, bfloat16 or float16.
-        logvar: the spread, of mu's dtype and shape, or broadcasting to it.
+        logvar: the spread, of mu's shape or broadcasting to it. Where its dtype is another, both are promoted, as
+            PyTorch promotes them.
         spread: the parameterisation of ``logvar``: ``"logvar"`` | ``"log_std"`` | ``"std"`` | ``"var"``.
         batch_dims: how many dimensions of mu index data points (and samples: 2 for a decoder's mu ``[L, B, *event]``);
             the later ones are the event.
@@ -110,7 +111,8 @@ class DiagonalGaussian(Factorised):
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
-        return {"mu": constraints.real, "scale_param": _SPREADS[self.spread]}
+        parameters = {"mu": (constraints.real, self.mu), "scale_param": (_SPREADS[self.spread], self.scale_param)}
+        return {name: self._arg_constraint(*of_one) for name, of_one in parameters.items()}
 
     @property
     def mean(self) -> Tensor:
@@ -173,17 +175,18 @@ class DiagonalGaussian(Factorised):
             key: the noise key instead, int64 ``[2]``, or ``[*batch_shape, 2]``: one for each data point.
 
         Returns:
-            ``[*sample_shape, *batch_shape, *event_shape]``, of mu's dtype; differentiable in the parameters.
+            ``[*sample_shape, *batch_shape, *event_shape]``, of the parameters' dtype; differentiable in them.
 
         Raises:
             ValueError: both key and generator are given; there are more or fewer generators than data points; a size
                 is negative.
         """
         n_samples = samples(sample_shape)
+        mu, scale_param = self._promoted()
         if n_samples == 0:
-            return self.mu.expand(*sample_shape, *self.mu.shape).clone()
-        noise = self._noise(self.mu.device, key, generator)
-        z = F.rsample(self.mu, self.scale_param, n_samples=n_samples, spread=self.spread, **noise)
+            return mu.expand(*sample_shape, *mu.shape).clone()
+        noise = self._noise(mu.device, key, generator)
+        z = F.rsample(mu, scale_param, n_samples=n_samples, spread=self.spread, **noise)
         return self._in_sample_shape(z, sample_shape)
 
     def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
@@ -198,8 +201,7 @@ class DiagonalGaussian(Factorised):
         if n_samples == 0:
             return self.rsample(sample_shape), self.kl()
         z, kl = F.rsample_kl(
-            self.mu,
-            self.scale_param,
+            *self._promoted(),
             n_samples=n_samples,
             spread=self.spread,
             batch_dims=len(self._batch_shape),
@@ -226,17 +228,17 @@ class DiagonalGaussian(Factorised):
             ValueError: the events differ, or the batches do not broadcast.
         """
         if other is None:
-            return F.gaussian_kl(self.mu, self.scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
+            return F.gaussian_kl(*self._promoted(), spread=self.spread, batch_dims=len(self._batch_shape))
         if not isinstance(other, DiagonalGaussian):
             return self._kl_to_another(other)
         shape, spread = self._common_shape(other), self.spread
-        scales = [self.scale_param, other.scale_param]
+        (mu, scale), (other_mu, other_scale) = self._promoted(), other._promoted()
         if spread != other.spread:
             # Logarithms of both: they never overflow, and that of a log_std is exact.
-            scales = [_logvar(_wide(d.scale_param), d.spread) for d in (self, other)]
+            scale, other_scale = _logvar(_wide(scale), spread), _logvar(_wide(other_scale), other.spread)
             spread = "logvar"
-        operands = [self.mu.expand(shape), scales[0], other.mu, scales[1]]
-        if self.mu.dtype != other.mu.dtype or self.spread != other.spread:
+        operands = [mu.expand(shape), scale, other_mu, other_scale]
+        if any(t.dtype != mu.dtype for t in operands):
             dtype = functools.reduce(torch.promote_types, (t.dtype for t in operands))
             operands = [t.to(dtype) for t in operands]
         return F.gaussian_kl(*operands, spread=spread, batch_dims=len(shape) - self.event_dims)
@@ -245,8 +247,8 @@ class DiagonalGaussian(Factorised):
         """Log density in nats: :func:`aevb_ext.gaussian_log_prob`.
 
         Args:
-            value: ``[*samples, *batch_shape, *event_shape]``, the batch's dimensions broadcasting; floating, uint8 or
-                bool.
+            value: ``[*samples, *batch_shape, *event_shape]``, the batch's dimensions broadcasting; floating, integers
+                or bool.
 
         Returns:
             ``[*samples, *batch_shape]``; differentiable in the parameters and in a floating value.
@@ -255,25 +257,30 @@ class DiagonalGaussian(Factorised):
             ValueError: the shape does not fit (or with ``validate_args=True``, the value is NaN).
             TypeError: value is no tensor of such a dtype.
         """
-        shape = self._check_value(value)
+        mu, scale_param = self._promoted()
+        dtype = mu.dtype
+        value, shape = self._check_value(value, dtype)
         event_dims = self.event_dims
-        if len(shape) == self.mu.dim() and sizes(shape) == sizes(
-            self.mu.shape
-        ):  # of other ranks, a compiler would guard on sizes
-            return F.gaussian_log_prob(
-                value, self.mu, self.scale_param, spread=self.spread, batch_dims=value.dim() - event_dims
-            )
+        same_rank = len(shape) == mu.dim()  # of other ranks, a compiler would guard on sizes
+        if same_rank and sizes(shape) == sizes(mu.shape):
+            return F.gaussian_log_prob(value, mu, scale_param, spread=self.spread, batch_dims=value.dim() - event_dims)
         # The density is symmetric in the value and the mean: the one without samples is the one to broadcast.
-        dtype = torch.promote_types(self.mu.dtype, self.scale_param.dtype)
         if value.dtype != dtype and dtype != torch.float64:
             dtype = torch.float32  # what the arithmetic is done in, whatever the value's dtype
-        value, scale_param = value.to(dtype).expand(shape), self.scale_param.to(dtype)
-        return F.gaussian_log_prob(self.mu, value, scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
+        value, scale_param = value.to(dtype).expand(shape), scale_param.to(dtype)
+        return F.gaussian_log_prob(mu, value, scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
 
     def entropy(self) -> Tensor:
         r"""Differential entropy :math:`\tfrac12 \sum_j 1 + \log 2\pi + \log \sigma_j^2` in nats, ``[*batch_shape]``."""
         logvar = _logvar(_wide(self.scale_param), self.spread).expand(self.mu.shape)
         return _reduce(0.5 * (1 + math.log(2 * math.pi) + logvar), self.event_dims, "sample")
+
+    def _promoted(self) -> tuple[Tensor, Tensor]:
+        """mu and the spread as the operators take them, of one dtype."""
+        if self.mu.dtype == self.scale_param.dtype:
+            return self.mu, self.scale_param
+        dtype = torch.promote_types(self.mu.dtype, self.scale_param.dtype)
+        return self.mu.to(dtype), self.scale_param.to(dtype)
 
     def _in_sample_shape(self, z: Tensor, sample_shape) -> Tensor:
         return z.reshape(*sample_shape, *self.mu.shape) if len(sample_shape) else z
