@@ -352,8 +352,9 @@ class BuildOperators(build_ext):
     def _objects(self, torch, cuda: Cuda | None) -> list[Object]:
         from torch.utils.cpp_extension import include_paths
 
-        # One folder per torch: objects are never shared between two.
-        folder = Path(self.build_temp).resolve() / f"torch-{torch.__version__}" / ("cuda" if cuda else "cpu")
+        # One folder per torch: objects are never shared between two, but for the kernels', which include none of it.
+        temporary = Path(self.build_temp).resolve()
+        of_torch = temporary / f"torch-{torch.__version__}" / ("cuda" if cuda else "cpu")
         compiler = host_compiler()
         system = [sysconfig.get_path("include"), *include_paths("cuda" if cuda else "cpu")]
         if cuda:
@@ -366,7 +367,7 @@ class BuildOperators(build_ext):
             host.append("-DAEVB_WITH_CUDA")
         host += [word for path in system for word in ("-isystem", path)]
 
-        def compiled(source: Path, command: list[str], suffix: str = "") -> Object:
+        def compiled(source: Path, command: list[str], suffix: str = "", folder: Path = of_torch) -> Object:
             name = source.relative_to(CSRC)
             return Object(folder / name.parent / f"{name.name}{suffix}.o", source, command)
 
@@ -379,7 +380,7 @@ class BuildOperators(build_ext):
             objects += [compiled(source, nvcc) for source in sorted(CSRC.glob("cuda/*.cu"))]
         for name, flags in reversed(INSTRUCTION_SETS.items()):
             command = [*compiler, *CXX_FLAGS, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}"]
-            objects.append(compiled(KERNELS, command, f".{name}"))
+            objects.append(compiled(KERNELS, command, f".{name}", temporary / "kernels"))
         folders = ("ops", "cpu", "cuda") if cuda else ("ops", "cpu")
         sources = [source for name in folders for source in sorted(CSRC.glob(f"{name}/*.cpp")) if source != KERNELS]
         objects += [compiled(source, host) for source in sources]

@@ -388,8 +388,7 @@ def test_no_wide_instruction_outside_its_own_namespace():
 @pytest.mark.parametrize("isa", INFO["cpu_built"])
 def test_objects_share_no_symbol_between_instruction_sets(isa):
     """The linker keeps one of several equal inline functions, whichever: none may be equal between the objects."""
-    kind = "cuda" if INFO["cuda"] else "cpu"
-    objects = sorted(ROOT.glob(f"build/temp*/torch-{torch.__version__}/{kind}/cpu/kernels.cpp.{isa}.o"))
+    objects = sorted(ROOT.glob(f"build/temp.*-{sys.implementation.cache_tag}/kernels/cpu/kernels.cpp.{isa}.o"))
     if not objects:
         pytest.skip("the objects of this build are not here")
     listed = subprocess.run(["nm", "--defined-only", objects[0]], capture_output=True, text=True, check=True).stdout
