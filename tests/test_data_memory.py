@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from aevb_ext.data import load, stored
+from aevb_ext.data.archive import read_arrays
 from aevb_ext.data.memory import memory_limit
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -72,7 +73,7 @@ def test_a_file_larger_than_memory_gives_what_is_in_it(tmp_path, monkeypatch, wi
 
     monkeypatch.setattr(mmap, "mmap", Map)
     monkeypatch.setattr(stored, "memory_limit", lambda: 0)
-    rows = stored.read_arrays(path, 0)[0]["train"]
+    rows = read_arrays(path, 0).splits["train"]
     for index in ([299], [0], [5, 4, 4, 200, 6], list(range(300)), np.random.RandomState(1).permutation(300).tolist()):
         asked.clear()
         assert torch.equal(rows.gather(torch.tensor(index)), torch.from_numpy(x[index]))

@@ -2,13 +2,13 @@
 
 import argparse
 
-from .. import data as datasets
 from ..data import SPLITS, Data
 from ..learners import LEARNERS
 from ..models import VAE
 from ..runs import open_run
 from ..train import Checkpoint, Processes, Settings, load_checkpoint
 from .config import DATA
+from .made import data_of_keys
 from .train import default_device
 
 __all__ = [
@@ -88,7 +88,7 @@ def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data
     """
     options = {key: config[key] for key in DATA if key in config}
     options |= {key: given for key in ("data", "data_dir") if (given := getattr(a, key)) is not None}
-    data = datasets.load(options.pop("data"), **options)
+    data = data_of_keys(options)
     found, expected = (data.image_shape, data.x_scale), (checkpoint.image_shape, checkpoint.model.x_scale)
     if found != expected:
         raise ValueError(

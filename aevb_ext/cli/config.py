@@ -64,6 +64,14 @@ def _whole(text: str) -> int:
     return int(text) if text.lstrip("-").isdigit() else count(text)
 
 
+def _shape(text: str) -> tuple[int, ...]:
+    """28x28, 3x64x64."""
+    sizes = text.lower().split("x")
+    if not all(size.strip().isdecimal() for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, 3xHEIGHTxWIDTH or HEIGHTxWIDTHx3, got {text!r}")
+    return tuple(map(int, sizes))
+
+
 # Each key with the type of its value, in the order in which help lists them.
 DATA = {
     "data": str,
@@ -73,6 +81,8 @@ DATA = {
     "test_fraction": float,
     "train_count": count,
     "colour": bool,
+    "image_shape": _shape,
+    "array": str,
 }
 MODEL = {
     "architecture": str,
@@ -142,13 +152,16 @@ def _of_kind(path: Path, key: str, value):
         right, expected = isinstance(value, str), "text in quotes"
     elif kind is bool:
         right, expected = isinstance(value, bool), "true or false"
+    elif kind is _shape:
+        right = isinstance(value, list) and all(type(size) is int for size in value)
+        expected = "a list of whole numbers, [height, width] or the like"
     elif kind is float:
         right, expected = is_number, "a number"
     else:
         right, expected = is_number and float(value).is_integer(), "a whole number"
     if not right:
         raise ValueError(f"config: {path}: {key} must be {expected}, got {value!r}")
-    return value if kind in (str, bool, float) else int(value)
+    return value if kind in (str, bool, float, _shape) else int(value)
 
 
 def resolved(arguments: argparse.Namespace) -> dict:
@@ -178,7 +191,9 @@ def _meanings() -> dict[str, str]:
         "binarize": "draw pixels anew in each epoch (dynamic), or set them to 0 and 1 (threshold)",
         "x_scale": "what a value of the data is multiplied by; default: 1/255 for bytes",
         "test_fraction": "how much is held out where the data has no test split; default: 0.1",
-        "colour": "pictures of a folder are red, green and blue",
+        "colour": "pictures of a folder are red, green and blue; default: they are made grey",
+        "image_shape": "HEIGHTxWIDTH, or 3xHEIGHTxWIDTH: of the pictures that rows of a .npy or .npz file are",
+        "array": "the array of a .npz file that is the data; default: by the names that there are",
         "train_count": "so many data points, the first ones, are trained on; default: all",
         "architecture": "default: mlp, the paper's",
         "latent": f"latent dimensions; default: {_by_data('latent')}",

@@ -1,5 +1,6 @@
 """What the keys of a run make."""
 
+import sys
 from dataclasses import replace
 
 import torch
@@ -14,8 +15,11 @@ __all__ = ["data_of_keys", "model_of_keys", "settings_of_keys"]
 
 
 def data_of_keys(keys: dict) -> Data:
-    """The data that is trained on."""
-    return datasets.load(keys["data"], **{key: keys[key] for key in DATA if key in keys and key != "data"})
+    """The data of these keys. What was found in files of one's own is told on stderr."""
+    data = datasets.load(keys["data"], **{key: keys[key] for key in DATA if key in keys and key != "data"})
+    if data.description:
+        print(data.description, file=sys.stderr, flush=True)
+    return data
 
 
 def settings_of_keys(keys: dict, data: Data) -> Settings:

@@ -1,19 +1,22 @@
 """Data points in files of pictures, one each: folders of images."""
 
 import math
-import struct
+import sys
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from tqdm import tqdm
 
-from .rows import Rows
-from .sets import SPLITS
+from .folders import find_pictures
+from .found import Found
+from .integrity import FileError, reading
 
 __all__ = ["ImageRows", "read_images"]
 
@@ -21,12 +24,41 @@ __all__ = ["ImageRows", "read_images"]
 _THREADS = 8
 # Pictures that are decoded between two looks at the progress bar.
 _CHUNK = 1024
-# Pictures of more than 8 bits a number: Pillow would cut off what does not fit.
-_DEEP = ("I", "F")
+# What puts a picture upright, by its EXIF orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_GREY = ("1", "L", "LA", "La")
+# Of 16 bits a number Pillow keeps the upper byte of colours. How it is to unpack a file so that it keeps the lower one.
+_LOWER = {
+    "RGB;16B": "RGB;16L",
+    "RGB;16L": "RGB;16B",
+    "RGB;16N": f"RGB;16{'B' if sys.byteorder == 'little' else 'L'}",
+    "RGBA;16B": "RGBA;16L",
+    "RGBA;16L": "RGBA;16B",
+    "RGBA;16N": f"RGBA;16{'B' if sys.byteorder == 'little' else 'L'}",
+}
+# Which it opens as red, green, blue and alpha: those four bytes may then as well be the four of a pixel in the file.
+_GREY_AND_ALPHA = "LA;16B"
+# What is done to a picture that is not grey or red, green and blue of 8 bits already, in the order it is told in.
+_TURNED = "turned upright as their EXIF says"
+_DEEP = "of 16 bits a number made 8"
+_WHITE = "with transparency laid on white"
+_TO_GREY = "of colours made grey"
+_FRAMES = "of several frames, of which the first is taken"
 
 
 class ImageRows:
     """:class:`~aevb_ext.data.Rows` that stay in their files: gathering decodes those asked for.
+
+    Pictures are put upright as their EXIF says; transparent ones are laid on white; numbers of 16 bits are divided by
+    257 and rounded; of several frames the first is taken.
 
     Args:
         paths: the files, one for each data point.
@@ -46,7 +78,7 @@ class ImageRows:
         """The pictures decoded, flat, on the CPU; keys are not looked at.
 
         Raises:
-            ValueError: a file is damaged, or of another size: names it.
+            ValueError: a file is gone, damaged, or of another size: names it.
         """
         rows = torch.empty(len(index), *self.event_shape, dtype=self.dtype)
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -62,85 +94,158 @@ class ImageRows:
         return self
 
 
-def read_images(folder: Path, colour: bool, resident_bytes: int) -> tuple[dict[str, Tensor | Rows], tuple[int, ...]]:
-    """The splits in a folder of images, flat uint8, and the shape of the pictures.
+def read_images(folder: Path, colour: bool, resident_bytes: int) -> Found:
+    """The splits in a folder of images, flat uint8, as :func:`~aevb_ext.data.folders.find_pictures` finds them.
 
-    The splits are the folder's ``train`` and, where they are there, ``test`` and ``valid``; all of it is ``"train"``
-    when it has no folder ``train``. The order is that of the sorted paths. A split of more than ``resident_bytes`` is
-    decoded as it is gathered, a smaller one now.
+    A split of more than ``resident_bytes`` is decoded as it is gathered, a smaller one now.
 
     Args:
-        folder: looked through with all its folders, for every file whose name ends as one that Pillow reads.
+        folder: looked through with all its folders.
         colour: whether pictures are made red, green and blue, or grey.
         resident_bytes: the most that a split takes in memory.
 
     Raises:
         ValueError: there are no images, one is damaged, or two differ in size: names them.
     """
-    folders = {"train": folder}
-    if (folder / "train").is_dir():
-        folders = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
-    paths = {split: _images_in(place) for split, place in folders.items()}
-    width, height = _size(paths["train"][0])
+    pictures = find_pictures(folder)
+    height, width = size = _look(pictures.paths["train"][0])[0]
     shape = (3, height, width) if colour else (height, width)
-    return {split: _rows(files, shape, resident_bytes) for split, files in paths.items()}, shape
+    done = Counter()
+    files = [path for paths in pictures.paths.values() for path in paths]
+    for path, (own, kinds) in zip(files, _with_threads(_look, files, "looking at images"), strict=True):
+        _check_size(path, own, size)
+        done.update(kinds)
+    splits = {split: _rows(paths, shape, resident_bytes) for split, paths in pictures.paths.items()}
+    told = [_TURNED, _DEEP, _WHITE, *([] if colour else [_TO_GREY]), _FRAMES]
+    converted = [f"{done[kind]} {kind}" for kind in told if done[kind]]
+    origins = {
+        split: f"{origin.relative_to(folder)}/" for split, origin in pictures.origins.items() if origin != folder
+    }
+    return Found(splits, shape, pictures.labels, origins, converted, pictures.skipped)
 
 
 def _rows(paths: list[Path], shape: tuple[int, ...], resident_bytes: int) -> Tensor | ImageRows:
     rows = ImageRows(paths, shape)
     if len(rows) * rows.event_shape.numel() > resident_bytes:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            sizes = tqdm(pool.map(_size, paths), "looking at images", len(paths), disable=None)
-            for path, size in zip(paths, sizes, strict=True):
-                _check_size(path, size, shape)
         return rows
     chunks = torch.arange(len(rows)).split(_CHUNK)
     return torch.cat([rows.gather(index) for index in tqdm(chunks, "decoding images", disable=None)])
 
 
-def _images_in(folder: Path) -> list[Path]:
-    Image.init()
-    endings = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
-    # Hidden files are not pictures, whatever their names say.
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file()
-    )
-    if not paths:
-        raise ValueError(f"{folder} has no images: no file in it, or in its folders, ends in .png, .jpg or their like")
-    return paths
+def _with_threads(function, paths: list[Path], title: str) -> Iterable:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from tqdm(pool.map(function, paths), title, len(paths), disable=None)
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """(width, height), without decoding."""
+def _look(path: Path) -> tuple[tuple[int, int], list[str]]:
+    """(height and width, what will be done to it), without decoding."""
     with _opened(path) as image:
-        return image.size
-
-
-def _decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    with _opened(path) as image:
-        _check_size(path, image.size, shape)
-        if image.mode.startswith(_DEEP):
-            raise ValueError(f"{path} has numbers of more than 8 bits (mode {image.mode}), expected a picture of bytes")
-        pixels = np.array(image.convert("RGB" if len(shape) == 3 else "L"))
-    return np.moveaxis(pixels, -1, 0) if len(shape) == 3 else pixels
-
-
-def _check_size(path: Path, size: tuple[int, int], shape: tuple[int, ...]) -> None:
-    height, width = shape[-2:]
-    if size != (width, height):
-        raise ValueError(
-            f"{path} is {size[0]} pixels wide and {size[1]} high, the first image {width} and {height}: expected "
-            "images of one size"
-        )
+        return _size(image), _kinds(path, image)
 
 
 @contextmanager
 def _opened(path: Path):
-    try:
-        with Image.open(path) as image:
-            yield image
-    # Pillow's plugins raise these for a file that ends too early, or is not what its name says.
-    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is damaged or not an image: {error}") from None
+    # By its name, Pillow would map a file into memory: it turns such TIFFs wrongly, and one that is cut off meanwhile
+    # ends the process.
+    with reading(path, "an image"), open(path, "rb") as file, Image.open(file) as image:
+        yield image
+
+
+def _kinds(path: Path, image: Image.Image) -> list[str]:
+    kinds = {
+        _TURNED: _orientation(image) in _UPRIGHT,
+        _DEEP: _is_deep(path, image),
+        _WHITE: image.has_transparency_data,
+        _TO_GREY: image.mode not in _GREY and not image.mode.startswith("I"),
+        _FRAMES: getattr(image, "is_animated", False),
+    }
+    return [kind for kind, is_so in kinds.items() if is_so]
+
+
+def _orientation(image: Image.Image) -> int:
+    # A PNG is decoded to look for EXIF behind its pixels, where hardly one has any.
+    if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}:
+        return 1
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    """(height, width), upright."""
+    width, height = image.size
+    # Pillow turns TIFF by itself.
+    return (width, height) if _orientation(image) >= 5 and image.format != "TIFF" else (height, width)
+
+
+def _decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    with _opened(path) as image:
+        _check_size(path, _size(image), shape[-2:])
+        turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
+        if _is_deep(path, image):
+            image = Image.fromarray(_made_bytes(path, image))
+        elif image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            white.alpha_composite(image.convert("RGBA"))
+            image = white
+        if turn is not None:
+            image = image.transpose(turn)
+        pixels = np.array(image.convert("RGB" if len(shape) == 3 else "L"))
+    return np.moveaxis(pixels, -1, 0) if len(shape) == 3 else pixels
+
+
+def _is_deep(path: Path, image: Image.Image) -> bool:
+    """Whether its numbers are of 16 bits.
+
+    Raises:
+        FileError: they have a sign, or are of more bits: which are black and white nobody knows.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return True
+    if image.mode.startswith(("I", "F")):
+        raise FileError(
+            f"{path} has numbers that are no pixels of 8 or 16 bits (mode {image.mode}): save them as an array (.npy)"
+        )
+    return _packing(image) in (*_LOWER, _GREY_AND_ALPHA)
+
+
+def _packing(image: Image.Image) -> str | None:
+    """How Pillow unpacks the file: its raw mode."""
+    packed = image.tile[0].args if image.tile else None
+    packed = packed[0] if isinstance(packed, tuple) and packed else packed
+    return packed if isinstance(packed, str) else None
+
+
+def _made_bytes(path: Path, image: Image.Image) -> np.ndarray:
+    """uint8 ``[height, width]`` or ``[height, width, 3]`` of a picture of 16 bits a number, laid on white."""
+    clear, packing = image.info.get("transparency"), _packing(image)
+    pixels = np.asarray(image).astype(np.int64)
+    if pixels.ndim == 3:
+        with _opened(path) as other:
+            other.tile = [tile._replace(args=_with_lower(tile.args)) for tile in other.tile]
+            lower = np.asarray(other).astype(np.int64)
+        if packing == _GREY_AND_ALPHA:
+            pixels = lower[..., 0::2] * 256 + lower[..., 1::2]
+        else:
+            pixels = pixels * 256 + lower
+    if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
+        colours, alpha = pixels[..., :-1], pixels[..., -1:]
+        pixels = ((colours * alpha + 65535 * (65535 - alpha) + 32767) // 65535).squeeze(
+            -1 if colours.shape[-1] == 1 else ()
+        )
+    elif clear is not None:
+        is_clear = pixels == np.array(clear)
+        pixels[is_clear.all(-1) if pixels.ndim == 3 else is_clear] = 65535
+    return ((pixels + 128) // 257).astype(np.uint8)
+
+
+def _with_lower(args):
+    if isinstance(args, tuple):
+        return (_LOWER[args[0]], *args[1:])
+    return "RGBA" if args == _GREY_AND_ALPHA else _LOWER[args]
+
+
+def _check_size(path: Path, size: tuple[int, int], expected: tuple[int, int]) -> None:
+    if size != expected:
+        raise FileError(
+            f"{path} is {size[1]} pixels wide and {size[0]} high, the first image {expected[1]} and {expected[0]}: "
+            "expected images of one size"
+        )

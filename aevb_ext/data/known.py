@@ -1,6 +1,7 @@
 """The data sets that have a name: the embedded digits, and others' files, fetched or read from a folder."""
 
 import math
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checksum import verify
 from .download import DownloadError, RemoteFile, fetch
 from .idx import read_idx
+from .integrity import FileError, reading, verify
 from .rows import BitRows
 from .sets import Data
 from .splits import shuffled
+from .stored import ArrayFile, read_array
 
 __all__ = ["KNOWN", "Known"]
 
@@ -155,10 +157,11 @@ def _read_amat(path: Path) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is truncated or not a .npy file: {error}") from None
+    with open(path, "rb") as file:
+        array = read_array(ArrayFile(file, str(path), os.path.getsize(path)))
+    if array is None:
+        raise FileError(f"{path} holds Python objects, which are not read: reading them can execute anything")
+    return array
 
 
 def _read_mat(path: Path, key: str) -> np.ndarray:
@@ -166,11 +169,8 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
         from scipy.io import loadmat
     except ImportError:
         raise ImportError(f"reading {path} needs scipy: pip install scipy") from None
-    try:
+    with reading(path, f"a MATLAB file with the variable {key}"):
         return loadmat(path)[key]
-    # scipy has no exception of its own for a damaged file: it raises whatever its parser stumbles over.
-    except Exception as error:
-        raise ValueError(f"{path} is truncated or not a MATLAB file with the variable {key}: {error}") from None
 
 
 def _rows(images: np.ndarray) -> Tensor:

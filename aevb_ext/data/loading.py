@@ -2,20 +2,25 @@
 
 import os
 from dataclasses import replace
+from numbers import Real
+from operator import index
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .._arguments import described as described_value
+from .archive import read_arrays
+from .found import Found, described
 from .images import read_images
 from .known import KNOWN
 from .prefetch import chunks
 from .rows import BinarizedRows, BitRows, Rows, rows_of
 from .sets import Data
 from .splits import SubsetRows, hold_out
-from .stored import layout, read_arrays
-from .torch_dataset import DatasetRows
+from .stored import layout
+from .torch_dataset import DatasetRows, dataset_labels
 
 __all__ = ["BINARIZE", "NAMES", "RESIDENT_BYTES", "download", "from_dataset", "load"]
 
@@ -38,6 +43,8 @@ def load(
     test_fraction: float = _TEST_FRACTION,
     train_count: int | None = None,
     colour: bool = False,
+    image_shape: tuple[int, ...] | None = None,
+    array: str | None = None,
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Data:
     """Load a data set: one that has a name, or one's own files.
@@ -54,11 +61,18 @@ def load(
 
     By path, with data points flat:
 
-    - a ``.npy`` file: ``[N, *event]`` of bool, uint8 or a float dtype. Pictures are ``[N, height, width]``,
-      ``[N, 3, height, width]`` or ``[N, height, width, 3]``;
-    - a ``.npz`` file: one such array, or ``train`` and, where there are such splits, ``test`` and ``valid``;
-    - a folder of images, or with the folders ``train`` and, where there are such splits, ``test`` and ``valid``. They
-      are decoded to bytes, all of one size; transparency is left out.
+    - a ``.npy`` file: ``[N, *event]`` of bool, an integer or a float dtype, in either byte order. Pictures are
+      ``[N, height, width]``, ``[N, 3, height, width]`` or ``[N, height, width, 3]``. Integers are taken as bytes, where
+      they lie in 0 to 255, and refused elsewhere;
+    - a ``.npz`` file: one such array, or ``train`` and, where there are such splits, ``test`` and ``valid``, called so
+      or ``x_train``, ``train_images`` and their like; labels likewise: ``y_train``, ``train_labels``; or one array with
+      ``labels`` or ``y``;
+    - a folder of images, or with the folders ``train`` and, where there are such splits, ``test`` and ``valid`` (also
+      ``training``, ``testing``, ``val``, ``validation``, in any case). A folder in these is a class. Hidden files and
+      folders are no data. All pictures are of one size, once they are upright as their EXIF says; transparent ones are
+      laid on white, and numbers of 16 bits made bytes (``/ 257``, rounded).
+
+    What was found, converted and skipped is the ``description`` of the data.
 
     Where the files have no test split, one is held out as :func:`~aevb_ext.data.splits.hold_out` says.
 
@@ -73,6 +87,9 @@ def load(
         test_fraction: how much is held out for the test where the files have no test split.
         train_count: so many data points of the train split are there, the first ones. None: all.
         colour: whether the pictures of a folder are red, green and blue; otherwise they are made grey.
+        image_shape: ``(height, width)``, ``(3, height, width)`` or ``(height, width, 3)``: of the pictures that the
+            rows of arrays ``[N, D]`` are, in that order. None: as the shapes of the arrays say.
+        array: the name of the array of a .npz file that is the data. None: by the names that there are.
         resident_bytes: splits that take more stay in their files, if these are mappable (.npy, uncompressed .npz) or
             pictures, and are read as they are gathered. What is read into memory is checked to be finite; what stays
             is checked where training looks at its support.
@@ -81,27 +98,35 @@ def load(
         :class:`Data` on the CPU.
 
     Raises:
+        TypeError: data is neither a name nor a path, or an option is of another type.
         ValueError: an unknown name; a file that is damaged, or that is not what it should be; an option out of range.
         FileNotFoundError: a file is missing; says where it was looked for and where it can be had.
     """
-    if binarize is not None and binarize not in BINARIZE:
-        raise ValueError(f"binarize must be None or one of {', '.join(BINARIZE)}, got {binarize!r}")
-    if data in KNOWN:
+    _check_options(binarize, x_scale, test_fraction)
+    _check_type("data", data, (str, os.PathLike), "a name or a path")
+    _check_type("data_dir", data_dir, (str, os.PathLike, type(None)), "a path")
+    _check_type("array", array, (str, type(None)), "a name")
+    _check_type("resident_bytes", resident_bytes, Real, "a number")
+    image_shape = _image_shape(image_shape)
+    if isinstance(data, str) and data in KNOWN:
+        _check_unused(data, image_shape, array)
         loaded = KNOWN[data].load(data_dir)
         if x_scale is not None:
             loaded = replace(loaded, x_scale=x_scale)
     else:
         path = _existing(data)
         if path.is_dir():
-            splits, image_shape = read_images(path, colour, resident_bytes)
-        elif path.suffix in (".npy", ".npz"):
-            splits, image_shape = read_arrays(path, resident_bytes)
+            _check_unused(f"the folder {data}", image_shape, array)
+            found = read_images(path, colour, resident_bytes)
+        elif path.suffix.lower() in (".npy", ".npz"):
+            found = read_arrays(path, resident_bytes, image_shape, array)
         else:
             raise ValueError(f"{path} is neither a folder of images nor a .npy or .npz file")
-        loaded = _data(str(path.resolve()), splits, image_shape, x_scale, test_fraction)
+        loaded = _data(str(path.resolve()), found, x_scale, test_fraction)
     if train_count is not None:
         loaded = _with_train_count(loaded, train_count)
     given = {"binarize": binarize, "x_scale": x_scale, "colour": colour or None, "train_count": train_count}
+    given |= {"image_shape": None if image_shape is None else list(image_shape), "array": array}
     given["data_dir"] = None if data_dir is None else str(Path(data_dir).resolve())
     given["test_fraction"] = None if test_fraction == _TEST_FRACTION else test_fraction
     source = {"data": loaded.name} | {key: value for key, value in given.items() if value is not None}
@@ -120,8 +145,10 @@ def from_dataset(
 ) -> Data:
     """A data set out of map-style torch Datasets, which are asked for their items as they are gathered.
 
-    An item is a tensor or an array of one shape, or a tuple that begins with one (what else is in it is left out).
-    Pictures are ``[height, width]``, ``[1, height, width]`` or ``[3, height, width]``.
+    An item is a tensor or an array of one shape, or a tuple that begins with one. Pictures are ``[height, width]``,
+    ``[1, height, width]`` or ``[3, height, width]``. Integers are taken as bytes, as in :func:`load`. The second entry
+    of an item is its label, where it is a whole number: each split is looked through for them once, but for a
+    TensorDataset, which has them at hand.
 
     Args:
         train, test, valid: the splits.
@@ -131,12 +158,12 @@ def from_dataset(
     Raises:
         TypeError, ValueError: a dataset or its items are not as :class:`~aevb_ext.data.DatasetRows` needs them.
     """
-    if binarize is not None and binarize not in BINARIZE:
-        raise ValueError(f"binarize must be None or one of {', '.join(BINARIZE)}, got {binarize!r}")
+    _check_options(binarize, x_scale, test_fraction)
     given = {"train": train, "test": test, "valid": valid}
-    splits = {split: DatasetRows(dataset) for split, dataset in given.items() if dataset is not None}
+    splits = {s: DatasetRows(dataset, s) for s, dataset in given.items() if dataset is not None or s == "train"}
     image_shape, channels_last = layout(tuple(splits["train"].item_shape))
-    loaded = _data(name or type(train).__name__, splits, None if channels_last else image_shape, x_scale, test_fraction)
+    found = Found(splits, None if channels_last else image_shape, dataset_labels(splits))
+    loaded = _data(name or type(train).__name__, found, x_scale, test_fraction)
     return loaded if binarize is None else _binarized(loaded, binarize)
 
 
@@ -155,25 +182,75 @@ def download(name: str, data_dir) -> None:
 
 def _existing(data) -> Path:
     path = Path(data)
-    if not path.exists():
+    if not str(data) or not path.exists():
         kinds = "a folder of images, or a .npy or .npz file"
-        if os.path.sep in str(data) or path.suffix:
+        if str(data) and (os.path.sep in str(data) or path.suffix):
             raise FileNotFoundError(f"there is no {path}: expected {kinds}; if it was moved, say where it is (--data)")
         raise ValueError(f"data must be the path of {kinds}, or one of {', '.join(NAMES)}, got {str(data)!r}")
     return path
 
 
-def _data(name: str, splits: dict[str, Tensor | Rows], image_shape, x_scale, test_fraction: float) -> Data:
+def _data(name: str, found: Found, x_scale, test_fraction: float) -> Data:
     """Data of these splits, whose points must be alike."""
+    splits = found.splits
     kinds = {split: (rows_of(rows).dtype, rows_of(rows).event_shape) for split, rows in splits.items()}
     if len(set(kinds.values())) > 1:
         kinds = ", ".join(f"{split}: {dtype} {list(shape)}" for split, (dtype, shape) in kinds.items())
         raise ValueError(f"{name}: data points differ from split to split: {kinds}")
+    labels, has_test = dict(found.labels.splits), "test" in splits
+    if not has_test:
+        if len(splits["train"]) < 2:
+            raise ValueError(
+                f"{name} has one data point: expected at least two data points to hold one out for the test"
+            )
+        splits["train"], splits["test"] = hold_out(splits["train"], test_fraction)
+        if "train" in labels:
+            # As many are held out, in the same order.
+            labels["train"], labels["test"] = hold_out(labels["train"], test_fraction)
+    description = described(name, found, None if has_test else test_fraction, x_scale)
     if x_scale is None:
         x_scale = 1 / 255 if rows_of(splits["train"]).dtype == torch.uint8 else 1.0
-    if "test" not in splits:
-        splits["train"], splits["test"] = hold_out(splits["train"], test_fraction)
-    return Data(name, x_scale=x_scale, image_shape=image_shape, **splits)
+    return Data(
+        name,
+        x_scale=x_scale,
+        image_shape=found.image_shape,
+        classes=found.labels.classes,
+        description=description,
+        **splits,
+        **{f"{split}_labels": of for split, of in labels.items()},
+    )
+
+
+def _check_options(binarize, x_scale, test_fraction) -> None:
+    if binarize is not None and binarize not in BINARIZE:
+        raise ValueError(f"binarize must be None or one of {', '.join(BINARIZE)}, got {binarize!r}")
+    _check_type("x_scale", x_scale, (Real, type(None)), "a number")
+    _check_type("test_fraction", test_fraction, Real, "a number")
+
+
+def _check_type(name: str, value, kinds, expected: str) -> None:
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}, got {described_value(value)}")
+
+
+def _check_unused(what, image_shape, array) -> None:
+    for name, value in (("image_shape", image_shape), ("array", array)):
+        if value is not None:
+            raise ValueError(f"{name} is of arrays in files (.npy, .npz), got {value!r} for {what}")
+
+
+def _image_shape(shape) -> tuple[int, ...] | None:
+    """The shape as a tuple, if it is one of pictures."""
+    if shape is None:
+        return None
+    expected = "(height, width), (3, height, width) or (height, width, 3)"
+    try:
+        whole = tuple(index(size) for size in shape)
+    except TypeError:
+        raise TypeError(f"image_shape must be {expected}, got {described_value(shape)}") from None
+    if layout(whole)[0] is None or min(whole) < 1:
+        raise ValueError(f"image_shape must be {expected}, got {shape!r}")
+    return whole
 
 
 def _with_train_count(data: Data, count: int) -> Data:

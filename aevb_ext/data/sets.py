@@ -27,6 +27,9 @@ class Data:
         valid: None where the data set has no such split.
         train_labels, test_labels, valid_labels: int64 ``[N]``, a label for each data point of the split; None where
             nobody knows them. They stay on the CPU.
+        classes: the names of the classes that labels number from 0; None where labels are but numbers.
+        description: what :func:`~aevb_ext.data.load` found in files of one's own: which split is what, the labels, what
+            was converted and what was skipped; lines of text.
         source: what :func:`~aevb_ext.data.load` makes it of again: its arguments by name, those that are not as by
             default, with absolute paths. None: it was made otherwise.
     """
@@ -41,6 +44,8 @@ class Data:
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
     valid_labels: Tensor | None = None
+    classes: tuple[str, ...] | None = None
+    description: str = ""
 
     @property
     def dim(self) -> int:

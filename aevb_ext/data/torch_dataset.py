@@ -5,44 +5,56 @@ from collections.abc import Sized
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from tqdm import tqdm
 
-__all__ = ["DatasetRows"]
+from .labels import Labels
+from .numbers import dtype_of, native
 
-_DTYPES = (torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+__all__ = ["DatasetRows", "dataset_labels"]
+
+_TAKEN = (torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
+# Items that are asked for between two looks at the progress bar.
+_CHUNK = 1024
 
 
 class DatasetRows:
     """:class:`~aevb_ext.data.Rows` of a map-style :class:`torch.utils.data.Dataset`: gathering asks it for items.
 
-    Data points are given flat. Of an item that is a tuple or a list the first entry is the data point.
+    Data points are given flat, and integers as bytes. Of an item that is a tuple or a list the first entry is the data
+    point.
 
     Args:
         dataset: has ``len()`` and gives tensors or arrays of one shape, and of a dtype that data may have.
+        name: what messages call it.
 
     Attributes:
         item_shape: the shape of an item.
 
     Raises:
         TypeError: the dataset has no length, or its items are neither.
-        ValueError: it is empty, or its items are of another dtype.
+        ValueError: it is empty, its items are, or they are of another dtype.
     """
 
     resident, draws, device = False, False, torch.device("cpu")
 
-    def __init__(self, dataset: Dataset):
-        if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
-            raise TypeError(
-                f"dataset must have len() and items by number (a map-style Dataset), got {type(dataset).__name__}"
-            )
-        if len(dataset) == 0:
-            raise ValueError("dataset must have at least one item, got none")
+    def __init__(self, dataset: Dataset, name: str = "dataset"):
+        self._name = name
+        if _length(dataset, name) == 0:
+            raise ValueError(f"{name} must have at least one item, got none")
         self.dataset = dataset
-        example = _tensor(dataset[0], 0)
-        if example.dtype not in _DTYPES:
-            raise ValueError(f"dataset has items of {example.dtype}, expected bool, uint8 or a float dtype")
+        try:
+            first = dataset[0]
+        except (KeyError, NotImplementedError) as error:
+            raise TypeError(
+                f"{name} must have items by number, and {name}[0] raised {type(error).__name__}: {error}"
+            ) from None
+        example = self._point(first, 0)
         self.dtype, self.item_shape = example.dtype, example.shape
         self.event_shape = torch.Size([example.numel()])
+        if example.numel() == 0:
+            raise ValueError(f"{name}[0] has shape {list(example.shape)}, expected numbers")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -51,34 +63,108 @@ class DatasetRows:
         """The items, flat, on the CPU; keys are not looked at.
 
         Raises:
-            ValueError: an item differs from the first in shape or dtype.
+            ValueError: an item differs from the first in shape or dtype, or has integers that are no bytes.
         """
         numbers = index.tolist()
-        many = getattr(self.dataset, "__getitems__", None)
-        items = many(numbers) if many else (self.dataset[i] for i in numbers)
         rows = torch.empty(len(numbers), *self.event_shape, dtype=self.dtype)
-        for row, i, item in zip(rows, numbers, items, strict=True):
-            x = _tensor(item, i)
+        for row, i, item in zip(rows, numbers, self.items(numbers), strict=True):
+            x = self._point(item, i)
             if x.shape != self.item_shape or x.dtype != self.dtype:
                 raise ValueError(
-                    f"dataset[{i}] is {x.dtype} of shape {list(x.shape)}, dataset[0] {self.dtype} of "
+                    f"{self._name}[{i}] is {x.dtype} of shape {list(x.shape)}, {self._name}[0] {self.dtype} of "
                     f"{list(self.item_shape)}: all must be alike"
                 )
             row.copy_(x.flatten())
         return rows
+
+    def items(self, numbers: list[int]):
+        """The items of these numbers, as the dataset gives them."""
+        many = getattr(self.dataset, "__getitems__", None)
+        return many(numbers) if many else (self.dataset[i] for i in numbers)
+
+    def _point(self, item, i: int) -> Tensor:
+        x, what = (item[0] if isinstance(item, (tuple, list)) and item else item), f"{self._name}[{i}]"
+        if isinstance(x, np.ndarray):
+            dtype_of(x.dtype, what)
+            return torch.from_numpy(np.ascontiguousarray(native(x, what)))
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{what} is {type(x).__name__}, expected a tensor or an array, or a tuple that begins with one (a "
+                "transform such as torchvision's PILToTensor makes one of a picture)"
+            )
+        if x.layout != torch.strided or x.dtype not in (*_TAKEN, *_WHOLE):
+            raise ValueError(
+                f"{what} is of {x.dtype} ({x.layout}), expected bool, an integer dtype, float16, bfloat16, float32 or "
+                "float64, in a dense tensor"
+            )
+        x = x.detach().cpu()
+        return x if x.dtype in _TAKEN else torch.from_numpy(native(x.numpy(), what))
 
     def to(self, device) -> "DatasetRows":
         """Itself: items are made on the CPU."""
         return self
 
 
-def _tensor(item, i: int) -> Tensor:
-    x = item[0] if isinstance(item, (tuple, list)) else item
-    if isinstance(x, np.ndarray):
-        x = torch.from_numpy(x)
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"dataset[{i}] is {type(x).__name__}, expected a tensor or an array, or a tuple that begins with one (a "
-            "transform such as torchvision's PILToTensor makes one of a picture)"
-        )
-    return x
+def dataset_labels(splits: dict[str, DatasetRows]) -> Labels:
+    """Labels out of the second entries of items, where those are whole numbers: each split is looked through once.
+
+    What a dataset has at hand is asked for no items: a TensorDataset's second tensor.
+
+    Raises:
+        ValueError: an item has no such label, and the first one has.
+    """
+    found = {}
+    for split, rows in splits.items():
+        labels = _labels(rows.dataset, rows, split)
+        if labels is not None:
+            found[split] = labels
+    return Labels(found)
+
+
+def _labels(dataset: Dataset, rows: DatasetRows, split: str) -> Tensor | None:
+    if (at_hand := _at_hand(dataset)) is not None:
+        return at_hand
+    if _label(rows.dataset[0]) is None:
+        return None
+    labels = torch.empty(len(rows), dtype=torch.int64)
+    for index in tqdm(torch.arange(len(rows)).split(_CHUNK), f"reading labels of {split}", disable=None):
+        for i, item in zip(index.tolist(), rows.items(index.tolist()), strict=True):
+            label = _label(item)
+            if label is None:
+                raise ValueError(
+                    f"{split}[{i}] has no whole number as its second entry, and {split}[0] has: expected labels"
+                )
+            labels[i] = label
+    return labels
+
+
+def _at_hand(dataset) -> Tensor | None:
+    """The labels of a dataset that has them all in a tensor, or is a part of one that has."""
+    if type(dataset) is Subset:
+        labels = _at_hand(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+    if type(dataset) is TensorDataset and _label(dataset[0]) is not None:
+        return dataset.tensors[1].detach().cpu().reshape(-1).long()
+    return None
+
+
+def _label(item) -> int | None:
+    """The second entry of an item, if it is a whole number."""
+    if not isinstance(item, (tuple, list)) or len(item) < 2:
+        return None
+    label = item[1]
+    if isinstance(label, (Tensor, np.ndarray)):
+        if tuple(label.shape) not in ((), (1,)):
+            return None
+        label = label.item()
+    return int(label) if isinstance(label, (int, np.integer)) else None
+
+
+def _length(dataset, name: str) -> int:
+    try:
+        if isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
+            return len(dataset)
+    except (TypeError, NotImplementedError):
+        # As torch's own wrappers of what has no length do.
+        pass
+    raise TypeError(f"{name} must have len() and items by number (a map-style Dataset), got {type(dataset).__name__}")

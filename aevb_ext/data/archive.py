@@ -1,0 +1,146 @@
+"""Files of NumPy, and which of their arrays is what."""
+
+import os
+import re
+import struct
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from .folders import SPLIT_OF, is_hidden
+from .found import Found
+from .integrity import FileError, reading
+from .labels import Labels, read_labels
+from .stored import ArrayFile, layout, read_array, read_rows
+
+__all__ = ["read_arrays"]
+
+# What others call data points and labels, in any case, alone or with the name of a split: x_train, train_labels.
+_POINTS = {"x", "data", "image", "images"}
+_LABELS = {"y", "label", "labels", "target", "targets"}
+# Bytes before the two lengths in a local header of a zip file, and of all of it but name and extra field.
+_ZIP_LENGTHS, _ZIP_HEADER = 26, 30
+
+# (split, whether it is of labels), the split None where the name has none.
+Role = tuple[str | None, bool]
+
+
+def read_arrays(
+    path: Path, resident_bytes: int, image_shape: tuple[int, ...] | None = None, array: str | None = None
+) -> Found:
+    """The splits that are in a .npy or .npz file, flat, and their labels.
+
+    An array of more than ``resident_bytes`` stays in the file; a compressed one is read.
+
+    Args:
+        path: the file.
+        resident_bytes: the most that a split takes in memory.
+        image_shape: of the pictures that rows are. None: as the arrays' own shapes say.
+        array: the name of the array of a .npz file that is the data. None: by the names that there are.
+
+    Raises:
+        ValueError: the file is damaged, an array is not data, or which one is data is not clear: names the file and
+            the array.
+    """
+    if path.suffix.lower() == ".npz":
+        return _read_npz(path, resident_bytes, image_shape, array)
+    if array is not None:
+        raise ValueError(f"array names an array of a .npz file, got {array!r} for {path}")
+    with reading(path, "a .npy file"), open(path, "rb") as file:
+        rows, event = read_rows(ArrayFile(file, str(path), os.path.getsize(path), path, 0), resident_bytes, image_shape)
+    return Found({"train": rows}, layout(event)[0], Labels())
+
+
+def _read_npz(path: Path, resident_bytes: int, image_shape, array: str | None) -> Found:
+    with reading(path, "a .npz file"), zipfile.ZipFile(path) as archive:
+        members = {}
+        for member in archive.infolist():
+            name = Path(member.filename).stem
+            if member.is_dir() or any(is_hidden(part) for part in Path(member.filename).parts):
+                continue
+            if name in members:
+                raise FileError(f"{path} has two arrays {name}: {members[name].filename} and {member.filename}")
+            members[name] = member
+        points, labels = _chosen(path, list(members), array)
+        splits, events = {}, {}
+        for split, name in points.items():
+            with _opened(archive, path, members[name]) as source:
+                splits[split], events[split] = read_rows(source, resident_bytes, image_shape)
+        if len(set(events.values())) > 1:
+            raise FileError(f"{path}: data points differ in shape from split to split: {events}")
+        arrays = {}
+        for split, name in labels.items():
+            with _opened(archive, path, members[name]) as source:
+                arrays[split] = source.what, read_array(source)
+    found = read_labels(arrays, {split: len(rows) for split, rows in splits.items()})
+    used = {*points.values(), *labels.values()}
+    return Found(
+        splits, layout(events["train"])[0], found, points, skipped=[name for name in members if name not in used]
+    )
+
+
+def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of the arrays of data points, and of those of labels, by split."""
+    there = f"{path} has the arrays {', '.join(names) or '(none)'}"
+    if array is not None and array not in names:
+        raise FileError(f"{there}; array (--array) names {array!r}")
+    roles = {}
+    for name in names:
+        if role := _role(name):
+            roles.setdefault(role, []).append(name)
+    points = {role[0]: found for role, found in roles.items() if not role[1]}
+    of_splits = {split: points[split] for split in ("train", "test", "valid") if split in points}
+    others = [name for name in names if (role := _role(name)) is None or not role[1]]
+    if array is not None:
+        points = {"train": [array]}
+    elif len(names) == 1:
+        points = {"train": names}
+    elif of_splits:
+        points = of_splits
+    elif None in points or len(others) == 1:
+        points = {"train": points.get(None, others)}
+    if "train" not in points or None in points:
+        raise FileError(
+            f"{there}; expected one, or train and, where there are such splits, test and valid (or x_train, "
+            "train_images and their like), or images and labels: name the one that is the data (--array)"
+        )
+    labels = {split: roles[split, True] for split in points if (split, True) in roles}
+    if len(points) == 1 and not labels and (None, True) in roles:
+        labels = {"train": roles[None, True]}
+    if labels.get("train") == points["train"]:
+        # Its only array, which happens to be called so.
+        labels = {}
+    for found in (*points.values(), *labels.values()):
+        if len(found) > 1:
+            raise FileError(
+                f"{there}, of which {' and '.join(found)} are the same by their names: leave one, or name the one that "
+                "is the data (--array)"
+            )
+    return tuple({split: found[0] for split, found in of.items()} for of in (points, labels))
+
+
+def _role(name: str) -> Role | None:
+    """What an array of this name is; None: nobody knows."""
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
+    splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
+    others = [word for word in words if word not in SPLIT_OF]
+    if not words or len(splits) > 1 or len(others) > 1 or not (_POINTS | _LABELS).issuperset(others):
+        return None
+    return (splits[0] if splits else None), bool(others) and others[0] in _LABELS
+
+
+@contextmanager
+def _opened(archive: zipfile.ZipFile, path: Path, member: zipfile.ZipInfo):
+    """The array that is a member, mappable where it is not compressed."""
+    is_stored = member.compress_type == zipfile.ZIP_STORED
+    start, size = (_start_of_member(path, member), member.compress_size) if is_stored else (None, member.file_size)
+    with archive.open(member) as file:
+        yield ArrayFile(file, f"{path}: {member.filename}", size, path, start)
+
+
+def _start_of_member(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where the bytes of an uncompressed member begin: after its local header, name and extra field."""
+    with open(path, "rb") as file:
+        file.seek(member.header_offset)
+        lengths = struct.unpack_from("<HH", file.read(_ZIP_HEADER), _ZIP_LENGTHS)
+    return member.header_offset + _ZIP_HEADER + sum(lengths)
