@@ -92,16 +92,16 @@ def is_number(value) -> bool:
     return hasattr(value, "__float__")
 
 
-def explain(function: Callable, arguments: Mapping, **kinds: Callable) -> None:
+def explain(function: Callable, arguments: Mapping, **kinds: Callable | None) -> None:
     """Raise TypeError or ValueError where an argument of a call that failed is of the wrong kind.
 
     Args:
         function: what was called. None is right where it is the default.
         arguments: by name, as ``locals()`` has them.
-        kinds: what certain names mean to this function, where it is not what ``KINDS`` says.
+        kinds: what certain names mean to this function, where it is not what ``KINDS`` says. None: anything.
     """
     for name, parameter in inspect.signature(function).parameters.items():
-        check = kinds.get(name) or KINDS.get(name)
+        check = kinds.get(name, KINDS.get(name))
         if check is None or (arguments[name] is None and parameter.default is None):
             continue
         try:
@@ -110,7 +110,7 @@ def explain(function: Callable, arguments: Mapping, **kinds: Callable) -> None:
             raise error from None  # whatever it was that failed of it
 
 
-def explained(**kinds: Callable) -> Callable:
+def explained(**kinds: Callable | None) -> Callable:
     """A decorator: when the function fails, its arguments are explained."""
 
     def decorate(function: Callable) -> Callable:
@@ -194,11 +194,13 @@ KINDS: dict[str, Callable] = {
     "params": tensor(),
     "packed": tensor(torch.uint8),
     "key": tensor(torch.int64, hint=" (see noise_key)"),
-    **dict.fromkeys(("n_samples", "first_sample", "batch_dims", "dim", "n"), integer),
+    **dict.fromkeys(("n_samples", "first_sample", "batch_dims", "latent_dims", "dim", "n"), integer),
     **dict.fromkeys(("sample_shape", "batch_shape"), shape),
     "other": instance(torch.distributions.Distribution, "a distribution"),
     "x_scale": number,
-    "sigmoid": truth,
+    **dict.fromkeys(("sigmoid", "soft", "tanh"), truth),
+    "net": kind(callable, "a module, or a function of tensors"),
+    "z": tensor(),
     "spread": instance(str, '"logvar", "log_std", "std" or "var"'),
     "reduction": instance(str, '"none", "sample", "sum" or "mean"'),
     "generator": kind(_is_generator, "a torch.Generator or a list of them"),

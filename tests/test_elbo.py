@@ -1,7 +1,9 @@
 """The ELBO: every quantity against its formula in plain float64 PyTorch on the same noise, and exact identities."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from linear_gaussian import DIM, LinearDecoder
@@ -142,6 +144,33 @@ class TestDefinition:
         leaves = [mu, logvar, *decoder.parameters(), *prior_parameters]
         expected = torch.autograd.grad(-objective, leaves, retain_graph=True)
         torch.testing.assert_close(torch.autograd.grad(terms.loss, leaves), expected)
+
+    @pytest.mark.parametrize("steps", [0, 1, 9])
+    @every_option
+    def test_what_the_loss_has_of_the_divergence(self, options, steps):
+        """The weighted KL: after beta, warm-up, free bits and capacity, where kl is before them."""
+        (mu, logvar), decoder, x = posterior_parameters(5), Decoder(), torch.rand(5, 6, dtype=torch.float64)
+        warmed = {} if options.get("importance_weighted") else {"warmup_steps": 4}
+        elbo = ELBO(**options, **warmed)
+        elbo.steps.fill_(steps)
+        terms = elbo(x, (mu, logvar), decoder, key=KEY)
+        torch.testing.assert_close(terms.bound, terms.reconstruction - terms.weighted_kl, rtol=1e-14, atol=0)
+        torch.testing.assert_close(terms.loss, (terms.weighted_kl - terms.reconstruction).mean(), rtol=1e-14, atol=0)
+        beta = options.get("beta", 1.0) * min(steps / 4, 1)
+        if options.get("importance_weighted"):
+            if options.get("n_samples", 1) == 1:
+                torch.testing.assert_close(terms.weighted_kl, terms.kl)
+            else:
+                assert (terms.weighted_kl < terms.kl).all()  # by Jensen's inequality
+        elif "free_bits" in options:
+            kl = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).mean(0)
+            groups = kl.unflatten(-1, (options.get("free_bits_groups") or 4, -1)).sum(-1)
+            regulariser = groups.clamp(min=options["free_bits"]).sum()
+            torch.testing.assert_close(terms.weighted_kl.mean(), beta * regulariser)
+        elif "capacity" in options:
+            torch.testing.assert_close(terms.weighted_kl, beta * (terms.kl - options["capacity"]).abs())
+        else:
+            torch.testing.assert_close(terms.weighted_kl, beta * terms.kl)
 
     @every_option
     def test_float32_agrees_with_float64(self, options):
@@ -452,6 +481,8 @@ class TestNumbers:
 
 
 REFUSED = {
+    "no number": ({"n_samples": "3"}, "n_samples must be an integer, at least 1, got '3'"),
+    "no beta": ({"beta": None}, "beta must be a finite number, at least 0, got None"),
     "n_samples": ({"n_samples": 0}, "n_samples must be an integer, at least 1, got 0"),
     "beta": ({"beta": -1.0}, "beta must be a finite number, at least 0, got -1.0"),
     "nan beta": ({"beta": math.nan}, "beta"),
@@ -477,6 +508,11 @@ class TestErrors:
     def test_options(self, options, message):
         with pytest.raises(ValueError, match=message):
             ELBO(**options)
+
+    def test_counts_of_numpy(self):
+        mu = torch.zeros(5, 4)
+        terms = ELBO(np.int64(3))(mu, (mu, mu), lambda x, z: z.sum(-1), key=KEY)
+        assert torch.equal(terms.bound, ELBO(3)(mu, (mu, mu), lambda x, z: z.sum(-1), key=KEY).bound)
 
     def test_beta_of_importance_weights(self):
         with pytest.raises(ValueError, match="no beta"):
@@ -504,11 +540,96 @@ class TestErrors:
         with pytest.raises(TypeError, match="free_bits needs a DiagonalGaussian"):
             ELBO(free_bits=1.0)(mu, (mu, mu), lambda x, z: z.sum(-1), prior=Normal(0.0, 1.0))
 
-    def test_a_divergence_that_is_not_known(self):
+    @pytest.mark.parametrize(
+        "options", [{}, {"n_samples": 3}, {"n_samples": 4, "block": 2}, {"capacity": 1.0}], ids=str
+    )
+    @pytest.mark.parametrize("name", ["Independent", "MixtureSameFamily"])
+    def test_a_divergence_that_is_not_known(self, name, options):
+        """The message says what to write, and that does it."""
         mu = torch.zeros(5, 4)
-        prior = Independent(torch.distributions.Laplace(torch.zeros(4), 1.0), 1)
-        with pytest.raises(NotImplementedError):
+        prior = {
+            "Independent": Independent(torch.distributions.Laplace(torch.zeros(4), 1.0), 1),
+            "MixtureSameFamily": MixtureSameFamily(Categorical(torch.ones(3)), Independent(Normal(mu[:3], 1.0), 1)),
+        }[name]
+
+        def decoder(x, z):
+            return z.sum(-1)
+
+        with pytest.raises(NotImplementedError, match=rf'{name}, is not known in closed form: ELBO\(gradient="stl"\)'):
+            ELBO(**options)(mu, (mu, mu), decoder, prior=prior, key=KEY)
+        z = normals(KEY, (5, 4))[0].float()
+        terms = ELBO(gradient="stl")(mu, (mu, mu), decoder, prior=prior, key=KEY)
+        torch.testing.assert_close(terms.kl, Normal(0.0, 1.0).log_prob(z).sum(-1) - prior.log_prob(z))
+
+    @pytest.mark.parametrize(
+        "prior", [0.0, "N(0, I)", torch.zeros(4), [torch.zeros(4)] * 2, torch.nn.Linear(4, 4)], ids=str
+    )
+    def test_a_prior_that_is_none(self, prior):
+        mu = torch.zeros(5, 4)
+        kind = re.escape({list: "a list", torch.Tensor: "a tensor"}.get(type(prior), type(prior).__name__))
+        given = re.escape(repr(prior)) if isinstance(prior, (float, str)) else kind
+        with pytest.raises(TypeError, match=rf"prior must be a distribution, .* got {given}"):
             ELBO()(mu, (mu, mu), lambda x, z: z.sum(-1), prior=prior)
+
+    @pytest.mark.parametrize("gradient", ["total", "stl"])
+    @pytest.mark.parametrize(
+        ("prior", "words"),
+        [
+            ((torch.zeros(3), torch.zeros(3)), r"prior has shape \[3\].*posterior's event, of shape \[4\]"),
+            ((torch.zeros(3), torch.zeros(4)), r"prior's mu has shape \[3\].*prior's logvar, of shape \[4\]"),
+            (DiagonalGaussian(torch.zeros(3), torch.zeros(3), batch_dims=0), r"prior's event_shape .*\[4\], got \[3\]"),
+            (Independent(Normal(torch.zeros(2, 4), 1.0), 2), r"prior's event_shape .*\[4\], got \[2, 4\]"),
+        ],
+        ids=["tuple", "tuple of two", "gaussian", "torch"],
+    )
+    def test_a_prior_of_another_event(self, prior, words, gradient):
+        mu = torch.zeros(5, 4)
+        with pytest.raises(ValueError, match=words):
+            ELBO(gradient=gradient)(mu, (mu, mu), lambda x, z: z.sum(-1), prior=prior)
+
+    def test_a_prior_of_another_batch(self):
+        mu = torch.zeros(5, 4)
+        for prior in ((mu[:3], mu[:3]), Independent(Normal(mu[:3], 1.0), 1)):
+            with pytest.raises(ValueError, match=r"prior's batch has shape \[3\].*posterior's shape \[5\]"):
+                ELBO()(mu, (mu, mu), lambda x, z: z.sum(-1), prior=prior)
+
+    def test_a_prior_of_single_numbers_whose_density_is_not_one_of_a_data_point(self):
+        """Its log_prob is [5, 4], which would broadcast against the decoder's [5] where the event has five numbers."""
+        mu = torch.zeros(5, 5)
+        with pytest.raises(ValueError, match=r"prior's log_prob .*Independent.*\[5\] for z \[5, 5\], got \[5, 5\]"):
+            ELBO(gradient="stl")(mu, (mu, mu), lambda x, z: z.sum(-1), prior=Normal(torch.zeros(5), 1.0))
+
+    @pytest.mark.parametrize(
+        "decoder",
+        [
+            None,
+            3,
+            torch.nn.Linear(4, 4),
+            torch.nn.Sequential(torch.nn.Linear(4, 4)),
+            lambda z: z.sum(-1),
+            Normal(0.0, 1.0),
+        ],
+        ids=["None", "number", "Linear", "Sequential", "of z", "distribution"],
+    )
+    def test_a_decoder_that_is_none(self, decoder):
+        """A network alone is one of z, and gives no log p(x | z)."""
+        mu = torch.zeros(5, 4)
+        with pytest.raises(
+            TypeError, match=r"decoder must be a module with log_prob\(x, z\).*BernoulliDecoder.*got \w"
+        ):
+            ELBO()(mu, (mu, mu), decoder)
+
+    def test_a_decoder_that_gives_no_tensor(self):
+        mu = torch.zeros(5, 4)
+        with pytest.raises(TypeError, match=r"decoder must give log p\(x \| z\) as a tensor, \[5\], got Normal"):
+            ELBO()(mu, (mu, mu), lambda x, z: Normal(z, 1.0))
+
+    def test_what_fails_inside_a_decoder_stays_what_it_is(self):
+        def decoder(x, z):
+            raise TypeError("of the decoder's own")
+
+        with pytest.raises(TypeError, match=r"^of the decoder's own$"):
+            ELBO()(torch.zeros(5, 4), (torch.zeros(5, 4),) * 2, decoder)
 
     def test_key_and_generator(self):
         mu = torch.zeros(5, 4)

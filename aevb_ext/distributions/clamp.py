@@ -22,7 +22,7 @@ def clamp(values: Tensor, bounds: tuple[float, float], soft: bool) -> Tensor:
     Raises:
         ValueError: ``bounds`` are not two numbers in rising order.
     """
-    low, high = _checked(bounds)
+    low, high = check_clamp("clamp", bounds)
     if not soft:
         return values.clamp(low, high)
     smooth_high = high + math.log(-math.expm1(low - high))
@@ -30,11 +30,12 @@ def clamp(values: Tensor, bounds: tuple[float, float], soft: bool) -> Tensor:
     return torch.logaddexp(below, torch.full_like(values, low))
 
 
-def _checked(bounds) -> tuple[float, float]:
+def check_clamp(name: str, bounds) -> tuple[float, float]:
+    """The bounds, if they are two numbers in rising order."""
     try:
         low, high = (float(bound) for bound in bounds)
     except (TypeError, ValueError):
-        raise ValueError(f"clamp must be two numbers (low, high), got {bounds!r}") from None
+        raise ValueError(f"{name} must be two numbers (low, high), got {bounds!r}") from None
     if not low < high:
-        raise ValueError(f"clamp must be (low, high) with low < high, got {bounds!r}")
+        raise ValueError(f"{name} must be (low, high) with low < high, got {bounds!r}")
     return low, high

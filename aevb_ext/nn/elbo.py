@@ -1,14 +1,17 @@
 """The evidence lower bound as one object, with the variations that people train with."""
 
+import inspect
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
 from .. import functional as F
+from .._arguments import described, explained, is_integer, is_number, kind, sizes
 from ..distributions import DiagonalGaussian
+from ..distributions.factorised import broadcast, check_broadcasts
 from .stream import streamed
 
 __all__ = ["ELBO", "ELBOTerms"]
@@ -30,9 +33,36 @@ class ELBOTerms(NamedTuple):
     kl: Tensor
 
     @property
+    def weighted_kl(self) -> Tensor:
+        r"""What is subtracted from the reconstruction, ``[B]``: ``bound = reconstruction - weighted_kl``.
+
+        That is :math:`\beta R(KL)`, after beta, warm-up, free bits and capacity, where ``kl`` is before them. Of an
+        importance-weighted bound it is how far that lies below the mean of the reconstructions.
+        """
+        return self.reconstruction - self.bound
+
+    @property
     def loss(self) -> Tensor:
-        """What is minimised: minus the mean bound, a scalar."""
+        """What is minimised, a scalar: ``-bound.mean()``, which is ``(weighted_kl - reconstruction).mean()``."""
         return -self.bound.mean()
+
+
+def _is_decoder(value) -> bool:
+    """Whether it has a ``log_prob`` that can be called with (x, z), or can itself."""
+    log_prob = getattr(value, "log_prob", value.forward if isinstance(value, nn.Module) else value)
+    try:
+        inspect.signature(log_prob).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # nothing is known of it
+    return True
+
+
+_check_decoder = kind(
+    _is_decoder,
+    "a module with log_prob(x, z), such as a BernoulliDecoder(net) or GaussianDecoder(net), or a function of (x, z)",
+)
 
 
 class ELBO(nn.Module):
@@ -111,14 +141,17 @@ class ELBO(nn.Module):
             ("free_bits_groups", 1 if free_bits_groups is None else free_bits_groups, 1),
             ("block", 1 if block is None else block, 1),
         ):
-            if not isinstance(count, int) or count < least:
-                raise ValueError(f"{name} must be an integer, at least {least}, got {count!r}")
-        for name, number in (("beta", beta), ("free_bits", free_bits), ("capacity", capacity)):
-            if number is not None:
-                _check_weight(name, number)
+            if not is_integer(count) or count < least:
+                raise ValueError(f"{name} must be an integer, at least {least}, got {described(count)}")
+        for name, number in (
+            ("beta", beta),
+            ("free_bits", free_bits),
+            ("capacity", 0 if capacity is None else capacity),
+        ):
+            _check_weight(name, number)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
-        self.n_samples, self.warmup_steps, self.capacity_steps = n_samples, warmup_steps, capacity_steps
+        self.n_samples, self.warmup_steps, self.capacity_steps = map(int, (n_samples, warmup_steps, capacity_steps))
         self.free_bits, self.free_bits_groups = free_bits, free_bits_groups
         self.importance_weighted, self.gradient, self.block = importance_weighted, gradient, block
         self.register_buffer("beta", torch.tensor(float(beta)))
@@ -149,6 +182,7 @@ class ELBO(nn.Module):
                 "it, so that its noise would become a bias"
             )
 
+    @explained(x=None, decoder=_check_decoder)
     def forward(
         self,
         x: Tensor,
@@ -179,14 +213,17 @@ class ELBO(nn.Module):
             :class:`ELBOTerms`: ``bound``, ``reconstruction`` and ``kl``, each ``[B]``, and ``loss``.
 
         Raises:
-            ValueError: the decoder's result is not one value for each data point and sample; the event cannot be cut
-                into ``free_bits_groups``; what the operators raise.
-            TypeError: posterior is something else; free bits with a prior that is not a diagonal Gaussian.
-            NotImplementedError: the divergence from this prior is not known in closed form; with ``block``, the
-                decoder uses a tensor that was computed outside of it and has a gradient, and is not in its closure.
+            ValueError: the decoder's result, or the prior's log_prob, is not one value for each data point and sample;
+                the prior is of another event; the event cannot be cut into ``free_bits_groups``; what the operators
+                raise.
+            TypeError: posterior, decoder or prior is something else; free bits with a prior that is not a diagonal
+                Gaussian.
+            NotImplementedError: the divergence from this prior is not known in closed form (``gradient="stl"`` takes it
+                from the samples); with ``block``, the decoder uses a tensor that was computed outside of it and has a
+                gradient, and is not in its closure.
         """
         q = posterior if isinstance(posterior, DiagonalGaussian) else _of_tuple("posterior", posterior)
-        p = _of_tuple("prior", prior, q) if isinstance(prior, tuple) else prior
+        p = _prior_of(prior, q)
         n_samples = None if self.n_samples == 1 else self.n_samples
         noise = {"n_samples": n_samples, "key": key, "generator": generator}
         if self._streams:
@@ -196,13 +233,7 @@ class ELBO(nn.Module):
         def log_likelihood(z):
             log_prob = getattr(decoder, "log_prob", decoder)
             value = log_prob(x, z) if x_scale == 1 else log_prob(x, z, x_scale=x_scale)
-            rows = z.shape[: z.dim() - q.event_dims]
-            if value.shape != rows:
-                raise ValueError(
-                    f"the decoder must give log p(x | z) for each data point and sample, {list(rows)} for z "
-                    f"{list(z.shape)}, got {list(value.shape)}"
-                )
-            return value
+            return _of_rows(value, z, q, "the decoder must give log p(x | z)")
 
         if self.importance_weighted or self.gradient != "total":
             return self._of_samples(q, p, noise, log_likelihood, sources)
@@ -243,7 +274,12 @@ class ELBO(nn.Module):
             if squares_weights:
                 z, port = _WeighedThroughPort.apply(z, q.event_dims)
             log_p = log_likelihood(z)
-            return (log_p, density.log_prob(z) - (_standard_normal(q) if p is None else p).log_prob(z)), port
+            log_prior = (_standard_normal(q) if p is None else p).log_prob(z)
+            log_prior = _of_rows(
+                log_prior, z, q, "the prior's log_prob must give log p(z), summed over the event (as Independent does)"
+            )
+            log_ratio = density.log_prob(z) - log_prior
+            return (log_p, log_ratio), port
 
         if self._streams:
             return self._of_blocks(terms, sources)
@@ -276,7 +312,7 @@ class ELBO(nn.Module):
         kl = kl.reshape(*q.batch_shape, -1)
         if self.free_bits_groups is None:
             return kl
-        if kl.shape[-1] % self.free_bits_groups:
+        if sizes(kl.shape)[-1] % self.free_bits_groups:
             raise ValueError(
                 f"free_bits_groups is {self.free_bits_groups}: z's event {list(q.event_shape)} cannot be "
                 "cut into as many equal groups"
@@ -317,7 +353,7 @@ class ELBO(nn.Module):
         """
         if self.importance_weighted:
             raise ValueError("the importance-weighted bound has no beta")
-        if not isinstance(beta, Tensor):
+        if not (isinstance(beta, Tensor) and beta.dim() == 0):
             _check_weight("beta", beta)
         self.beta.fill_(beta)
 
@@ -406,11 +442,21 @@ def _rsample(q: DiagonalGaussian, noise: dict) -> Tensor:
 def _kl(q: DiagonalGaussian, p, reduction: str) -> Tensor:
     if p is None:
         p = _standard_normal(q)
-    if reduction == "sample":
+    elif isinstance(p, Distribution):
+        wanted = q.batch_shape if p.event_shape else q.batch_shape + q.event_shape
+        check_broadcasts("the prior's batch", p.batch_shape, "the posterior", wanted)
+    if reduction != "sample":
+        if not isinstance(p, DiagonalGaussian):
+            raise TypeError(f"free_bits needs a DiagonalGaussian or a tuple (mu, logvar) as the prior, got {p}")
+        return kl_divergence(_elementwise(q), _elementwise(p))
+    try:
         return kl_divergence(q, p)
-    if not isinstance(p, DiagonalGaussian):
-        raise TypeError(f"free_bits needs a DiagonalGaussian or a tuple (mu, logvar) as the prior, got {p}")
-    return kl_divergence(_elementwise(q), _elementwise(p))
+    except NotImplementedError:
+        raise NotImplementedError(
+            f"the divergence of the posterior from this prior, {type(p).__name__}, is not known in closed form: "
+            'ELBO(gradient="stl") takes it from the samples (and so does importance_weighted=True), without free_bits '
+            "and capacity"
+        ) from None
 
 
 def _of_tuple(name: str, given, q: DiagonalGaussian | None = None) -> DiagonalGaussian:
@@ -420,8 +466,36 @@ def _of_tuple(name: str, given, q: DiagonalGaussian | None = None) -> DiagonalGa
     mu, logvar = given
     if q is None:
         return DiagonalGaussian(mu, logvar)
-    mu = mu.expand(torch.broadcast_shapes(mu.shape, logvar.shape, q.event_shape))
+    shape = broadcast("prior's mu", mu.shape, "prior's logvar", logvar.shape)
+    mu = mu.expand(broadcast("prior", shape, "the posterior's event", q.event_shape))
     return DiagonalGaussian(mu, logvar, batch_dims=mu.dim() - q.event_dims)
+
+
+def _prior_of(given, q: DiagonalGaussian):
+    """The prior for q as a distribution, or as what has a log_prob; None is N(0, I)."""
+    p = _of_tuple("prior", given, q) if isinstance(given, tuple) else given
+    if p is not None and not callable(getattr(p, "log_prob", None)):
+        raise TypeError(
+            "prior must be a distribution, a tuple (mu, logvar) of tensors or None, which is N(0, I), "
+            f"got {described(given)}"
+        )
+    # One without an event is of numbers, whose product over the event is meant.
+    event = getattr(p, "event_shape", ())
+    if len(event) and sizes(event) != sizes(q.event_shape):
+        raise ValueError(f"the prior's event_shape must be the posterior's, {list(q.event_shape)}, got {list(event)}")
+    return p
+
+
+def _of_rows(value, z: Tensor, q: DiagonalGaussian, what: str) -> Tensor:
+    """``value``, one for each data point and sample of z."""
+    rows = z.shape[: z.dim() - q.event_dims]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{what} as a tensor, {list(rows)}, got {described(value)}")
+    if sizes(value.shape) != sizes(rows):
+        raise ValueError(
+            f"{what} for each data point and sample, {list(rows)} for z {list(z.shape)}, got {list(value.shape)}"
+        )
+    return value
 
 
 def _kind(given) -> str:
@@ -447,5 +521,5 @@ def _standard_normal(q: DiagonalGaussian) -> DiagonalGaussian:
 
 
 def _check_weight(name: str, number: float) -> None:
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be a finite number, at least 0, got {number!r}")
+    if not is_number(number) or not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be a finite number, at least 0, got {described(number)}")

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional as F
+from .._arguments import described, explain, explained, is_number
 from ..distributions import Bernoulli, DiagonalGaussian
+from ..distributions.clamp import check_clamp
 from ..distributions.clamp import clamp as clamped
 from .linear import Linear
 
@@ -37,6 +39,7 @@ class GaussianPosterior(nn.Module):
         spread: str = "logvar",
     ):
         super().__init__()
+        explain(GaussianPosterior, locals(), clamp=check_clamp)
         self.net, self.dim, self.clamp, self.soft, self.spread = net, dim, clamp, soft, spread
 
     def forward(self, *x: Tensor) -> DiagonalGaussian:
@@ -63,6 +66,7 @@ class _Decoder(nn.Module):
 
     def __init__(self, net: nn.Module, latent_dims: int):
         super().__init__()
+        explain(_Decoder, locals())
         if latent_dims < 1:
             raise ValueError(f"latent_dims must be at least 1, got {latent_dims}")
         self.net, self.latent_dims = net, latent_dims
@@ -92,8 +96,8 @@ class _Decoder(nn.Module):
         plain = type(last) is nn.Linear or (type(last) is Linear and not last.tanh)
         if not plain or has_hooks(self.net) or has_hooks(last):
             return None
-        # An exported program is for batches of any size: it takes the two steps.
-        if torch.compiler.is_exporting():
+        # An exported or traced program is for batches of any size: it takes the two steps.
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
             return None
         if math.prod(self._rows(z)) * last.out_features < _LARGE.get(z.device.type, math.inf):
             return None
@@ -117,10 +121,12 @@ class BernoulliDecoder(_Decoder):
         super().__init__(net, latent_dims)
         check_unbounded(net, "logits")
 
+    @explained()
     def forward(self, z: Tensor) -> Bernoulli:
         """p(x | z) for z ``[*samples, B, *latent]``: batch shape ``[*samples, B]``, event shape that of x."""
         return Bernoulli(logits=self._decode(z), batch_dims=len(self._rows(z)))
 
+    @explained()
     def log_prob(self, x: Tensor, z: Tensor, x_scale: float = 1.0) -> Tensor:
         """log p(x | z): x ``[B, *event]``, z ``[*samples, B, *latent]``; gives ``[*samples, B]``, in nats.
 
@@ -131,6 +137,7 @@ class BernoulliDecoder(_Decoder):
             return F.linear_bernoulli_log_prob(x, h, last.weight, last.bias, x_scale=x_scale)
         return F.bernoulli_log_prob(x, self._decode(z), x_scale=x_scale)
 
+    @explained()
     def mean(self, z: Tensor) -> Tensor:
         """E[x | z], ``[*samples, B, *event]``."""
         return self._decode(z).sigmoid()
@@ -181,17 +188,22 @@ class GaussianDecoder(_Decoder):
         latent_dims: int = 1,
     ):
         super().__init__(net, latent_dims)
+        explain(GaussianDecoder, locals(), clamp=check_clamp, logvar=None)
         if sigmoid:
             check_unbounded(net, "the mean before the sigmoid (sigmoid=True)")
         self.dim, self.sigmoid, self.clamp, self.soft = dim, sigmoid, clamp, soft
         if logvar is not None:
+            if not (isinstance(logvar, Tensor) or is_number(logvar)):
+                raise TypeError(f"logvar must be a number or a tensor, got {described(logvar)}")
             logvar = nn.Parameter(torch.as_tensor(logvar).detach().to(torch.get_default_dtype(), copy=True))
         self.register_parameter("logvar", logvar)
 
+    @explained()
     def forward(self, z: Tensor) -> DiagonalGaussian:
         """p(x | z) for z ``[*samples, B, *latent]``: batch shape ``[*samples, B]``, event shape that of x."""
         return DiagonalGaussian(*self._mean_logvar(z), batch_dims=len(self._rows(z)))
 
+    @explained()
     def log_prob(self, x: Tensor, z: Tensor, x_scale: float = 1.0) -> Tensor:
         """log p(x | z): x ``[B, *event]``, z ``[*samples, B, *latent]``; gives ``[*samples, B]``, in nats.
 
@@ -203,6 +215,7 @@ class GaussianDecoder(_Decoder):
             return F.linear_gaussian_log_prob(x, h, last.weight, last.bias, self.logvar, **options)
         return F.gaussian_log_prob(x, *self._mean_logvar(z), x_scale=x_scale)
 
+    @explained()
     def mean(self, z: Tensor) -> Tensor:
         """E[x | z], ``[*samples, B, *event]``."""
         return self._mean_logvar(z)[0]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .._arguments import explain, explained, integer, tensor, truth
 from .._library import ops
 
 __all__ = ["Linear", "MeanLogvar"]
@@ -24,9 +25,11 @@ class Linear(nn.Linear):
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, tanh: bool = False, **kwargs):
+        explain(Linear, locals(), in_features=integer, out_features=integer, bias=truth)
         super().__init__(in_features, out_features, bias, **kwargs)
         self.tanh = tanh
 
+    @explained(x=tensor())
     def forward(self, x: Tensor, x_scale: float = 1.0) -> Tensor:
         """The layer of ``x * x_scale``.
 
