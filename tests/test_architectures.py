@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from aevb_ext.data import Data, load
 from aevb_ext.estimators import bound_a, bound_b
-from aevb_ext.models import ARCHITECTURES, LIKELIHOODS, VAE, conv_vae, make_model
+from aevb_ext.models import ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS, VAE, conv_vae, make_model
 from aevb_ext.models.init import he_normal_
 from aevb_ext.nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior
 from aevb_ext.train import fit, load_checkpoint, save_checkpoint
@@ -113,9 +113,13 @@ def test_he_normal(layer, n):
     assert abs(middle.var() - 2) < 0.2
 
 
+@pytest.mark.parametrize("mean_activation", MEAN_ACTIVATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_model_is_rebuilt_from_its_config(architecture):
-    vae = small(architecture, likelihood="gaussian", x_scale=1 / 255)
+def test_a_model_is_rebuilt_from_its_config(architecture, mean_activation):
+    vae = small(architecture, likelihood="gaussian", mean_activation=mean_activation, x_scale=1 / 255)
+    # Configs of before there was an activation have none, and are of the sigmoid.
+    assert vae.config.get("mean_activation", "sigmoid") == mean_activation
+    assert vae.decoder.sigmoid == (mean_activation == "sigmoid")
     # As a file has it.
     again = make_model(**json.loads(json.dumps(vae.config)))
     assert again.config == vae.config and vae.config["architecture"] == architecture
@@ -128,6 +132,27 @@ def test_a_model_is_rebuilt_from_its_config(architecture):
 def test_a_config_without_a_name_is_the_papers_model():
     config = {"x_dim": 12, "latent": 3, "hidden": 7, "likelihood": "bernoulli", "x_scale": 1.0}
     assert make_model(**config).config == {"architecture": "mlp"} | config
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_data_of_any_range_has_a_mean_as_it_is(architecture):
+    # N(-0.5, 0.05^2): the best of all is minus its entropy; a mean in (0, 1) has 0.5 or more to the data.
+    n = 48 if architecture == "conv" else 6
+    x = 0.05 * torch.randn(400, n, generator=torch.Generator().manual_seed(0)) - 0.5
+    data = Data("below", x[100:], x[:100], image_shape=(8, 6) if architecture == "conv" else (2, 3))
+    options = {"channels": 2} if architecture == "conv" else {}
+    squashed, free = (
+        small(architecture, data.image_shape, likelihood="gaussian", mean_activation=activation, **options)
+        for activation in ("sigmoid", "identity")
+    )
+    settings = {"samples_seen": 6_000, "batch_size": 20, "optimizer": "adam", "lr": 0.02, "progress": False}
+    with pytest.raises(
+        ValueError, match=r"data.train \* x_scale lies in \[-0.*\], outside .*mean_activation=.identity"
+    ):
+        fit(squashed, data, **settings)
+    result = fit(free, data, **settings)
+    attainable = -n * (math.log(0.05) + 0.5 * math.log(2 * math.pi * math.e))
+    assert 0.5 * attainable < result.test.mean < attainable + 5 * result.test.stderr
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -322,6 +347,32 @@ BAD = {
     "four sides": ("conv", {"image_shape": (1, 3, 12, 10)}, ValueError, "image_shape"),
     "a side of one pixel": ("conv", {"image_shape": (12, 1)}, ValueError, "image_shape"),
     "an option of another": ("mlp", {"x_dim": 5, "channels": 3}, TypeError, "channels"),
+    "no text": (["mlp"], {"x_dim": 5}, ValueError, r"architecture must be one of mlp, deep-mlp, conv, got \['mlp'\]"),
+    "likelihood None": ("mlp", {"x_dim": 5, "likelihood": None}, ValueError, "likelihood must be one of .*got None"),
+    "x_dim of text": ("mlp", {"x_dim": "5"}, ValueError, "x_dim must be an integer, at least 1, got '5'"),
+    "x_dim of a half": ("mlp", {"x_dim": 5.5}, ValueError, "x_dim must be an integer, at least 1, got 5.5"),
+    "latent None": ("mlp", {"x_dim": 5, "latent": None}, ValueError, "latent must be an integer, .*got None"),
+    "latent True": ("conv", {"image_shape": (12, 10), "latent": True}, ValueError, "latent must be .*got True"),
+    "hidden, far too many": ("mlp", {"x_dim": 5, "hidden": 2**63}, ValueError, r"hidden must be .*below 2\*\*63, got"),
+    "x_scale": ("mlp", {"x_dim": 5, "x_scale": -1}, ValueError, "x_scale must be a positive number, got -1"),
+    "logvar_scale": ("mlp", {"x_dim": 5, "logvar_scale": "1"}, ValueError, "logvar_scale must be a positive number"),
+    "activation": (
+        "deep-mlp",
+        {"x_dim": 5, "activation": 1},
+        ValueError,
+        "activation must be one of silu, tanh, got 1",
+    ),
+    "mean_activation": (
+        *("mlp", {"x_dim": 5, "likelihood": "gaussian", "mean_activation": "tanh"}, ValueError),
+        "mean_activation must be one of sigmoid, identity, got 'tanh'",
+    ),
+    "mean_activation of bernoulli": (
+        *("conv", {"image_shape": (12, 10), "mean_activation": "identity"}, ValueError),
+        'mean_activation "identity" is of the likelihood gaussian: the mean of bernoulli is a probability',
+    ),
+    "a number for a shape": ("mlp", {"image_shape": 784}, ValueError, "image_shape must be .*got 784"),
+    "text for a shape": ("conv", {"image_shape": "28x28"}, ValueError, "image_shape must be .*got '28x28'"),
+    "generator": ("mlp", {"x_dim": 5, "generator": 0}, TypeError, "generator must be a torch.Generator or None, got 0"),
 }
 
 

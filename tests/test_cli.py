@@ -225,6 +225,26 @@ def test_a_run_goes_on_and_its_configuration_makes_it_again(run, tmp_path, capsy
     assert bounds[0] == bounds[1]
 
 
+def test_data_of_any_range_by_a_mean_that_is_not_squashed(tmp_path, capsys):
+    path, out = tmp_path / "below.npy", tmp_path / "run"
+    np.save(path, np.random.RandomState(0).randn(60, 12).astype(np.float32) / 10 - 0.5)
+    command = [*("train", "--data", str(path), "--likelihood", "gaussian", "--hidden", "8", "--latent", "2")]
+    command += [*("--samples-seen", "300", "-M", "20", "--optimizer", "adam", "--out", str(out))]
+    said = failure_of(command, capsys)
+    assert re.search(r"data\.train \* x_scale lies in \[-0\.\d+, -0\.\d+\], outside \[0, 1\]", said)
+    assert 'mean_activation="identity" of make_model and aevb train' in said and not out.exists()
+    assert main([*command, "--mean-activation", "identity"]) == 0
+    assert tomllib.loads((out / "config.toml").read_text())["model"]["mean_activation"] == "identity"
+    again = ["train", "--config", str(out / "config.toml"), "--out", str(tmp_path / "again")]
+    assert main(again) == 0 and main(["train", "--resume", "--out", str(out), "--samples-seen", "400"]) == 0
+    assert main(["evaluate", str(out)]) == 0
+    assert "is of the likelihood gaussian" in failure_of([*again[:3], "--likelihood", "bernoulli"], capsys)
+    for x_scale in ("-1", "0", "nan", "inf"):
+        assert f"x_scale must be a positive number, got {float(x_scale)}" in failure_of(
+            [*again[:3], "--x-scale", x_scale, "--out", str(tmp_path / "other")], capsys
+        )
+
+
 def failure_of(arguments, capsys):
     capsys.readouterr()
     assert main(arguments) == 1

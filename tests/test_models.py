@@ -139,12 +139,20 @@ def test_bad_arguments_are_named(bad):
 
 @pytest.mark.parametrize(
     "x",
-    [torch.tensor([[0.0, 1.5]]), torch.tensor([[-0.1, 1.0]]), torch.tensor([[0.5, float("nan")]])],
-    ids=["above", "below", "nan"],
+    [torch.tensor([[0.0, 1.5]]), torch.tensor([[-0.1, 1.0]]), torch.tensor([[1.0 + 2e-6]]), torch.tensor([[-1e-30]])],
+    ids=["above", "below", "just above", "just below"],
 )
-def test_bernoulli_support(x):
-    with pytest.raises(ValueError, match=r"data\.test .*\[0, 1\]"):
-        model().decoder.check_support(x, 1.0, "data.test")
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_support_of_probabilities_and_of_squashed_means(likelihood, x):
+    decoder = model(likelihood).decoder
+    low, high = (f"{bound.item():.6g}" for bound in x.aminmax())
+    with pytest.raises(ValueError, match=r"data\.test \* x_scale lies in .*outside .*\[0, 1\]") as error:
+        decoder.check_support(x, 1.0, "data.test")
+    assert f"[{low}, {high}]" in str(error.value) and 'mean_activation="identity"' in str(error.value)
+    # No scale helps against numbers below 0, a shift does; above 1 it is the scale.
+    assert ("(x + 1) / 2" in str(error.value)) == (x.min() < 0)
+    assert ("x_scale should map the largest value to 1" in str(error.value)) == (x.min() >= 0)
+    decoder.check_support((x - x.min()) / (x.max() - x.min() + 1), 1.0, "data.test")
 
 
 def test_bernoulli_support_of_bytes():
@@ -155,9 +163,35 @@ def test_bernoulli_support_of_bytes():
         model().decoder.check_support(x, 1.0, "x")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_gaussian_support(value):
-    decoder = model("gaussian").decoder
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "options", [{}, {"likelihood": "gaussian"}, {"likelihood": "gaussian", "mean_activation": "identity"}], ids=str
+)
+def test_what_is_not_finite_has_no_likelihood(options, value):
+    with pytest.raises(ValueError, match=r"data\.train has values that are not finite"):
+        model(**options).decoder.check_support(torch.tensor([[0.5, value]]), 1.0, "data.train")
+
+
+def test_a_mean_that_is_not_squashed_takes_any_numbers():
+    decoder = model("gaussian", mean_activation="identity").decoder
     decoder.check_support(torch.tensor([[-3.0, 1e30]]), 1.0, "data.train")
-    with pytest.raises(ValueError, match=r"data\.train"):
-        decoder.check_support(torch.tensor([[0.5, value]]), 1.0, "data.train")
+    decoder.check_support(torch.tensor([[0, 255]], dtype=torch.uint8), 1.0, "data.train")
+
+
+@pytest.mark.parametrize("n_samples", [(), (4,)])
+def test_gaussian_likelihood_of_a_mean_as_it_is(n_samples):
+    vae = model("gaussian", mean_activation="identity").double()
+    x, z = 9 * torch.randn(5, 12, dtype=torch.float64), torch.randn(*n_samples, 5, 3, dtype=torch.float64)
+    mean, logvar = vae.decoder.net(z).chunk(2, -1)
+    expected = Independent(Normal(mean, (0.5 * logvar).exp()), 1).log_prob(x)
+    torch.testing.assert_close(vae.log_likelihood(x, z), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(vae.decoder.mean(z), mean, rtol=0, atol=0)
+    # The networks are the same ones.
+    for a, b in zip(vae.parameters(), model("gaussian").double().parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("x_scale", [0, -1.0, float("nan"), float("inf"), "1", None, True], ids=repr)
+def test_a_scale_is_a_positive_number(x_scale):
+    with pytest.raises(ValueError, match="x_scale must be a positive number, got "):
+        model(x_scale=x_scale)

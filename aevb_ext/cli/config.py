@@ -13,7 +13,7 @@ from ..estimators import ESTIMATORS
 from ..learners import LEARNERS
 from ..learners.learner import OPTIMIZERS
 from ..learners.precision import PRECISIONS
-from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS
+from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS
 from ..train.settings import NON_FINITE, SCHEDULES, SCORES, Settings
 
 if sys.version_info >= (3, 11):
@@ -44,6 +44,7 @@ _CHOICES = {
     "architecture": tuple(ARCHITECTURES),
     "activation": tuple(ACTIVATIONS),
     "likelihood": tuple(LIKELIHOODS),
+    "mean_activation": MEAN_ACTIVATIONS,
     "binarize": ("dynamic", "threshold"),
 }
 _ALIASES = {"n_samples": ["--samples"], "batch_size": ["-M"]}
@@ -92,6 +93,7 @@ MODEL = {
     "activation": str,
     "channels": count,
     "likelihood": str,
+    "mean_activation": str,
     "logvar_scale": float,
 }
 _TYPES = {int: _whole, float: float, str: str}
@@ -202,6 +204,7 @@ def _meanings() -> dict[str, str]:
         "activation": "silu or tanh, after the hidden layers of deep-mlp; default: silu",
         "channels": "channels of conv's first convolution; default: 32",
         "likelihood": f"default: {_by_data('likelihood')}",
+        "mean_activation": "of a Gaussian mean: sigmoid, for data in [0, 1], or identity, for any; default: sigmoid",
         "logvar_scale": "of mlp: what the weights of each log-variance are multiplied by; default: 1",
         "epochs": "training length, in passes over the training data",
         "samples_seen": f"training length in data points; default: {_by_data('samples_seen')}",

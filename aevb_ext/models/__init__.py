@@ -3,7 +3,7 @@
 from ..nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior
 from .architectures import ARCHITECTURES, make_model
 from .conv import conv_vae
-from .likelihoods import LIKELIHOODS
+from .likelihoods import LIKELIHOODS, MEAN_ACTIVATIONS
 from .mlp import ACTIVATIONS, deep_mlp_vae, mlp_vae
 from .vae import VAE
 
@@ -11,6 +11,7 @@ __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
     "LIKELIHOODS",
+    "MEAN_ACTIVATIONS",
     "VAE",
     "BernoulliDecoder",
     "GaussianDecoder",

@@ -1,8 +1,12 @@
 """Models by the name of their architecture."""
 
 import math
+from collections.abc import Iterable
 from inspect import Parameter, signature
 
+import torch
+
+from .checks import check_name, is_integer
 from .conv import conv_vae
 from .mlp import deep_mlp_vae, mlp_vae
 from .vae import VAE
@@ -33,16 +37,18 @@ def make_model(architecture: str = "mlp", *, x_dim: int | None = None, image_sha
     Raises:
         ValueError: an unknown name, a size that is missing, two that disagree, or what the architecture's function
             raises.
-        TypeError: an option that the architecture does not have, or one too few.
+        TypeError: an option that the architecture does not have, or one too few; a generator that is none.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    check_name("architecture", architecture, ARCHITECTURES)
     build, of_data = ARCHITECTURES[architecture]
     known = [name for name, p in signature(build).parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
     if unknown := [name for name in options if name not in known]:
         raise TypeError(f"the architecture {architecture!r} has no {', '.join(unknown)}; it has {', '.join(known)}")
+    generator = options.get("generator")
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
     if image_shape is not None:
-        numbers = math.prod(image_shape)
+        numbers = _numbers(image_shape)
         if x_dim not in (None, numbers):
             raise ValueError(f"image_shape {tuple(image_shape)} has {numbers} numbers, but x_dim is {x_dim}")
         x_dim = numbers
@@ -50,3 +56,14 @@ def make_model(architecture: str = "mlp", *, x_dim: int | None = None, image_sha
     if size is None:
         raise ValueError(f"{of_data} is needed by the architecture {architecture!r}, got None")
     return build(size, **options)
+
+
+def _numbers(image_shape) -> int:
+    """How many numbers an image of that shape is."""
+    sizes = list(image_shape) if isinstance(image_shape, Iterable) else []
+    if not sizes or not all(is_integer(size) and size >= 1 for size in sizes):
+        raise ValueError(
+            "image_shape must be (height, width) or (colours, height, width), integers of at least 1, got "
+            f"{image_shape!r}"
+        )
+    return math.prod(sizes)

@@ -1,13 +1,15 @@
 """A convolutional network for images."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from ..nn import Linear
+from .checks import check_sizes, is_integer
 from .init import he_normal_
-from .likelihoods import check_sizes, decoder_of
+from .likelihoods import decoder_of, likelihood_config
 from .vae import VAE
 
 __all__ = ["conv_vae"]
@@ -23,6 +25,7 @@ def conv_vae(
     hidden: int = 256,
     channels: int = 32,
     likelihood: str = "bernoulli",
+    mean_activation: str = "sigmoid",
     x_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> VAE:
@@ -35,16 +38,16 @@ def conv_vae(
     Args:
         image_shape: ``(height, width)`` or ``(colours, height, width)``, in which order the numbers of a row lie; x is
             ``[B, prod(image_shape)]``, as the data sets of :mod:`aevb_ext.data` have it.
-        latent, likelihood, x_scale, generator: as in :func:`~aevb_ext.models.mlp_vae`.
+        latent, likelihood, mean_activation, x_scale, generator: as in :func:`~aevb_ext.models.mlp_vae`.
         hidden: how many units the hidden layer has.
         channels: how many channels the first convolution has.
 
     Raises:
-        ValueError: a size is below 1, the shape is not one of images, or the likelihood is unknown.
+        ValueError: a size is below 1, the shape is not one of images, or the likelihood or its activation is unknown.
     """
     colours, height, width = _checked(image_shape)
     check_sizes(latent=latent, hidden=hidden, channels=channels)
-    decoder, numbers_per_x = decoder_of(likelihood)
+    decoder, numbers_per_x = decoder_of(likelihood, mean_activation)
     maps = _maps(channels, height, width)
     model = VAE(
         _encoder((colours, height, width), maps, hidden, 2 * latent),
@@ -57,7 +60,7 @@ def conv_vae(
             "latent": latent,
             "hidden": hidden,
             "channels": channels,
-            "likelihood": likelihood,
+            **likelihood_config(likelihood, mean_activation),
             "x_scale": x_scale,
         },
     )
@@ -66,11 +69,12 @@ def conv_vae(
 
 
 def _checked(image_shape) -> tuple[int, int, int]:
-    shape = tuple(image_shape)
-    is_shape = len(shape) in (2, 3) and all(isinstance(size, int) and size >= 1 for size in shape)
+    shape = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
+    is_shape = len(shape) in (2, 3) and all(is_integer(size) and size >= 1 for size in shape)
     if not is_shape or min(shape[-2:]) < 2:
         raise ValueError(
-            f"image_shape must be (height, width) or (colours, height, width), each side at least 2 pixels, got {shape}"
+            "image_shape must be (height, width) or (colours, height, width), each side at least 2 pixels, got "
+            f"{image_shape!r}"
         )
     return shape if len(shape) == 3 else (1, *shape)
 

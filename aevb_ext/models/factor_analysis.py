@@ -6,7 +6,7 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from .. import functional as F
 from ..nn import GaussianDecoder, Linear
-from .likelihoods import check_sizes
+from .checks import check_sizes
 from .vae import VAE
 
 __all__ = ["FactorAnalysis", "LinearEncoder", "factor_analysis_vae"]

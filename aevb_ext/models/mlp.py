@@ -1,14 +1,13 @@
 """Fully connected networks: the paper's, and deeper ones."""
 
-import math
-
 import torch
 from torch import nn
 
 from ..nn import Linear
 from ..nn.linear import MeanLogvar
+from .checks import check_name, check_positive, check_sizes
 from .init import glorot_uniform_, he_normal_, paper_normal_
-from .likelihoods import check_sizes, decoder_of
+from .likelihoods import decoder_of, likelihood_config
 from .vae import VAE
 
 __all__ = ["ACTIVATIONS", "deep_mlp_vae", "mlp_vae"]
@@ -23,6 +22,7 @@ def mlp_vae(
     latent: int,
     hidden: int,
     likelihood: str = "bernoulli",
+    mean_activation: str = "sigmoid",
     logvar_scale: float = 1.0,
     x_scale: float = 1.0,
     generator: torch.Generator | None = None,
@@ -34,7 +34,9 @@ def mlp_vae(
     Args:
         x_dim: how many numbers a data point is; x is ``[B, x_dim]``.
         latent, hidden: how many latent dimensions, how many hidden units.
-        likelihood: ``"bernoulli"`` or ``"gaussian"``.
+        likelihood: ``"bernoulli"``, of data in [0, 1], or ``"gaussian"``.
+        mean_activation: what the mean of a Gaussian decoder goes through: ``"sigmoid"``, as the paper has it, for data
+            in [0, 1]; or ``"identity"``, for data of any range (around 0 and of a spread near 1 it is learnt soonest).
         logvar_scale: what the weights of each log sigma^2 are multiplied by, the encoder's and a Gaussian decoder's.
             With 0.1, which the encoder has in the code that the paper's first author published for Wake-Sleep, they
             follow Adagrad's and Adam's steps a tenth as fast.
@@ -42,12 +44,12 @@ def mlp_vae(
         generator: a CPU generator for the initial parameters. Default: PyTorch's.
 
     Raises:
-        ValueError: a size is below 1, logvar_scale is no positive number, or the likelihood is unknown.
+        ValueError: a size is below 1, logvar_scale is no positive number, or the likelihood or its activation is
+            unknown.
     """
     check_sizes(x_dim=x_dim, latent=latent, hidden=hidden)
-    if not 0 < logvar_scale < math.inf:
-        raise ValueError(f"logvar_scale must be a positive number, got {logvar_scale}")
-    decoder, numbers_per_x = decoder_of(likelihood)
+    check_positive("logvar_scale", logvar_scale)
+    decoder, numbers_per_x = decoder_of(likelihood, mean_activation)
     gives_logvar = numbers_per_x == 2
     model = VAE(
         _tanh_mlp(x_dim, hidden, 2 * latent, logvar_scale),
@@ -59,7 +61,7 @@ def mlp_vae(
             "x_dim": x_dim,
             "latent": latent,
             "hidden": hidden,
-            "likelihood": likelihood,
+            **likelihood_config(likelihood, mean_activation),
             "x_scale": x_scale,
             # Runs from before there was one go on as they are.
             **({} if logvar_scale == 1 else {"logvar_scale": logvar_scale}),
@@ -77,6 +79,7 @@ def deep_mlp_vae(
     depth: int = 3,
     activation: str = "silu",
     likelihood: str = "bernoulli",
+    mean_activation: str = "sigmoid",
     x_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> VAE:
@@ -86,7 +89,7 @@ def deep_mlp_vae(
     section 5) with one stochastic layer.
 
     Args:
-        x_dim, latent, likelihood, x_scale, generator: as in :func:`mlp_vae`.
+        x_dim, latent, likelihood, mean_activation, x_scale, generator: as in :func:`mlp_vae`.
         hidden: how many units each hidden layer has.
         depth: how many hidden layers.
         activation: what follows each: ``"silu"``, weights starting as He et al. have them
@@ -94,12 +97,11 @@ def deep_mlp_vae(
             (:func:`~aevb_ext.models.init.glorot_uniform_`). Biases start at 0.
 
     Raises:
-        ValueError: a size is below 1, or the likelihood or the activation is unknown.
+        ValueError: a size is below 1, or the likelihood or an activation is unknown.
     """
     check_sizes(x_dim=x_dim, latent=latent, hidden=hidden, depth=depth)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    decoder, numbers_per_x = decoder_of(likelihood)
+    check_name("activation", activation, ACTIVATIONS)
+    decoder, numbers_per_x = decoder_of(likelihood, mean_activation)
     model = VAE(
         _deep_mlp(x_dim, hidden, depth, 2 * latent, activation),
         decoder(_deep_mlp(latent, hidden, depth, numbers_per_x * x_dim, activation)),
@@ -112,7 +114,7 @@ def deep_mlp_vae(
             "hidden": hidden,
             "depth": depth,
             "activation": activation,
-            "likelihood": likelihood,
+            **likelihood_config(likelihood, mean_activation),
             "x_scale": x_scale,
         },
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import functional as F
 from ..data import Rows, chunks
 from ..noise import keys_at, rekeyed
-from .likelihoods import check_sizes
+from .checks import check_sizes
 
 __all__ = ["Uses"]
 

@@ -7,6 +7,7 @@ from ..distributions import DiagonalGaussian
 from ..nn import BernoulliDecoder
 from ..nn.heads import has_hooks, through
 from ..nn.linear import Linear, scaled
+from .checks import check_positive
 from .uses import Uses
 
 __all__ = ["VAE"]
@@ -42,6 +43,9 @@ class VAE(Uses, nn.Module):
         latent: how many dimensions z has. None: it is known once :meth:`posterior` has seen data.
         x_scale: what a value of x is multiplied by (1/255 for grey bytes).
         config: what :func:`~aevb_ext.models.make_model` builds the model from again; None for a model made by hand.
+
+    Raises:
+        ValueError: x_scale is no positive number.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class VAE(Uses, nn.Module):
         config: dict | None = None,
     ):
         super().__init__()
+        check_positive("x_scale", x_scale)
         self.encoder = encoder
         self.decoder = decoder if hasattr(decoder, "log_prob") else BernoulliDecoder(decoder)
         self._latent, self.x_scale, self.config = latent, x_scale, config

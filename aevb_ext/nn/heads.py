@@ -144,13 +144,8 @@ class BernoulliDecoder(_Decoder):
 
     def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
         """Raise ValueError naming ``name`` unless all of ``x * x_scale`` is in [0, 1]."""
-        low, high = (x.min().item() * x_scale, x.max().item() * x_scale) if x.numel() else (0.0, 1.0)
-        # Written so that a NaN fails; 1e-6 for 255 * float(1 / 255) and its like.
-        if not (low >= 0 and high <= 1 + 1e-6):
-            raise ValueError(
-                f"{name} * x_scale lies in [{low:.6g}, {high:.6g}], outside the support [0, 1] of the Bernoulli "
-                f"likelihood (x_scale is {x_scale:.6g}; it should map the largest value to 1)"
-            )
+        low, high = _finite_range(x, x_scale, name, "Bernoulli")
+        _check_unit(low, high, x_scale, name, "the support [0, 1] of the Bernoulli likelihood")
 
 
 class GaussianDecoder(_Decoder):
@@ -221,9 +216,10 @@ class GaussianDecoder(_Decoder):
         return self._mean_logvar(z)[0]
 
     def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
-        """Raise ValueError naming ``name`` unless all of x is finite."""
-        if not torch.isfinite(x).all():
-            raise ValueError(f"{name} has values that are not finite; the Gaussian likelihood needs finite numbers")
+        """Raise ValueError naming ``name`` unless all of x is finite and, where the mean is squashed, in [0, 1]."""
+        low, high = _finite_range(x, x_scale, name, "Gaussian")
+        if self.sigmoid:
+            _check_unit(low, high, x_scale, name, "[0, 1], to which the sigmoid squashes the Gaussian decoder's mean")
 
     @property
     def _is_plain(self) -> bool:
@@ -282,6 +278,36 @@ def _last(net: nn.Module) -> nn.Module | None:
         return net
     ends = [each for each in net if not isinstance(each, _RESHAPING)]
     return _last(ends[-1]) if ends else None
+
+
+def _finite_range(x: Tensor, x_scale: float, name: str, likelihood: str) -> tuple[float, float]:
+    """The least and the largest of ``x * x_scale``; of nothing 0 and 1.
+
+    Raises:
+        ValueError: they are not finite; names ``name``.
+    """
+    if not x.numel():
+        return 0.0, 1.0
+    low, high = (bound.item() * x_scale for bound in x.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name} has values that are not finite; the {likelihood} likelihood needs finite numbers")
+    return low, high
+
+
+def _check_unit(low: float, high: float, x_scale: float, name: str, where: str) -> None:
+    """Raise ValueError naming ``name`` and what helps unless a range lies in [0, 1]."""
+    # 1e-6 for 255 * float(1 / 255) and its like.
+    if low >= 0 and high <= 1 + 1e-6:
+        return
+    if low < 0:
+        helps = "no x_scale moves negative numbers there: rescale the data, to (x + 1) / 2 where it is in [-1, 1]"
+    else:
+        helps = "x_scale should map the largest value to 1, as 1/255 does of grey bytes"
+    raise ValueError(
+        f"{name} * x_scale lies in [{low:.6g}, {high:.6g}], outside {where} (x_scale is {x_scale:.6g}): {helps}; or "
+        'take a Gaussian whose mean is any number: likelihood="gaussian" with mean_activation="identity" of make_model '
+        "and aevb train, GaussianDecoder(net, sigmoid=False)"
+    )
 
 
 def has_hooks(module: nn.Module) -> bool:
