@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from aevb_ext.learners import AEVB
+from aevb_ext.learners import AEVB, MCEM, FullVB, WakeSleep
 from aevb_ext.learners.adagrad import Adagrad
 from aevb_ext.learners.schedule import Schedule
 from aevb_ext.learners.tally import Tally
-from aevb_ext.models import mlp_vae
+from aevb_ext.models import VAE, mlp_vae
 from aevb_ext.nn import ELBOTerms
 from aevb_ext.noise import keys_at
 
@@ -80,7 +80,7 @@ def test_parts_add_up_to_the_minibatch(accumulate):
         torch.testing.assert_close(parts.step(*minibatch(t)), whole.step(*minibatch(t)), rtol=1e-12, atol=0)
     assert_same(values(parts), values(whole), rtol=1e-12, atol=1e-15)
     one, other = (ours.tally.read() for ours in (whole, parts))
-    assert one[:3] == pytest.approx(other[:3], rel=1e-12) and one[3:] == other[3:] == (0, None)
+    assert one[:3] == pytest.approx(other[:3], rel=1e-12) and one[3:] == other[3:] == (0, None, 0)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -146,8 +146,48 @@ def test_a_step_that_is_not_finite_is_skipped_whole(optimizer):
         steps = [state["step"].item() for state in ours.optimizer.state.values()]
         assert steps == [105.0] * len(steps)
     totals = ours.tally.read()
-    assert totals.non_finite == 2 * M and totals.first_bad_step == 1
-    assert math.isfinite(totals.bound) and other.tally.read().non_finite == 0
+    assert totals.non_finite == 2 * M and totals.first_bad_step == 1 and totals.skipped == 2
+    assert math.isfinite(totals.bound) and other.tally.read()[3:] == (0, None, 0)
+
+
+class Normed(torch.nn.Sequential):
+    """An encoder with a batch norm, and a parameter that nothing depends on."""
+
+    def __init__(self):
+        super().__init__(torch.nn.BatchNorm1d(DIM), torch.nn.Linear(DIM, 4))
+        self.unused = torch.nn.Parameter(torch.zeros(3))
+
+
+def test_a_skipped_step_leaves_the_statistics_of_a_batch_norm():
+    torch.manual_seed(0)
+    model = VAE(Normed(), torch.nn.Linear(2, DIM), 2)
+    ours = AEVB(model, N, batch_size=M, optimizer="sgd", lr=0.01, skip_non_finite=True)
+    ours.step(*minibatch(dtype=torch.float32))
+    x, key = minibatch(1, torch.float32)
+    x[3, 2] = float("inf")
+    before = [t.clone() for t in model.state_dict().values()]
+    ours.step(x, key)
+    assert_same(list(model.state_dict().values()), before, rtol=0, atol=0)
+    ours.step(*minibatch(2, torch.float32))
+    assert ours.tally.read().skipped == 1
+    assert not torch.equal(model.encoder[0].running_mean, before[3]) and model.encoder[0].running_mean.isfinite().all()
+
+
+def test_the_last_stepsize_is_that_of_the_step_before():
+    ours = learner(optimizer="adagrad", lr=0.5)
+    for expected in [0.0] * 100 + [0.5]:
+        ours.step(*minibatch())
+        assert ours.last_lr == expected == ours.optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("learner", [AEVB, WakeSleep, MCEM, FullVB])
+def test_nothing_to_learn_is_refused(learner):
+    frozen = mlp_vae(DIM, latent=2, hidden=5).requires_grad_(False)
+    with pytest.raises(ValueError, match=r"nothing to learn|no parameters that are to be learnt"):
+        learner(frozen, N, batch_size=M)
+    without = VAE(torch.nn.Linear(DIM, 4).requires_grad_(False), torch.nn.Identity(), 2)
+    with pytest.raises(ValueError, match=r"nothing to learn|no parameters"):
+        learner(without, N, batch_size=M)
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])

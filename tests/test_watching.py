@@ -33,7 +33,8 @@ def data():
 
 
 def trained(*callbacks, **options):
-    settings = {"samples_seen": 2000, "batch_size": 20, "evaluate_every": 500, "log_every": 10} | options
+    settings = {"samples_seen": 2000, "batch_size": 20, "evaluate_every": 500, "log_every": 10}
+    settings |= {"optimizer": "adam"} | options
     return fit(model(), data(), progress=False, callbacks=callbacks, **settings)
 
 

@@ -25,29 +25,49 @@ class Bound:
         mean: over data points, and where each was scored several times over these.
         stderr: of the mean as an estimate for data like this: by how much it varies with the data points, and with the
             noise that each has of its own.
+            NaN of one data point, which says nothing about others.
         count: how many data points.
         noise_stderr: of the mean as an estimate for these very data points: by how much it varies with the noise
             alone. None: not known, since each was scored once.
+        skipped: how many more data points there are whose value is not finite, and which were left out.
     """
 
     mean: float
     stderr: float
     count: int
     noise_stderr: float | None = None
+    skipped: int = 0
 
     @classmethod
-    def of(cls, values: Tensor) -> "Bound":
-        """Of the value of each data point, ``[N]``, or ``[r, N]``: each scored with r independent noises."""
+    def of(cls, values: Tensor, *, skip_non_finite: bool = False) -> "Bound":
+        """Of the value of each data point, ``[N]``, or ``[r, N]``: each scored with r independent noises.
+
+        Args:
+            values: float64.
+            skip_non_finite: leave data points out whose values are not finite, unless none has any that are.
+        """
+        skipped = 0
+        if skip_non_finite:
+            finite = values.isfinite() if values.dim() == 1 else values.isfinite().all(0)
+            if finite.any():
+                skipped, values = int((~finite).sum()), values[..., finite]
         of_points = values if values.dim() == 1 else values.mean(0)
         count, noise = len(of_points), None
         # One data point says nothing about its own spread, and neither does one score of it.
         stderr = of_points.std().item() / count**0.5 if count > 1 else math.nan
         if values.dim() > 1 and len(values) > 1:
             noise = (values.var(0).sum() / len(values)).sqrt().item() / count
-        return cls(of_points.mean().item(), stderr, count, noise)
+        return cls(of_points.mean().item(), stderr, count, noise, skipped)
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} +- {self.stderr:.2f}"
+        return f"{self.mean:.2f}" if math.isnan(self.stderr) else f"{self.mean:.2f} +- {self.stderr:.2f}"
+
+    @property
+    def told(self) -> str:
+        """In words, with its unit and how many data points it is of."""
+        points = "1 point" if self.count == 1 else f"{self.count} points"
+        skipped = f", {self.skipped} more skipped, not finite" if self.skipped else ""
+        return f"{self} nats ({points}{skipped})"
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,13 @@ class Learner:
         precision: ``"float32"`` | ``"tf32"`` (as the process is set, :func:`~.precision.matmul_precision`) | ``"bf16"``
             | ``"fp16"`` (with a loss scale that follows what overflows): autocast; parameters, gradients and the
             optimizer stay float32.
-        skip_non_finite: leave everything as it was where a step's gradient is not finite.
+        skip_non_finite: leave everything as it was where a step's gradient is not finite, and count it.
         accumulate: in how many equal parts x is computed.
         silent_steps: first steps in which Adagrad only accumulates squared gradients.
         processes: what :class:`~aevb_ext.train.processes.Processes` is; None: this process alone.
 
     Raises:
-        ValueError: an unknown name, or a number out of range.
+        ValueError: an unknown name, or a number out of range; nothing that it learns requires a gradient.
     """
 
     OPTIONS: tuple[str, ...] = ()
@@ -89,11 +89,15 @@ class Learner:
         self.lr = OPTIMIZERS[optimizer] if lr is None else lr
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {lr}")
+        if not objective.learnt:
+            raise ValueError(
+                f"model has nothing to learn: no parameter that {type(self).__name__} learns has requires_grad=True"
+            )
         self.model, self.batch_size, self.accumulate = objective.model, batch_size, accumulate
         self.device = device = next(self.model.parameters()).device
         check_precision(precision, device)
         self.objective = objective.to(device)
-        self._parameters = objective.learnt
+        self._parameters, self._buffers = objective.learnt, list(self.model.buffers())
         # The objective's own buffers (beta, the count of steps) are the same everywhere without being sent.
         sent = {"buffers": any(True for _ in self.model.buffers())}
         self._synchronised = self.objective if processes is None else processes.synchronised(self.objective, **sent)
@@ -135,6 +139,11 @@ class Learner:
         """The stepsize of the next step."""
         return self.lr * self.schedule(self.steps)
 
+    @property
+    def last_lr(self) -> float:
+        """The stepsize of the last step."""
+        return self.lr * self.schedule(self.steps - 1)
+
     def count(self) -> None:
         """What :meth:`step` does on the host: count it, and let the stepsize follow."""
         lr = self.current_lr
@@ -157,15 +166,21 @@ class Learner:
         # What optimizer.zero_grad() does, in less time.
         for parameter in self._parameters:
             parameter.grad = None
+        # A forward may change them (a batch norm's statistics).
+        buffers = [buffer.clone() for buffer in self._buffers] if self._skip else []
         *parts, last = self._parts(x, key)
         # Gradients are sent once, when they are complete.
         with self._unsynchronised():
             sums = [self._add_gradient(*part) for part in parts]
         sums.append(self._add_gradient(*last))
         if self._skip:
-            bad = ~torch.nn.utils.get_total_norm([p.grad for p in self._parameters]).isfinite()
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            bad = ~torch.nn.utils.get_total_norm(gradients).isfinite()
             with unless(bad, self._what_changes):
                 self._ascend()
+            for buffer, before in zip(self._buffers, buffers, strict=True):
+                buffer.copy_(torch.where(bad, before, buffer))
+            self.tally.count_skipped(bad)
         else:
             self._ascend()
         return reduce(torch.add, sums) / len(x)

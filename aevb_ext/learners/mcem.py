@@ -104,7 +104,9 @@ class Chains(Objective):
 
     def __init__(self, model: VAE, n_data: int, seed: int = 0):
         super().__init__(model)
-        like = next(model.decoder.parameters())
+        like = next(model.decoder.parameters(), None)
+        if like is None:
+            raise ValueError("model's decoder has no parameters, which are what MCEM learns")
         zero = like.detach().new_zeros(())
         key = keys_at(seed, "chains", torch.arange(n_data, device=like.device))
         self.register_buffer("chains", F.rsample(zero.expand(n_data, model.latent), zero, key=key))

@@ -24,18 +24,28 @@ _MARGINAL = {"n_samples": 50, "leapfrog_steps": 4}
 _BLOCK = 1000
 
 
-def shared_bound(model: VAE, x: Tensor | Rows, processes: Processes, *, count: int | None = None, **how) -> Bound:
+def shared_bound(
+    model: VAE,
+    x: Tensor | Rows,
+    processes: Processes,
+    *,
+    count: int | None = None,
+    skip_non_finite: bool = False,
+    **how,
+) -> Bound:
     """What :func:`~aevb_ext.estimators.evaluate_bound` gives, each process having done its share.
 
     Args:
         model, x, count: as there, the same in all processes.
         processes: among whom blocks of data points are shared out.
+        skip_non_finite: leave out what is not finite, as :meth:`.Bound.of` does.
         how: ``estimator=``, ``n_samples=``, ``seed=``, as there.
 
     Returns:
         The same bits in each process, and with any number of them.
     """
-    return _shared(lambda **part: bound_values(model, x, **part, **how), model, x, processes, count)
+    values = _shared(lambda **part: bound_values(model, x, **part, **how), model, x, processes, count)
+    return Bound.of(values, skip_non_finite=skip_non_finite)
 
 
 def shared_marginal(
@@ -44,6 +54,7 @@ def shared_marginal(
     processes: Processes,
     *,
     count: int | None = None,
+    skip_non_finite: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Bound:
     """The mean of the marginal log-likelihood by the estimator of appendix D, likewise shared out.
@@ -51,7 +62,7 @@ def shared_marginal(
     4 leapfrog steps and 50 samples a data point, as for the paper's Figure 3.
 
     Args:
-        model, x, processes, count: as of :func:`shared_bound`.
+        model, x, processes, count, skip_non_finite: as of :func:`shared_bound`.
         progress: called with how many data points are done, again and again.
     """
 
@@ -59,10 +70,11 @@ def shared_marginal(
         how = {**_MARGINAL, "progress": lambda done: progress(first + done)}
         return estimators.marginal_likelihood(model, x, first=first, count=count, **how).values
 
-    return _shared(values, model, x, processes, count)
+    return Bound.of(_shared(values, model, x, processes, count), skip_non_finite=skip_non_finite)
 
 
-def _shared(values_of: Callable[..., Tensor], model: VAE, x, processes: Processes, count: int | None) -> Bound:
+def _shared(values_of: Callable[..., Tensor], model: VAE, x, processes: Processes, count: int | None) -> Tensor:
+    """The value of each data point, float64 ``[n]``."""
     n = len(x) if count is None else min(len(x), count)
     blocks = range(0, n, _BLOCK)
     found = {
@@ -73,4 +85,4 @@ def _shared(values_of: Callable[..., Tensor], model: VAE, x, processes: Processe
     for first, block in found.items():
         values[first : first + len(block)] = block
     # Everything but its own share is 0 in each process: the sum is exact.
-    return Bound.of(processes.sum(values))
+    return processes.sum(values)

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,11 +11,13 @@ from ..data import Data
 from ..estimators import Bound
 from ..learners.precision import matmul_precision
 from ..models import VAE
+from .arguments import check_arguments, check_data, check_model, checked_callbacks, settings_of
 from .callbacks import Callback
 from .evaluation import MARGINAL_POINTS, shared_bound, shared_marginal
 from .folder import clean, new_folder, old_folder
 from .joining import joined
 from .keeper import Keeper, newest_whole, set_damaged_aside
+from .memory import naming_what_to_lower
 from .metrics import MetricsFile
 from .patience import Patience
 from .pictures import Pictures
@@ -22,7 +25,7 @@ from .processes import Processes
 from .progress import Progress
 from .run import History, Log, Record, Result, Run
 from .same import check_same, described
-from .settings import Settings, check_count
+from .settings import Settings
 from .signals import Signals, end_as
 from .support import check_support
 from .written import Written
@@ -101,14 +104,21 @@ def fit(
     Returns:
         The bounds at the end, and at evaluations on the way.
 
+    Warns:
+        UserWarning: half of the steps or more change nothing, since Adagrad's first ones only accumulate squared
+            gradients.
+
     Raises:
-        ValueError: an argument is out of range; the data lies outside the likelihood's support; the run to go on with
-            had other settings, another model or other data (each is named), or none of its checkpoints is whole.
+        ValueError: an argument is out of range; the model has nothing to learn; the data lies outside the likelihood's
+            support; the run to go on with had other settings, another model or other data (each is named), or none of
+            its checkpoints is whole.
         FileNotFoundError: there is no run to go on with.
-        TypeError: an unknown option, or one beside ``settings``.
+        TypeError: an argument is of another type; an unknown option, or one beside ``settings``.
         OSError: the folder exists and is not empty, or cannot be written (a disk that is full): the checkpoints before
             are whole, and the run goes on from them once there is room.
-        NonFiniteBound: the bound became infinite or NaN. The newest checkpoint is from before.
+        NonFiniteBound: the bound became infinite or NaN (with ``non_finite="skip"``: that of all data points of an
+            evaluation). The newest checkpoint is from before.
+        OutOfMemory: the message says which settings to lower.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came while there is a folder; a checkpoint was written, and its
             path is in the message. The exit status is 143 for SIGTERM.
         PeerFailed: another process raised one of these before training, or ended in the middle of it.
@@ -118,36 +128,46 @@ def fit(
     def doing() -> str:
         return "before training" if run is None else f"at step {run.steps}"
 
+    check_arguments(
+        device=device,
+        out=out,
+        resume=resume,
+        override=override,
+        keep=keep,
+        checkpoint_every=checkpoint_every,
+        validate=validate,
+        progress=progress,
+        processes=processes,
+    )
     with joined() if processes is None else nullcontext(processes) as processes, processes.watched(doing):
         # Until all have found that they can, nobody begins.
         with processes.together():
-            settings = _settings(settings, options)
+            settings = settings_of(settings, options)
             device = processes.device(device)
             _check(settings, processes)
-            if len(data.train) == 0 or len(data.test) == 0:
-                raise ValueError(f"data must have train and test points, got {len(data.train)} and {len(data.test)}")
+            callbacks = checked_callbacks(callbacks)
+            check_model(model)
+            check_data(data, model)
             if validate:
                 check_support(model, data, processes)
-            check_count("keep", keep)
-            if checkpoint_every is not None:
-                check_count("checkpoint_every", checkpoint_every)
-            if resume and out is None:
-                raise ValueError("resume needs out, the folder of the run to go on with, got None")
             model.to(device)
             data = data.to(device)
-        run = Run(model, data, settings, processes=processes)
-        try:
-            # Leaving the bar gives the terminal back, whatever ends the run.
-            with matmul_precision(settings.precision), Progress(progress and processes.is_first) as bar:
-                with processes.together():
-                    if out is not None:
-                        _take_folder(run, Path(out), resume, override)
-                    callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
-                _check_steps(run)
-                run.begin()
-                return _train(run, keep, checkpoint_every, callbacks)
-        finally:
-            run.leave()
+        with naming_what_to_lower(doing, settings):
+            run = Run(model, data, settings, processes=processes)
+            try:
+                # Leaving the bar gives the terminal back, whatever ends the run.
+                with matmul_precision(settings.precision), Progress(progress and processes.is_first) as bar:
+                    with processes.together():
+                        if out is not None:
+                            _take_folder(run, Path(out), resume, override)
+                        callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
+                    _check_steps(run)
+                    if (silent := _silent(run)) and processes.is_first:
+                        warnings.warn(silent, stacklevel=2)
+                    run.begin()
+                    return _train(run, keep, checkpoint_every, callbacks)
+            finally:
+                run.leave()
 
 
 def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) -> None:
@@ -216,11 +236,13 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
                 totals.bound,
                 totals.reconstruction,
                 totals.kl,
-                run.learner.current_lr,
+                run.learner.last_lr,
                 run.learner.objective.current_beta,
                 taken / max(seconds - logged_at, 1e-9),
                 totals.non_finite,
+                totals.skipped if settings.non_finite == "skip" else None,
             )
+            run.skipped += totals.skipped
             for callback in callbacks:
                 callback.on_log(run, log)
             if evaluates:
@@ -274,11 +296,11 @@ def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
 
 def _result(run: Run) -> Result:
     last = run.history[-1]
-    bounds = {
-        name: Bound(getattr(last, name), getattr(last, f"{name}_stderr"), count)
-        for name, count in _evaluated(run).items()
-    }
-    return Result(**bounds, history=run.history, stopped=run.stopped)
+    bounds = {}
+    for name, count in _evaluated(run).items():
+        skipped = getattr(last, f"{name}_skipped") or 0
+        bounds[name] = Bound(getattr(last, name), getattr(last, f"{name}_stderr"), count - skipped, skipped=skipped)
+    return Result(**bounds, history=run.history, stopped=run.stopped, skipped=run.skipped)
 
 
 def _non_finite(step: int, run: Run, what: str = "the bound is not finite") -> NonFiniteBound:
@@ -290,12 +312,19 @@ def _non_finite(step: int, run: Run, what: str = "the bound is not finite") -> N
     )
 
 
-def _settings(settings: Settings | None, options: dict) -> Settings:
-    if settings is None:
-        return Settings(**options)
-    if options:
-        raise TypeError(f"settings were given, and {', '.join(options)} beside them: give one or the other")
-    return settings
+def _silent(run: Run) -> str | None:
+    """What is to be said of a run whose steps, most of them or all, are Adagrad's silent ones."""
+    settings, steps, silent = run.settings, run.settings.steps, run.learner.schedule.silent
+    # A run that goes on was told of at its beginning.
+    if run.steps or steps >= 2 * silent:
+        return None
+    least = 2 * silent * settings.samples_per_step
+    return (
+        f"of the run's {steps} steps {'none changes' if steps <= silent else f'only the last {steps - silent} change'} "
+        f"parameters: Adagrad's first {silent} only accumulate squared gradients. Train for longer (samples_seen is "
+        f"{settings.samples_seen}; {least} are {2 * silent} steps), take a smaller batch_size (it is "
+        f'{settings.batch_size}), or optimizer "adam"'
+    )
 
 
 def _check(settings: Settings, processes: Processes) -> None:
@@ -309,19 +338,19 @@ def _check(settings: Settings, processes: Processes) -> None:
 
 def evaluate(run: Run, callbacks: Iterable[Callback] = ()) -> Record:
     """The scores of the splits, of the averaged parameters where there is an average, each time on the same noise."""
-    settings = run.settings
+    settings, skip = run.settings, run.settings.non_finite == "skip"
 
     def score(name: str, count: int) -> Bound:
         x = getattr(run.data, name)
         if settings.score == "bound":
             how = {"estimator": settings.estimator, "n_samples": settings.n_samples}
-            return shared_bound(run.model, x, run.processes, count=count, **how)
+            return shared_bound(run.model, x, run.processes, count=count, skip_non_finite=skip, **how)
 
         def tell(done: int) -> None:
             for callback in callbacks:
                 callback.on_evaluating(run, name, done, count)
 
-        return shared_marginal(run.model, x, run.processes, count=count, progress=tell)
+        return shared_marginal(run.model, x, run.processes, count=count, skip_non_finite=skip, progress=tell)
 
     # What processes evaluate together, and the first one saves, is one model.
     run.processes.take_first(run.model.buffers())
@@ -332,6 +361,7 @@ def evaluate(run: Run, callbacks: Iterable[Callback] = ()) -> Record:
             raise _non_finite(run.steps, run, f"the {name} {settings.score} is {bound.mean}")
     values = {name: bound.mean for name, bound in bounds.items()}
     values |= {f"{name}_stderr": bound.stderr for name, bound in bounds.items()}
+    values |= {f"{name}_skipped": bound.skipped for name, bound in bounds.items() if bound.skipped}
     return Record(run.samples_seen, run.steps, run.seconds, **values)
 
 

@@ -1,8 +1,14 @@
-"""How the C library keeps memory between steps."""
+"""Memory: how the C library keeps it between steps, and what is said where there is too little."""
 
 import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["keep_freed_memory"]
+import torch
+
+from ..learners import LEARNERS
+
+__all__ = ["OutOfMemory", "keep_freed_memory", "naming_what_to_lower", "out_of_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -20,3 +26,50 @@ def keep_freed_memory() -> None:
     if not mallopt(_M_MMAP_THRESHOLD, 1 << 30):
         mallopt(_M_MMAP_THRESHOLD, 1 << 25)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+# What PyTorch's CPU allocator, its sizes and the C++ library say of it, in RuntimeErrors of no kind of their own.
+_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+    "bad_alloc",
+    "numel: integer",
+)
+
+
+class OutOfMemory(torch.OutOfMemoryError):
+    """There is too little memory for what was asked for; the message says what to lower."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+@contextmanager
+def naming_what_to_lower(doing: Callable[[], str], settings) -> Iterator[None]:
+    """A context in which too little memory becomes :class:`OutOfMemory`, which names the settings that memory is for.
+
+    Args:
+        doing: a function that gives when it happened: "at step 3".
+        settings: a :class:`~aevb_ext.train.Settings`.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        numbers = [f"batch_size ({settings.batch_size})"]
+        helps = [f"raise accumulate ({settings.accumulate}), in how many parts a minibatch is computed"]
+        if settings.n_samples > 1:
+            numbers.insert(0, f"n_samples ({settings.n_samples})")
+            if "sample_block" in LEARNERS[settings.learner].OPTIONS:
+                block = "all of them" if settings.sample_block is None else settings.sample_block
+                helps.insert(0, f"set sample_block, how many samples are computed at a time (now {block})")
+        first_line = str(error).partition("\n")[0]
+        raise OutOfMemory(
+            f"out of memory {doing()}: lower {' or '.join(numbers)}, or {', or '.join(helps)}; {first_line}"
+        ) from error

@@ -22,7 +22,11 @@ class Patience(Callback):
 
     def _look(self, run) -> None:
         best = run.history.best()
-        if best is not None and len(run.history) - 1 - run.history.index(best) >= self._evaluations:
+        if best is None:
+            return
+        # No step is taken towards a better bound while Adagrad only accumulates.
+        since = max(best.steps, run.learner.schedule.silent)
+        if sum(record.steps > since for record in run.history) >= self._evaluations:
             run.stop(
                 f"no better bound in {self._evaluations} evaluations: the best was {best.held_out:.2f} nats after "
                 f"{best.samples_seen} samples"

@@ -25,7 +25,7 @@ class Progress(Callback):
         on_terminal = show and self._console.is_terminal
         self._lines = show and not on_terminal
         self._bar = training_bar(self._console, on_terminal)
-        self._evaluated, self._log = "", None
+        self._evaluated, self._log, self._skipped = "", None, ""
 
     def __enter__(self):
         return self
@@ -41,23 +41,28 @@ class Progress(Callback):
 
     def on_log(self, run, log) -> None:
         self._log = log
-        self._bar.update(self._task, completed=log.samples_seen, state=f"{_state(log)}{self._evaluated}")
+        self._skipped = f"  {run.skipped:,} skipped" if run.skipped else ""
+        self._bar.update(self._task, completed=log.samples_seen, state=f"{self._state()}{self._evaluated}")
 
     def on_evaluating(self, run, split, done, count) -> None:
-        state = "" if self._log is None else f"{_state(self._log)}  "
+        state = "" if self._log is None else f"{self._state()}  "
         self._bar.update(self._task, state=f"{state}evaluating {split}: {done:,} of {count:,}")
 
     def on_evaluation(self, run, record) -> None:
-        bounds = {name: getattr(record, name) for name in ("train", "valid", "test")}
-        told = "  ".join(f"{name} {value:.2f}" for name, value in bounds.items() if value is not None)
-        self._evaluated = f"  test {record.test:.2f}"
+        splits = [name for name in ("train", "valid", "test") if getattr(record, name) is not None]
+        told = "  ".join(_bound(record, name) for name in splits)
+        self._evaluated = f"  {_bound(record, 'test')}"
         if self._lines:
             seen = f"{record.samples_seen:>{len(f'{self._total:,}')},} of {self._total:,} samples"
-            self._print(f"{seen}  {_state(self._log)}  {self._left(record.samples_seen)} left  {told} nats")
+            self._print(f"{seen}  {self._state()}  {self._left(record.samples_seen)} left  {told} nats")
 
     def on_end(self, run, result) -> None:
         if result.stopped:
             self._print(f"stopped: {result.stopped}")
+        if run.is_silent:
+            self._print(f"not trained: none of the {run.steps} steps changed a parameter")
+        if result.skipped:
+            self._print(f"skipped: {result.skipped:,} updates of the parameters, whose gradient was not finite")
         self._bar.stop()
 
     def _print(self, line: str) -> None:
@@ -70,6 +75,11 @@ class Progress(Callback):
         seconds = round(taken * (self._total - seen) / max(seen - self._first, 1))
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
+    def _state(self) -> str:
+        log = self._log
+        return f"bound {log.bound:.2f}  KL {log.kl:.2f}  {log.rate:,.0f}/s{self._skipped}"
 
-def _state(log) -> str:
-    return f"bound {log.bound:.2f}  KL {log.kl:.2f}  {log.rate:,.0f}/s"
+
+def _bound(record, split: str) -> str:
+    skipped = getattr(record, f"{split}_skipped")
+    return f"{split} {getattr(record, split):.2f}" + (f" ({skipped} skipped)" if skipped else "")

@@ -24,7 +24,16 @@ __all__ = ["History", "Log", "Record", "Result", "Run"]
 
 @dataclass(frozen=True)
 class Log:
-    """Means over the data points of the last few steps, in nats; what was not finite is counted, and not in them."""
+    """Means over the data points of the last few steps, in nats; what was not finite is counted, and not in them.
+
+    Attributes:
+        lr: the stepsize of the last of these steps.
+        beta: the weight of the divergence at the next one.
+        rate: data points a second.
+        non_finite: how many data points' bounds were not finite.
+        skipped: how many updates of the parameters were left out; None where ``non_finite="stop"``, which leaves out
+            none.
+    """
 
     samples_seen: int
     steps: int
@@ -34,13 +43,18 @@ class Log:
     kl: float
     lr: float
     beta: float
-    rate: float  # data points a second
+    rate: float
     non_finite: int
+    skipped: int | None = None
 
 
 @dataclass(frozen=True)
 class Record:
-    """One evaluation: the bounds (nats per data point, with standard errors) after ``samples_seen`` samples."""
+    """One evaluation: the bounds (nats per data point, with standard errors) after ``samples_seen`` samples.
+
+    Where ``non_finite="skip"``, bounds are of the data points whose bound is finite, and ``train_skipped``,
+    ``test_skipped`` and ``valid_skipped`` say how many are not; None: none.
+    """
 
     samples_seen: int
     steps: int
@@ -51,6 +65,9 @@ class Record:
     test_stderr: float
     valid: float | None = None
     valid_stderr: float | None = None
+    train_skipped: int | None = None
+    test_skipped: int | None = None
+    valid_skipped: int | None = None
 
     @property
     def held_out(self) -> float:
@@ -79,13 +96,19 @@ class History(list):
 
 @dataclass(frozen=True)
 class Result:
-    """What :func:`fit` gives back: the last bounds, the curve, and why training ended before its time, if it did."""
+    """What :func:`fit` gives back: the last bounds, the curve, and why training ended before its time, if it did.
+
+    Attributes:
+        skipped: how many updates of the parameters were left out for a gradient that was not finite
+            (``non_finite="skip"``).
+    """
 
     train: Bound
     test: Bound
     history: History
     valid: Bound | None = None
     stopped: str | None = None
+    skipped: int = 0
 
 
 class Run:
@@ -99,6 +122,7 @@ class Run:
         history: the evaluations until now.
         processes: which process this is.
         stopped: why training is to end after this step, or None.
+        skipped: how many updates of the parameters were left out, as far as the device was looked at.
     """
 
     def __init__(
@@ -119,7 +143,7 @@ class Run:
         )
         rank, world_size = self.processes.rank, self.processes.world_size
         self.step = make_step(self.learner, data.train, seed=s.seed, rank=rank, world_size=world_size)
-        self.history = History()
+        self.history, self.skipped = History(), 0
         self.checkpoint = self.changed = self.stopped = self._asked = None
         self._vote = Vote(self.processes)
         self._seconds, self._started = 0.0, time.perf_counter()
@@ -133,6 +157,11 @@ class Run:
     def samples_seen(self) -> int:
         """Data points trained on, as :attr:`Settings.samples_per_step` counts them."""
         return self.steps * self.settings.samples_per_step
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no step has changed a parameter yet, since Adagrad's first ones only accumulate squared gradients."""
+        return self.steps <= self.learner.schedule.silent
 
     @property
     def seconds(self) -> float:
@@ -202,6 +231,7 @@ class Run:
         values = {
             "steps": self.steps,
             "seconds": self.seconds,
+            "skipped": self.skipped,
             "history": [asdict(record) for record in self.history],
             "scaler": learner.scaler and learner.scaler.state_dict(),
         }
@@ -217,7 +247,7 @@ class Run:
         for prefix, what in (("model.", "model"), ("average.", "average"), ("objective.", "objective")):
             check_like(_below(tensors, prefix), _below(own, prefix), f"the checkpoint is of another {what}")
         state = self._checked_optimizer(_below(tensors, "optimizer."))
-        steps, seconds, history = self._checked_values(values)
+        steps, seconds, skipped, history = self._checked_values(values)
         self.model.load_state_dict(_below(tensors, "model."))
         groups = learner.optimizer.state_dict()["param_groups"]
         learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -236,7 +266,7 @@ class Run:
             raise ValueError(f"the checkpoint's loss scale or random state is amiss: {error}") from None
         learner.steps = steps
         learner.tally.begin_at(steps)
-        self.history = history
+        self.history, self.skipped = history, skipped
         self._seconds, self._started = seconds, time.perf_counter()
 
     def _checked_optimizer(self, tensors: dict[str, Tensor]) -> dict:
@@ -255,17 +285,19 @@ class Run:
             raise ValueError("the checkpoint is of another optimizer: it has more parameters")
         return state
 
-    def _checked_values(self, values: dict) -> tuple[int, float, History]:
+    def _checked_values(self, values: dict) -> tuple[int, float, int, History]:
         steps, seconds, history = (values.get(name) for name in ("steps", "seconds", "history"))
+        # Checkpoints from before it was counted do not say.
+        skipped = values.get("skipped", 0)
         try:
             records = History(Record(**record) for record in history)
             numbers = [n for record in history for n in record.values() if n is not None]
             right = all(type(n) in (int, float) for n in [seconds, *numbers])
         except (TypeError, AttributeError):
             right = False
-        if not (right and is_count(steps)):
+        if not (right and is_count(steps) and is_count(skipped)):
             raise ValueError("the checkpoint's steps, seconds or history are amiss")
-        return steps, seconds, records
+        return steps, seconds, skipped, records
 
     def _optimizer_state(self):
         for i, state in self.learner.optimizer.state_dict()["state"].items():

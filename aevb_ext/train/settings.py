@@ -7,6 +7,7 @@ from ..estimators import ESTIMATORS
 from ..learners import LEARNERS
 from ..learners.learner import OPTIMIZERS
 from ..learners.precision import PRECISIONS
+from ..models.checks import check_count, check_name, is_integer, is_number
 
 __all__ = ["NON_FINITE", "Settings"]
 
@@ -50,7 +51,8 @@ class Settings:
         precision: ``"float32"`` | ``"tf32"`` | ``"bf16"`` | ``"fp16"``: of the matrix products. The parameters are
             float32 in each.
         non_finite: what to do when the bound of a data point is NaN or infinite: ``"stop"``, or ``"skip"`` the step.
-        seed: of the order of the data, and of all noise.
+        seed: of the order of the data, and of all noise: an integer of 64 bits, from -2**63 to 2**64 - 1 (what is below
+            0 counts modulo 2**64).
         score: what evaluations are of: ``"bound"``; or ``"marginal"``, the marginal log-likelihood of the first 1000
             data points of each split (Kingma & Welling 2014, app. D), which needs no encoder and few latent dimensions.
         log_every: steps between two looks at the running bound. Each look waits for the device.
@@ -114,21 +116,20 @@ class Settings:
             ("non_finite", NON_FINITE),
             ("score", SCORES),
         ):
-            if getattr(self, name) not in names:
-                raise ValueError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}")
-        if not _is_integer(self.seed):
-            raise ValueError(f"seed must be an integer, got {self.seed!r}")
+            check_name(name, getattr(self, name), names)
+        if not (is_integer(self.seed) and -(2**63) <= self.seed < 2**64):
+            raise ValueError(f"seed must be an integer of 64 bits, from -2**63 to 2**64 - 1, got {self.seed!r}")
         if self.lr is None:
             object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer])
         for name in ("lr", "clip"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+            if value is not None and not (is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        if self.ema is not None and not (_is_number(self.ema) and 0 < self.ema < 1):
+        if self.ema is not None and not (is_number(self.ema) and 0 < self.ema < 1):
             raise ValueError(f"ema must be in (0, 1), got {self.ema!r}")
         for name in ("beta", "free_bits"):
             value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < math.inf):
+            if not (is_number(value) and 0 <= value < math.inf):
                 raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")
         if self.estimator != "b" and (self.beta != 1 or self.beta_warmup or self.free_bits):
             raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {self.estimator!r}')
@@ -169,17 +170,3 @@ class Settings:
     def as_dict(self) -> dict:
         """Names and values, all of which JSON and TOML know."""
         return asdict(self)
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_count(name: str, value, least: int = 1) -> None:
-    """Raise ValueError naming ``name`` unless the value is an integer of at least ``least``."""
-    if not _is_integer(value) or value < least:
-        raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
-
-
-def _is_integer(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
