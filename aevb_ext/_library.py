@@ -113,19 +113,20 @@ def _not_built(package: Path) -> str:
 
 def _load(spec: ModuleSpec):
     """The module, or None and why it does not load."""
+    library = Path(spec.origin)
+    noted = _build_note.read(library).get("torch")
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except ImportError as error:
-        built = _build_note.read(Path(spec.origin)).get("torch")
-        built_for = f"torch {built}" if built else "another torch"
+        built_for = f"torch {noted}" if noted else "another torch"
         return None, (
-            f"aevb_ext's compiled library ({spec.origin}) was built for {built_for} and does not load with torch "
+            f"aevb_ext's compiled library ({library}) was built for {built_for} and does not load with torch "
             f"{torch.__version__}. Build it again in this environment: `{REBUILD}` in the source folder (see `aevb "
             f"doctor`). The loader said: {error}"
         )
-    # A library without a note says it only now.
-    if fault := of_another_torch(Path(spec.origin), module.build_info()["torch"]):
+    # One without a note says it only now. Of the others nothing is asked: build_info() picks the instruction set.
+    if noted is None and (fault := of_another_torch(library, module.build_info()["torch"])):
         return None, fault
     sys.modules[spec.name] = module
     return module, ""
