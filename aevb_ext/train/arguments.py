@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .._arguments import described
 from ..data import SPLITS, Data, Rows, rows_of
 from ..models import VAE
 from ..models.checks import check_count, check_positive
@@ -38,7 +39,7 @@ def check_arguments(*, device, out, resume, override, keep, checkpoint_every, va
         ("processes", processes, (Processes, type(None)), "a Processes (aevb_ext.train) or None"),
     ):
         if not isinstance(value, kinds):
-            raise TypeError(f"{name} must be {expected}, got {value!r}")
+            raise TypeError(f"{name} must be {expected}, got {described(value)}")
     check_count("keep", keep)
     if checkpoint_every is not None:
         check_count("checkpoint_every", checkpoint_every)
