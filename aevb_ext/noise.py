@@ -75,7 +75,7 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, sta
     u = pairs[..., ::2] * 2.0**-32 + 2.0**-33
     radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (pairs[..., 1::2] * 2.0**-32)
     normals = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(-2)
-    return normals.narrow(-1, start - first, count).reshape(*key.shape[:-1], *shape)
+    return normals.narrow(-1, start - first, count).reshape((*key.shape[:-1], *shape))
 
 
 # What noise is drawn for: keys of different purposes have nothing in common.

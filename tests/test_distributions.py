@@ -240,6 +240,30 @@ class TestShapes:
         assert empty.sample().shape == (0, 4, 7) and empty.entropy().shape == (0, 4)
         assert empty.log_prob(torch.zeros(4, 7)).shape == (0, 4)
 
+    @each_class
+    @pytest.mark.parametrize(
+        "shape", [((0,), (3,)), ((4,), (0,)), ((), ()), ((0,), ()), ((2, 0), (3,)), ((3,), (2, 0)), ((), (0,))], ids=str
+    )
+    @pytest.mark.parametrize("sample_shape", [(), (2,), (0,), (2, 0, 3)], ids=str)
+    def test_of_nothing_and_of_one_number(self, make, shape, sample_shape):
+        """Every method, expanded too. (PyTorch's Independent raises where a batch is empty: the sums are made here.)"""
+        for more in ((), (2,)):
+            ours = make(shape).expand((*more, *shape[0]))
+            base, over_event = of_torch(ours).base_dist, tuple(range(-len(shape[1]), 0))
+            value = base.sample(sample_shape)
+            for found, expected in (
+                (ours.log_prob(value), base.log_prob(value)),
+                (ours.entropy(), base.entropy()),
+                (td.kl_divergence(ours, ours), td.kl_divergence(base, base)),
+                (td.kl_divergence(ours, of_torch(ours)), td.kl_divergence(base, base)),
+            ):
+                assert_close(found, expected.sum(over_event) if over_event else expected)
+            assert ours.mean.shape == ours.variance.shape == ours.mode.shape == base.mean.shape
+            assert ours.sample(sample_shape).shape == value.shape
+            if isinstance(ours, DiagonalGaussian):
+                z, kl = ours.rsample_kl(sample_shape)
+                assert z.shape == value.shape and kl.shape == ours.batch_shape
+
     def test_no_samples_with_a_kl(self):
         z, kl = gaussian().rsample_kl((0, 3))
         assert z.shape == (0, 3, 4, 7)
@@ -388,6 +412,32 @@ class TestExtremes:
         ours = Bernoulli(probs=torch.tensor([[0.0, 1.0]]))
         assert ours.log_prob(torch.tensor([[0.0, 1.0]])).item() == 0
         assert ours.log_prob(torch.tensor([[1.0, 0.0]])).item() == -200
+
+    @each_spread
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    def test_spreads(self, spread, dtype):
+        """Of variances from 1e-26 to 1e26, and of means a hundred thousand deviations away, every method in float64."""
+        log_variance = torch.tensor([-60.0, -20.0, 0.0, 20.0, 60.0], dtype=torch.float64)
+        scale_param = in_parameterisation(log_variance, spread).to(dtype)
+        mu = torch.tensor([[0.0], [1e4], [-1e4]], dtype=dtype).expand(3, 5)
+        ours, key = DiagonalGaussian(mu, scale_param, spread=spread, batch_dims=2), torch.tensor(KEY)
+        theirs = of_torch(ours)
+        value = theirs.mean + 1e5 * theirs.stddev
+        noise = DiagonalGaussian(torch.zeros_like(mu), torch.zeros(()).to(dtype), batch_dims=2).sample(key=key).double()
+        standard = of_torch(standard_normal_like(ours))
+        close = {"rtol": 3e-5 if dtype == torch.float32 else 1e-12, "atol": 0, "check_dtype": False}
+        for found, expected in (
+            (ours.stddev, theirs.stddev),
+            (ours.variance, theirs.variance),
+            (ours.logvar.double(), theirs.variance.log()),
+            (ours.entropy(), theirs.entropy()),
+            (ours.rsample(key=key), theirs.mean + theirs.stddev * noise),
+            (ours.log_prob(value.to(dtype)), theirs.log_prob(value.to(dtype).double())),
+            (td.kl_divergence(ours, standard), td.kl_divergence(theirs, standard)),
+            (td.kl_divergence(theirs, standard_normal_like(ours)), td.kl_divergence(theirs, standard)),
+        ):
+            torch.testing.assert_close(found.double(), expected, **close)
+        assert (ours.kl() >= 0).all() and (ours.kl(ours) == 0).all()
 
     def test_one_bad_row_is_alone(self):
         good, bad = gaussian(dtype=torch.float32), gaussian(dtype=torch.float32)

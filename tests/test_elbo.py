@@ -459,6 +459,16 @@ class TestNumbers:
         assert all(t[2].isnan() for t in results[1][:3])
 
     @every_option
+    def test_no_data_points(self, options):
+        """A minibatch's remainder, filtered to nothing: terms of no data points, and gradients of 0."""
+        mu, logvar = posterior_parameters(0)
+        decoder = Decoder()
+        terms = ELBO(**options)(torch.zeros(0, 6).double(), DiagonalGaussian(mu, logvar), decoder)
+        assert all(term.shape == (0,) for term in terms)
+        terms.bound.sum().backward()
+        assert mu.grad.shape == (0, 4) and all((p.grad == 0).all() for p in decoder.parameters())
+
+    @every_option
     def test_terms_can_be_detached_and_reduced_apart(self, options):
         (mu, logvar), decoder, x = posterior_parameters(5), Decoder(), torch.rand(5, 6, dtype=torch.float64)
         terms = ELBO(**options)(x, (mu, logvar), decoder, key=KEY)

@@ -50,6 +50,12 @@ def test_the_operator_draws_the_noise_of_the_definition(key, device):
             assert ((drawn.cpu() - expected).abs() <= 1e-14 * (1 + radius)).all()
 
 
+def test_of_one_number(device):
+    key = torch.tensor(KEYS[3], device=device)
+    of_none = noise.standard_normal(key, (), torch.float64)
+    assert of_none.shape == () and of_none == noise.standard_normal(key, (1,), torch.float64)[0]
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_float32_noise_is_the_same_to_a_few_ulp(key, device):
     expected, radius = normals(torch.tensor(key), (1 << 18,), uniforms=torch.float32)

@@ -96,7 +96,7 @@ class Bernoulli(Factorised):
     @explained()
     def expand(self, batch_shape, _instance=None) -> "Bernoulli":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
-        param = self.param.expand(*batch_shape, *self._event_shape)
+        param = self.param.expand((*batch_shape, *self._event_shape))
         return self._expanded(Bernoulli, _instance, **{self.param_name: param}, batch_dims=len(batch_shape))
 
     @explained()

@@ -159,7 +159,7 @@ class DiagonalGaussian(Factorised):
     @explained()
     def expand(self, batch_shape, _instance=None) -> "DiagonalGaussian":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
-        mu = self.mu.expand(*batch_shape, *self._event_shape)
+        mu = self.mu.expand((*batch_shape, *self._event_shape))
         options = {"spread": self.spread, "batch_dims": len(batch_shape)}
         return self._expanded(DiagonalGaussian, _instance, mu, self.scale_param, **options)
 

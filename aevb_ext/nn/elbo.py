@@ -309,7 +309,7 @@ class ELBO(nn.Module):
 
     def _grouped(self, kl: Tensor, q: DiagonalGaussian) -> Tensor:
         """Divergences of each dimension to those of each group, ``[*batch, groups]``."""
-        kl = kl.reshape(*q.batch_shape, -1)
+        kl = kl.reshape(*q.batch_shape, math.prod(q.event_shape))  # (-1 is ambiguous where there are no data points)
         if self.free_bits_groups is None:
             return kl
         if sizes(kl.shape)[-1] % self.free_bits_groups:
