@@ -94,6 +94,28 @@ def test_counts_the_calls_that_it_answers(package):
     assert patch.calls == {"made_up.double": 2, "Shape.area": 1, "registry[double]": 0, "registry[triple]": 0}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+def test_traces_and_forward_derivatives_are_of_the_original(package):
+    x = torch.tensor([1.0, 2.0])
+    with Patch("made_up", [Replacement(package, "double", lambda x: x * 0)]) as patch:
+        assert torch.equal(torch.jit.trace(package.double, x, check_trace=False)(x), 2 * x)
+        assert torch.equal(torch.func.jvp(package.double, (x,), (x,))[1], 2 * x)
+        assert torch.equal(torch.func.hessian(lambda x: package.double(x * x).sum())(x), torch.eye(2) * 4)
+        with torch.autograd.forward_ad.dual_level():
+            assert torch.equal(package.double(x), 2 * x)
+        assert not any(patch.calls.values())
+        assert torch.equal(package.double(x), 0 * x)  # and afterwards ours again
+    assert patch.calls["made_up.double"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+def test_what_has_no_original_is_ours_within_a_trace(package):
+    with Patch("made_up", [Replacement(package.registry, "triple", lambda x: 3 * x, "triple")]) as patch:
+        x = torch.tensor(2.0)
+        assert torch.jit.trace(lambda x: package.registry["triple"](x), x)(x) == 6
+    assert patch.calls["triple"] >= 1
+
+
 def test_an_exception_within_the_block_undoes(package):
     before = _state(package)
     with pytest.raises(ZeroDivisionError), Patch("made_up", _replacements(package)):

@@ -1,6 +1,7 @@
 """torch.distributions.kl_divergence with and without the patch."""
 
 import copy
+import warnings
 
 import mpmath
 import pytest
@@ -133,6 +134,28 @@ class TestValues:
         parameters = [t.requires_grad_() for t in _parameters(SHAPES["prior of a batch"], torch.float64)]
         with patch():
             assert torch.autograd.gradgradcheck(lambda *t: kl_divergence(*_pair(t, 1)), parameters)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+    @pytest.mark.parametrize("event_dims", [None, 1])
+    def test_traces_and_forward_derivatives_are_the_originals(self, event_dims):
+        """Without a warning, which within torch.jit.trace a comparison of shapes is."""
+        p_parameters, q = _parameters(SHAPES["same"])[:2], _pair(_parameters(SHAPES["same"]), event_dims)[1]
+
+        def divergence(loc, scale):
+            p = Normal(loc, scale, validate_args=False)
+            return kl_divergence(p if event_dims is None else Independent(p, event_dims, validate_args=False), q)
+
+        def results():
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", torch.jit.TracerWarning)
+                graph = torch.jit.trace(divergence, p_parameters, check_trace=False).graph
+            return str(graph), torch.func.jvp(divergence, tuple(p_parameters), tuple(p_parameters))
+
+        graph, derivatives = results()
+        with patch() as applied:
+            ours = results()
+        assert ours[0] == graph and not any(applied.calls.values())
+        torch.testing.assert_close(ours[1], derivatives, rtol=0, atol=0)
 
     def test_vmap_over_posteriors(self):
         loc, scale, *_ = _parameters(((5, 4, 3), (5, 4, 3), (), ()))

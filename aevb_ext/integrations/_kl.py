@@ -10,7 +10,7 @@ from torch.distributions import Independent, Normal, kl
 
 from .._arguments import FLOATING
 from ..functional import gaussian_kl
-from ._patch import Replacement
+from ._patch import Replacement, are_dense
 
 # The releases in which the registry, its memo and the two distributions are as the code here takes them to be.
 TORCH_VERSIONS = ("2.11.0", "2.12.0", "2.12.1", "2.13.0")
@@ -73,6 +73,8 @@ def _normals(p: Normal, q: Normal) -> Tensor:
 def _fused(p: Normal, q: Normal, event_dims: int) -> Tensor:
     """The KL of two Normals, summed over the last ``event_dims`` dimensions of what they broadcast to."""
     parameters = p.loc, p.scale, q.loc, q.scale
+    if not are_dense(*parameters):
+        return NotImplemented
     dtype, device = p.loc.dtype, p.loc.device
     if any(t.dtype != dtype or t.device != device for t in parameters):
         dtype, device = _deciding(parameters)
@@ -81,7 +83,10 @@ def _fused(p: Normal, q: Normal, event_dims: int) -> Tensor:
         return NotImplemented
     mu, std, prior_mu, prior_std = parameters
     if prior_mu.shape != mu.shape:
-        mu = mu.expand(torch.broadcast_shapes(mu.shape, prior_mu.shape))
+        try:
+            mu = mu.expand(torch.broadcast_shapes(mu.shape, prior_mu.shape))
+        except RuntimeError:
+            return NotImplemented
     value = gaussian_kl(
         mu,
         std,

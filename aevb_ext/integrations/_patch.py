@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class PatchError(RuntimeError):
@@ -56,7 +58,8 @@ class Replacement:
         owner: a class or a module, one of whose own attributes is replaced; or a dict, whose entry is.
         name: the attribute's name, or the dict's key. A dict may lack the key: undoing removes it again.
         function: called in its place with the same arguments. When it returns ``NotImplemented``, the original is
-            called as if there were no patch, and the call is not counted.
+            called as if there were no patch, and the call is not counted. So it is, without asking the function, within
+            ``torch.jit.trace`` and forward-mode differentiation, which only the original's operations are made for.
         label: how the attribute is called in ``Patch.attributes``, ``Patch.calls`` and messages. Default:
             ``"Class.method"`` or ``"module.function"``; a dict has none and needs a label.
     """
@@ -170,7 +173,8 @@ class Patch:
 
         @functools.wraps(function if original is _ABSENT else original)
         def replacement(*args, **kwargs):
-            result = function(*args, **kwargs)
+            asked = original is _ABSENT or not _originals_only()
+            result = function(*args, **kwargs) if asked else NotImplemented
             if result is NotImplemented:
                 if original is _ABSENT:
                     raise NotImplementedError(f"{label} is not defined for these arguments")
@@ -193,6 +197,20 @@ class Patch:
             for r, before in reversed(written):
                 r.write(before)
             raise PatchError(f"the patch of {self.package} could not be {done}: {error}") from error
+
+
+def are_dense(*values) -> bool:
+    """Whether these are tensors each element of which is in memory.
+
+    What else a package's own formulas can be fed with (numbers, the proxies of torch.fx, sparse and nested tensors) is
+    for those.
+    """
+    return all(isinstance(v, Tensor) and v.layout == torch.strided for v in values)
+
+
+def _originals_only() -> bool:
+    """Within torch.jit.trace, or torch.func.jvp and what else differentiates forward."""
+    return torch.jit.is_tracing() or forward_ad._current_level >= 0
 
 
 def _place(r: Replacement) -> tuple[int, Any]:

@@ -14,8 +14,9 @@ and ``var``) stays, since those are public attributes, and instances may outlive
 import torch
 from torch import Tensor
 
+from .._dtypes import FLOATING
 from ..functional import gaussian_kl, gaussian_log_prob, noise_key, rsample
-from ._patch import Patch, Replacement, require
+from ._patch import Patch, Replacement, are_dense, require
 
 VERSIONS = ("0.42.1",)
 
@@ -52,7 +53,7 @@ def patch(*, strict: bool = True) -> Patch:
 
 
 def _sample(self, generator=None):
-    if self.deterministic:
+    if not _is_mean_and_logvar(self):
         return NotImplemented
     mean, logvar = _parameters(self)
     key = _key(mean, generator)
@@ -81,22 +82,28 @@ def _strict_kl(self, other=None):
 
 
 def _kl(self, other=None):
-    return _kl_over(self, other, _event_dims(self.mean))
+    return _kl_over(self, other, None)
 
 
 def _kl_over(self, other, dims):
-    if self.deterministic or not _has(self.mean, dims):
+    """Summed over ``dims``; None: over all but the batch's."""
+    if not _is_mean_and_logvar(self):
+        return NotImplemented
+    dims = _event_dims(self.mean) if dims is None else dims
+    if not _has(self.mean, dims):
         return NotImplemented
     rows = _Rows(self.mean, dims)
     prior = ()
     if other is not None:
-        if other.deterministic or other.mean.shape != self.mean.shape or _dtype(other) != _dtype(self):
+        if not _is_mean_and_logvar(other) or other.mean.shape != self.mean.shape or _dtype(other) != _dtype(self):
             return NotImplemented
         prior = map(rows, _parameters(other))
     return gaussian_kl(*map(rows, _parameters(self)), *prior, batch_dims=rows.batch_dims)
 
 
 def _strict_nll(self, sample, dims=IMAGE_DIMS):
+    if dims is None or not _is_mean_and_logvar(self) or not are_dense(sample):
+        return NotImplemented
     dtype = torch.promote_types(sample.dtype, _dtype(self))
     if dtype == torch.float64 != _dtype(self):  # the original computes in the sample's
         return NotImplemented
@@ -105,14 +112,17 @@ def _strict_nll(self, sample, dims=IMAGE_DIMS):
 
 
 def _nll(self, sample, dims=None):
-    return _nll_over(self, sample, _event_dims(self.mean) if dims is None else dims)
+    return _nll_over(self, sample, dims)
 
 
 def _nll_over(self, sample, dims):
-    dims = (dims,) if isinstance(dims, int) else tuple(dims)
-    if self.deterministic or not _has(self.mean, dims):
+    """As :func:`_kl_over`."""
+    if not _is_mean_and_logvar(self) or not are_dense(sample):
         return NotImplemented
-    if sample.shape != self.mean.shape or not sample.is_floating_point():
+    if dims is None:
+        dims = _event_dims(self.mean)
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    if not _has(self.mean, dims) or sample.shape != self.mean.shape or not sample.is_floating_point():
         return NotImplemented
     rows = _Rows(self.mean, dims)
     mean, logvar = map(rows, _parameters(self))
@@ -130,6 +140,15 @@ class _Rows:
 
     def __call__(self, t: Tensor) -> Tensor:
         return t.permute(self.order)
+
+
+def _is_mean_and_logvar(q) -> bool:
+    """Whether these two say all about q: a subclass's ``__init__`` may have given it another std, or none of them."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    if type(q).__init__ is not DiagonalGaussianDistribution.__init__ or q.deterministic:
+        return False
+    return are_dense(q.mean, q.logvar, q.var) and _dtype(q) in FLOATING
 
 
 def _event_dims(mean: Tensor) -> tuple[int, ...]:

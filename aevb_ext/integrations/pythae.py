@@ -14,8 +14,9 @@ import math
 import torch
 from torch import Tensor
 
+from .._dtypes import DATA, FLOATING
 from ..functional import bernoulli_log_prob_of_probs, gaussian_kl, gaussian_log_prob, noise_key, rsample
-from ._patch import Patch, Replacement, require
+from ._patch import Patch, Replacement, are_dense, require
 
 VERSIONS = ("0.1.2",)
 
@@ -29,7 +30,8 @@ def patch() -> Patch:
 
     * The noise is this package's (:mod:`aevb_ext.noise`): the same seed gives other samples than without the patch.
     * Losses of half precision come back in float32, and the KL does not cancel near the prior.
-    * Probabilities outside [0, 1] under ``reconstruction_loss="bce"`` give NaN and no error.
+    * Data and probabilities outside [0, 1] under ``reconstruction_loss="bce"`` are ``binary_cross_entropy``'s error on the
+      CPU alone; on a GPU, where its check would end the process's use of it, such probabilities give NaN.
     * ``BaseTrainer`` with ``amp=True`` keeps autocast on for these models under ``reconstruction_loss="bce"``, where
       pythae turns it off without a word, because ``binary_cross_entropy`` refuses autocast on a GPU. (It is
       ``torch.autocast("cuda")`` in either case, which does nothing on the CPU.)
@@ -49,9 +51,11 @@ def patch() -> Patch:
 
 
 def _sample_gauss(self, mu, std):
-    if mu.shape != std.shape:
+    if not are_dense(mu, std) or mu.shape != std.shape:
         return NotImplemented
     mu, std = _promoted(mu, std)
+    if mu.dtype not in FLOATING:
+        return NotImplemented
     key = noise_key(mu.device)
     # pythae's own forward drops eps, but others who call the method may not.
     eps = rsample(torch.zeros_like(mu), mu.new_ones(()), key=key, spread="std")
@@ -59,11 +63,13 @@ def _sample_gauss(self, mu, std):
 
 
 def _vae_loss(self, recon_x, x, mu, log_var, z, *, beta=1.0):
-    kind = self.model_config.reconstruction_loss
-    if kind not in _RECONSTRUCTION_LOSSES or mu.dim() != 2:
+    if not are_dense(recon_x, x, mu, log_var) or mu.dim() != 2 or log_var.shape != mu.shape:
         return NotImplemented
-    x = x.reshape(x.shape[0], -1)
-    recon_loss = _RECONSTRUCTION_LOSSES[kind](recon_x.reshape(x.shape[0], -1), x, "mean")
+    if mu.shape[:1] != x.shape[:1]:
+        return NotImplemented
+    recon_loss = _recon_loss(self, recon_x.reshape(x.shape[0], -1), x, "mean")
+    if recon_loss is NotImplemented:
+        return NotImplemented
     kld = gaussian_kl(*_promoted(mu, log_var), reduction="mean")
     return recon_loss + beta * kld, recon_loss, kld
 
@@ -74,11 +80,14 @@ def _beta_vae_loss(self, recon_x, x, mu, log_var, z):
 
 def _iwae_loss(self, recon_x, x, mu, log_var, z):
     """Everything is ``[B, n_samples, ...]``, but the data, which are not repeated here."""
-    kind = self.model_config.reconstruction_loss
-    if kind not in _RECONSTRUCTION_LOSSES:
+    if not are_dense(recon_x, x, mu, log_var, z) or recon_x.dim() != 3 or recon_x.shape[1] != self.n_samples:
         return NotImplemented
-    x = x.reshape(x.shape[0], -1)
-    recon_loss = _RECONSTRUCTION_LOSSES[kind](recon_x.transpose(0, 1), x, "sample").T
+    if not recon_x.shape[:2] == z.shape[:2] or not z.shape == mu.shape == log_var.shape:
+        return NotImplemented
+    recon_loss = _recon_loss(self, recon_x.transpose(0, 1), x, "sample")
+    if recon_loss is NotImplemented:
+        return NotImplemented
+    recon_loss = recon_loss.T
     z, mu, log_var = _promoted(z, mu, log_var)
     # Both without their log(2 pi), as pythae has them; z^2 / 2 is the KL of N(z, 1) to N(0, 1).
     log_q_z = gaussian_log_prob(z, mu, log_var, batch_dims=2) + 0.5 * math.log(2 * math.pi) * z.shape[-1]
@@ -88,8 +97,33 @@ def _iwae_loss(self, recon_x, x, mu, log_var, z):
     return -(w_tilde * log_w).sum(1).mean(), recon_loss.mean(), kld.mean()
 
 
+def _recon_loss(self, recon, x, reduction):
+    """Of reconstructions ``[*samples, B, pixels]`` against the data ``[B, ...]``."""
+    loss = _RECONSTRUCTION_LOSSES.get(self.model_config.reconstruction_loss)
+    x = x.reshape(x.shape[0], -1)
+    if loss is None or x.shape != recon.shape[-2:] or recon.dtype not in FLOATING:
+        return NotImplemented
+    return loss(recon, x, reduction)
+
+
 def _bce(recon, x, reduction):
-    return -bernoulli_log_prob_of_probs(x, recon, reduction=reduction)
+    if x.dtype not in DATA:
+        return NotImplemented
+    loss = -bernoulli_log_prob_of_probs(x, recon, reduction=reduction)
+    return NotImplemented if _is_refused(loss, x) else loss
+
+
+def _is_refused(loss, x):
+    """Whether binary_cross_entropy has an error for this: on the CPU, for data or probabilities outside [0, 1].
+
+    The latter have made the loss NaN. A GPU would have to be waited for; traces and transforms cannot ask.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+        return False
+    if x.numel() == 0:
+        return False
+    low, high = x.aminmax()
+    return not (0 <= low and high <= 1) or bool(loss.isnan().any())
 
 
 def _mse(recon, x, reduction):
@@ -104,9 +138,10 @@ _RECONSTRUCTION_LOSSES = {"mse": _mse, "bce": _bce}
 
 def _trainer_init(original, models):
     def __init__(self, model, train_dataset, eval_dataset=None, training_config=None, callbacks=None):
-        loss_is_ours = any(type(model).loss_function is m.loss_function for m in models)
+        loss = getattr(type(model), "loss_function", None)  # flows have none; forward alone is asked for
+        is_ours = "loss_function" not in vars(model) and any(loss is m.loss_function for m in models)
         amp = training_config is not None and training_config.amp
-        if not (loss_is_ours and amp and model.model_config.reconstruction_loss == "bce"):
+        if not (is_ours and amp and model.model_config.reconstruction_loss == "bce"):
             return NotImplemented
         original(self, model, train_dataset, eval_dataset, training_config, callbacks)
         self.amp_context = torch.autocast("cuda")

@@ -2,9 +2,10 @@
 
 from torch.distributions import Normal
 
+from .._dtypes import FLOATING
 from ..functional import rsample
 from ._kl import TORCH_VERSIONS, GaussianKl
-from ._patch import Patch, Replacement, require
+from ._patch import Patch, Replacement, are_dense, require
 
 VERSIONS = ("1.4.2",)
 
@@ -35,7 +36,10 @@ def _encode(self, x, *cat_list):
     mean = self.mean_encoder(q)
     variance = self.var_activation(self.var_encoder(q)) + self.var_eps
     posterior = Normal(mean, variance.sqrt())
-    latent = self.z_transformation(rsample(posterior.loc, posterior.scale, spread="std"))
+    # Not to the original with what the operator does not take: batch norms of the encoder would see the data twice.
+    ours = are_dense(posterior.loc, posterior.scale) and posterior.loc.dtype in FLOATING
+    sample = rsample(posterior.loc, posterior.scale, spread="std") if ours else posterior.rsample()
+    latent = self.z_transformation(sample)
     if self.return_dist:
         return posterior, latent
     return mean, variance, latent

@@ -10,7 +10,9 @@ import torch
 from patch_mistakes import check_mistakes
 from pythae import models
 from pythae.data.datasets import BaseDataset
-from pythae.models import HVAE, IWAE, VAE, BetaVAE, BetaVAEConfig, HVAEConfig, IWAEConfig, VAEConfig
+from pythae.models import HVAE, IWAE, VAE, BetaVAE, BetaVAEConfig, HVAEConfig, IWAEConfig, VAEConfig, normalizing_flows
+from pythae.models.base.base_utils import ModelOutput
+from pythae.models.normalizing_flows import NFModel
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch._dynamo.testing import EagerAndRecordGraphs
 
@@ -245,6 +247,63 @@ class TestTrainer:
             trainer = BaseTrainer(model, images, training_config=config)
         assert isinstance(trainer.amp_context, contextlib.nullcontext)
         assert p.calls["BaseTrainer.__init__"] == 0
+
+
+class ForwardAlone(models.BaseAE):
+    """The least that pythae asks of a model."""
+
+    def __init__(self):
+        super().__init__(models.BaseAEConfig(input_dim=DIM, latent_dim=LATENT))
+
+    def forward(self, inputs, **_):
+        x = inputs["data"]
+        return ModelOutput(loss=(self.decoder(x[:, 0, 0, :LATENT]).reconstruction - x).square().mean())
+
+
+def _own_loss():
+    model = _model("VAE", "bce")
+    model.loss_function = lambda recon, x, *latents: ((recon - x).square().mean(), torch.zeros(()), torch.zeros(()))
+    return model
+
+
+def _flow(model, config):
+    prior = torch.distributions.MultivariateNormal(torch.zeros(42), torch.eye(42))
+    return NFModel(prior, model(config(input_dim=(42,))))
+
+
+# Models whose loss is none of the three that are replaced.
+OTHER_MODELS = {
+    "forward alone": ForwardAlone,
+    "a loss of its own": _own_loss,
+    "AE": lambda: models.AE(models.AEConfig(input_dim=DIM, latent_dim=LATENT)),
+    "VAMP": lambda: models.VAMP(models.VAMPConfig(input_dim=DIM, latent_dim=LATENT, reconstruction_loss="bce")),
+    "MAF": lambda: _flow(normalizing_flows.MAF, normalizing_flows.MAFConfig),
+    "IAF": lambda: _flow(normalizing_flows.IAF, normalizing_flows.IAFConfig),
+    "planar flow": lambda: _flow(normalizing_flows.PlanarFlow, normalizing_flows.PlanarFlowConfig),
+    "radial flow": lambda: _flow(normalizing_flows.RadialFlow, normalizing_flows.RadialFlowConfig),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
+@pytest.mark.parametrize("name", OTHER_MODELS)
+@pytest.mark.parametrize("amp", [False, True])
+def test_trainer_of_other_models(name, amp, tmp_path, fed):
+    """To the bit, and with the autocast that pythae gives them."""
+    images = BaseDataset(_images(2 * BATCH).round(), torch.zeros(2 * BATCH))
+    config = BaseTrainerConfig(output_dir=str(tmp_path), num_epochs=1, per_device_train_batch_size=BATCH, amp=amp)
+
+    def train():
+        torch.manual_seed(0)
+        trainer = BaseTrainer(OTHER_MODELS[name](), images, training_config=config)
+        trainer.train()
+        return type(trainer.amp_context), [p.detach().clone() for p in trainer.model.parameters()]
+
+    original = train()
+    with patch() as p:
+        ours = train()
+    assert ours[0] is original[0]
+    torch.testing.assert_close(ours[1], original[1], rtol=0, atol=0 if name != "a loss of its own" else 1e-6)
+    assert p.calls["BaseTrainer.__init__"] == 0
 
 
 class TestPatch:
