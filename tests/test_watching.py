@@ -15,7 +15,7 @@ from aevb_ext.data import Data, TensorRows
 from aevb_ext.estimators import latent_use
 from aevb_ext.models import mlp_vae
 from aevb_ext.plots import reconstructions
-from aevb_ext.report import comparison, report
+from aevb_ext.report import comparison, evaluations, report
 from aevb_ext.runs import SavedRun, open_run
 from aevb_ext.train import Callback, History, fit
 from aevb_ext.train.pictures import Pictures
@@ -115,6 +115,30 @@ def test_rows_that_stay_in_their_file_are_looked_at_a_few_at_a_time():
     rows = Counting(x)
     canvas = reconstructions(vae, rows, (2, 3), columns=5, rows=2)
     assert rows.asked == (10,) and canvas.nan_to_num().equal(reconstructions(vae, x, (2, 3), 5, 2).nan_to_num())
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_data_point_has_no_standard_error(tmp_path):
+    x = data().train
+    settings = {"samples_seen": 40, "batch_size": 20, "optimizer": "adam", "progress": False}
+    result = fit(model(), Data("one", x, x[:1], image_shape=(2, 3)), out=tmp_path / "run", **settings)
+    assert (str(result.test), result.test.told) == (f"{result.test.mean:.2f}", f"{result.test.mean:.2f} nats (1 point)")
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["test_stderr"] is last["train_stderr"] is None and last["test"] == result.test.mean
+    cell = f"<td>{result.test.mean:.2f}</td>"
+    for page in (report(open_run(tmp_path / "run")), result.history._repr_html_()):
+        assert cell in page and "nan" not in page
+    # It goes on from there as any run does.
+    fit(model(), Data("one", x, x[:1], image_shape=(2, 3)), out=tmp_path / "run", resume=True, **settings)
+
+
+def test_what_was_skipped_is_on_the_page():
+    line = {"test": -1.5, "test_stderr": 0.25, "test_skipped": 2, "train": -1.0, "train_stderr": None}
+    assert [evaluations.bound(line, split) for split in evaluations.SPLITS] == [
+        "-1.50 ± 0.25 (2 skipped)",
+        "-",
+        "-1.00",
+    ]
 
 
 def test_tensorboard_that_is_missing_is_named(monkeypatch):

@@ -11,7 +11,7 @@ from ..data import Rows, prefetch, rows_of
 from ..models import VAE
 from ..noise import keys_at
 
-__all__ = ["POINT_BITS", "Bound", "LogLikelihood", "home", "points"]
+__all__ = ["POINT_BITS", "Bound", "LogLikelihood", "home", "plus_minus", "points"]
 
 # How many data points there may be: what a data point has several of (noises, chains) is numbered above it.
 POINT_BITS = 40
@@ -60,7 +60,7 @@ class Bound:
         return cls(of_points.mean().item(), stderr, count, noise, skipped)
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f}" if math.isnan(self.stderr) else f"{self.mean:.2f} +- {self.stderr:.2f}"
+        return plus_minus(self.mean, self.stderr)
 
     @property
     def told(self) -> str:
@@ -108,6 +108,13 @@ class LogLikelihood:
         """Those of several batches, one after another."""
         columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+
+def plus_minus(value: float, error: float | None, digits: int = 2, sign: str = "+-") -> str:
+    """A number with its standard error; alone where there is none (None, or NaN, which is that of one data point)."""
+    if error is None or math.isnan(error):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} {sign} {error:.{digits}f}"
 
 
 def home(model: VAE, x: Tensor | Rows) -> tuple[torch.device, torch.dtype]:

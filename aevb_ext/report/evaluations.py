@@ -1,6 +1,9 @@
 """The evaluations of a run as people read them: in text, in a table, as curves."""
 
+import math
+
 from .. import plots
+from ..estimators.result import plus_minus
 from . import charts
 from .page import table
 
@@ -11,11 +14,14 @@ REACHED = ("samples seen", "steps", "time")
 
 
 def bound(evaluation: dict, split: str) -> str:
-    """The bound of a split with its standard error, where it has one; "-" where it was not evaluated."""
-    value, error = evaluation.get(split), evaluation.get(f"{split}_stderr")
+    """The bound of a split with its standard error, where it has one, and how many data points are not in it.
+
+    "-" where it was not evaluated.
+    """
+    value, error, skipped = (evaluation.get(f"{split}{part}") for part in ("", "_stderr", "_skipped"))
     if value is None:
         return "-"
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    return plus_minus(value, error, sign="±") + (f" ({skipped} skipped)" if skipped else "")
 
 
 def duration(seconds: float) -> str:
@@ -34,12 +40,15 @@ def present(evaluations: list[dict]) -> list[str]:
 def chart(evaluations: list[dict], score: str = "bound") -> str:
     """The curves of the bounds, or what ``score`` says, with standard errors, as SVG."""
     values = {split: curve(evaluations, split) for split in present(evaluations)}
-    errors = {
-        split: [line.get(f"{split}_stderr") or 0 for line in evaluations if line.get(split) is not None]
-        for split in values
-    }
+    errors = {split: [_error(line, split) for line in evaluations if line.get(split) is not None] for split in values}
     bottom = min(plots.bottom(seen, [bounds]) for seen, bounds in values.values())
     return charts.lines(score, values, "nats per data point", errors=errors, log_x=True, bottom=bottom)
+
+
+def _error(line: dict, split: str) -> float:
+    """The standard error; 0 where there is none to be drawn: NaN, null in files, is that of one data point."""
+    error = line.get(f"{split}_stderr")
+    return 0.0 if error is None or math.isnan(error) else error
 
 
 def curve(lines: list[dict], key: str) -> tuple[list, list]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..estimators.result import plus_minus
+
 __all__ = ["AUC", "auc"]
 
 
@@ -16,7 +18,7 @@ class AUC:
     stderr: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} +- {self.stderr:.4f}"
+        return plus_minus(self.value, self.stderr, 4)
 
 
 def auc(normal: Tensor, anomalous: Tensor) -> AUC:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Data, Rows, chunks, hold_out
+from ..estimators.result import plus_minus
 from ..models import VAE
 from ..noise import keys_at
 from .logistic import Logistic, fit_logistic
@@ -29,7 +30,8 @@ class Probe:
     """How well a linear classifier did on data points that it was not fitted to.
 
     Attributes:
-        accuracy, stderr: the share of the test's data points that it labels right, and the standard error of that.
+        accuracy, stderr: the share of the test's data points that it labels right, and the standard error of that, NaN
+            of one.
         count: how many there are.
         l2: the regularisation, which did best on the valid split.
         valid_accuracy: how well.
@@ -44,7 +46,7 @@ class Probe:
     classifier: Logistic
 
     def __str__(self) -> str:
-        return f"{self.accuracy:.4f} +- {self.stderr:.4f}"
+        return plus_minus(self.accuracy, self.stderr, 4)
 
 
 def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, progress: Told = None) -> Probe:
@@ -72,7 +74,8 @@ def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, progress: 
             best = accuracy, l2, classifier
     valid_accuracy, l2, classifier = best
     accuracy, count = _accuracy(classifier, test), len(test[1])
-    return Probe(accuracy, math.sqrt(accuracy * (1 - accuracy) / count), count, l2, valid_accuracy, classifier)
+    stderr = math.sqrt(accuracy * (1 - accuracy) / count) if count > 1 else math.nan
+    return Probe(accuracy, stderr, count, l2, valid_accuracy, classifier)
 
 
 def probe_latents(model: VAE, data: Data, *, progress: Told = None) -> Probe:
