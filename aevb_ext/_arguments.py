@@ -195,7 +195,7 @@ KINDS: dict[str, Callable] = {
     "packed": tensor(torch.uint8),
     "key": tensor(torch.int64, hint=" (see noise_key)"),
     **dict.fromkeys(("n_samples", "first_sample", "batch_dims", "latent_dims", "dim", "n"), integer),
-    **dict.fromkeys(("sample_shape", "batch_shape"), shape),
+    **dict.fromkeys(("sample_shape", "batch_shape", "shape"), shape),
     "other": instance(torch.distributions.Distribution, "a distribution"),
     "x_scale": number,
     **dict.fromkeys(("sigmoid", "soft", "tanh"), truth),

@@ -10,6 +10,9 @@ direction, except where its docstring says otherwise. What differs from PyTorch,
   the cost of waiting for the device) gives NaN, in its own element, and in every sum that it is part of. A target
   outside [0, 1] is taken as it is.
 * ``weight`` and ``pos_weight`` may require gradients.
+* Derivatives in forward mode are refused by name: ``torch.func.jvp``, ``jacfwd``, and so ``hessian`` (``jacrev`` of
+  ``jacrev`` is the same). So are ``torch.fx.symbolic_trace`` and ``torch.jit.script``, but not ``torch.jit.trace`` and
+  ``torch.export``.
 """
 
 import math

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._arguments import explain
+from ._arguments import explain, sizes
 from ._library import ops
 from .noise import keys_of
 
@@ -562,7 +562,7 @@ def _call() -> int:
 
 def _key(points: Tensor, key: Tensor | None, generator, name: str = "mu") -> Tensor:
     if key is None:
-        if isinstance(generator, (list, tuple)) and points.shape[:1] != (len(generator),):
+        if isinstance(generator, (list, tuple)) and sizes(points.shape)[:1] != (len(generator),):
             raise ValueError(
                 f"generator is a list of {len(generator)}, but {name} has shape {list(points.shape)}: expected a "
                 "generator for each data point of its first dimension"

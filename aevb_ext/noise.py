@@ -21,15 +21,31 @@ The functions here are that definition in plain PyTorch. The compiled operators 
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor
+
+from ._arguments import KINDS, explained, instance, integer, kind, tensor
 
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
 
+def _words(count: int):
+    """A check that an argument is so many words."""
+
+    def fits(value) -> bool:
+        return isinstance(value, (list, tuple)) and len(value) == count and all(map(torch.is_tensor, value))
+
+    return kind(fits, f"a list of {count} tensors of int64")
+
+
+_INT64 = tensor(torch.int64)
+
+
+@explained(counter=_words(4), key=_words(2), rounds=integer)
 def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> list[Tensor]:
     """Philox4x32: four 32-bit words from four counter words and two key words.
 
@@ -45,12 +61,14 @@ def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> li
     return counter
 
 
+@explained(count=integer, start=integer)
 def words(key: Tensor, count: int, start: int = 0) -> Tensor:
     """``count`` words of each key from number ``start`` on: int64 ``[*batch, count]``, each in ``[0, 2^32)``.
 
     Args:
         key: int64 ``[*batch, 2]``.
     """
+    _check_key(key)
     seed, offset = key[..., :1], key[..., 1:]
     block = torch.arange(start // 4, (start + count + 3) // 4, device=key.device)
     halves = [(part & _MASK, (part >> 32) & _MASK) for part in (block, offset, seed)]
@@ -58,6 +76,7 @@ def words(key: Tensor, count: int, start: int = 0) -> Tensor:
     return every.narrow(-1, start % 4, count)
 
 
+@explained(dtype=instance(torch.dtype, "a torch.dtype, float32 or float64"), start=integer)
 def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, start: int = 0) -> Tensor:
     """The noise of each key: standard normals ``[*batch, *shape]`` of ``dtype`` on the device of ``key``.
 
@@ -100,6 +119,7 @@ PURPOSES = {
 }
 
 
+@explained(seed=integer, purpose=instance(str, "a purpose's name"), index=_INT64)
 def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
     """A noise key for each index: a function of nothing else, whatever batch or process the index is in.
 
@@ -111,9 +131,11 @@ def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
     Returns:
         int64 ``[*index.shape, 2]`` on index's device: ``(mixed seed and purpose, index)``.
     """
+    _INT64("index", index)
     return torch.stack([torch.full_like(index, seed_for(seed, purpose)), index], -1)
 
 
+@explained(purpose=instance(str, "a purpose's name"))
 def rekeyed(key: Tensor, purpose: str) -> Tensor:
     """For each key one of another purpose: what the two stand for has nothing in common.
 
@@ -124,9 +146,11 @@ def rekeyed(key: Tensor, purpose: str) -> Tensor:
     Returns:
         int64 ``[*batch, 2]``: the same offsets, with the seeds' bits flipped where those of the purpose's are 1.
     """
+    _check_key(key)
     return torch.stack([key[..., 0] ^ seed_for(0, purpose), key[..., 1]], -1)
 
 
+@explained(seed=integer, purpose=instance(str, "a purpose's name"))
 def seed_for(seed: int, purpose: str) -> int:
     """A seed in ``[-2^63, 2^63)`` for one purpose: the output of SplitMix64 (Steele et al. 2014) at seed and purpose.
 
@@ -135,8 +159,15 @@ def seed_for(seed: int, purpose: str) -> int:
     """
     if purpose not in PURPOSES:
         raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}, got {purpose!r}")
-    state = _splitmix(_splitmix(seed) + PURPOSES[purpose])
+    state = _splitmix(_splitmix(operator.index(seed)) + PURPOSES[purpose])
     return state - (1 << 64) if state >> 63 else state
+
+
+def _check_key(key: Tensor) -> None:
+    """Raise TypeError or ValueError unless it is int64 ``[*batch, 2]``: of anything else there would be other noise."""
+    KINDS["key"]("key", key)
+    if not key.dim() or key.shape[-1] != 2:
+        raise ValueError(f"key must have shape [*batch, 2] (seed, offset), got {list(key.shape)}")
 
 
 def _splitmix(state: int) -> int:

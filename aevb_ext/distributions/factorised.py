@@ -111,7 +111,7 @@ class Factorised(Distribution):
             return {"key": key, "generator": generator}
         if key is not None:
             raise ValueError("key and generator were both given: the key alone determines the noise, give one of them")
-        points = math.prod(self._batch_shape)
+        points = math.prod(sizes(self._batch_shape))
         if len(generator) != points:
             raise ValueError(
                 f"generator is a list of {len(generator)}, but there are {points} data points "

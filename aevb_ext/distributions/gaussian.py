@@ -192,7 +192,8 @@ class DiagonalGaussian(Factorised):
     def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
         """:meth:`rsample` without a gradient."""
         with torch.no_grad():
-            return self.rsample(sample_shape, generator=generator, key=key)
+            z = self.rsample(sample_shape, generator=generator, key=key)
+        return z.detach() if torch.jit.is_tracing() else z  # torch.jit.trace keeps nothing of no_grad
 
     @explained()
     def rsample_kl(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -241,7 +241,8 @@ class ELBO(nn.Module):
 
     @property
     def _streams(self) -> bool:
-        return self.block is not None and self.block < self.n_samples
+        # torch.jit.trace would keep the gradients of the example: it takes all samples at once, to the same noise.
+        return self.block is not None and self.block < self.n_samples and not torch.jit.is_tracing()
 
     def _in_closed_form(self, q: DiagonalGaussian, p, noise: dict, log_likelihood, sources: tuple) -> ELBOTerms:
         reduction = "none" if self.free_bits else "sample"
@@ -415,7 +416,7 @@ class _LogMeanExpWithPort(torch.autograd.Function):
 
 def _log_mean_exp(log_weights: Tensor) -> Tensor:
     """The logarithm of the mean of the weights of k samples, ``[k, B]`` to ``[B]``."""
-    return log_weights.logsumexp(0) - math.log(len(log_weights))
+    return log_weights.logsumexp(0) - math.log(sizes(log_weights.shape)[0])
 
 
 def _mean(values: Tensor, n_samples: int | None) -> Tensor:
