@@ -80,9 +80,8 @@ def export_onnx(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
-    missing = [package for package in ("onnx", "onnxscript", "onnxruntime") if find_spec(package) is None]
-    if missing:
-        raise ImportError(f"decoder.onnx needs {', '.join(missing)}: pip install aevb-ext[export]")
+    if missing := missing_for_onnx():
+        raise ImportError(missing)
     import onnxruntime
 
     _, (name, network, given) = _networks(model, x)
@@ -104,6 +103,12 @@ def export_onnx(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
         raise ExportError(f"the {name} has no form in ONNX: {_first_line(error)}") from error
     _check("decoder.onnx", lambda z: (torch.from_numpy(session.run(["mean"], {"z": z.numpy()})[0]),), network, given)
     return _written(Path(folder), {"decoder.onnx": content})
+
+
+def missing_for_onnx() -> str:
+    """What :func:`export_onnx` needs and is not installed, in a sentence with what to type; "" where it has all."""
+    missing = [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]
+    return f"decoder.onnx needs {', '.join(missing)}: pip install {' '.join(missing)}" if missing else ""
 
 
 class _Encoder(nn.Module):

@@ -141,7 +141,9 @@ def curve(history, name: str, score: str = "bound") -> bytes:
     seen = [record.samples_seen for record in history]
     axes.plot(seen, [record.train for record in history], "--", label="train")
     axes.plot(seen, [record.test for record in history], "-", label="test")
-    axes.set(xscale="log", xlabel="training samples seen", ylabel=f"{SCORED[score]} (nats per data point)", title=name)
+    axes.set(xscale="log", xlabel="training samples seen", ylabel=f"{SCORED[score]} (nats per data point)")
+    # The path of one's own data may look like mathematics.
+    axes.set_title(name, parse_math=False)
     axes.set_ylim(bottom=bottom(seen, [[record.train for record in history], [record.test for record in history]]))
     axes.grid(alpha=0.3)
     axes.legend()

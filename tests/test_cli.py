@@ -149,14 +149,15 @@ def failure(capsys, *arguments):
 
 def test_failures_say_why(run, tmp_path, capsys):
     out = tmp_path / "new"
-    assert re.match("aevb: error: out: .*not empty", failure(capsys, *QUICK, "--out", run))
+    assert re.match("aevb: error: --out: .*not empty.*--resume", failure(capsys, *QUICK, "--out", run))
     assert "MNIST is not there" in failure(capsys, "train", "--data", "mnist", "--data-dir", tmp_path, "--out", out)
     assert "--data-dir" in failure(capsys, "train", "--data", "freyface", "--download", "--out", out)
     assert "lr must be" in failure(capsys, *QUICK, "--lr", "0", "--out", out)
     assert "device 'abacus'" in failure(capsys, *QUICK, "--device", "abacus", "--out", out)
     assert "there is no checkpoint" in failure(capsys, "evaluate", tmp_path / "none.safetensors")
     assert "digits has no valid split" in failure(capsys, "evaluate", run, "--split", "valid")
-    assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.safetensors", "--out", out)
+    picture = tmp_path / "x.png"
+    assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.safetensors", "--out", picture)
     assert "epochs and samples_seen" in failure(capsys, *QUICK, "--epochs", "3", "--out", out)
     assert "cifar" in failure(capsys, "train", "--data", "cifar", "--out", out)
     assert list(tmp_path.iterdir()) == []

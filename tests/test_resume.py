@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,9 +16,11 @@ import pytest
 import torch
 from torch import nn
 
-from aevb_ext.data import Data
+from aevb_ext.data import BinarizedRows, Data, TensorRows, subset
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
-from aevb_ext.train import Callback, NonFiniteBound, checkpoint, fit, load_checkpoint, save_checkpoint
+from aevb_ext.train import Callback, NonFiniteBound, Settings, checkpoint, fit, load_checkpoint, save_checkpoint
+from aevb_ext.train.folder import run_folder
+from aevb_ext.train.same import check_same, described
 
 QUICK = {"samples_seen": 3_000, "batch_size": 20, "evaluate_every": 500, "log_every": 7, "progress": False}
 
@@ -227,7 +230,7 @@ def test_a_run_at_its_end_has_nothing_to_do(tmp_path):
         ({"vae": model(hidden=6)}, r"model\.hidden: 5 -> 6"),
         ({"data": small_data(seed=1)}, r"data\.train\.fingerprint: "),
         ({"data": small_data(n=301)}, r"data\.train\.count: 260 -> 261"),
-        ({"data": replace(small_data(), name="other")}, r"data\.name: 'small' -> 'other'"),
+        ({"data": replace(small_data(), name="other", x_scale=0.5)}, r"data\.name: 'small' -> 'other'"),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )
@@ -244,7 +247,7 @@ def test_changes_that_are_asked_for(tmp_path):
     harmless = {"log_every": 3, "evaluate_every": 1_000, "patience": 50, "non_finite": "skip", "samples_seen": 2_000}
     train(tmp_path / "run", resume=True, **harmless)
     changes = {**harmless, "lr": 0.1, "data": small_data(seed=1), "samples_seen": 3_000}
-    with pytest.raises(ValueError, match=r"another one \(lr: [^,]*\); name"):
+    with pytest.raises(ValueError, match=r"another one \(lr: [^,]*\); .*: override=\['lr'\]"):
         train(tmp_path / "run", resume=True, override=["data"], **changes)
     with pytest.raises(ValueError, match="override: there is no 'learning_rate'"):
         train(tmp_path / "run", resume=True, override=["learning_rate"], **changes)
@@ -255,6 +258,147 @@ def test_changes_that_are_asked_for(tmp_path):
     train(tmp_path / "cosine", at=60, do=crash, schedule="cosine")
     with pytest.raises(ValueError, match="samples_seen: 3000 -> 4000"):
         train(tmp_path / "cosine", resume=True, schedule="cosine", samples_seen=4_000)
+
+
+def test_data_that_moved_is_the_same_data(tmp_path):
+    train(tmp_path / "whole")
+    out = tmp_path / "run"
+    train(out, at=60, do=crash)
+    train(out, resume=True, data=replace(small_data(), name="/elsewhere/small"))
+    (line,) = [line for line in lines_of(out) if line["event"] == "resumed"]
+    assert line["changed"] == {"data.name": ["small", "/elsewhere/small"]}
+    tensors, _ = checkpoint.read(newest(out))
+    assert all(torch.equal(t, tensors[name]) for name, t in checkpoint.read(newest(tmp_path / "whole"))[0].items())
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def changed(rows, i):
+    rows = rows.clone()
+    rows[i, 0] = 1 - rows[i, 0]
+    return rows
+
+
+@pytest.mark.parametrize("i", [0, 7, 39])
+def test_one_row_that_changed_is_seen(i):
+    before = small_data()
+    about = described(model(), before, Settings())
+    after = described(model(), replace(before, test=changed(before.test, i)), Settings(), like=about)
+    with pytest.raises(ValueError, match=r"\(data\.test\.fingerprint: '\w{16}' -> '\w{16}'\)"):
+        check_same("c", {**about, "run": {}}, after)
+    assert check_same("c", {**about, "run": {}}, described(model(), before, Settings(), like=about)) == {}
+
+
+def test_of_rows_that_are_drawn_it_is_the_data_that_counts():
+    """One number of the grey data, by the least it can change, of a split and of some of a split's rows."""
+    grey = torch.randint(256, (40, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    other = grey.clone()
+    other[20, 3] ^= 1
+    for part in (lambda rows: rows, lambda rows: subset(rows, torch.arange(15, 25))):
+        abouts = [
+            described(model(), Data("grey", *[part(BinarizedRows(x, 1 / 255))] * 2), Settings())["data"]["train"]
+            for x in (grey, grey.clone(), other)
+        ]
+        assert abouts[0] == abouts[1] and abouts[0]["fingerprint"] != abouts[2]["fingerprint"]
+
+
+class Filed(TensorRows):
+    """As rows that stay in their file."""
+
+    resident = False
+
+    def to(self, device):
+        return self
+
+
+def test_of_large_data_a_sample_is_compared(tmp_path, monkeypatch, capsys):
+    x = torch.rand(3000, 6, generator=torch.Generator().manual_seed(0)).round()
+    data, moved = (Data("filed", Filed(rows), x[:40]) for rows in (x, changed(x, 2999)))
+    train(tmp_path / "run", data=data, at=60, do=crash)
+    assert described(model(), data, Settings())["data"]["train"]["fingerprint_rows"] == 1000
+    # The first and the last row are always in it.
+    with pytest.raises(ValueError, match=r"data\.train\.fingerprint"):
+        train(tmp_path / "run", data=moved, resume=True)
+    capsys.readouterr()
+    train(tmp_path / "run", data=data, resume=True, progress=True)
+    assert "by a sample: 1,000 of 3,000 rows of train\n" in capsys.readouterr().err
+
+
+def test_checkpoints_from_before_go_on(tmp_path):
+    """Their fingerprints are of 16 rows, as they are drawn; what they were is written here."""
+    drawn = Data("drawn", *(BinarizedRows(torch.full((n, 6), 100, dtype=torch.uint8), 1 / 255) for n in (260, 40)))
+    for data, train_print, test_print in (
+        (small_data(), "9beb7fb654b0975c", "c249a3505621700c"),
+        (drawn, "a6152ba57b41cbeb", "975fa2b8953ad88f"),
+    ):
+        out = tmp_path / data.name
+        train(out, data=data, at=60, do=crash)
+        tensors, content = checkpoint.read(newest(out))
+        for split, fingerprint in (("train", train_print), ("test", test_print)):
+            content["data"][split] |= {"fingerprint": fingerprint}
+            del content["data"][split]["fingerprint_rows"]
+        checkpoint.write(newest(out), {name: t.clone() for name, t in tensors.items()}, content)
+        with pytest.raises(ValueError, match=r"data\.train\.fingerprint"):
+            train(out, data=replace(data, train=small_data(seed=1).train), resume=True)
+        train(out, data=data, resume=True)
+        assert [line["changed"] for line in lines_of(out) if line["event"] == "resumed"] == [{}]
+
+
+def test_a_folder_is_of_one_run_at_a_time(tmp_path):
+    out, said = tmp_path / "run", []
+
+    def others(run):
+        files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        half = out / "checkpoints" / ".000000101.safetensors.abc.part"
+        half.write_bytes(b"half")
+        for options in ({"resume": True}, {}):
+            with torch.random.fork_rng(), pytest.raises(OSError) as error:
+                fit(model(), small_data(), out=out, **QUICK | options)
+            said.append(error.value)
+        # What the run that is alive is about to write is left alone.
+        half.unlink()
+        assert files == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    train(tmp_path / "whole")
+    train(out, at=60, do=others)
+    assert isinstance(said[0], BlockingIOError)
+    assert re.fullmatch(rf"out: a run is alive in the folder {out} \(process {os.getpid()} on .+\): .*", str(said[0]))
+    assert isinstance(said[1], FileExistsError)
+    assert same(state(out), state(tmp_path / "whole")) and not (out / ".lock").exists()
+    # One that is about to begin, in a folder that is empty until now.
+    (tmp_path / "new").mkdir()
+    with run_folder(tmp_path / "new", resume=False), pytest.raises(BlockingIOError, match="a run is alive"):
+        train(tmp_path / "new")
+    train(tmp_path / "new")
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    train(tmp_path, at=60, do=crash)
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        with run_folder(tmp_path, resume=True):
+            os.write(writing, b"x")
+            signal.pause()
+    os.read(reading, 1)
+    with pytest.raises(BlockingIOError, match=rf"\(process {child} on"):
+        train(tmp_path, resume=True)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (tmp_path / ".lock").exists()
+    train(tmp_path, resume=True)
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("aevb_ext.train.folder.fcntl.flock", refused)
+    with pytest.warns(UserWarning, match=f"the file system of {tmp_path} has no locks .No locks available"):
+        train(tmp_path, at=60, do=crash)
+    assert newest(tmp_path).is_file() and not (tmp_path / ".lock").exists()
 
 
 def test_there_must_be_something_to_go_on_from(tmp_path):

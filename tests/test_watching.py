@@ -143,7 +143,7 @@ def test_what_was_skipped_is_on_the_page():
 
 def test_tensorboard_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"pip install tensorboard"):
+    with pytest.raises(ImportError, match=r"pip install tensorboard$"):
         TensorBoard()
 
 

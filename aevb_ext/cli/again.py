@@ -1,13 +1,14 @@
 """A run's model and data, loaded again."""
 
 import argparse
+from pathlib import Path
 
 from ..data import SPLITS, Data
 from ..learners import LEARNERS
 from ..models import VAE
-from ..runs import open_run
+from ..runs import CONFIG, folder_of, open_run
 from ..train import Checkpoint, Processes, Settings, load_checkpoint
-from .config import DATA
+from .config import DATA, of_kind, whole
 from .made import data_of_keys
 from .train import default_device
 
@@ -38,7 +39,7 @@ def add_uses_flags(parser: argparse.ArgumentParser, split: str) -> None:
     add_run(parser)
     add_flags(parser)
     parser.add_argument("--split", choices=SPLITS, default=split, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise; default: %(default)s")
+    parser.add_argument("--seed", type=whole, default=0, help="of the noise; default: %(default)s")
     parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
 
@@ -86,7 +87,8 @@ def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data
         FileNotFoundError: it is not there any more; says which flag helps.
         ValueError: it is damaged, was not made by :func:`~aevb_ext.data.load`, or is not what the checkpoint is of.
     """
-    options = {key: config[key] for key in DATA if key in config}
+    where = folder_of(Path(a.checkpoint)) / CONFIG
+    options = {key: of_kind(where, key, config[key]) for key in DATA if key in config}
     options |= {key: given for key in ("data", "data_dir") if (given := getattr(a, key)) is not None}
     data = data_of_keys(options)
     found, expected = (data.image_shape, data.x_scale), (checkpoint.image_shape, checkpoint.model.x_scale)

@@ -5,6 +5,7 @@ from ..estimators import ESTIMATORS
 from ..uses import write_scores
 from . import again
 from .config import count
+from .files import file_to_write
 
 __all__ = ["add"]
 
@@ -19,7 +20,7 @@ def add(verbs) -> None:
     )
     parser.set_defaults(run=_anomaly)
     again.add_uses_flags(parser, "test")
-    parser.add_argument("--out", required=True, metavar="FILE.csv", help="what to write")
+    parser.add_argument("--out", required=True, type=file_to_write(".csv"), metavar="FILE.csv", help="what to write")
     parser.add_argument(
         "--estimator",
         choices=ESTIMATORS,

@@ -16,6 +16,7 @@ from ..noise import keys_at
 from ..uses import writing_npz
 from . import again
 from .config import count
+from .files import file_to_write
 from .pictures import write_picture
 
 __all__ = ["add"]
@@ -36,7 +37,7 @@ def add(verbs) -> None:
     )
     parser.set_defaults(run=_augment)
     again.add_uses_flags(parser, "train")
-    parser.add_argument("--out", required=True, metavar="FILE.npz", help="what to write")
+    parser.add_argument("--out", required=True, type=file_to_write(".npz"), metavar="FILE.npz", help="what to write")
     parser.add_argument("--n", type=count, default=5, help="variants of each data point; default: %(default)s")
     parser.add_argument(
         "--temperature",
@@ -59,8 +60,6 @@ def _temperature(text: str) -> float:
 
 def _augment(a) -> None:
     out = Path(a.out)
-    if out.suffix != ".npz":
-        raise ValueError(f"--out must be a .npz file, got {out}")
     model, data = again.encoder_and_data(a)
     x, labels = data.split(a.split)
     index = torch.arange(len(x)).repeat_interleave(a.n)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import re
 import sys
 from dataclasses import fields
@@ -9,19 +10,15 @@ from pathlib import Path
 from typing import get_args
 
 from ..data import NAMES
-from ..estimators import ESTIMATORS
-from ..learners import LEARNERS
-from ..learners.learner import OPTIMIZERS
-from ..learners.precision import PRECISIONS
 from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS
-from ..train.settings import NON_FINITE, SCHEDULES, SCORES, Settings
+from ..train.settings import CHOICES, Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["add_flags", "read_config", "resolved"]
+__all__ = ["add_flags", "count", "of_kind", "read_config", "resolved", "whole"]
 
 # What the paper trains on MNIST and Frey Face (its Figure 2), and the like for the others.
 _MNIST = {"latent": 20, "hidden": 500, "likelihood": "bernoulli", "samples_seen": 10_000_000}
@@ -34,13 +31,7 @@ DEFAULTS = {
 }
 
 _CHOICES = {
-    "learner": tuple(LEARNERS),
-    "estimator": tuple(ESTIMATORS),
-    "optimizer": tuple(OPTIMIZERS),
-    "schedule": SCHEDULES,
-    "precision": tuple(PRECISIONS),
-    "non_finite": NON_FINITE,
-    "score": SCORES,
+    **CHOICES,
     "architecture": tuple(ARCHITECTURES),
     "activation": tuple(ACTIVATIONS),
     "likelihood": tuple(LIKELIHOODS),
@@ -52,17 +43,29 @@ _ALIASES = {"n_samples": ["--samples"], "batch_size": ["-M"]}
 
 def count(text: str) -> int:
     """A whole number of at least 1; 1e6 is one too."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if value < 1 or not value.is_integer():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return int(value)
+    value = _integer(text)
+    if value is None or not 1 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, and less than 2**63, got {text!r}")
+    return value
 
 
-def _whole(text: str) -> int:
-    return int(text) if text.lstrip("-").isdigit() else count(text)
+def whole(text: str) -> int:
+    """A whole number; 1e6 is one too."""
+    value = _integer(text)
+    if value is None or not -(1 << 63) <= value < 1 << 64:
+        raise argparse.ArgumentTypeError(f"expected a whole number (of 64 bits at most), got {text!r}")
+    return value
+
+
+def _integer(text: str) -> int | None:
+    for read in (int, float):
+        try:
+            value = read(text)
+        except ValueError:
+            continue
+        # int() of a float is exact.
+        return int(value) if read is int or value.is_integer() else None
+    return None
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -96,7 +99,7 @@ MODEL = {
     "mean_activation": str,
     "logvar_scale": float,
 }
-_TYPES = {int: _whole, float: float, str: str}
+_TYPES = {int: whole, float: float, str: str}
 # "int", or "int | None".
 SETTINGS = {field.name: _TYPES[(get_args(field.type) or [field.type])[0]] for field in fields(Settings)}
 # What is no part of Settings, but says how long a run is.
@@ -129,6 +132,8 @@ def read_config(path) -> dict:
         raise FileNotFoundError(f"config: there is no file {path}")
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"config: {path} is not a TOML file of a run: it is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"config: {path} is not a TOML file: {error}") from None
     model = found.pop("model", {})
@@ -143,10 +148,10 @@ def read_config(path) -> dict:
             raise ValueError(f"config: {path} has the unknown key {key!r}" + (f": {near[0]}?" if near else ""))
     if "epochs" in keys and "samples_seen" in keys:
         raise ValueError(f"config: {path}: {_BOTH_LENGTHS}")
-    return {key: _of_kind(path, key, value) for key, value in keys.items()}
+    return {key: of_kind(path, key, value) for key, value in keys.items()}
 
 
-def _of_kind(path: Path, key: str, value):
+def of_kind(path: Path, key: str, value):
     """The value of a key, if it is of the key's type: a number may be whole or not where it is one of either."""
     kind = KEYS[key]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -160,7 +165,7 @@ def _of_kind(path: Path, key: str, value):
     elif kind is float:
         right, expected = is_number, "a number"
     else:
-        right, expected = is_number and float(value).is_integer(), "a whole number"
+        right, expected = is_number and math.isfinite(value) and value == int(value), "a whole number"
     if not right:
         raise ValueError(f"config: {path}: {key} must be {expected}, got {value!r}")
     return value if kind in (str, bool, float, _shape) else int(value)
@@ -176,6 +181,8 @@ def resolved(arguments: argparse.Namespace) -> dict:
     if "epochs" in given and "samples_seen" in given:
         raise ValueError(_BOTH_LENGTHS)
     keys = {"data": "digits", **keys, **given}
+    if "epochs" in keys and not 0 < keys["epochs"] < math.inf:
+        raise ValueError(f"epochs must be a positive number of passes over the data, got {keys['epochs']}")
     defaults = DEFAULTS.get(keys["data"], DEFAULTS["digits"])
     if "epochs" in keys:
         defaults = {key: value for key, value in defaults.items() if key != "samples_seen"}

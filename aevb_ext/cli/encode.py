@@ -1,10 +1,9 @@
 """``aevb encode``."""
 
-from pathlib import Path
-
 from ..bar import bar
 from ..uses import writing_npz
 from . import again
+from .files import file_to_write
 
 __all__ = ["add"]
 
@@ -18,12 +17,10 @@ def add(verbs) -> None:
     )
     parser.set_defaults(run=_encode)
     again.add_uses_flags(parser, "train")
-    parser.add_argument("--out", required=True, metavar="FILE.npz", help="what to write")
+    parser.add_argument("--out", required=True, type=file_to_write(".npz"), metavar="FILE.npz", help="what to write")
 
 
 def _encode(a) -> None:
-    if Path(a.out).suffix != ".npz":
-        raise ValueError(f"--out must be a .npz file, got {a.out}")
     model, data = again.encoder_and_data(a)
     x, labels = data.split(a.split)
     with bar("encoding", len(x)) as told:

@@ -16,7 +16,7 @@ from ..estimators import (
     quadrature_log_likelihood,
 )
 from . import again
-from .config import count
+from .config import count, whole
 
 __all__ = ["add"]
 
@@ -63,7 +63,7 @@ def add(verbs) -> None:
         "--split", choices=("train", "valid", "test"), action="append", help="may be repeated; default: train and test"
     )
     parser.add_argument("--count", type=count, metavar="N", help="the first N data points of a split; default: all")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=whole, default=0, help="default: %(default)s")
     parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
 

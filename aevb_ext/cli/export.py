@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..export import export_onnx, export_programs
+from ..export import export_onnx, export_programs, missing_for_onnx
 from ..runs import folder_of
 from ..train import load_checkpoint
 from . import again
@@ -15,9 +15,9 @@ def add(verbs) -> None:
     parser = verbs.add_parser(
         "export",
         help="a run's model for other programs: torch.export, ONNX",
-        description="Writes encoder.pt2 (x to mu and logvar), decoder.pt2 (z to the mean of x) and decoder.onnx, each "
-        "run and compared with the model first. x is on the scale where pixels are from 0 to 1; batches may be of any "
-        "size.",
+        description="Writes encoder.pt2 (x to mu and logvar), decoder.pt2 (z to the mean of x) and, where onnx, "
+        "onnxruntime and onnxscript are installed, decoder.onnx, each run and compared with the model first. x is on "
+        "the scale where pixels are from 0 to 1; batches may be of any size.",
     )
     parser.set_defaults(run=_export)
     again.add_run(parser)
@@ -26,7 +26,10 @@ def add(verbs) -> None:
 
 def _export(a) -> None:
     model = load_checkpoint(a.checkpoint).model
-    out = Path(a.out) if a.out else folder_of(Path(a.checkpoint)) / "export"
-    for write in (export_programs, export_onnx):
+    out = folder_of(Path(a.checkpoint)) / "export" if a.out is None else Path(a.out)
+    missing = missing_for_onnx()
+    for write in (export_programs,) if missing else (export_programs, export_onnx):
         for path in write(model, out):
             print(f"written to {path}")
+    if missing:
+        print(f"left out: {missing}")

@@ -1,7 +1,7 @@
 """``aevb factor-analysis``."""
 
 from ..factor_analysis import compare, simulated, table
-from .config import count
+from .config import count, whole
 
 __all__ = ["add"]
 
@@ -21,7 +21,7 @@ def add(verbs) -> None:
     parser.add_argument(
         "--samples-seen", type=count, default=500_000, help="of each training by AEVB; default: %(default)s"
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=whole, default=0, help="default: %(default)s")
 
 
 def _run(a) -> None:

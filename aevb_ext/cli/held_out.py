@@ -6,7 +6,7 @@ from pathlib import Path
 from .._files import write_csv
 from ..bar import bar
 from ..uses import HeldOut, held_out
-from .config import add_flags, count, read_config, resolved
+from .config import add_flags, count, read_config, resolved, whole
 from .made import data_of_keys, model_of_keys, settings_of_keys
 from .train import default_device
 
@@ -28,7 +28,7 @@ def add(verbs) -> None:
     )
     parser.set_defaults(run=_held_out)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder for the runs and the table")
-    parser.add_argument("--labels", type=int, nargs="+", metavar="N", help="which, one after another; default: all")
+    parser.add_argument("--labels", type=whole, nargs="+", metavar="N", help="which, one after another; default: all")
     parser.add_argument(
         "--k", type=count, default=50, help="samples of the importance-weighted bound; default: %(default)s"
     )

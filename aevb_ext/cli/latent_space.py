@@ -7,7 +7,8 @@ from ..data import rows_of
 from ..noise import keys_at
 from ..train import load_checkpoint
 from . import again
-from .config import count
+from .config import count, whole
+from .files import file_to_write
 from .pictures import checked_shape, write_picture
 
 __all__ = ["add"]
@@ -22,10 +23,12 @@ def add(verbs) -> None:
     )
     parser.set_defaults(run=_manifold)
     again.add_run(parser)
-    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
+    parser.add_argument(
+        "--out", required=True, type=file_to_write(".png"), metavar="FILE.png", help="the picture to write"
+    )
     parser.add_argument("--side", type=count, default=20, help="images along each side; default: %(default)s")
     parser.add_argument(
-        "--dims", type=int, nargs=2, metavar="I", help="which two of more dimensions, counted from 0: right, up"
+        "--dims", type=whole, nargs=2, metavar="I", help="which two of more dimensions, counted from 0: right, up"
     )
 
     parser = verbs.add_parser(
@@ -36,10 +39,12 @@ def add(verbs) -> None:
     )
     parser.set_defaults(run=_interpolate)
     again.add_uses_flags(parser, "test")
-    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture to write")
+    parser.add_argument(
+        "--out", required=True, type=file_to_write(".png"), metavar="FILE.png", help="the picture to write"
+    )
     parser.add_argument(
         "--pair",
-        type=int,
+        type=whole,
         nargs=2,
         action="append",
         metavar="I",

@@ -28,7 +28,13 @@ def settings_of_keys(keys: dict, data: Data) -> Settings:
     if "epochs" not in keys:
         return settings
     each = settings.samples_per_step / settings.batch_size
-    return replace(settings, samples_seen=round(keys["epochs"] * len(data.train) * each))
+    samples = keys["epochs"] * len(data.train) * each
+    if not 0.5 < samples < 1 << 63:
+        raise ValueError(
+            f"epochs must come to one data point at least, and fewer than 2**63, got {keys['epochs']} of "
+            f"{len(data.train)} data points"
+        )
+    return replace(settings, samples_seen=round(samples))
 
 
 def model_of_keys(keys: dict, data: Data, seed: int) -> VAE:

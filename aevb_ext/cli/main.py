@@ -2,10 +2,16 @@
 
 import argparse
 import difflib
+import os
+import re
+import sys
+from contextlib import suppress
 
 from .. import __version__
+from .._typed import in_shell
 from ..export import ExportError
 from ..train import NonFiniteBound, PeerFailed, joined
+from ..train.memory import OutOfMemory, out_of_memory
 from ..uses import NotConverged
 from . import (
     anomaly,
@@ -31,17 +37,71 @@ _NAMED = (ExportError, NonFiniteBound, NotConverged, PeerFailed)
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``aevb`` with ``argv`` (default: the process's). Returns the exit status."""
-    with joined() as processes:
-        try:
-            with processes.only_first_prints():
-                arguments = _parsed(argv)
-                return arguments.run(arguments) or 0
-        except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
-            processes.tell(f"aevb: error: {error}")
-            return 1
-        except KeyboardInterrupt as error:
-            processes.tell(f"aevb: {str(error) or 'interrupted'}")
-            return 130
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        with joined() as processes, in_shell():
+            return _ended(processes, argv)
+    # Of joining: nobody else is there to tell.
+    except (ValueError, RuntimeError) as error:
+        print(f"aevb: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _ended(processes, argv: list[str]) -> int:
+    parser, verbs = _parser()
+    arguments = None
+    try:
+        with processes.only_first_prints():
+            arguments = _parsed(parser, verbs, argv)
+            status = arguments.run(arguments) or 0
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        # Whoever reads what is printed has seen enough (`aevb ... | head`).
+        _print_no_more()
+        return 1
+    except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
+        said = _as_typed(str(error), verbs, arguments, argv)
+    except OutOfMemory as error:
+        said = str(error)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if out_of_memory(error):
+            said = f"there is too little memory ({_first_line(error)}): ask for less at a time, or take a smaller model"
+        elif isinstance(error, OverflowError) or "Overflow when unpacking" in str(error):
+            said = f"a number is too large: {_first_line(error)}"
+        else:
+            raise
+    except KeyboardInterrupt as error:
+        processes.tell(f"aevb: {str(error) or 'interrupted'}")
+        return 130
+    processes.tell(f"aevb: error: {said}")
+    with suppress(OSError):
+        sys.stdout.flush()
+        return 1
+    _print_no_more()
+    return 1
+
+
+def _print_no_more() -> None:
+    """Standard output cannot be written: what is left in its buffer would be an error again when Python ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _as_typed(message: str, verbs, arguments: argparse.Namespace | None, argv: list[str]) -> str:
+    """The message; where it begins with the name of an argument that was given as a flag, with that flag."""
+    named = re.match(r"([a-z_]+)(?= must| means|:| ['\"])", message)
+    if not named or arguments is None:
+        return message
+    given = {token.partition("=")[0] for token in argv}
+    for action in verbs.choices[arguments.verb]._actions:
+        if action.dest == named[1] and (flag := next((f for f in action.option_strings if f in given), None)):
+            return flag + message[named.end() :]
+    return message
 
 
 def _doctor(_) -> int | None:
@@ -50,23 +110,45 @@ def _doctor(_) -> int | None:
     return doctor.main()
 
 
-def _parsed(argv: list[str] | None) -> argparse.Namespace:
-    parser, verbs = _parser()
+class _Parser(argparse.ArgumentParser):
+    """Names what comes nearest to what was typed, where that is nothing that there is."""
+
+    def _check_value(self, action: argparse.Action, value) -> None:
+        if action.choices is not None and value not in action.choices:
+            near = difflib.get_close_matches(str(value), map(str, action.choices), 1)
+            choices = ", ".join(map(str, action.choices))
+            said = f"there is no {value!r}{f': {near[0]}?' if near else ','} there are {choices}"
+            if action.dest == "verb":
+                self.error(said)
+            raise argparse.ArgumentError(action, said)
+
+    def refuse(self, flag: str) -> None:
+        """End for want of an argument of that name."""
+        near = difflib.get_close_matches(flag, self._option_string_actions, 1)
+        self.error(f"there is no argument {flag}" + (f": {near[0]}?" if near else ""))
+
+
+def _parsed(parser: _Parser, verbs, argv: list[str]) -> argparse.Namespace:
+    if not argv:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    verb = verbs.choices.get(next((token for token in argv if not token.startswith("-")), None))
+    # Before what is missing is missed: it may be what was mistyped.
+    for token in argv if verb else ():
+        flag = token.partition("=")[0]
+        if flag.startswith("--") and not any(known.startswith(flag) for known in verb._option_string_actions):
+            verb.refuse(flag)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        verb = verbs.choices[arguments.verb]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], verb._option_string_actions, 1)
-        verb.error(f"there is no argument {unknown[0]}" + (f": {near[0]}?" if near else ""))
+        verbs.choices[arguments.verb].refuse(unknown[0].partition("=")[0])
     return arguments
 
 
-def _parser() -> tuple[argparse.ArgumentParser, argparse.Action]:
+def _parser() -> tuple[_Parser, argparse.Action]:
     """The parser, and what has those of the verbs."""
-    parser = argparse.ArgumentParser(
-        prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014)."
-    )
+    parser = _Parser(prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014).")
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
-    verbs = parser.add_subparsers(required=True, dest="verb")
+    verbs = parser.add_subparsers(required=True, dest="verb", parser_class=_Parser)
     train.add(verbs)
     for verb in (sample, augment, latent_space, encode, probe, anomaly, held_out, evaluate):
         verb.add(verbs)

@@ -7,6 +7,7 @@ from ..report import compare, comparison, report
 from ..runs import open_run
 from ..train import load_checkpoint
 from . import again
+from .files import file_to_write
 
 __all__ = ["add"]
 
@@ -15,18 +16,22 @@ def add(verbs) -> None:
     """The verbs."""
     parser = verbs.add_parser("report", help="one HTML page about a run")
     parser.set_defaults(run=_report)
-    parser.add_argument("folder", metavar="RUN", help="the folder of a run, or one of its checkpoints")
+    parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run, or one of its checkpoints")
     again.add_flags(parser)
-    parser.add_argument("--out", metavar="FILE.html", help="default: report.html in the run's folder")
+    parser.add_argument(
+        "--out", type=file_to_write(".html"), metavar="FILE.html", help="default: report.html in the run's folder"
+    )
 
     parser = verbs.add_parser("compare", help="a table of runs")
     parser.set_defaults(run=_compare)
     parser.add_argument("folders", metavar="RUN", nargs="+", help="folders of runs")
-    parser.add_argument("--out", metavar="FILE.html", help="also write a page, with their curves")
+    parser.add_argument(
+        "--out", type=file_to_write(".html"), metavar="FILE.html", help="also write a page, with their curves"
+    )
 
 
 def _report(a) -> None:
-    run = open_run(a.folder)
+    run = open_run(a.checkpoint)
     model = data = None
     missing = "There is no checkpoint yet: pictures and latent dimensions are left out."
     if run.checkpoint is not None:

@@ -12,7 +12,8 @@ from ..noise import keys_at
 from ..train import Checkpoint, load_checkpoint
 from ..uses import write_npy, writing_npz
 from . import again
-from .config import count
+from .config import count, whole
+from .files import file_to_write
 from .pictures import checked_shape, write_picture
 
 __all__ = ["add"]
@@ -33,20 +34,21 @@ def add(verbs) -> None:
         "--out",
         required=True,
         action="append",
+        type=file_to_write(".png", ".npy", ".npz"),
         metavar="FILE",
         help="what to write: a picture (FILE.png), or an array (FILE.npy, or x in FILE.npz); may be repeated",
     )
     parser.add_argument("--n", type=count, default=100, help="how many samples; default: %(default)s")
     parser.add_argument("--sampled", action="store_true", help="draw x from p(x | z); default: its mean")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=whole, default=0, help="default: %(default)s")
 
 
 def _sample(a) -> None:
     checkpoint = load_checkpoint(a.checkpoint)
     for out in map(Path, a.out):
-        if out.suffix == ".npy":
+        if out.suffix.lower() == ".npy":
             write_npy(out, _blocks(a, checkpoint), a.n)
-        elif out.suffix == ".npz":
+        elif out.suffix.lower() == ".npz":
             with writing_npz(out) as write:
                 write("x", _blocks(a, checkpoint), a.n)
         else:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from .. import data as datasets
 from .._files import write_whole
@@ -23,7 +24,7 @@ def kept(run: SavedRun, name: str, score: Callable[..., dict], repeats: int = 1)
         repeats: how often it goes through the test split.
     """
     path, steps = run.folder / f"{name}.json", run.evaluations[-1]["steps"]
-    if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).pop("steps", None) == steps:
+    if (found := _read(path)).pop("steps", None) == steps:
         return found
     options, _, _ = split_keys(run.config)
     data = datasets.load(options.pop("data"), **options)
@@ -31,3 +32,13 @@ def kept(run: SavedRun, name: str, score: Callable[..., dict], repeats: int = 1)
         found = score(load_checkpoint(run.folder).model, data.test, progress=progress)
     write_whole(path, json.dumps({"steps": steps, **found}).encode())
     return found
+
+
+def _read(path: Path) -> dict:
+    """What was kept; nothing where that is not there or was damaged since: it is computed once more."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
+    return found if numbers else {}

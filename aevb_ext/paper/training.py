@@ -128,7 +128,7 @@ def _seen(folder: Path) -> int:
         with open(folder / "metrics.jsonl", "rb") as file:
             file.seek(max(0, os.path.getsize(file.name) - 4096))
             return json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])["samples_seen"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # Not begun yet, or in the middle of a line.
         return 0
 

@@ -55,11 +55,12 @@ def lines(
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
+        drawn = {}
         for i, (label, (seen, values)) in enumerate(series.items()):
             if not len(seen):
                 continue  # but the others keep their colours
             colour, dashes = _SERIES[i % len(_SERIES)], ["-", "--", ":"][i // len(_SERIES) % 3]
-            axes.plot(seen, values, dashes, color=colour, label=label, marker="." if len(seen) == 1 else None)
+            drawn[label] = axes.plot(seen, values, dashes, color=colour, marker="." if len(seen) == 1 else None)[0]
             if errors and label in errors:
                 low = [v - e for v, e in zip(values, errors[label], strict=True)]
                 high = [v + e for v, e in zip(values, errors[label], strict=True)]
@@ -75,7 +76,7 @@ def lines(
             axes.set_ylim(bottom=bottom)
         axes.grid(True)
         if len(series) > 1:
-            axes.legend()
+            _legend(axes, drawn)
         return _svg(figure, name)
 
 
@@ -89,6 +90,14 @@ def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(True, axis="y")
         return _svg(figure, name)
+
+
+def _legend(axes, drawn: dict) -> None:
+    """What each line is. A label is text, whatever is in it: no mathematics, nor hidden where it begins with _."""
+    legend = axes.legend(drawn.values(), map(str, range(len(drawn))))
+    for text, label in zip(legend.get_texts(), drawn, strict=True):
+        text.set_parse_math(False)
+        text.set_text(label)
 
 
 def _svg(figure: Figure, name: str) -> str:

@@ -4,9 +4,10 @@ import math
 import signal
 import warnings
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
+from .._typed import typed
 from ..data import Data
 from ..estimators import Bound
 from ..learners.precision import matmul_precision
@@ -14,7 +15,7 @@ from ..models import VAE
 from .arguments import check_arguments, check_data, check_model, checked_callbacks, settings_of
 from .callbacks import Callback
 from .evaluation import MARGINAL_POINTS, shared_bound, shared_marginal
-from .folder import clean, new_folder, old_folder
+from .folder import clean, run_folder
 from .joining import joined
 from .keeper import Keeper, newest_whole, set_damaged_aside
 from .memory import naming_what_to_lower
@@ -24,7 +25,7 @@ from .pictures import Pictures
 from .processes import Processes
 from .progress import Progress
 from .run import History, Log, Record, Result, Run
-from .same import check_same, described
+from .same import check_same, described, sampled
 from .settings import Settings
 from .signals import Signals, end_as
 from .support import check_support
@@ -88,7 +89,9 @@ def fit(
             evaluation, and one when SIGTERM or SIGINT (Ctrl-C) ends the run, which it does after the step.
             None: nothing is written.
         resume: go on with the run in ``out`` from its newest checkpoint that is whole, as if it had never ended: on the
-            CPU with the same number of threads bit for bit. What ``model`` has learnt is replaced.
+            CPU with the same number of threads bit for bit. What ``model`` has learnt is replaced. ``data`` must be the
+            same, wherever it lies: compared by all of it where it is in memory and of at most 256 MiB a split, else by
+            1000 rows of each split.
         override: names of settings that may differ from the checkpoint's all the same, or of ``model.X`` and
             ``data.X`` (``"data"``: all of it). What changes no step (``log_every``, ``evaluate_every``, ``patience``,
             ``non_finite``; ``samples_seen`` where the schedule is constant) may differ without being named.
@@ -116,6 +119,7 @@ def fit(
         TypeError: an argument is of another type; an unknown option, or one beside ``settings``.
         OSError: the folder exists and is not empty, or cannot be written (a disk that is full): the checkpoints before
             are whole, and the run goes on from them once there is room.
+        BlockingIOError: another run is alive in the folder, which is locked for as long as a run trains there.
         NonFiniteBound: the bound became infinite or NaN (with ``non_finite="skip"``: that of all data points of an
             evaluation). The newest checkpoint is from before.
         OutOfMemory: the message says which settings to lower.
@@ -156,9 +160,15 @@ def fit(
             run = Run(model, data, settings, processes=processes)
             try:
                 # Leaving the bar gives the terminal back, whatever ends the run.
-                with matmul_precision(settings.precision), Progress(progress and processes.is_first) as bar:
+                with (
+                    matmul_precision(settings.precision),
+                    Progress(progress and processes.is_first) as bar,
+                    ExitStack() as held,
+                ):
                     with processes.together():
                         if out is not None:
+                            if processes.is_first:
+                                held.enter_context(run_folder(out, resume=resume))
                             _take_folder(run, Path(out), resume, override)
                         callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
                     _check_steps(run)
@@ -171,13 +181,12 @@ def fit(
 
 
 def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) -> None:
-    if run.processes.is_first:
-        (old_folder if resume else new_folder)(folder)
     run.folder = folder
     if not resume:
         return
     path, tensors, content = newest_whole(folder)
-    run.changed = check_same(path, content, described(run.model, run.data, run.settings), override)
+    now = described(run.model, run.data, run.settings, like=content)
+    run.changed, run.sampled = check_same(path, content, now, override), sampled(now)
     try:
         run.load_state(tensors, content["run"])
     except ValueError as error:
@@ -256,7 +265,9 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
         _agree(run, signals)
     if number := signal.Signals.__members__.get(run.stopped):
         end_as(
-            number, f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} (resume)"
+            number,
+            f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} "
+            f"({typed('resume=True', '--resume')})",
         )
     if not run.history or run.history[-1].steps != run.steps:
         # A run that was stopped between two evaluations ends with one too.

@@ -61,7 +61,7 @@ def _rewind(path: Path, steps: int) -> None:
         try:
             if json.loads(line)["steps"] <= steps:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     write_whole(path, "".join(f"{line}\n" for line in kept).encode())
 

@@ -74,11 +74,18 @@ class Processes:
             device = torch.device(device)
         except RuntimeError as error:
             raise ValueError(f"device {device!r} is not a device: {error}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {str(device)!r}: torch {torch.__version__} sees no CUDA device here")
+        try:
+            # One that there is, and that holds numbers ("meta" does not).
+            torch.ones((), device=device).item()
+        # Whatever is raised by a device that this PyTorch was built without.
+        except Exception as error:
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"device {str(device)!r} cannot be trained or evaluated on: {said}") from None
         if device.type != "cuda":
             return device
         count = torch.cuda.device_count()
-        if not torch.cuda.is_available():
-            raise ValueError(f"device {str(device)!r}: torch {torch.__version__} sees no CUDA device here")
         if not self.are_several:
             return device
         if device.index is not None:

@@ -37,6 +37,8 @@ class Progress(Callback):
         self._total = run.settings.steps * run.settings.samples_per_step
         self._first, self._started = run.samples_seen, time.perf_counter()
         self._task = self._bar.add_task("training", total=self._total, completed=run.samples_seen, state="")
+        if run.sampled:
+            self._print(f"the data was compared with the checkpoint's by a sample: {run.sampled}")
         self._bar.start()
 
     def on_log(self, run, log) -> None:

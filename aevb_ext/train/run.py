@@ -119,6 +119,7 @@ class Run:
         folder: where it writes, or None.
         checkpoint: the last checkpoint that it wrote or was read from, or None.
         changed: of a run that goes on from a checkpoint, the settings that changed: name to ``[old, new]``; else None.
+        sampled: of which splits a sample alone was compared with what the checkpoint says of the data; "" of none.
         history: the evaluations until now.
         processes: which process this is.
         stopped: why training is to end after this step, or None.
@@ -145,6 +146,7 @@ class Run:
         self.step = make_step(self.learner, data.train, seed=s.seed, rank=rank, world_size=world_size)
         self.history, self.skipped = History(), 0
         self.checkpoint = self.changed = self.stopped = self._asked = None
+        self.sampled = ""
         self._vote = Vote(self.processes)
         self._seconds, self._started = 0.0, time.perf_counter()
 

@@ -14,6 +14,16 @@ __all__ = ["NON_FINITE", "Settings"]
 SCHEDULES = ("constant", "cosine")
 NON_FINITE = ("stop", "skip")
 SCORES = ("bound", "marginal")
+# What is one of several.
+CHOICES = {
+    "learner": tuple(LEARNERS),
+    "estimator": tuple(ESTIMATORS),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": SCHEDULES,
+    "precision": tuple(PRECISIONS),
+    "non_finite": NON_FINITE,
+    "score": SCORES,
+}
 
 
 @dataclass(frozen=True)
@@ -107,15 +117,7 @@ class Settings:
             optional = name in ("sample_block", "evaluate_every", "patience")
             if not (optional and value is None):
                 check_count(name, value, least)
-        for name, names in (
-            ("learner", LEARNERS),
-            ("estimator", ESTIMATORS),
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-            ("non_finite", NON_FINITE),
-            ("score", SCORES),
-        ):
+        for name, names in CHOICES.items():
             check_name(name, getattr(self, name), names)
         if not (is_integer(self.seed) and -(2**63) <= self.seed < 2**64):
             raise ValueError(f"seed must be an integer of 64 bits, from -2**63 to 2**64 - 1, got {self.seed!r}")
