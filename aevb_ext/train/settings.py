@@ -60,7 +60,8 @@ class Settings:
         free_bits: nats of each latent dimension's divergence that cost nothing; 0: none.
         precision: ``"float32"`` | ``"tf32"`` | ``"bf16"`` | ``"fp16"``: of the matrix products. The parameters are
             float32 in each.
-        non_finite: what to do when the bound of a data point is NaN or infinite: ``"stop"``, or ``"skip"`` the step.
+        non_finite: what to do when the bound of a data point is NaN or infinite: ``"stop"``, or ``"skip"`` the step,
+            and in evaluations the data point. Both are counted, and told.
         seed: of the order of the data, and of all noise: an integer of 64 bits, from -2**63 to 2**64 - 1 (what is below
             0 counts modulo 2**64).
         score: what evaluations are of: ``"bound"``; or ``"marginal"``, the marginal log-likelihood of the first 1000
