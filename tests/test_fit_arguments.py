@@ -1,6 +1,7 @@
 """What fit is given: everything that it cannot take is named before anything is trained or written."""
 
 import re
+import warnings
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from aevb_ext.data import Data
 from aevb_ext.models import VAE, mlp_vae
+from aevb_ext.nn import GaussianDecoder
 from aevb_ext.train import Callback, Settings, fit
 
 X = torch.rand(30, 6, generator=torch.Generator().manual_seed(0))
@@ -184,3 +186,30 @@ def test_what_is_good_is_taken():
     fit(torch.compile(vae, backend="eager"), GOOD, progress=False, seed=-1, **ONCE)
     moved = [not torch.equal(p, q) for p, q in zip(vae.parameters(), before, strict=True)]
     assert moved == [False] * 4 + [True] * 4
+
+
+def test_numbers_that_never_vary_are_warned_of_where_the_bound_has_no_limit():
+    """A Gaussian's variance goes to 0 there; not that of a Bernoulli, nor one that is bounded or shared."""
+    x = X.clone()
+    x[10:, 1] = x[10:, 4] = 0.5
+    constant, message = (
+        Data("constant", x[10:], x[:10]),
+        "2 of the 6 numbers of a data point are the same in all of data",
+    )
+    sizes, own = {"latent": 2, "hidden": 3, "likelihood": "gaussian"}, {"net": nn.Linear(2, 6), "sigmoid": False}
+    told = {
+        "free": mlp_vae(6, **sizes),
+        "of any range": mlp_vae(6, **sizes, mean_activation="identity"),
+        "each its own": VAE(nn.Linear(6, 4), GaussianDecoder(**own, logvar=torch.zeros(6))),
+    }
+    quiet = {
+        "bernoulli": model(),
+        "clamped": VAE(nn.Linear(6, 4), GaussianDecoder(nn.Linear(2, 12), clamp=(-8, 8))),
+        "one for all": VAE(nn.Linear(6, 4), GaussianDecoder(**own, logvar=0.0)),
+    }
+    for name, vae in (told | quiet).items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(vae, constant, progress=False, **ONCE)
+            fit(vae, GOOD, progress=False, **ONCE)
+        assert [message in str(w.message) and w.filename == __file__ for w in caught] == [True] * (name in told), name
