@@ -241,9 +241,41 @@ def test_data_of_any_range_by_a_mean_that_is_not_squashed(tmp_path, capsys):
     assert main(["evaluate", str(out)]) == 0
     assert "is of the likelihood gaussian" in failure_of([*again[:3], "--likelihood", "bernoulli"], capsys)
     for x_scale in ("-1", "0", "nan", "inf"):
-        assert f"x_scale must be a positive number, got {float(x_scale)}" in failure_of(
+        assert f"x-scale must be a positive number, got {float(x_scale)}" in failure_of(
             [*again[:3], "--x-scale", x_scale, "--out", str(tmp_path / "other")], capsys
         )
+
+
+def test_what_a_run_skips_is_skipped_when_it_is_evaluated(tmp_path, capsys):
+    path, out = tmp_path / "outliers.npz", tmp_path / "run"
+    x = np.random.RandomState(0).randn(40, 12).astype(np.float32)
+    x[3, 5] = x[33, 0] = 1e25
+    np.savez(path, train=x[:30], test=x[30:])
+    command = [
+        "train",
+        "--data",
+        str(path),
+        "--likelihood",
+        "gaussian",
+        "--mean-activation",
+        "identity",
+        "--latent",
+        "2",
+    ]
+    command += ["--samples-seen", "300", "-M", "10", "--optimizer", "adam", "--hidden", "8", "--out", str(out)]
+    assert "not finite at step" in failure_of(command, capsys)
+    shutil.rmtree(out)
+    assert main([*command, "--non-finite", "skip"]) == 0
+    trained = re.findall(r"^(?:train|test) bound +(.*)$", capsys.readouterr().out, re.M)
+    assert len(trained) == 2 and all(line.endswith("nats (9 points, 1 more skipped, not finite)") for line in trained)
+    newest = str(max((out / "checkpoints").iterdir()))
+    for estimator in (["b"], ["a"], ["iwae", "--samples", "3"], ["ais", "--samples", "4"]):
+        assert main(["evaluate", newest, "--split", "test", "--device", "cpu", "--estimator", *estimator]) == 0
+        printed = capsys.readouterr().out
+        assert "nats (9 points, 1 more skipped, not finite)" in printed and not re.search("nan|inf", printed)
+        assert estimator != ["b"] or trained[1] in printed
+    assert main(["evaluate", newest, "--split", "test", "--device", "cpu", "--count", "1"]) == 0
+    assert re.fullmatch(r"test bound -\d+\.\d\d nats \(1 point\)\n", capsys.readouterr().out)
 
 
 def failure_of(arguments, capsys):

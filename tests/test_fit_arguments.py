@@ -213,3 +213,15 @@ def test_numbers_that_never_vary_are_warned_of_where_the_bound_has_no_limit():
             fit(vae, constant, progress=False, **ONCE)
             fit(vae, GOOD, progress=False, **ONCE)
         assert [message in str(w.message) and w.filename == __file__ for w in caught] == [True] * (name in told), name
+
+
+@pytest.mark.parametrize(("scale", "far"), [(1 / 255, False), (0.1, False), (1.0, True)])
+def test_data_far_from_where_a_mean_begins_is_warned_of(scale, far):
+    grey = Data("grey", (X[10:] * 255).byte(), (X[:10] * 255).byte(), x_scale=scale)
+    largest = grey.train.max().item() * scale
+    options = {"latent": 2, "hidden": 3, "likelihood": "gaussian", "mean_activation": "identity", "x_scale": scale}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(mlp_vae(6, **options), grey, progress=False, **ONCE)
+    told = [str(w.message) for w in caught]
+    assert [f"data.train * x_scale goes up to {largest:.3g} in size" in each for each in told] == [True] * far

@@ -20,6 +20,7 @@ __all__ = [
     "encoder_and_data",
     "learner_without_encoder",
     "model_and_data",
+    "setting",
 ]
 
 
@@ -73,11 +74,16 @@ def encoder_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
 
 def learner_without_encoder(path) -> str | None:
     """The learner of a run, if it trains no encoder; of a checkpoint out of its run's folder nobody knows."""
-    try:
-        learner = open_run(path).config.get("learner", Settings.learner)
-    except FileNotFoundError:
-        return None
+    learner = setting(path, "learner")
     return learner if learner in LEARNERS and not LEARNERS[learner].ENCODES else None
+
+
+def setting(path, name: str):
+    """A setting of a run; of a checkpoint out of its run's folder the default."""
+    try:
+        return open_run(path).config.get(name, getattr(Settings, name))
+    except FileNotFoundError:
+        return getattr(Settings, name)
 
 
 def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data:

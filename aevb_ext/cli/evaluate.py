@@ -70,37 +70,42 @@ def add(verbs) -> None:
 def _evaluate(a) -> None:
     _check(a)
     model, data = again.model_and_data(a)
+    # What training skipped is skipped here too.
+    skip = again.setting(a.checkpoint, "non_finite") == "skip"
     for split in a.split or ("train", "test"):
         x, _ = data.split(split)
         n = min(len(x), a.count or len(x))
         with _warnings_as_lines(), bar(f"{split} {a.estimator}", n * a.repeats) as progress:
-            line = _line(model, x, a, progress)
+            line = _line(model, x, a, skip, progress)
         # Many samples, and chains, take minutes a split.
         print(f"{split} {line}", flush=True)
 
 
-def _line(model, x, a, progress) -> str:
+def _line(model, x, a, skip: bool, progress) -> str:
     options = {"seed": a.seed, "count": a.count, "progress": progress}
     if a.estimator in _OF_LOG_LIKELIHOOD:
         estimate, samples = _OF_LOG_LIKELIHOOD[a.estimator]
         if samples is not None:
             samples = options["n_samples"] = a.samples or samples
-        return f"log p(x) {_told(estimate(model, x, **options), samples)}"
+        return f"log p(x) {_told(estimate(model, x, **options), samples, skip)}"
     samples = a.samples or 1
     if a.estimator == "iwae" and samples > 1 and a.repeats == 1:
-        return f"bound {_told(importance_weighted_log_likelihood(model, x, n_samples=samples, **options), samples)}"
-    bound = evaluate_bound(model, x, estimator=a.estimator, n_samples=samples, repeats=a.repeats, **options)
-    return f"bound {bound} nats ({bound.count} points){_noise(bound)}"
+        found = importance_weighted_log_likelihood(model, x, n_samples=samples, **options)
+        return f"bound {_told(found, samples, skip)}"
+    options |= {"estimator": a.estimator, "repeats": a.repeats, "skip_non_finite": skip}
+    bound = evaluate_bound(model, x, n_samples=samples, **options)
+    return f"bound {bound.told}{_noise(bound)}"
 
 
-def _told(found: LogLikelihood, samples: int | None) -> str:
-    mean = found.mean
-    line = f"{mean} nats ({mean.count} points)"
+def _told(found: LogLikelihood, samples: int | None, skip: bool) -> str:
+    mean = found.averaged(skip_non_finite=skip)
+    line = mean.told
     if found.ess is None:
         return f"{line}, each to within {found.stderr.max():.1g}"
-    line += f"{_noise(mean)}, effective sample size {found.ess.median():.3g} of {samples} (median)"
+    kept = found.values.isfinite() if mean.skipped else slice(None)
+    line += f"{_noise(mean)}, effective sample size {found.ess[kept].median():.3g} of {samples} (median)"
     if found.accept_prob is not None:
-        line += f", acceptance {found.accept_prob.mean():.0%}"
+        line += f", acceptance {found.accept_prob[kept].mean():.0%}"
     return line
 
 

@@ -76,8 +76,8 @@ def _run(a) -> None:
     )
     if result.stopped:
         print(f"ended early: {result.stopped}")
-    print(f"train {settings.score} {result.train} nats ({result.train.count} points)")
-    print(f"test {settings.score}  {result.test} nats ({result.test.count} points)")
+    print(f"train {settings.score} {result.train.told}")
+    print(f"test {settings.score}  {result.test.told}")
     print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 

@@ -49,6 +49,7 @@ def evaluate_bound(
     seed: int = 0,
     count: int | None = None,
     repeats: int = 1,
+    skip_non_finite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Bound:
     """The mean bound of a data set, in nats per data point.
@@ -66,6 +67,7 @@ def evaluate_bound(
         count: of how many first data points. None: of all.
         repeats: with how many independent noises each is scored. With two or more, ``noise_stderr`` of the result says
             how much of its error is theirs.
+        skip_non_finite: leave out, and count as ``skipped``, data points whose bound is not finite.
         progress: called with how many data points are done, of ``repeats`` times as many, again and again.
 
     Raises:
@@ -79,7 +81,7 @@ def evaluate_bound(
         told = None if progress is None else lambda done, before=before: progress(before + done)
         options = {"estimator": estimator, "n_samples": n_samples, "seed": seed, "count": count}
         values.append(bound_values(model, x, **options, repeat=repeat, progress=told))
-    return Bound.of(torch.stack(values))
+    return Bound.of(torch.stack(values), skip_non_finite=skip_non_finite)
 
 
 @torch.no_grad()

@@ -100,8 +100,13 @@ class LogLikelihood:
     @property
     def mean(self) -> Bound:
         """The mean over the data points, with its standard errors."""
-        noise = self.stderr.square().sum().sqrt().item() / len(self.stderr)
-        return replace(Bound.of(self.values), noise_stderr=noise)
+        return self.averaged()
+
+    def averaged(self, *, skip_non_finite: bool = False) -> Bound:
+        """The same, and where it is asked for without data points whose value is not finite, as in :meth:`Bound.of`."""
+        mean = Bound.of(self.values, skip_non_finite=skip_non_finite)
+        errors = self.stderr[self.values.isfinite()] if mean.skipped else self.stderr
+        return replace(mean, noise_stderr=errors.square().sum().sqrt().item() / len(errors))
 
     @classmethod
     def joined(cls, parts: list["LogLikelihood"]) -> "LogLikelihood":
