@@ -14,7 +14,7 @@ and ``var``) stays, since those are public attributes, and instances may outlive
 import torch
 from torch import Tensor
 
-from .._dtypes import FLOATING
+from .._arguments import FLOATING
 from ..functional import gaussian_kl, gaussian_log_prob, noise_key, rsample
 from ._patch import Patch, Replacement, are_dense, require
 

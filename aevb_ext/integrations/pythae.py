@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._dtypes import DATA, FLOATING
+from .._arguments import DATA, FLOATING
 from ..functional import bernoulli_log_prob_of_probs, gaussian_kl, gaussian_log_prob, noise_key, rsample
 from ._patch import Patch, Replacement, are_dense, require
 

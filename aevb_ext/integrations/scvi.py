@@ -2,7 +2,7 @@
 
 from torch.distributions import Normal
 
-from .._dtypes import FLOATING
+from .._arguments import FLOATING
 from ..functional import rsample
 from ._kl import TORCH_VERSIONS, GaussianKl
 from ._patch import Patch, Replacement, are_dense, require
