@@ -13,10 +13,10 @@ TORCH ?= torch==2.13.0
 CUDA_TORCH ?= torch==2.11.0
 CUDA_HOME ?= /usr/local/cuda
 ARGS ?=
-# The tests share nothing: a few processes at a time.
-PYTEST := pytest -n auto --maxprocesses 4
+# The tests share nothing but what a file's tests share: a few processes at a time, each with whole files where it can.
+PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 
-SOURCES := setup.py $(shell find csrc -type f)
+SOURCES := setup.py aevb_ext/_build_note.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
 .PHONY: train test conformance lint cuda bench count gpu clean FORCE
