@@ -29,10 +29,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import setuptools
-from setuptools import Command, Distribution, Extension, setup
+from setuptools import Extension, setup
+
+# As pyproject.toml has it, which pip does not look at without build isolation. Earlier ones make no wheels.
+if tuple(map(int, setuptools.__version__.split(".")[:2])) < (70, 1):
+    sys.exit(
+        f"error: aevb_ext is built with setuptools 70.1 or later, and this is {setuptools.__version__}: type "
+        "`pip install 'setuptools>=77,<82'`, and then what you typed once more"
+    )
+
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError, ModuleError, PlatformError
+from setuptools.errors import CompileError, PlatformError
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
@@ -407,27 +415,5 @@ class BuildOperators(build_ext):
         super().build_extension(extension)
 
 
-class NoWheels(Command):
-    """Stands for `bdist_wheel` in a setuptools that has none. Without build isolation pip takes it as it is."""
-
-    user_options = ()
-
-    def initialize_options(self) -> None:
-        raise PlatformError(
-            f"setuptools {setuptools.__version__} makes no wheels: type `pip install 'setuptools>=77,<82'`, and then "
-            "what you typed once more"
-        )
-
-    finalize_options = run = initialize_options
-
-
-def commands() -> dict[str, type[Command]]:
-    try:
-        Distribution().get_command_class("bdist_wheel")
-    except ModuleError:
-        return {"build_ext": BuildOperators, "bdist_wheel": NoWheels}
-    return {"build_ext": BuildOperators}
-
-
 if __name__ == "__main__":
-    setup(ext_modules=[Extension("aevb_ext._C", [], language="c++")], cmdclass=commands())
+    setup(ext_modules=[Extension("aevb_ext._C", [], language="c++")], cmdclass={"build_ext": BuildOperators})

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -287,17 +288,15 @@ def test_python_without_its_headers(setup_py, monkeypatch, tmp_path):
         setup_py.check_headers()
 
 
-def test_setuptools_without_wheels(setup_py, monkeypatch):
-    assert set(setup_py.commands()) == {"build_ext"}
-
-    def missing(self, name):
-        raise setup_py.ModuleError(f"invalid command '{name}'")
-
-    monkeypatch.setattr(setuptools.Distribution, "get_command_class", missing)
-    with pytest.raises(
-        setup_py.PlatformError, match=r"^setuptools \S+ makes no wheels: type `pip install 'setuptools>=77"
-    ):
-        setup_py.commands()["bdist_wheel"](setuptools.Distribution())
+def test_setuptools_that_makes_no_wheels(setup_py, monkeypatch):
+    for old in ("65.5.0", "70.0.0", "9.1"):
+        monkeypatch.setattr(setuptools, "__version__", old)
+        with pytest.raises(
+            SystemExit, match=rf"70\.1 or later, and this is {old}: type `pip install 'setuptools>=77,<82'"
+        ):
+            runpy.run_path(ROOT / "setup.py")
+    monkeypatch.setattr(setuptools, "__version__", "70.1.0.post20240701")
+    runpy.run_path(ROOT / "setup.py")
 
 
 def test_the_command_fails_before_it_compiles(tmp_path):
