@@ -70,10 +70,10 @@ def noise_key(device=None, generator=None) -> Tensor:
         ValueError: the generator is on another device.
     """
     try:
-        device = _device(device, generator)
-        if device.type not in _COMPILED:
-            return reference.noise_key(device, generator)
-        return _fresh_key(device, generator)
+        on = _device(device, generator)
+        if on.type not in _COMPILED:
+            return reference.noise_key(on, generator)
+        return _fresh_key(on, generator)
     except Exception:
         explain(noise_key, locals())
         raise

@@ -43,6 +43,7 @@ def _words(count: int):
 
 
 _INT64 = tensor(torch.int64)
+_DTYPE = instance(torch.dtype, "a torch.dtype, float32 or float64")
 
 
 @explained(counter=_words(4), key=_words(2), rounds=integer)
@@ -76,7 +77,7 @@ def words(key: Tensor, count: int, start: int = 0) -> Tensor:
     return every.narrow(-1, start % 4, count)
 
 
-@explained(dtype=instance(torch.dtype, "a torch.dtype, float32 or float64"), start=integer)
+@explained(start=integer)
 def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, start: int = 0) -> Tensor:
     """The noise of each key: standard normals ``[*batch, *shape]`` of ``dtype`` on the device of ``key``.
 
@@ -86,6 +87,7 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, sta
         dtype: float32 or float64.
         start: the index of the first.
     """
+    _DTYPE("dtype", dtype)
     count = math.prod(shape)
     # A pair of words gives a pair of normals.
     first, last = start // 2 * 2, (start + count + 1) // 2 * 2

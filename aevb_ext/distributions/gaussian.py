@@ -22,6 +22,12 @@ _SPREADS = {
 }
 
 
+def check_spread(spread: str) -> None:
+    """Raise ValueError unless it is a parameterisation of the spread."""
+    if spread not in _SPREADS:
+        raise ValueError(f'spread must be "logvar", "log_std", "std" or "var", got "{spread}"')
+
+
 class DiagonalGaussian(Factorised):
     r""":math:`N(\mu, \mathrm{diag}(\sigma^2))`: a VAE's posterior, or a Gaussian decoder's p(x | z).
 
@@ -61,8 +67,7 @@ class DiagonalGaussian(Factorised):
     ):
         check_dtype("mu", mu)
         check_dtype("logvar", logvar)
-        if spread not in _SPREADS:
-            raise ValueError(f'spread must be "logvar", "log_std", "std" or "var", got "{spread}"')
+        check_spread(spread)
         check_broadcasts("logvar", logvar.shape, "mu", mu.shape)
         self.mu, self.scale_param, self.spread = mu, logvar, spread
         super().__init__(mu.shape, "mu", batch_dims, validate_args)

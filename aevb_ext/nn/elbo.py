@@ -150,7 +150,7 @@ class ELBO(nn.Module):
         ):
             _check_weight(name, number)
         if gradient not in GRADIENTS:
-            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
+            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {described(gradient)}")
         self.n_samples, self.warmup_steps, self.capacity_steps = map(int, (n_samples, warmup_steps, capacity_steps))
         self.free_bits, self.free_bits_groups = free_bits, free_bits_groups
         self.importance_weighted, self.gradient, self.block = importance_weighted, gradient, block

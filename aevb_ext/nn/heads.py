@@ -11,6 +11,7 @@ from .._arguments import described, explain, explained, is_number
 from ..distributions import Bernoulli, DiagonalGaussian
 from ..distributions.clamp import check_clamp
 from ..distributions.clamp import clamp as clamped
+from ..distributions.gaussian import check_spread
 from .linear import Linear
 
 __all__ = ["BernoulliDecoder", "GaussianDecoder", "GaussianPosterior"]
@@ -40,6 +41,7 @@ class GaussianPosterior(nn.Module):
     ):
         super().__init__()
         explain(GaussianPosterior, locals(), clamp=check_clamp)
+        check_spread(spread)
         self.net, self.dim, self.clamp, self.soft, self.spread = net, dim, clamp, soft, spread
 
     def forward(self, *x: Tensor) -> DiagonalGaussian:
@@ -142,6 +144,7 @@ class BernoulliDecoder(_Decoder):
         """E[x | z], ``[*samples, B, *event]``."""
         return self._decode(z).sigmoid()
 
+    @explained()
     def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
         """Raise ValueError naming ``name`` unless all of ``x * x_scale`` is in [0, 1]."""
         low, high = _finite_range(x, x_scale, name, "Bernoulli")
@@ -215,6 +218,7 @@ class GaussianDecoder(_Decoder):
         """E[x | z], ``[*samples, B, *event]``."""
         return self._mean_logvar(z)[0]
 
+    @explained()
     def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
         """Raise ValueError naming ``name`` unless all of x is finite and, where the mean is squashed, in [0, 1]."""
         low, high = _finite_range(x, x_scale, name, "Gaussian")
