@@ -115,7 +115,7 @@ def test_a_split_for_validation_is_not_lost_where_the_test_is_held_out(tmp_path)
     put(tmp_path, *(f"train/{i}.png" for i in range(10)), "val/a.png")
     found = loaded(tmp_path)
     assert greys(found.valid) == [10] and len(found.train) == 9 and len(found.test) == 1
-    assert "train 9 (train/), valid 1 (val/), test 1 (held out of train: test_fraction 0.1)" in found.description
+    assert "train 9 (train/), test 1 (held out of train: test_fraction 0.1), valid 1 (val/)" in found.description
 
 
 @pytest.mark.parametrize(

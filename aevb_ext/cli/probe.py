@@ -16,7 +16,8 @@ def add(verbs) -> None:
         help="how well a linear classifier does on latent means, and on pixels",
         description="Multinomial logistic regression, fitted to the train split, its regularisation chosen on the "
         "valid split (a fifth of train where there is none), its accuracy that of the test split. The data needs "
-        "labels: the digits have them, MNIST and Fashion-MNIST where the files of labels are there.",
+        "labels: the digits have them, MNIST and Fashion-MNIST where the files of labels are there, your own where "
+        "there are folders of classes or arrays of labels.",
     )
     parser.set_defaults(run=_probe)
     again.add_run(parser)

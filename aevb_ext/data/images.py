@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,6 @@ __all__ = ["ImageRows", "read_images"]
 
 # Decoding leaves Python to other threads.
 _THREADS = 8
-# Pictures that are decoded between two looks at the progress bar.
-_CHUNK = 1024
 # What puts a picture upright, by its EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -87,7 +86,7 @@ class ImageRows:
         return rows
 
     def _decode(self, i: int) -> Tensor:
-        return torch.from_numpy(_decode(self.paths[i], self._shape)).flatten()
+        return torch.from_numpy(_decode(self.paths[i], self._shape)[0]).flatten()
 
     def to(self, device) -> "ImageRows":
         """Itself: files stay where they are."""
@@ -108,14 +107,10 @@ def read_images(folder: Path, colour: bool, resident_bytes: int) -> Found:
         ValueError: there are no images, one is damaged, or two differ in size: names them.
     """
     pictures = find_pictures(folder)
-    height, width = size = _look(pictures.paths["train"][0])[0]
+    height, width = _look(pictures.paths["train"][0])[0]
     shape = (3, height, width) if colour else (height, width)
     done = Counter()
-    files = [path for paths in pictures.paths.values() for path in paths]
-    for path, (own, kinds) in zip(files, _with_threads(_look, files, "looking at images"), strict=True):
-        _check_size(path, own, size)
-        done.update(kinds)
-    splits = {split: _rows(paths, shape, resident_bytes) for split, paths in pictures.paths.items()}
+    splits = {split: _rows(paths, shape, resident_bytes, done) for split, paths in pictures.paths.items()}
     told = [_TURNED, _DEEP, _WHITE, *([] if colour else [_TO_GREY]), _FRAMES]
     converted = [f"{done[kind]} {kind}" for kind in told if done[kind]]
     origins = {
@@ -124,15 +119,22 @@ def read_images(folder: Path, colour: bool, resident_bytes: int) -> Found:
     return Found(splits, shape, pictures.labels, origins, converted, pictures.skipped)
 
 
-def _rows(paths: list[Path], shape: tuple[int, ...], resident_bytes: int) -> Tensor | ImageRows:
-    rows = ImageRows(paths, shape)
-    if len(rows) * rows.event_shape.numel() > resident_bytes:
-        return rows
-    chunks = torch.arange(len(rows)).split(_CHUNK)
-    return torch.cat([rows.gather(index) for index in tqdm(chunks, "decoding images", disable=None)])
+def _rows(paths: list[Path], shape: tuple[int, ...], resident_bytes: int, done: Counter) -> Tensor | ImageRows:
+    """The pictures of these files; what is done to them is counted."""
+    if len(paths) * math.prod(shape) > resident_bytes:
+        for path, (size, kinds) in zip(paths, _in_threads(_look, paths, "looking at images"), strict=True):
+            _check_size(path, size, shape[-2:])
+            done.update(kinds)
+        return ImageRows(paths, shape)
+    rows = torch.empty(len(paths), math.prod(shape), dtype=torch.uint8)
+    decode = partial(_decode, shape=shape)
+    for row, (pixels, kinds) in zip(rows, _in_threads(decode, paths, "decoding images"), strict=True):
+        row.copy_(torch.from_numpy(pixels).flatten())
+        done.update(kinds)
+    return rows
 
 
-def _with_threads(function, paths: list[Path], title: str) -> Iterable:
+def _in_threads(function, paths: list[Path], title: str) -> Iterable:
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from tqdm(pool.map(function, paths), title, len(paths), disable=None)
 
@@ -176,20 +178,22 @@ def _size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if _orientation(image) >= 5 and image.format != "TIFF" else (height, width)
 
 
-def _decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _decode(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+    """(uint8 of this shape, what was done to it)."""
     with _opened(path) as image:
         _check_size(path, _size(image), shape[-2:])
+        kinds = _kinds(path, image)
         turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
-        if _is_deep(path, image):
+        if _DEEP in kinds:
             image = Image.fromarray(_made_bytes(path, image))
-        elif image.has_transparency_data:
+        elif _WHITE in kinds:
             white = Image.new("RGBA", image.size, "white")
             white.alpha_composite(image.convert("RGBA"))
             image = white
         if turn is not None:
             image = image.transpose(turn)
         pixels = np.array(image.convert("RGB" if len(shape) == 3 else "L"))
-    return np.moveaxis(pixels, -1, 0) if len(shape) == 3 else pixels
+    return (np.moveaxis(pixels, -1, 0) if len(shape) == 3 else pixels), kinds
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:

@@ -17,7 +17,7 @@ from .images import read_images
 from .known import KNOWN
 from .prefetch import chunks
 from .rows import BinarizedRows, BitRows, Rows, rows_of
-from .sets import Data
+from .sets import SPLITS, Data
 from .splits import SubsetRows, hold_out
 from .stored import layout
 from .torch_dataset import DatasetRows, dataset_labels
@@ -207,6 +207,7 @@ def _data(name: str, found: Found, x_scale, test_fraction: float) -> Data:
         if "train" in labels:
             # As many are held out, in the same order.
             labels["train"], labels["test"] = hold_out(labels["train"], test_fraction)
+    found.splits = splits = {split: splits[split] for split in SPLITS if split in splits}
     description = described(name, found, None if has_test else test_fraction, x_scale)
     if x_scale is None:
         x_scale = 1 / 255 if rows_of(splits["train"]).dtype == torch.uint8 else 1.0
