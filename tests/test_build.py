@@ -35,10 +35,10 @@ def setup_py(monkeypatch):
     return module
 
 
-def torch_of(cuda: str | None, *capabilities: tuple[int, int]):
+def torch_of(cuda: str | None, *capabilities: tuple[int, int], version: str = "2.99.0"):
     """A torch built with this CUDA, on a machine with GPUs of these capabilities."""
     return SimpleNamespace(
-        __version__="2.99.0",
+        __version__=version,
         version=SimpleNamespace(cuda=cuda),
         cuda=SimpleNamespace(
             device_count=lambda: len(capabilities), get_device_capability=lambda index: capabilities[index]
@@ -322,6 +322,23 @@ def test_objects_of_an_editable_installation_are_kept(setup_py):
         command.ensure_finalized()
         places.append(command.build_temp)
     assert places[0] == places[1]
+
+
+def test_what_is_compiled_again_for_another_torch(setup_py, monkeypatch):
+    """All but the kernels, which include none of it: with CUDA or without, they are the same files."""
+    monkeypatch.setattr(setup_py, "host_compiler", lambda: ["c++"])
+    command = setup_py.BuildOperators(setuptools.Distribution({"name": "aevb_ext", "version": "0"}))
+    command.ensure_finalized()
+    one, other = (
+        {
+            (str(compiled.path), *compiled.command)
+            for compiled in command._objects(torch_of(None, version=version), None)
+        }
+        for version in ("2.98.0", "2.99.0")
+    )
+    kernels = {f"kernels.cpp.{isa}.o" for isa in setup_py.INSTRUCTION_SETS}
+    assert {Path(path).name for path, *_ in one & other} == kernels
+    assert len(one) == len(other) > len(kernels) and not {path for path, *_ in one - other} & {p for p, *_ in other}
 
 
 # What was built
