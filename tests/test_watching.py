@@ -1,10 +1,13 @@
 """What people see of a run: progress on a terminal and elsewhere, pictures, the history in a notebook, pages."""
 
+import html
 import io
 import json
+import os
 import re
 import sys
 import xml.etree.ElementTree as xml
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,13 @@ from rich.console import Console
 from aevb_ext.data import Data, TensorRows
 from aevb_ext.estimators import latent_use
 from aevb_ext.models import mlp_vae
-from aevb_ext.plots import reconstructions
-from aevb_ext.report import comparison, evaluations, report
+from aevb_ext.plots import curve, reconstructions
+from aevb_ext.report import compare, comparison, evaluations, report
 from aevb_ext.runs import SavedRun, open_run
 from aevb_ext.train import Callback, History, fit
 from aevb_ext.train.pictures import Pictures
 from aevb_ext.train.progress import Progress
+from aevb_ext.train.run import Record
 from aevb_ext.train.tensorboard import TensorBoard
 
 
@@ -157,6 +161,18 @@ def test_a_comparison_has_what_differs_also_of_the_model():
     header, rows = comparison([first, second])
     assert header == ["run", "samples seen", "time", "samples/s", "lr", "model.latent"]
     assert [row[-2:] for row in rows] == [["0.1", "2"], ["0.2", "3"]]
+
+
+def test_the_name_of_a_folder_is_text(resumed):
+    """Neither mathematics, which matplotlib would set or refuse, nor hidden from the legend, nor HTML."""
+    names = ["$\\frac{1}$", "$x_1$", "_hidden", "<b>", os.fsdecode(b"\xff")]
+    page = compare([replace(resumed, folder=Path("/") / name) for name in names])
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    expected = [*map(html.escape, names[:-1]), "\ufffd"]
+    assert charts and all(f">{name}</text>" in chart for chart in charts for name in expected)
+    assert all(f"<td>{name}</td>" in page for name in expected) and page.encode()
+    history = [Record(seen, 1, 1.0, -2.0, 0.1, -2.0, 0.1) for seen in (1, 10)]
+    assert curve(history, names[0]).startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def model_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
         # A checkpoint that was taken out of its run's folder.
         config = {"data": checkpoint.data}
     data = data_of(a, config, checkpoint)
-    device = Processes().device(a.device or default_device())
+    device = Processes().device(default_device() if a.device is None else a.device)
     return checkpoint.model.to(device).eval(), data.to(device)
 
 

@@ -57,7 +57,7 @@ def _held_out(a) -> None:
         out,
         labels=a.labels,
         n_samples=a.k,
-        device=a.device or default_device(),
+        device=default_device() if a.device is None else a.device,
         show=bar,
     ):
         if not results:

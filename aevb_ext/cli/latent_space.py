@@ -65,12 +65,10 @@ def _interpolate(a) -> None:
     model, data = again.encoder_and_data(a)
     shape = checked_shape(data.image_shape, data.name)
     rows = rows_of(data.split(a.split)[0])
-    pairs = torch.tensor(a.pair or [[i, i + 1] for i in range(0, min(16, len(rows)) - 1, 2)])
-    outside = pairs[(pairs < 0) | (pairs >= len(rows))]
-    if len(outside):
-        raise ValueError(
-            f"--pair: the {a.split} split has the data points 0 to {len(rows) - 1}, got {outside[0].item()}"
-        )
+    pairs = a.pair or [[i, i + 1] for i in range(0, min(16, len(rows)) - 1, 2)]
+    if outside := [i for pair in pairs for i in pair if not 0 <= i < len(rows)]:
+        raise ValueError(f"--pair: the {a.split} split has the data points 0 to {len(rows) - 1}, got {outside[0]}")
+    pairs = torch.tensor(pairs)
     keys = keys_at(a.seed, "evaluation binarize", pairs)
     device = next(model.parameters()).device
     x, y = (

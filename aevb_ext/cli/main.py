@@ -61,7 +61,7 @@ def _ended(processes, argv: list[str]) -> int:
         _print_no_more()
         return 1
     except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
-        said = _as_typed(str(error), verbs, arguments, argv)
+        said = _as_typed(re.sub(r"^\[Errno \d+\] ", "", str(error)), verbs, arguments, argv)
     except OutOfMemory as error:
         said = str(error)
     except (RuntimeError, MemoryError, OverflowError) as error:

@@ -66,7 +66,7 @@ def _run(a) -> None:
         model,
         data,
         settings=settings,
-        device=a.device or default_device(),
+        device=default_device() if a.device is None else a.device,
         out=out,
         resume=a.resume,
         override=a.allow_change,
