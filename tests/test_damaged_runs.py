@@ -21,7 +21,7 @@ from aevb_ext.paper.scoring import kept
 from aevb_ext.runs import open_run
 from aevb_ext.train import checkpoint
 
-QUICK = 40
+QUICK = 24
 
 # What stands in the place of a value.
 EVIL = [
