@@ -207,6 +207,40 @@ def test_the_graph_is_released():
         y.sum().backward()
 
 
+SIZES_OF_ZERO = [
+    (shape, n_out)
+    for shape in ((0,), (0, 6), (3, 0), (0, 0), (2, 0, 6), (0, 2, 6), (2, 3, 0), (0, 3, 0), (6,), (3, 6), (2, 3, 6))
+    for n_out in (0, 4)
+    if 0 in (*shape, n_out)
+]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tanh", [False, True])
+@pytest.mark.parametrize(("shape", "n_out"), SIZES_OF_ZERO, ids=str)
+def test_sizes_of_zero(shape, n_out, tanh, bias):
+    """Rows, inputs, outputs: what nn.functional.linear gives, and its first and second derivatives."""
+    torch.manual_seed(0)
+    x, weight, b = torch.randn(shape), torch.randn(n_out, shape[-1]), torch.randn(n_out)
+    cotangent = torch.randn(*shape[:-1], n_out)
+
+    def plain(x, weight, b=None):
+        y = nn.functional.linear(x, weight, b)
+        return y.tanh() if tanh else y
+
+    def derivatives(layer):
+        leaves = [t.clone().requires_grad_() for t in ((x, weight, b) if bias else (x, weight))]
+        y = layer(*leaves)
+        first = torch.autograd.grad(y, leaves, cotangent, retain_graph=True)
+        again = torch.autograd.grad(y, leaves, cotangent, create_graph=True)
+        norm = sum(g.square().sum() for g in again)
+        second = torch.autograd.grad(norm, leaves, materialize_grads=True) if norm.requires_grad else ()
+        return [y, *first, *again, *second]
+
+    found = derivatives(lambda x, weight, b=None: ops.linear(x, weight, b, tanh))
+    torch.testing.assert_close(found, derivatives(plain))
+
+
 def test_a_changed_output_is_noticed():
     ours, _ = layers(4, 5, True)
     y = ours(torch.randn(3, 4))

@@ -344,6 +344,32 @@ def test_errors(changed, error, match):
         aevb_ext.linear_bernoulli_log_prob(**(GOOD | changed))
 
 
+SIZES_OF_ZERO = [
+    (h_shape, x_shape)
+    for h_shape in ((0, 4), (5, 0), (5, 4), (0, 0), (0, 5, 4), (2, 0, 4), (2, 5, 0))
+    for x_shape in ((h_shape[-2], 3), (h_shape[-2], 0))
+    if 0 in (*h_shape, *x_shape)
+]
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize(("h_shape", "x_shape"), SIZES_OF_ZERO, ids=str)
+@every_kind
+def test_sizes_of_zero(kind, h_shape, x_shape, reduction, device):
+    """Rows, inputs, outputs: what the reference gives, and its first and second derivatives."""
+    given = tensors(kind, h_shape, x_shape, device=device)
+
+    def derivatives(module):
+        leaves = {name: t.detach().requires_grad_() for name, t in given.items()}
+        value = getattr(module, kind.operator)(**leaves, **dict(kind.options), reduction=reduction).sum()
+        first = torch.autograd.grad(value, list(leaves.values()), retain_graph=True)
+        again = torch.autograd.grad(value, list(leaves.values()), create_graph=True)
+        norm = sum(g.square().sum() for g in again)
+        return [value, *first, *again, *torch.autograd.grad(norm, list(leaves.values()), materialize_grads=True)]
+
+    torch.testing.assert_close(derivatives(aevb_ext), derivatives(reference), rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "match"),
     [

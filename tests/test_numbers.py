@@ -248,7 +248,7 @@ def our_loss(x, p):
 def certain_probabilities():
     """0 times the logarithm of 0 is NaN. The usual cure, a small number inside the logarithm, is nothing in half
     precision, and changes the loss where it is something. Ours has PyTorch's clamp of the logarithm at -100, and the
-    gradient that PyTorch has in float32 and float64, in every dtype."""
+    gradient that PyTorch has in float32 and float64, in every dtype up to its largest number."""
     wrote = "-(x * p.log() + (1 - x) * (1 - p).log())"
     for p in (0.0, 1.0):
         x, probs = column(p), column(p)
@@ -266,6 +266,24 @@ def certain_probabilities():
     ours = gradient(lambda p: compat.binary_cross_entropy(p, half), half)
     exact = gradient(lambda p: F.binary_cross_entropy(p, half.double()), half.double())
     yield Row("F.binary_cross_entropy(p, x)", "float16, x 1, p 1: gradient (true: in float64)", theirs, ours, exact)
+
+
+@case("Sure probabilities in float16")
+def sure_probabilities_in_float16():
+    """float16 ends at 65504, and between 0.9995 and 1 it has nothing: the gradient by a sure probability overflows, the
+    sigmoid's backward multiplies it by zero, and one such pixel makes GradScaler skip every step. A gradient that
+    float32 has and its own dtype has not is the dtype's largest number, in every operator here; and a float16 sigmoid
+    gets from our loss what that bound takes from it, and is differentiated as if it had the logits. (What lies between
+    the sigmoid and the loss may be views, or the gradient is bounded and no more.)"""
+    for logit, target in ((9.0, 0.9), (-18.0, 0.2), (-12.0, 0.5)):
+        logits, x = column(logit), column(target)
+        theirs, ours = (
+            gradient(lambda v, f=f, x=x: f(torch.sigmoid(v.half()), x).float(), logits)
+            for f in (lambda p, x: F.binary_cross_entropy(p, x.half()), compat.binary_cross_entropy)
+        )
+        exact = 1 / (1 + mpmath.exp(-mpf(logit))) - mpf(x.item())
+        given = f"float16, x {target:g}, logit {logit:g}: gradient"
+        yield Row("F.binary_cross_entropy(sigmoid(logits), x)", given, theirs, ours, exact, 2e-3)
 
 
 @case("Weighted positives")
@@ -301,7 +319,9 @@ def targets():
 @case("Small variances of the decoder")
 def small_variances():
     """A floor of 1e-6 under the variance changes the likelihood of data that are reconstructed well. Without one, a
-    variance that is 0 in float32 gives 0 / 0 where the mean is right. In terms of logvar nothing needs a floor."""
+    variance that is 0 in float32 gives 0 / 0 where the mean is right. In terms of logvar nothing needs a floor. The
+    gradients are as steep as the density: those by the mean, (x - mu) / sigma^2, and by a std or var, up to 1 / std and
+    1 / var, are infinite where they are beyond float32 themselves, also beside a value that is a number."""
     x, mu, var = column(0.0), column(1e-5), column(1e-10)
     exact = (mpmath.log(2 * mpmath.pi) + mpmath.log(mpf(var.item())) + mpf(mu.item()) ** 2 / mpf(var.item())) / 2
     theirs = number(lambda: F.gaussian_nll_loss(mu, x, var, full=True))
@@ -351,7 +371,9 @@ def _jacobian(function, at):
 @case("One NaN among 100 000 rows")
 def one_bad_row():
     """A data point that is broken must not take the minibatch with it: the other 99 999 have their values and
-    gradients, bit for bit (the numbers here are the largest difference)."""
+    gradients, bit for bit (the numbers here are the largest difference). The products of a bfloat16 layer, in nn.Linear
+    and in the likelihoods of a linear layer, are PyTorch's: of an odd number of outputs, some CPUs' take a NaN in the
+    gradient of one row to that of its neighbour, as torch.mm does there."""
     generator = torch.Generator().manual_seed(0)
     x, probs, mu, logvar = torch.rand(4, 100_000, 4, generator=generator)
     wrong = torch.tensor([[0.0, math.nan, 0.0, 0.0]])

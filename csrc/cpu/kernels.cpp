@@ -16,6 +16,7 @@ void rows(const RowCall& call, int64_t begin, int64_t end) {
 void rows(const RowCall& call, int64_t begin, int64_t end) {
   bool gradients = false;
   for (const Output& gradient : call.gradient) gradients = gradients || gradient.data;
+  if (!call.value.data && !gradients) return;
   if (call.value.data && gradients) return rows<true, true>(call, begin, end);
   gradients ? rows<false, true>(call, begin, end) : rows<true, false>(call, begin, end);
 }

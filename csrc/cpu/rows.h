@@ -224,7 +224,7 @@ class RowPass {
       if (summed[k])
         add_block_sum(*output_[k], chunk, 0, sum(total[k]));
       else if (wanted[k] && buffered[k])
-        deliver(*output_[k], chunk, call_.wide, computed_[k].data);
+        deliver<true>(*output_[k], chunk, call_.wide, computed_[k].data);
     }
   }
 

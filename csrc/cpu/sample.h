@@ -232,8 +232,8 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
         const auto put = [=](N v, T* p, bool) AEVB_INLINE_BODY { store(v, p); };
         finish(load, put, samples ? load(g_sum) : N(0), samples ? load(g_eps_sum) : N(0));
       });
-    deliver(call.gradient[0], chunk, call.wide, dmu);
-    deliver(call.gradient[1], chunk, call.wide, ds);
+    deliver<true>(call.gradient[0], chunk, call.wide, dmu);
+    deliver<true>(call.gradient[1], chunk, call.wide, ds);
   });
   if (call.beyond_caches) finish_streams();
 }

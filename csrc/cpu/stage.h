@@ -100,6 +100,18 @@ AEVB_INLINE void narrow(F32 a, Half* p) {
 #endif
 }
 
+// A gradient that the arithmetic has but its dtype does not is the dtype's largest number: infinity would be NaN to
+// whatever multiplies it by zero. What is infinite in the arithmetic itself stays so.
+template <class T>
+constexpr double kLargest = 65504;
+template <>
+constexpr double kLargest<BFloat16> = 0x1.fep127;
+
+template <class T>
+AEVB_INLINE void narrow_gradient(F32 a, T* p) {
+  narrow(select(abs(a) == F32(__builtin_inff()), a, between(-kLargest<T>, kLargest<T>, a)), p);
+}
+
 // Whether whole vectors of a type are converted where they are loaded and stored.
 template <class W>
 AEVB_INLINE bool converts(Type type) {
@@ -116,11 +128,12 @@ AEVB_INLINE Vec<W> load_from(Type type, const void* base, int64_t i) {
   }
   return Vec<W>::load(static_cast<const W*>(base) + i);
 }
+// Of a result over rows, which is of the arithmetic's type or a gradient.
 template <class W>
 AEVB_INLINE void store_to(Type type, void* base, int64_t i, Vec<W> v) {
   if constexpr (sizeof(W) == 4) {
-    if (type == Type::bf16) return narrow(v, static_cast<BFloat16*>(base) + i);
-    if (type == Type::f16) return narrow(v, static_cast<Half*>(base) + i);
+    if (type == Type::bf16) return narrow_gradient(v, static_cast<BFloat16*>(base) + i);
+    if (type == Type::f16) return narrow_gradient(v, static_cast<Half*>(base) + i);
   }
   v.store(static_cast<W*>(base) + i);
 }
@@ -223,23 +236,26 @@ const W* stage(const Input& input, int64_t begin, int count, Type wide, Buffer<W
   return buffer.data;
 }
 
-template <class T>
+template <bool gradient, class T>
 void scatter(const float* from, int count, T* to) {
+  const auto put = [](F32 v, T* p) AEVB_INLINE_BODY { gradient ? narrow_gradient(v, p) : narrow(v, p); };
   int i = 0;
-  for (; i + F32::lanes <= count; i += F32::lanes) narrow(F32::load(from + i), to + i);
+  for (; i + F32::lanes <= count; i += F32::lanes) put(F32::load(from + i), to + i);
   if (i < count) {
     T tail[F32::lanes];
-    narrow(F32::load(from + i, count - i), tail);
+    put(F32::load(from + i, count - i), tail);
     memcpy(to + i, tail, (count - i) * sizeof(T));
   }
 }
 
 // Writes numbers that were computed in a buffer to where they belong.
+template <bool gradient>
 AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const float* from) {
   if (output.type == Type::f32) memcpy(static_cast<float*>(output.data) + begin, from, count * sizeof(float));
-  if (output.type == Type::bf16) scatter(from, count, static_cast<BFloat16*>(output.data) + begin);
-  if (output.type == Type::f16) scatter(from, count, static_cast<Half*>(output.data) + begin);
+  if (output.type == Type::bf16) scatter<gradient>(from, count, static_cast<BFloat16*>(output.data) + begin);
+  if (output.type == Type::f16) scatter<gradient>(from, count, static_cast<Half*>(output.data) + begin);
 }
+template <bool gradient>
 AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const double* from) {
   memcpy(static_cast<double*>(output.data) + begin, from, count * sizeof(double));
 }

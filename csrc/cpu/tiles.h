@@ -68,14 +68,14 @@ T* target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer
 }
 
 // A chunk's results, computed at `target`, to where they belong: their row sums, or each to its place.
-template <class T>
+template <bool gradient = false, class T>
 void deliver(const Output& output, const Chunk& chunk, Type wide, const T* from) {
   if (!output.data || (lies_in_place(output, chunk) && output.type == wide)) return;
   if (output.per_block) return add_row_sums(output, chunk, from);
   // Rows that lie together go together.
   const int runs = output.row_gap ? chunk.rows : 1, count = chunk.size / runs;
   for (int r = 0; r < runs; ++r)
-    unstage(output, chunk.flat + r * count + (chunk.row + r) * output.row_gap, count, from + r * count);
+    unstage<gradient>(output, chunk.flat + r * count + (chunk.row + r) * output.row_gap, count, from + r * count);
 }
 
 }  // namespace aevb::AEVB_ISA

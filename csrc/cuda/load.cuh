@@ -60,6 +60,26 @@ __device__ __forceinline__ T narrow(Number<T> a) {
     return a.v;
 }
 
+template <class T>
+constexpr double kLargest = 0;  // no narrower than the arithmetic
+template <>
+constexpr double kLargest<__nv_bfloat16> = 0x1.fep127;
+template <>
+constexpr double kLargest<__half> = 65504;
+
+// A gradient before it is narrowed: one that the arithmetic has but T does not becomes T's largest number, for infinity
+// would be NaN to whatever multiplies it by zero. What is infinite in the arithmetic itself stays so.
+template <class T>
+__device__ __forceinline__ Number<T> bounded(Number<T> a) {
+  if constexpr (kLargest<T> > 0) {
+    using N = Number<T>;
+    const N most(kLargest<T>), held = select(a > most, most, select(a < -most, -most, a));
+    return select(abs(a) == N(__builtin_inf()), a, held);
+  } else {
+    return a;
+  }
+}
+
 // W adjacent elements, moved in as few instructions as their size allows.
 template <class T, int W>
 struct alignas(sizeof(T) * W < kWide ? sizeof(T) * W : kWide) Pack {

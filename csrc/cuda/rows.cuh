@@ -133,12 +133,14 @@ __device__ __forceinline__ void sweep_tile(Work& work, const Tile& tile, int gro
                           [=](int k) { return packs == 0 || k < begin ? k : k + packs * V; });
 }
 
+// Of a type that is narrower than the arithmetic, `value` is a gradient.
 template <class T, int W>
 __device__ __forceinline__ void write(const Output& out, int64_t at, const Number<T> (&value)[W]) {
-  if (out.type == kType<T>)
-    store<T>(out.data, at, value);
-  else
-    store<typename Wide<T>::type>(out.data, at, value);
+  if (out.type != kType<T>) return store<typename Wide<T>::type>(out.data, at, value);
+  Number<T> held[W];
+#pragma unroll
+  for (int j = 0; j < W; ++j) held[j] = bounded<T>(value[j]);
+  store<T>(out.data, at, held);
 }
 
 // The operands within a tile: the first of type X, the others of type T.

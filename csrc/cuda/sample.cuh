@@ -146,13 +146,15 @@ __device__ __forceinline__ void store(void* data, int64_t first, const Quad& qua
   }
 }
 
+// Of a type that is narrower than the arithmetic, `value` is a gradient.
 template <class T>
 __device__ __forceinline__ void write(const Output& out, int64_t first, const Quad& quad,
                                       const Number<T> (&value)[kQuad]) {
-  if (out.type == kType<T>)
-    store<T>(out.data, first, quad, value);
-  else
-    store<typename Wide<T>::type>(out.data, first, quad, value);
+  if (out.type != kType<T>) return store<typename Wide<T>::type>(out.data, first, quad, value);
+  Number<T> held[kQuad];
+#pragma unroll
+  for (int j = 0; j < kQuad; ++j) held[j] = bounded<T>(value[j]);
+  store<T>(out.data, first, quad, held);
 }
 
 template <class N>

@@ -50,7 +50,7 @@ struct BernoulliOfProbs {
     N variance = p * (N(1) - p);
     N least = select(variance < N(0), N(__builtin_nan("")), N(1e-12));
     dp = (target(x) - p) / select(variance < N(1e-12), least, variance);
-    dx = (log(p) - log_complement(p)) * N(x_scale);
+    dx = (bounded(log(p)) - bounded(log_complement(p))) * N(x_scale);
   }
 
  private:

@@ -22,10 +22,9 @@ struct Gaussian {
     N t = standardised(x, mu, s);
     dmu = product(t, spread.inverse_std(s));
     dx = -dmu * N(x_scale);
-    ds = N(0.5) * fma(t, t, N(-1)) * spread.slope(s);
+    ds = spread.times_slope(N(0.5) * fma(t, t, N(-1)), s);
   }
 
- private:
   // The difference is scaled before it is squared: its square may overflow where t does not.
   template <class N>
   AEVB_INLINE N standardised(N x, N mu, N s) const {
@@ -47,7 +46,9 @@ struct GaussianOfSigmoid {
   AEVB_INLINE void gradient(N x, N m, N v, N& dx, N& dm, N& dv) const {
     const Sigmoid<N> mu(m);
     gaussian().gradient(x, mu.value, v, dx, dm, dv);
-    dm = product(mu.slope, dm);
+    // Where the gradient by mu overflows, 1 / sigma is so large that its product with the slope is a normal number.
+    N t = gaussian().standardised(x, mu.value, v), scaled = mu.slope * gaussian().spread.inverse_std(v);
+    dm = select(abs(dm) == N(__builtin_inf()), product(scaled, t), product(mu.slope, dm));
   }
 
  private:
@@ -83,8 +84,8 @@ struct GaussianKlPrior {
     N expm1 = Exponential<N>(spread.logvar_over(s, prior_s)).expm1;
     dmu = product(q, precision);
     dprior_mu = -dmu;
-    ds = product(N(0.5) * expm1, spread.slope(s));
-    dprior_s = product(N(-0.5) * fma(q, q, expm1), spread.slope(prior_s));
+    ds = spread.times_slope(N(0.5) * expm1, s);
+    dprior_s = spread.times_slope(N(0) - N(0.5) * fma(q, q, expm1), prior_s);  // and so never -0
   }
 };
 
@@ -123,7 +124,7 @@ struct GaussianKl {
   template <class N>
   AEVB_INLINE void gradient(N mu, N s, const Exponential<N>& e, N& dmu, N& ds) const {
     dmu = mu;
-    ds = product(N(0.5) * e.expm1, spread.slope(s));
+    ds = spread.times_slope(N(0.5) * e.expm1, s);
   }
 
   template <class N>

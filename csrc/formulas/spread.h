@@ -23,14 +23,14 @@ struct SpreadOf {
     }
   }
 
-  // dv / ds
+  // a dv / ds, divided once: 1 / s may overflow where a / s does not.
   template <class N>
-  AEVB_INLINE N slope(N s) const {
+  AEVB_INLINE N times_slope(N a, N s) const {
     switch (kind) {
-      case Spread::log_std: return N(2);
-      case Spread::std: return N(2) / s;
-      case Spread::var: return N(1) / s;
-      default: return N(1);
+      case Spread::log_std: return a + a;
+      case Spread::std: return (a + a) / s;
+      case Spread::var: return a / s;
+      default: return a;
     }
   }
 

@@ -44,11 +44,20 @@ concept OverRows = requires(const Op op, const variable_list& saved) { op.proble
 template <class Op>
 concept MayPair = requires(const Op op, const variable_list& list) { op.paired(list, list, at::ArrayRef<bool>()); };
 
+// And one that may have, beside the gradients of its inputs, one for what made one of them:
+//   Edge edge_behind(const Node& node, const variable_list& inputs) const;    found from the node's own; or none
+//   bool gives_behind(const Node& node) const;                                whether a backward has one to give
+//   at::Tensor gradient_behind(const variable_list& cotangents, const variable_list& saved,
+//                              const variable_list& gradients) const;         in any shape
+template <class Op>
+concept LooksBehind = requires(const Op op, const torch::autograd::Node& node) { op.gives_behind(node); };
+
 template <class Op>
 struct Backward final : torch::autograd::Node {
   Op op;
   std::vector<torch::autograd::SavedVariable> saved;
   Foresight foresight;
+  bool has_edge_behind = false;  // its last
 
   variable_list apply(variable_list&& cotangents) override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -58,23 +67,10 @@ struct Backward final : torch::autograd::Node {
     variable_list inputs;
     for (auto& variable : saved) inputs.push_back(variable.unpack());
     const auto wanted = wanted_outputs();
-    if (at::GradMode::is_enabled()) return op.differentiable(cotangents, inputs, wanted);
-    if constexpr (OverRows<Op>)
-      if (auto gradients = foresight.take(cotangents[0])) {
-        gradients->resize(num_outputs());
-        for (uint32_t i = 0; i < num_outputs(); ++i)
-          if (!wanted[i]) (*gradients)[i].reset();
-        return *std::move(gradients);
-      }
-    if constexpr (MayPair<Op>)
-      if (may_look_ahead(inputs) && may_look_ahead(cotangents)) {
-        RECORD_FUNCTION(Op::backward_name, std::vector<c10::IValue>());
-        at::AutoDispatchBelowADInplaceOrView below;
-        variable_list gradients = op.paired(cotangents, inputs, wanted);
-        gradients.resize(num_outputs());
-        return gradients;
-      }
-    return op.fused(cotangents, inputs, wanted);
+    variable_list gradients = gradients_of_inputs(cotangents, inputs, wanted);
+    gradients.resize(num_outputs());
+    add_behind(op, sizes_behind(wanted), cotangents, inputs, gradients);
+    return gradients;
   }
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -86,14 +82,20 @@ struct Backward final : torch::autograd::Node {
   void compiled_args(CompiledNodeArgs& args) const override {
     args.collect(saved, /*is_output=*/false);
     std::apply([&](const auto&... setting) { (collect_setting(args, setting), ...); }, op.settings());
+    const auto sizes = sizes_behind(wanted_outputs());
+    if (args.cond(sizes.has_value()))
+      for (const auto& size : *sizes) collect_setting(args, size);
   }
   variable_list apply_with_saved(const variable_list& cotangents, SwapSavedVariables& swap) override {
     swap.before(saved);
     variable_list inputs;
     for (auto& variable : saved) inputs.push_back(variable.unpack());
-    const auto gradients = [op = op, wanted = wanted_outputs()](const variable_list& given, const variable_list& kept) {
+    const auto wanted = wanted_outputs();
+    const auto gradients = [op = op, wanted, behind = sizes_behind(wanted)](const variable_list& given,
+                                                                            const variable_list& kept) {
       variable_list all = op.fused(given, kept, wanted);
       all.resize(wanted.size());
+      add_behind(op, behind, given, kept, all);
       return all;
     };
     variable_list results = call_in_graph(*this, swap, cotangents, inputs, gradients);
@@ -102,6 +104,40 @@ struct Backward final : torch::autograd::Node {
   }
 
  private:
+  variable_list gradients_of_inputs(const variable_list& cotangents, const variable_list& inputs,
+                                    at::ArrayRef<bool> wanted) {
+    if (at::GradMode::is_enabled()) return op.differentiable(cotangents, inputs, wanted);
+    if constexpr (OverRows<Op>)
+      if (auto gradients = foresight.take(cotangents[0])) {
+        for (size_t i = 0; i < gradients->size(); ++i)
+          if (!wanted[i]) (*gradients)[i].reset();
+        return *std::move(gradients);
+      }
+    if constexpr (MayPair<Op>)
+      if (may_look_ahead(inputs) && may_look_ahead(cotangents)) {
+        RECORD_FUNCTION(Op::backward_name, std::vector<c10::IValue>());
+        at::AutoDispatchBelowADInplaceOrView below;
+        return op.paired(cotangents, inputs, wanted);
+      }
+    return op.fused(cotangents, inputs, wanted);
+  }
+  using Sizes = std::optional<c10::SymDimVector>;
+  // The shape of the gradient that goes behind the inputs, if one does.
+  Sizes sizes_behind([[maybe_unused]] at::ArrayRef<bool> wanted) const {
+    if constexpr (LooksBehind<Op>)
+      if (has_edge_behind && wanted.back() && op.gives_behind(*this)) {
+        const auto& edge = next_edges().back();
+        const auto sizes = edge.function->input_metadata(edge.input_nr).shape_as_dim_vector();
+        return c10::SymDimVector(sizes.begin(), sizes.end());
+      }
+    return std::nullopt;
+  }
+  static void add_behind([[maybe_unused]] const Op& op, [[maybe_unused]] const Sizes& sizes,
+                         [[maybe_unused]] const variable_list& cotangents, [[maybe_unused]] const variable_list& saved,
+                         [[maybe_unused]] variable_list& gradients) {
+    if constexpr (LooksBehind<Op>)
+      if (sizes) gradients.back() = op.gradient_behind(cotangents, saved, gradients).reshape_symint(*sizes);
+  }
   c10::SmallVector<bool, 4> wanted_outputs() const {
     c10::SmallVector<bool, 4> wanted;
     for (uint32_t i = 0; i < num_outputs(); ++i) wanted.push_back(task_should_compute_output(i));
@@ -133,6 +169,11 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
     node = make_node<Backward<Op>>();
     node->op = op;
     node->set_next_edges(torch::autograd::collect_next_edges(at::TensorList(inputs)));
+    if constexpr (LooksBehind<Op>)
+      if (const auto edge = op.edge_behind(*node, inputs); edge.is_valid()) {
+        node->add_next_edge(edge);
+        node->has_edge_behind = true;
+      }
     for (const auto& variable : saved) node->saved.emplace_back(variable, /*is_output=*/false);
   }
   auto results = [&] {

@@ -3,7 +3,9 @@
 //   static constexpr Formula formula;
 //   static Tensor by_data(const Tensor& parameter);               d log p / dx
 //   static Tensor by_parameter(const Tensor& x, const Tensor& parameter);
-// the derivatives being differentiable themselves.
+// the derivatives being differentiable themselves. It may also have edge_behind and gives_behind (autograd.h), and
+//   static Tensor gradient_behind(const Tensor& cotangent, const Tensor& x, const Tensor& parameter,
+//                                 const Tensor& by_parameter);
 #pragma once
 #include <ATen/ops/sigmoid.h>
 
@@ -11,6 +13,9 @@
 #include "ops/rows.h"
 
 namespace aevb {
+
+template <class Parameter>
+concept HasBehind = requires { &Parameter::gradient_behind; };
 
 // What log p(x | parameter) and its backward are called with, beside tensors.
 template <class Parameter>
@@ -35,6 +40,26 @@ struct BernoulliLogProb {
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;
+
+  torch::autograd::Edge edge_behind(const torch::autograd::Node& node, const variable_list& inputs) const
+    requires HasBehind<Parameter>
+  {
+    return Parameter::edge_behind(node, inputs[1]);
+  }
+  bool gives_behind(const torch::autograd::Node& node) const
+    requires HasBehind<Parameter>
+  {
+    return Parameter::gives_behind(node);
+  }
+  at::Tensor gradient_behind(const variable_list& cotangents, const variable_list& saved,
+                             const variable_list& gradients) const
+    requires HasBehind<Parameter>
+  {
+    const at::Tensor &x = saved[0], &given = saved[1], parameter = given.to(wide_type(given));
+    const auto kind = parse_reduction(reduction);
+    return Parameter::gradient_behind(differentiable_cotangent(cotangents[0], given, x.dim() - batch_dims, kind),
+                                      x.to(parameter.scalar_type()) * x_scale, parameter, gradients[1]);
+  }
 };
 
 template <class Parameter>
@@ -51,7 +76,10 @@ std::tuple<at::Tensor, at::Tensor> bernoulli_backward(const at::Tensor& cotangen
                                                       c10::string_view reduction, int64_t batch_dims,
                                                       std::array<bool, 2> wanted) {
   const BernoulliLogProb<Parameter> op{x_scale, std::string(reduction), batch_dims};
-  auto gradients = row_gradients(op.problem({x, parameter}), cotangent, wanted);
+  op.check({x, parameter});
+  const RowProblem problem = op.problem({x, parameter});
+  check_cotangent("cotangent", cotangent, parameter, problem.event_dims, problem.reduction);
+  auto gradients = row_gradients(problem, cotangent, wanted);
   return {gradients[0], gradients[1]};
 }
 

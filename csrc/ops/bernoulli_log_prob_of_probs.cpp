@@ -1,3 +1,5 @@
+#include <ATen/ops/where.h>
+
 #include "ops/bernoulli.h"
 #include "ops/register.h"
 
@@ -5,6 +7,36 @@ namespace aevb {
 namespace {
 
 using at::Tensor;
+using torch::autograd::Edge;
+using torch::autograd::Node;
+
+c10::SymInt elements(const Edge& edge) {
+  c10::SymInt product = 1;
+  for (const auto& size : edge.function->input_metadata(edge.input_nr).shape_as_dim_vector()) product *= size;
+  return product;
+}
+
+// Whether the edge leads to a node that is of a view which has the same elements in the same order.
+bool keeps_order(const Edge& edge, const std::string& node_name) {
+  for (const char* view : {"View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Alias", "Expand"})
+    if (node_name.starts_with(std::string(view) + "Backward"))
+      return edge.function->next_edge(0).is_valid() && elements(edge) == elements(edge.function->next_edge(0));
+  return false;
+}
+
+// Calls visit(node) for those on the way to the sigmoid that the probabilities come from, and for that, which is
+// returned; null where they come from something else.
+template <class Visit>
+Node* way_to_sigmoid(const Node& likelihood, Visit visit) {
+  Edge edge = likelihood.next_edge(1);
+  while (edge.is_valid()) {
+    visit(*edge.function);
+    const std::string name = edge.function->name();
+    if (name == "SigmoidBackward0") break;
+    edge = keeps_order(edge, name) ? edge.function->next_edge(0) : Edge();
+  }
+  return edge.function.get();  // which the graph keeps
+}
 
 struct Probs {
   static constexpr const char *argument = "probs", *node_name = "BernoulliLogProbOfProbs",
@@ -12,10 +44,29 @@ struct Probs {
                               *backward_name = "aevb_ext::bernoulli_log_prob_of_probs_backward";
   static constexpr Formula formula = Formula::bernoulli_of_probs;
 
-  static Tensor by_data(const Tensor& p) { return p.log() - (-p).log1p(); }
+  static Tensor by_data(const Tensor& p) { return p.log().clamp_min(-100) - (-p).log1p().clamp_min(-100); }
   static Tensor by_parameter(const Tensor& x, const Tensor& p) {
     const Tensor variance = p * (1 - p);
     return (x - p) / variance.clamp_min(1e-12).masked_fill(variance < 0, NAN);
+  }
+
+  // float16 ends at 65504 and has nothing between 0.9995 and 1. What the gradient by sure probabilities loses by that
+  // no backward of a sigmoid can bring back: it multiplies by p (1 - p), which may be 0. So the logits, where they are
+  // found, get what is missing to (x - p), the gradient by them.
+  static Edge edge_behind(const Node& node, const Tensor& probs) {
+    if (probs.scalar_type() != at::kHalf || !probs.requires_grad()) return {};
+    const Node* sigmoid = way_to_sigmoid(node, [](const Node&) {});
+    return sigmoid ? sigmoid->next_edge(0) : Edge();
+  }
+  // Whose hook changes the gradient on its way has it as it is. (Hooks of the nodes themselves are the compiler's.)
+  static bool gives_behind(const Node& node) {
+    bool hooked = false;
+    way_to_sigmoid(node, [&](Node& between) { hooked = hooked || !between.tensor_pre_hooks().empty(); });
+    return !hooked;
+  }
+  static Tensor gradient_behind(const Tensor& cotangent, const Tensor& x, const Tensor& p, const Tensor& by_p) {
+    const Tensor variance = p * (1 - p), lost = (by_p.abs() >= 65504).logical_or(variance == 0);
+    return at::where(lost, cotangent * (x - p) - by_p.to(p.scalar_type()) * variance, 0).to(at::kHalf);
   }
 };
 

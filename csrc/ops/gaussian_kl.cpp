@@ -71,7 +71,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& cotangent, con
                                                     c10::string_view spread, c10::string_view reduction,
                                                     int64_t batch_dims, std::array<bool, 4> wanted) {
   const GaussianKl op{std::string(spread), std::string(reduction), batch_dims};
-  const RowProblem problem = op.problem({mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())});
+  const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
+  op.check(inputs);
+  const RowProblem problem = op.problem(inputs);
+  check_cotangent("cotangent", cotangent, mu, problem.event_dims, problem.reduction);
   auto gradients = row_gradients(problem, cotangent, wanted);
   gradients.resize(4);
   return {gradients[0], gradients[1], gradients[2], gradients[3]};
@@ -125,8 +128,8 @@ variable_list differentiable_kl_backward(const Tensor& cotangent, const variable
     prior_s = prior_logvar.to(wide);
     const Tensor prior_v = logvar_of(prior_s, kind), precision = (-0.5 * prior_v).exp();
     w = w - prior_v;
-    q = q * precision;
-    dmu = q * precision;
+    q = product(q, precision);
+    dmu = product(q, precision);
   }
   const Tensor expm1 = w.expm1();
   variable_list gradients(4);

@@ -21,7 +21,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tenso
                                             c10::string_view reduction, int64_t batch_dims,
                                             std::array<bool, 3> wanted) {
   const GaussianLogProb op{std::string(spread), x_scale, std::string(reduction), batch_dims};
-  auto gradients = row_gradients(op.problem({x, mu, logvar}), cotangent, wanted);
+  op.check({x, mu, logvar});
+  const RowProblem problem = op.problem({x, mu, logvar});
+  check_cotangent("cotangent", cotangent, mu, problem.event_dims, problem.reduction);
+  auto gradients = row_gradients(problem, cotangent, wanted);
   return {gradients[0], gradients[1], gradients[2]};
 }
 
@@ -58,8 +61,8 @@ variable_list GaussianLogProb::differentiable(const variable_list& cotangents, c
   const auto wide = wide_type(mu);
   const Tensor g = differentiable_cotangent(cotangents[0], mu, x.dim() - batch_dims, parse_reduction(reduction));
   const Tensor s = logvar.to(wide), inverse_std = (-0.5 * logvar_of(s, kind)).exp();
-  const Tensor t = (x.to(wide) * x_scale - mu.to(wide)) * inverse_std;
-  const Tensor dmu = g * t * inverse_std;
+  const Tensor t = product(x.to(wide) * x_scale - mu.to(wide), inverse_std);
+  const Tensor dmu = g * product(t, inverse_std);
   variable_list gradients(3);
   if (wanted[0]) gradients[0] = as_operand(-dmu * x_scale, x);
   if (wanted[1]) gradients[1] = as_operand(dmu, mu);

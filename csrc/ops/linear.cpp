@@ -16,6 +16,7 @@
 #include <ATen/ops/tanh_backward.h>
 
 #include "ops/autograd.h"
+#include "ops/check.h"
 #include "ops/register.h"
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -134,21 +135,40 @@ c10::SymDimVector output_sizes(const Tensor& x, const Tensor& weight) {
   return result;
 }
 
+// What has the shape, dtype and device of the layer's output.
+void check_of_output(const char* name, const Tensor& t, const Tensor& x, const Tensor& weight) {
+  check_same_device(name, t, "weight", weight);
+  TORCH_CHECK_TYPE(t.scalar_type() == weight.scalar_type(), name, " is ", t.scalar_type(), ", but weight is ",
+                   weight.scalar_type(), ": expected one dtype");
+  const auto expected = output_sizes(x, weight);
+  TORCH_CHECK_VALUE(t.sym_sizes() == c10::SymIntArrayRef(expected), name, " has shape ", t.sym_sizes(),
+                    ": expected that of the layer's output, ", c10::SymIntArrayRef(expected));
+}
+
 bool is_bytes(const Tensor& x) { return x.scalar_type() == at::kByte || x.scalar_type() == at::kBool; }
 
-Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh, double x_scale) {
+void check(const Tensor& x, const Tensor& weight, const Tensor& bias, double x_scale) {
   const bool bytes = is_bytes(x);
   TORCH_CHECK_VALUE(bytes || x_scale == 1, "x_scale is of bytes and truth values, got ", x_scale, " with x of ",
                     x.scalar_type());
+  check_same_device("weight", weight, "x", x);
+  if (bias.defined()) check_same_device("bias", bias, "x", x);
   // Bytes count as what they become.
-  check_layer("x", bytes ? at::empty({1}, weight.options()).expand_symint(x.sym_sizes()) : x, weight,
-              bias.value_or(Tensor()));
+  check_layer("x", bytes ? at::empty({1}, weight.options()).expand_symint(x.sym_sizes()) : x, weight, bias);
+}
+
+Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh, double x_scale) {
+  check(x, weight, bias.value_or(Tensor()), x_scale);
+  const bool bytes = is_bytes(x);
   Tensor y = bytes ? activated_bytes(matrix(x), weight, bias, tanh, x_scale) : activated(matrix(x), weight, bias, tanh);
   return x.dim() == 2 ? y : y.view_symint(output_sizes(x, weight));
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& x, const Tensor& weight,
                                             const OptionalTensor& y, std::array<bool, 3> wanted, double x_scale) {
+  check(x, weight, Tensor(), x_scale);
+  check_of_output("cotangent", cotangent, x, weight);
+  if (y) check_of_output("y", *y, x, weight);
   const Tensor g = matrix(y ? at::tanh_backward(cotangent, *y) : cotangent);
   Tensor dx, dweight, dbias;
   if (wanted[0]) {
@@ -214,6 +234,8 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& result, bool add) 
     add ? at::addmm_out(out, result, a, b) : at::mm_out(out, a, b);
   } else if (a.is_cuda()) {
     add ? at::addmm_out(out, result, a, b, wide) : at::mm_out(out, a, b, wide);
+  } else if (a.scalar_type() == at::kHalf) {  // whose own product would overflow
+    multiply(a.to(wide), b.to(wide), result, add);
   } else {
     const Tensor rounded = at::mm(a, b);
     add ? out.add_(rounded) : out.copy_(rounded);
@@ -236,10 +258,10 @@ int64_t rows_per_block(int64_t row_bytes, bool on_cuda) {
 }
 
 std::vector<Tensor> layer_gradients(const Tensor& g, const Tensor& x, const Tensor& weight, at::ArrayRef<bool> wanted) {
-  const Tensor rows = g.reshape_symint({-1, weight.sym_size(0)});
+  const Tensor rows = matrix(g);
   std::vector<Tensor> gradients(3);
   if (wanted[0]) gradients[0] = g.matmul(weight);
-  if (wanted[1]) gradients[1] = rows.t().matmul(x.reshape_symint({-1, weight.sym_size(1)}));
+  if (wanted[1]) gradients[1] = rows.t().matmul(matrix(x));
   if (wanted[2]) gradients[2] = rows.sum(0);
   return gradients;
 }

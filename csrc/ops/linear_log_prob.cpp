@@ -64,11 +64,12 @@ void LinearLogProb::check(const variable_list& inputs) const {
                     " outputs of the layer");
 }
 
-// The two-step form: the gradient of the layer's output, and what that is to the layer.
+// The two-step form: the gradient of the layer's output, in the type of the arithmetic, and what that is to the layer.
 variable_list LinearLogProb::differentiable(const variable_list& cotangents, const variable_list& saved,
                                             at::ArrayRef<bool> wanted) const {
   const LinearRows rows = problem(saved);
-  const Tensor y = at::linear(rows.h, rows.weight, rows.bias.defined() ? OptionalTensor(rows.bias) : std::nullopt);
+  const Tensor y = at::linear(rows.h, rows.weight, rows.bias.defined() ? OptionalTensor(rows.bias) : std::nullopt)
+                       .to(wide_type(rows.h));
   variable_list of_rows;
   Tensor dy;
   if (formula == Formula::bernoulli) {
@@ -86,6 +87,7 @@ variable_list LinearLogProb::differentiable(const variable_list& cotangents, con
     if (!one_head) dy = at::cat({dy, of_rows[2]}, -1);
   }
   variable_list gradients = {of_rows[0]};
+  dy = narrowed(dy, rows.h.scalar_type());
   for (auto& gradient : layer_gradients(dy, rows.h, rows.weight, wanted.slice(1, 3))) gradients.push_back(gradient);
   if (rows.logvar.defined()) gradients.push_back(of_rows[2]);
   gradients.resize(wanted.size());
@@ -95,6 +97,14 @@ variable_list LinearLogProb::differentiable(const variable_list& cotangents, con
 Tensor values(const LinearLogProb& op, const variable_list& inputs) {
   op.check(inputs);
   return row_values(op.problem(inputs));
+}
+
+std::vector<Tensor> gradients(const LinearLogProb& op, const variable_list& inputs, const Tensor& cotangent,
+                              at::ArrayRef<bool> wanted) {
+  op.check(inputs);
+  const LinearRows rows = op.problem(inputs);
+  check_cotangent("cotangent", cotangent, rows.output(), rows.event_dims, rows.reduction);
+  return row_gradients(rows, cotangent, wanted);
 }
 
 // The layer is cast as nn.Linear's is, and the likelihood stays in float32.
@@ -130,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> bernoulli_gradients(const Tensor& cot
                                                                c10::string_view reduction, int64_t batch_dims,
                                                                std::array<bool, 4> wanted) {
   const LinearBernoulli op(x_scale, reduction, batch_dims);
-  const auto g = row_gradients(op.problem({x, h, weight, bias.value_or(Tensor())}), cotangent, wanted);
+  const auto g = gradients(op, {x, h, weight, bias.value_or(Tensor())}, cotangent, wanted);
   return {g[0], g[1], g[2], g[3]};
 }
 
@@ -183,7 +193,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_gradients(const Tens
                                                                       int64_t batch_dims, std::array<bool, 5> wanted) {
   const LinearGaussian op(sigmoid, x_scale, reduction, batch_dims);
   const variable_list inputs = {x, h, weight, bias.value_or(Tensor()), logvar.value_or(Tensor())};
-  const auto g = row_gradients(op.problem(inputs), cotangent, wanted);
+  const auto g = gradients(op, inputs, cotangent, wanted);
   return {g[0], g[1], g[2], g[3], g[4]};
 }
 

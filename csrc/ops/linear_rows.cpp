@@ -47,7 +47,7 @@ class Sum {
   const Tensor& total() const { return total_; }
   Tensor finish(bool any_rows) {
     if (total_.defined() && !any_rows) total_.zero_();
-    return total_.defined() ? total_.to(of_.scalar_type()) : total_;
+    return total_.defined() ? narrowed(total_, of_.scalar_type()) : total_;
   }
 
  private:
@@ -114,6 +114,10 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
     }
 
     const int64_t rows_at_once = std::min(most, h.size(0));
+    // Products of finite numbers may be beyond float16: they are summed in the arithmetic's type, and then narrowed.
+    Tensor dh_wide;
+    if (dh.defined() && h.scalar_type() == at::kHalf)
+      dh_wide = at::empty({rows_at_once, h.size(1)}, h.options().dtype(wide));
     std::vector<Tensor> outputs(heads), derivatives(heads);
     for (int64_t k = 0; k < heads; ++k) {
       outputs[k] = at::empty({rows_at_once, features}, h.options());
@@ -159,13 +163,15 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
       aevb::rows(call, h.device());
 
       if (dlogvar) put(dlogvar.total(), spread.finish(like, 1), any);
+      const Tensor dh_block = dh.defined() ? dh_rows.narrow(0, first, rows) : dh;
+      const Tensor dh_sum = dh_wide.defined() ? dh_wide.narrow(0, 0, rows) : dh_block;
       for (int64_t k = 0; through && k < heads; ++k) {
-        const Tensor dy = gradients[k].to(h.scalar_type());
-        if (dh.defined())
-          multiply(dy, problem.weight.narrow(0, k * features, features), dh_rows.narrow(0, first, rows), k > 0);
+        const Tensor dy = narrowed(gradients[k], h.scalar_type());
+        if (dh.defined()) multiply(dy, problem.weight.narrow(0, k * features, features), dh_sum, k > 0);
         if (dweight) multiply(dy.t(), h_block, dweight.part(k * features, features), any);
         if (dbias) put(dbias.part(k * features, features), at::sum(dy, 0, /*keepdim=*/false, wide), any);
       }
+      if (dh_wide.defined()) dh_block.copy_(narrowed(dh_sum, dh_block.scalar_type()));
       any = true;
     });
   }

@@ -24,12 +24,11 @@ constexpr size_t kIdleBytes = size_t(256) << 20;  // that are held on to
 struct Block {
   char* data;
   size_t size;
-  bool offered = false;  // to the system
 };
 
-// Blocks of huge pages, but for their ends. An idle one is lent again as it is. Beyond the first kIdleBytes the system
-// may until then take the pages back whenever it is short of memory (MADV_FREE), so that what lies idle here is
-// nobody's loss.
+// Blocks of huge pages, but for their ends. An idle one is lent again as it is. What is idle beyond kIdleBytes is
+// unmapped, not only its pages offered to the system: where a process may map so much and no more (ulimit -v, strict
+// overcommit), the addresses would be missing to everyone else in it.
 class Recycler final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size) override {
@@ -82,9 +81,8 @@ class Recycler final : public c10::Allocator {
     for (auto it = idle_.begin(); it != idle_.end(); ++it)
       if (it->size >= size && it->size < 2 * size && (best == idle_.end() || it->size <= best->size)) best = it;
     if (best == idle_.end()) return {};
-    Block block = *best;
+    const Block block = *best;
     idle_.erase(best);
-    block.offered = false;
     return block;
   }
 
@@ -96,21 +94,24 @@ class Recycler final : public c10::Allocator {
     idle_.clear();
   }
 
-  void keep(Block block) {
+  void keep(const Block& block) {
+    std::vector<Block> beyond = {block};
     if (std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) {
       idle_.push_back(block);
-      size_t held = 0;
-      for (auto it = idle_.rbegin(); it != idle_.rend(); ++it) {
-        held += it->size;
-        if (held <= kIdleBytes || it->offered) continue;
-        madvise(it->data, it->size, MADV_FREE);
-        it->offered = true;
+      beyond.clear();
+      // Those that were used last stay.
+      size_t blocks = 0, bytes = 0;
+      for (size_t i = idle_.size(); i-- > 0;) {
+        if (blocks < kIdleBlocks && bytes + idle_[i].size <= kIdleBytes) {
+          ++blocks;
+          bytes += idle_[i].size;
+        } else {
+          beyond.push_back(idle_[i]);
+          idle_.erase(idle_.begin() + i);
+        }
       }
-      if (idle_.size() <= kIdleBlocks) return;
-      block = idle_.front();  // the one that has been idle longest
-      idle_.erase(idle_.begin());
     }
-    munmap(block.data, block.size);
+    for (const Block& one : beyond) munmap(one.data, one.size);
   }
 
   std::mutex mutex_;

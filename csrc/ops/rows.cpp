@@ -1,7 +1,10 @@
 #include "ops/rows.h"
 
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/where.h>
 #include <c10/util/hash.h>
+
+#include <limits>
 
 #include "ops/halves.h"
 #include "ops/launch.h"
@@ -65,6 +68,17 @@ at::Tensor differentiable_cotangent(const at::Tensor& cotangent, const at::Tenso
   return g / c10::Scalar(rows);
 }
 
+void check_cotangent(const char* name, const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims,
+                     Reduction reduction) {
+  check_floating(name, cotangent);
+  check_same_device(name, cotangent, "the operands", full);
+  c10::SymDimVector expected;
+  if (reduction == Reduction::none) expected.assign(full.sym_sizes().begin(), full.sym_sizes().end());
+  if (reduction == Reduction::sample) expected = row_sizes(full, event_dims);
+  TORCH_CHECK_VALUE(cotangent.sym_sizes() == c10::SymIntArrayRef(expected), name, " has shape ", cotangent.sym_sizes(),
+                    ": expected that of the values, ", c10::SymIntArrayRef(expected));
+}
+
 OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted)
     : operand_(operand) {
   if (!wanted) return;
@@ -93,8 +107,22 @@ at::Tensor OperandGradient::finish(const at::Tensor& full, int64_t event_dims) c
   return as_operand(over_event(rows, full, event_dims, Reduction::sample), operand_);
 }
 
+at::Tensor narrowed(const at::Tensor& gradient, at::ScalarType type) {
+  const auto largest = [](at::ScalarType t) {
+    switch (t) {
+      case at::kDouble: return double(std::numeric_limits<double>::max());
+      case at::kBFloat16: return double(std::numeric_limits<at::BFloat16>::max());
+      case at::kHalf: return double(std::numeric_limits<at::Half>::max());
+      default: return double(std::numeric_limits<float>::max());
+    }
+  };
+  const double most = largest(type);
+  if (!is_floating(type) || most >= largest(gradient.scalar_type())) return gradient.to(type);
+  return at::where(gradient.isinf(), gradient, gradient.clamp(-most, most)).to(type);
+}
+
 at::Tensor as_operand(const at::Tensor& gradient, const at::Tensor& operand) {
-  return gradient.sum_to_size_symint(operand.sym_sizes()).to(operand.scalar_type());
+  return narrowed(gradient.sum_to_size_symint(operand.sym_sizes()), operand.scalar_type());
 }
 
 namespace {

@@ -60,6 +60,10 @@ at::Tensor over_event(const at::Tensor& cotangent, const at::Tensor& full, int64
 at::Tensor differentiable_cotangent(const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims,
                                     Reduction reduction);
 
+// A cotangent that the caller gives: of the shape of a reduction's values.
+void check_cotangent(const char* name, const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims,
+                     Reduction reduction);
+
 // The gradient of one operand: what the kernel fills, and how that becomes the operand's own shape and dtype.
 class OperandGradient {
  public:
@@ -74,6 +78,10 @@ class OperandGradient {
   bool final_ = true, per_block_ = false;
   int64_t row_gap_ = 0;
 };
+
+// A gradient in a dtype that may be narrower than the arithmetic's. Beyond its largest number it is that number, as the
+// kernels have it: infinity would be NaN to whatever multiplies it by zero. What is infinite or NaN stays so.
+at::Tensor narrowed(const at::Tensor& gradient, at::ScalarType type);
 
 // `gradient`, of the full shape, in the shape and dtype of an operand that was broadcast to it.
 at::Tensor as_operand(const at::Tensor& gradient, const at::Tensor& operand);

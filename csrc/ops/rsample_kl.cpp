@@ -41,10 +41,21 @@ std::tuple<Tensor, Tensor> backward(const OptionalTensor& z_cotangent, const Opt
                                     const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
                                     SampleNumber first_sample, c10::string_view spread, c10::string_view reduction,
                                     int64_t batch_dims, std::array<bool, 2> wanted) {
+  check_batch_dims(batch_dims, "mu", mu);
+  check_sampling(mu, logvar, key, n_samples, first_sample, batch_dims);
   const RsampleKl op{n_samples, first_sample, std::string(spread), std::string(reduction), batch_dims};
-  return op.problem(mu, logvar, key)
-      .backward(z_cotangent.value_or(Tensor()), kl_cotangent.value_or(Tensor()), mu, mu, parse_reduction(reduction),
-                wanted);
+  const SampleProblem problem = op.problem(mu, logvar, key);
+  const Reduction kind = parse_reduction(reduction);
+  if (z_cotangent) {
+    check_same_device("z_cotangent", *z_cotangent, "mu", mu);
+    const auto expected = with_samples(n_samples, mu.sym_sizes());
+    TORCH_CHECK_VALUE(z_cotangent->sym_sizes() == c10::SymIntArrayRef(expected), "z_cotangent has shape ",
+                      z_cotangent->sym_sizes(), ": expected that of z, ", c10::SymIntArrayRef(expected));
+    TORCH_CHECK_TYPE(z_cotangent->scalar_type() == mu.scalar_type(), "z_cotangent is ", z_cotangent->scalar_type(),
+                     ", but mu is ", mu.scalar_type(), ": expected one dtype");
+  }
+  if (kl_cotangent) check_cotangent("kl_cotangent", *kl_cotangent, mu, problem.event_dims, kind);
+  return problem.backward(z_cotangent.value_or(Tensor()), kl_cotangent.value_or(Tensor()), mu, mu, kind, wanted);
 }
 
 variable_list RsampleKl::fused(const variable_list& cotangents, const variable_list& saved,
@@ -69,16 +80,20 @@ variable_list RsampleKl::paired(const variable_list& cotangents, const variable_
 
 variable_list RsampleKl::differentiable(const variable_list& cotangents, const variable_list& saved,
                                         at::ArrayRef<bool> wanted) const {
-  const Tensor &mu = saved[0], &logvar = saved[1], &key = saved[2];
+  // Added up in the type of the arithmetic, before they are narrowed.
+  const auto wide = wide_type(saved[0]);
+  const Tensor mu = saved[0].to(wide), logvar = saved[1].to(wide), &key = saved[2];
   variable_list of_z(2), of_kl(4);
   if (cotangents[0].defined())
-    of_z = differentiable_sample_backward(cotangents[0], logvar, key, n_samples, first_sample, parse_spread(spread),
-                                          wanted);
+    of_z = differentiable_sample_backward(cotangents[0].to(wide), logvar, key, n_samples, first_sample,
+                                          parse_spread(spread), wanted);
   if (cotangents[1].defined())
     of_kl = differentiable_kl_backward(cotangents[1], {mu, logvar, Tensor(), Tensor()}, spread, reduction, batch_dims,
                                        {wanted[0], wanted[1], false, false});
-  for (int k = 0; k < 2; ++k)
+  for (int k = 0; k < 2; ++k) {
     of_z[k] = of_z[k].defined() && of_kl[k].defined() ? of_z[k] + of_kl[k] : of_z[k].defined() ? of_z[k] : of_kl[k];
+    if (of_z[k].defined()) of_z[k] = narrowed(of_z[k], saved[k].scalar_type());
+  }
   return of_z;
 }
 

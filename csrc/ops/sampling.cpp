@@ -12,20 +12,20 @@ namespace aevb {
 using at::Tensor;
 
 void check_sampling(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
-                    SampleNumber first_sample, int64_t batch_dims) {
-  check_floating("mu", mu);
-  check_like("logvar", logvar, "mu", mu);
-  check_key(key, mu, batch_dims);
+                    SampleNumber first_sample, int64_t batch_dims, const char* name) {
+  check_floating(name, mu);
+  check_like("logvar", logvar, name, mu);
+  check_key(key, mu, batch_dims, name);
   check_samples(n_samples, first_sample);
 }
-
-namespace {
 
 c10::SymDimVector with_samples(Samples n_samples, c10::SymIntArrayRef sizes) {
   c10::SymDimVector all(sizes.begin(), sizes.end());
   if (n_samples) all.insert(all.begin(), *n_samples);
   return all;
 }
+
+namespace {
 
 // What forward and backward tell the kernels alike. Tensors that are described are kept alive by the caller.
 SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& logvar, Tensor& key) {
@@ -105,7 +105,7 @@ variable_list differentiable_sample_backward(const Tensor& z_cotangent, const Te
   const auto over_samples = [&](const Tensor& t) { return n_samples ? t.sum(0) : t; };
   const Tensor g = z_cotangent.to(wide), s = logvar.to(wide);
   variable_list gradients(2);
-  if (wanted[0]) gradients[0] = over_samples(g).to(z_cotangent.scalar_type());
+  if (wanted[0]) gradients[0] = narrowed(over_samples(g), z_cotangent.scalar_type());
   if (wanted[1]) {
     const Tensor zero = at::zeros_symint(sizes, g.options());
     const Tensor eps = rsample.call(zero, zero, key, n_samples, first_sample, "logvar");

@@ -28,7 +28,10 @@ struct SampleProblem {
 
 // `batch_dims` of mu, at most, have keys of their own.
 void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, Samples n_samples,
-                    SampleNumber first_sample, int64_t batch_dims);
+                    SampleNumber first_sample, int64_t batch_dims, const char* name = "mu");
+
+// The sizes of z, for those of mu.
+c10::SymDimVector with_samples(Samples n_samples, c10::SymIntArrayRef sizes);
 
 // rsample's backward as differentiable ATen operations: the gradients of mu and logvar.
 variable_list differentiable_sample_backward(const at::Tensor& z_cotangent, const at::Tensor& logvar,

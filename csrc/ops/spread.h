@@ -26,4 +26,7 @@ inline at::Tensor times_slope(const at::Tensor& t, const at::Tensor& s, Spread s
   }
 }
 
+// a b, where a == 0 means "this term is absent", as in the kernels: no NaN from 0 * infinity.
+inline at::Tensor product(const at::Tensor& a, const at::Tensor& b) { return (a * b).masked_fill(a == 0, 0); }
+
 }  // namespace aevb
