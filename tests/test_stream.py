@@ -90,6 +90,36 @@ def test_as_all_at_once(options, block):
         )
 
 
+def _of_the_mean(mu, head):
+    return mu, head(mu)
+
+
+def _of_both(mu, head):
+    return head(mu), mu + head(head(mu))
+
+
+def _computed(mu, head):
+    mean = head(mu).tanh()
+    return mean, head(mean) * mean
+
+
+@pytest.mark.parametrize("posterior", [_of_the_mean, _of_both, _computed])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_parameters_that_are_computed_of_one_another(options, posterior):
+    """A spread from the mean, and weights that the decoder has too: no part of a gradient counts twice."""
+    x, mu, _ = _inputs()
+    decoder, head = Decoder(), nn.Linear(LATENT, LATENT, dtype=torch.float64)
+
+    def tied(x, z):
+        return decoder(x, head(z) + mu)
+
+    def gradients(block):
+        terms = ELBO(K, block=block, **options)(x, posterior(mu, head), tied, key=KEY)
+        return torch.autograd.grad(terms.loss, [mu, *head.parameters(), *decoder.parameters()])
+
+    torch.testing.assert_close(gradients(2), gradients(None), rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["plain", "iwae"])
 def test_gradcheck(name):
     x, mu, logvar = _inputs()

@@ -113,14 +113,15 @@ def _recording(terms, blocks, sources, weighted) -> tuple[Tensor, ...]:
     if not outputs:
         return results
     inputs = _inputs(outputs, _tensors(sources), begun)
-    return _Streamed.apply(_Recomputation(terms, blocks, kept, totals, state), results, *inputs)
+    recomputation = _Recomputation(terms, blocks, kept, totals, state, _is_any_of_another(inputs))
+    return _Streamed.apply(recomputation, results, *inputs)
 
 
 class _Recomputation:
     """What the backward needs beside tensors."""
 
-    def __init__(self, terms, blocks, kept, totals: Totals, state: "_State"):
-        self.terms, self.blocks, self.kept, self.state = terms, blocks, kept, state
+    def __init__(self, terms, blocks, kept, totals: Totals, state: "_State", nested: bool):
+        self.terms, self.blocks, self.kept, self.state, self.nested = terms, blocks, kept, state, nested
         self.log_sum = totals.log_sum if totals.weighted else None
 
     def evaluated(self) -> Iterator[Terms]:
@@ -171,8 +172,11 @@ class _Streamed(torch.autograd.Function):
         with torch.enable_grad():
             for terms in recomputation.evaluated():
                 outputs, given = recomputation.cotangents(terms, cotangents)
-                with _without_hooks(inputs):
-                    gradients = torch.autograd.grad(outputs, [inputs[i] for i in wanted], given, allow_unused=True)
+                of = [inputs[i] for i in wanted]
+                with _without_hooks(inputs), _ending_at(inputs if recomputation.nested else ()):
+                    gradients = torch.autograd.grad(
+                        outputs, of, given, allow_unused=True, retain_graph=recomputation.nested
+                    )
                 del terms, outputs, given
                 with torch.no_grad():
                     for i, g in zip(wanted, gradients, strict=True):
@@ -228,6 +232,18 @@ def _without_hooks(tensors):
             registered.update(those)
 
 
+@contextlib.contextmanager
+def _ending_at(tensors):
+    """Gradients go no further than these: what they were computed from gets its part afterwards, of the sum."""
+    nodes = {t.grad_fn for t in tensors if t.grad_fn is not None}
+    handles = [node.register_prehook(lambda cotangents: (None,) * len(cotangents)) for node in nodes]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _tensors(source) -> Iterator[Tensor]:
     """Those in tuples, distributions and what functions are bound to, without their modules' parameters."""
     match source:
@@ -269,3 +285,19 @@ def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> 
             seen.add((node, None))
             edges.extend(node.next_functions)
     return list(found.values())
+
+
+def _is_any_of_another(inputs: list[Tensor]) -> bool:
+    """Whether one of them was computed from another: a log variance from the mean, a mean by weights that are tied."""
+    ends = {t.grad_fn for t in inputs} - {None}
+    leaves = {id(t) for t in inputs if t.grad_fn is None}
+    nodes, seen = [node for end in ends for node, _ in end.next_functions], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node in ends or id(getattr(node, "variable", None)) in leaves:
+            return True
+        seen.add(node)
+        nodes.extend(before for before, _ in node.next_functions)
+    return False
