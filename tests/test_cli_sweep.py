@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from aevb_ext.cli import main
 from aevb_ext.cli.main import _parser
@@ -70,7 +71,7 @@ def said_by(arguments: list[str], folder: Path, out="") -> tuple[int, str]:
     places = {"NEW": str(folder / (out or f"new{said_by.count}")), "FOLDER": str(folder)}
     err = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("default")
         try:
             status = main([places.get(argument, argument) for argument in arguments])
         except SystemExit as ended:
@@ -136,6 +137,32 @@ def test_what_is_wrong_is_said_with_the_flag(folder, verb, flags, message):
     if verb == "sample":
         arguments = ["sample", "RUN"]
     check([{"RUN": str(folder / "run")}.get(word, word) for word in [*arguments, *flags]], folder, message)
+
+
+def test_advice_names_flags(folder):
+    status, said = said_by(["train", "--data", str(folder / "x.npy"), "--samples-seen", "100", "--out", "NEW"], folder)
+    (line,) = [line for line in said.splitlines() if line.startswith("warning: ")]
+    assert status == 0 and "(--samples-seen is 100;" in line and "a smaller --batch-size (it is 100)" in line
+    arguments = ["train", "--data", str(folder / "x.npy"), "--out", "NEW", "--samples", "3"]
+    check([*arguments, "--batch-size", "1e15"], folder, "lower --samples .3. or --batch-size .10{15}., or ")
+    # Of a file they are keys.
+    (folder / "run.toml").write_text("batch_size = -1\n")
+    check([*arguments, "--config", str(folder / "run.toml")], folder, "error: batch_size must be an integer")
+    check([*arguments, "--config", str(folder / "run.toml"), "-M", "0"], folder, "error: -M must be an integer")
+
+
+def test_processes_that_cannot_join_are_told_why(folder, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    check(["probe", "run"], folder, "WORLD_SIZE is 2, but RANK, .* not set: start with torchrun")
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    check(["probe", "run"], folder, "WORLD_SIZE must be a number, got 'two'")
+
+
+def test_a_fault_of_ours_is_a_traceback(monkeypatch):
+    monkeypatch.setattr("aevb_ext.doctor.main", lambda: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        main(["doctor"])
 
 
 @pytest.mark.parametrize("epochs", ["inf", "nan", "0", "-1", "1e-9", "1e300"])

@@ -1,14 +1,9 @@
 """``aevb evaluate``."""
 
-import sys
-import warnings
-from contextlib import contextmanager
-
 from ..bar import bar
 from ..estimators import (
     ESTIMATORS,
     LogLikelihood,
-    UntrustedEstimate,
     annealed_importance_sampling,
     evaluate_bound,
     importance_weighted_log_likelihood,
@@ -75,7 +70,7 @@ def _evaluate(a) -> None:
     for split in a.split or ("train", "test"):
         x, _ = data.split(split)
         n = min(len(x), a.count or len(x))
-        with _warnings_as_lines(), bar(f"{split} {a.estimator}", n * a.repeats) as progress:
+        with bar(f"{split} {a.estimator}", n * a.repeats) as progress:
             line = _line(model, x, a, skip, progress)
         # Many samples, and chains, take minutes a split.
         print(f"{split} {line}", flush=True)
@@ -128,17 +123,3 @@ def _check(a) -> None:
             f"--estimator {a.estimator} is of an encoder, and the learner {learner} of the run has trained none: take "
             f"one of {', '.join(_OF_LOG_LIKELIHOOD)}"
         )
-
-
-@contextmanager
-def _warnings_as_lines():
-    def shown(message, category, *where, **how):
-        if issubclass(category, UntrustedEstimate):
-            print(f"warning: {message}", file=sys.stderr, flush=True)
-        else:
-            before(message, category, *where, **how)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UntrustedEstimate)
-        before, warnings.showwarning = warnings.showwarning, shown
-        yield

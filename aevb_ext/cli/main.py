@@ -5,10 +5,13 @@ import difflib
 import os
 import re
 import sys
-from contextlib import suppress
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager, suppress
 
 from .. import __version__
 from .._typed import in_shell
+from ..estimators import UntrustedEstimate
 from ..export import ExportError
 from ..train import NonFiniteBound, PeerFailed, joined
 from ..train.memory import OutOfMemory, out_of_memory
@@ -38,13 +41,15 @@ _NAMED = (ExportError, NonFiniteBound, NotConverged, PeerFailed)
 def main(argv: list[str] | None = None) -> int:
     """Run ``aevb`` with ``argv`` (default: the process's). Returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        with joined() as processes, in_shell():
-            return _ended(processes, argv)
-    # Of joining: nobody else is there to tell.
-    except (ValueError, RuntimeError) as error:
-        print(f"aevb: error: {error}", file=sys.stderr)
-        return 1
+    with ExitStack() as stack:
+        try:
+            processes = stack.enter_context(joined())
+        except (ValueError, RuntimeError) as error:
+            # Nobody else is there to tell.
+            print(f"aevb: error: {error}", file=sys.stderr)
+            return 1
+        stack.enter_context(in_shell())
+        return _ended(processes, argv)
 
 
 def _ended(processes, argv: list[str]) -> int:
@@ -53,7 +58,8 @@ def _ended(processes, argv: list[str]) -> int:
     try:
         with processes.only_first_prints():
             arguments = _parsed(parser, verbs, argv)
-            status = arguments.run(arguments) or 0
+            with _warnings_as_lines(lambda message: _as_typed(message, verbs, arguments, argv)):
+                status = arguments.run(arguments) or 0
             sys.stdout.flush()
             return status
     except BrokenPipeError:
@@ -63,7 +69,7 @@ def _ended(processes, argv: list[str]) -> int:
     except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
         said = _as_typed(re.sub(r"^\[Errno \d+\] ", "", str(error)), verbs, arguments, argv)
     except OutOfMemory as error:
-        said = str(error)
+        said = _as_typed(str(error), verbs, arguments, argv)
     except (RuntimeError, MemoryError, OverflowError) as error:
         if out_of_memory(error):
             said = f"there is too little memory ({_first_line(error)}): ask for less at a time, or take a smaller model"
@@ -93,15 +99,40 @@ def _first_line(error: Exception) -> str:
 
 
 def _as_typed(message: str, verbs, arguments: argparse.Namespace | None, argv: list[str]) -> str:
-    """The message; where it begins with the name of an argument that was given as a flag, with that flag."""
-    named = re.match(r"([a-z_]+)(?= must| means|:| ['\"])", message)
-    if not named or arguments is None:
+    """The message, with flags in the place of the names that arguments have in Python.
+
+    At its beginning that is the flag that was typed. Elsewhere it may be one that was not; there only names that are no
+    words, with a _ in them, are known to be names. (Where there is a configuration file, they are keys of it too.)
+    """
+    if arguments is None:
         return message
     given = {token.partition("=")[0] for token in argv}
+    named = re.match(r"([a-z_]+)(?= must| means|:| ['\"])", message)
     for action in verbs.choices[arguments.verb]._actions:
-        if action.dest == named[1] and (flag := next((f for f in action.option_strings if f in given), None)):
-            return flag + message[named.end() :]
+        if not action.option_strings:
+            continue
+        flag = next((flag for flag in action.option_strings if flag in given), None)
+        if named and action.dest == named[1] and flag:
+            message = flag + message[named.end() :]
+        if "_" in action.dest and getattr(arguments, "config", None) is None:
+            message = re.sub(rf"(?<![\w/.-]){action.dest}(?![\w/.-])", flag or action.option_strings[0], message)
     return message
+
+
+@contextmanager
+def _warnings_as_lines(spelt: Callable[[str], str]):
+    """A context in which warnings for whoever uses a program are a line each, without a place in its source."""
+
+    def shown(message, category, *where, **how):
+        if issubclass(category, UserWarning):
+            print(f"warning: {spelt(str(message))}", file=sys.stderr, flush=True)
+        else:
+            before(message, category, *where, **how)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UntrustedEstimate)
+        before, warnings.showwarning = warnings.showwarning, shown
+        yield
 
 
 def _doctor(_) -> int | None:
