@@ -30,8 +30,8 @@ def patch() -> Patch:
 
     * The noise is this package's (:mod:`aevb_ext.noise`): the same seed gives other samples than without the patch.
     * Losses of half precision come back in float32, and the KL does not cancel near the prior.
-    * Data and probabilities outside [0, 1] under ``reconstruction_loss="bce"`` are ``binary_cross_entropy``'s error on the
-      CPU alone; on a GPU, where its check would end the process's use of it, such probabilities give NaN.
+    * Data and probabilities outside [0, 1] under ``reconstruction_loss="bce"`` are ``binary_cross_entropy``'s error on
+      the CPU alone; on a GPU, where its check would end the process's use of it, such probabilities give NaN.
     * ``BaseTrainer`` with ``amp=True`` keeps autocast on for these models under ``reconstruction_loss="bce"``, where
       pythae turns it off without a word, because ``binary_cross_entropy`` refuses autocast on a GPU. (It is
       ``torch.autocast("cuda")`` in either case, which does nothing on the CPU.)
