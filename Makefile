@@ -1,6 +1,7 @@
 # make train    learn the embedded digits: .venv, PyTorch, the build and `aevb train`, from nothing (ARGS="--latent 2")
 # make test     the tests, in the same .venv (ARGS="-k kl")
-# make conformance   other people's programs on these operators, with their packages from the index (ARGS="-k pythae")
+# make conformance   other people's programs on these operators, with their packages from the index (ARGS="-k pythae"),
+#               and of the packages' own tests a selection (ARGS="--whole-suites -k own": all)
 # make lint     ruff and clang-format
 # make cuda     the CUDA build in .venv-cuda, checked without a GPU
 # make bench    in .venv: every operator and step against its rivals, JAX too (ARGS="--only gaussian")
