@@ -175,7 +175,7 @@ def _line(line) -> dict:
         if name == "event":
             continue
         if name in ("samples_seen", "steps"):
-            right, expected = is_count(value), "a number of them"
+            right, expected = is_count(value), "a whole number, at least 0"
         elif name == "changed":
             right = isinstance(value, dict) and all(map(_is_change, value.values()))
             expected = "an object of names and [old, new]"

@@ -147,7 +147,7 @@ def test_advice_names_flags(folder):
     check([*arguments, "--batch-size", "1e15"], folder, "lower --samples .3. or --batch-size .10{15}., or ")
     # Of a file they are keys.
     (folder / "run.toml").write_text("batch_size = -1\n")
-    check([*arguments, "--config", str(folder / "run.toml")], folder, "error: batch_size must be an integer")
+    check([*arguments, "--config", str(folder / "run.toml")], folder, r"run\.toml: batch_size must be an integer")
     check([*arguments, "--config", str(folder / "run.toml"), "-M", "0"], folder, "error: -M must be an integer")
 
 

@@ -201,6 +201,27 @@ def check(original: Path, folder: Path, seed: int) -> tuple[int, str]:
     return status, f"{done}: {arguments[0]}: {last[0]}"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "verb", "message"),
+    [
+        ('optimizer = "adam"', 'optimizer = "x"', "train", "optimizer must be one of adagrad, .*, got 'x'"),
+        ("batch_size = 100", "batch_size = 0", "train", "batch_size must be an integer, at least 1, got 0"),
+        ('data = "', 'data = ""  # "', "evaluate", "data must be .*, got ''"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_file(original, tmp_path, before, after, verb, message):
+    shutil.copytree(original, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    text = config.read_text()
+    assert before in text
+    config.write_text(text.replace(before, after))
+    with quiet() as (_, err):
+        assert (
+            main({"train": ["train", "--resume", "--out"], "evaluate": ["evaluate"]}[verb] + [str(config.parent)]) == 1
+        )
+    assert re.fullmatch(f"aevb: error: {re.escape(str(config))}: {message}", err.getvalue().splitlines()[-1])
+
+
 @pytest.mark.parametrize("seed", range(QUICK))
 def test_any_damage_ends_in_a_sentence(original, tmp_path, seed):
     check(original, tmp_path, seed)
@@ -216,7 +237,7 @@ def test_any_damage_ends_in_a_sentence(original, tmp_path, seed):
         (
             "metrics.jsonl",
             '{"event":"log","samples_seen":1,"steps":-1,"seconds":1}',
-            "in line 2: steps must be a number",
+            "in line 2: steps must be a whole",
         ),
         (
             "metrics.jsonl",

@@ -96,7 +96,13 @@ def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data
     where = folder_of(Path(a.checkpoint)) / CONFIG
     options = {key: of_kind(where, key, config[key]) for key in DATA if key in config}
     options |= {key: given for key in ("data", "data_dir") if (given := getattr(a, key)) is not None}
-    data = data_of_keys(options)
+    try:
+        data = data_of_keys(options)
+    except ValueError as error:
+        name = str(error).partition(" ")[0]
+        if name in config and getattr(a, name, None) is None:
+            raise ValueError(f"{where}: {error}") from None
+        raise
     found, expected = (data.image_shape, data.x_scale), (checkpoint.image_shape, checkpoint.model.x_scale)
     if found != expected:
         raise ValueError(

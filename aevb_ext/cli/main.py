@@ -31,6 +31,7 @@ from . import (
     sample,
     train,
 )
+from .config import KEYS
 
 __all__ = ["main"]
 
@@ -102,7 +103,8 @@ def _as_typed(message: str, verbs, arguments: argparse.Namespace | None, argv: l
     """The message, with flags in the place of the names that arguments have in Python.
 
     At its beginning that is the flag that was typed. Elsewhere it may be one that was not; there only names that are no
-    words, with a _ in them, are known to be names. (Where there is a configuration file, they are keys of it too.)
+    words, with a _ in them, are known to be names. Where there is a configuration file, they are keys of it, and it is
+    named where its value is at fault.
     """
     if arguments is None:
         return message
@@ -112,8 +114,11 @@ def _as_typed(message: str, verbs, arguments: argparse.Namespace | None, argv: l
         if not action.option_strings:
             continue
         flag = next((flag for flag in action.option_strings if flag in given), None)
-        if named and action.dest == named[1] and flag:
-            message = flag + message[named.end() :]
+        if named and action.dest == named[1]:
+            if flag:
+                message = flag + message[named.end() :]
+            elif action.dest in KEYS and getattr(arguments, "config", None) is not None:
+                message = f"{arguments.config}: {message}"
         if "_" in action.dest and getattr(arguments, "config", None) is None:
             message = re.sub(rf"(?<![\w/.-]){action.dest}(?![\w/.-])", flag or action.option_strings[0], message)
     return message
