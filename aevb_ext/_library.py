@@ -31,26 +31,31 @@ class _Missing:
 
 
 def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
-    """The library to load, or None and why there is none.
+    """The library to load, or None, and what is wrong with it.
 
-    It lies beside this file. In a source folder after `pip install .` it does not: the folder hides the package that
-    was installed. Then it is the installed one's, where that was compiled from this folder's C++.
+    It lies beside this file. In a source folder after `pip install .` none lies there, or an earlier build: the folder
+    hides the package that was installed. Then it is that one's library, if it was compiled from this folder's C++.
 
     Args:
         package: the folder of this package.
         path: where Python looks for packages, `sys.path`.
     """
-    found = []
+    csrc, fault, outdated = package.parent / "csrc", None, None
     if beside := PathFinder.find_spec("aevb_ext._C", [str(package)]):
-        found.append((beside, of_another_torch(Path(beside.origin))))
-    csrc = package.parent / "csrc"
+        library = Path(beside.origin)
+        fault = of_another_torch(library)
+        outdated = None if fault else of_earlier_sources(library, csrc)
+        if fault is None and outdated is None:
+            return beside, ""
     if csrc.is_dir() and (installed := _installed(package, path)):
         library = Path(installed.origin)
-        found.append((installed, _of_other_sources(library, csrc) or of_another_torch(library)))
-    for library, fault in found:
-        if fault is None:
-            return library, ""
-    return None, found[0][1] if found else _not_built(package)
+        hidden = _of_other_sources(library, csrc) or of_another_torch(library)
+        if hidden is None:
+            return installed, ""
+        fault = fault or hidden
+    if outdated:
+        return beside, outdated
+    return None, fault or _not_built(package)
 
 
 def _installed(package: Path, path: list[str]) -> ModuleSpec | None:
@@ -87,6 +92,17 @@ def _interface(version: str) -> str:
     """What versions of torch with one C++ interface share: the minor version, or all of it between releases."""
     release = re.fullmatch(r"(\d+\.\d+)\.\d+", _public(version))
     return release[1] if release else version
+
+
+def of_earlier_sources(library: Path, csrc: Path) -> str | None:
+    """The fault of a library that was built before the C++ beside it changed, as far as can be told."""
+    built = _build_note.read(library).get("sources")
+    if built is None or not csrc.is_dir() or built == _build_note.fingerprint(csrc):
+        return None
+    return (
+        f"aevb_ext's compiled library ({library}) was built before {csrc} changed, and may not be what Python calls. "
+        f"Build it again: `{REBUILD}` in {csrc.parent}."
+    )
 
 
 def _of_other_sources(library: Path, csrc: Path) -> str | None:
@@ -132,25 +148,17 @@ def _load(spec: ModuleSpec):
     return module, ""
 
 
-_spec, _why = find(PACKAGE, sys.path)
-_C, _why = _load(_spec) if _spec else (None, _why)
-if _C is None:
-    ops = _Missing(_why)
-    warnings.warn(_why, RuntimeWarning, stacklevel=3)  # the line that imports aevb_ext
-else:
-    ops = torch.ops.aevb_ext
+_C, (_spec, _fault) = None, find(PACKAGE, sys.path)
+if _spec:
+    _C, _why = _load(_spec)
+    _fault = _why or _fault
+if _fault:
+    warnings.warn(_fault, RuntimeWarning, stacklevel=3)  # the line that imports aevb_ext
+ops = _Missing(_fault) if _C is None else torch.ops.aevb_ext
 
 
 def is_loaded() -> bool:
     return _C is not None
-
-
-def stale() -> str | None:
-    """The fault of a library that was built before the C++ beside it changed."""
-    built = _build_note.read(Path(_C.__file__)).get("sources")
-    if built is None or not CSRC.is_dir() or built == _build_note.fingerprint(CSRC):
-        return None
-    return f"the library ({_C.__file__}) was built before {CSRC} changed. Build it again: `{REBUILD}` in {CSRC.parent}."
 
 
 def build_info() -> dict:

@@ -58,7 +58,11 @@ def faults() -> list[str]:
     if _library._C is None:
         return [_library.ops.why]
     info = _library.build_info()
-    found = [_library.stale(), _gpu_not_used(info), _gpu_not_built_for(info)]
+    found = [
+        _library.of_earlier_sources(Path(_library._C.__file__), _library.CSRC),
+        _gpu_not_used(info),
+        _gpu_not_built_for(info),
+    ]
     devices = ["cpu"]
     if torch.cuda.is_available() and info["cuda"]:
         devices.append("cuda")

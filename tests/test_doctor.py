@@ -63,7 +63,7 @@ def test_library_that_was_built_before_its_sources_changed(monkeypatch, tmp_path
     monkeypatch.setattr(_library._C, "__file__", str(library))
     monkeypatch.setattr(_library, "CSRC", tmp_path)
     (fault,) = doctor.faults()
-    assert f"was built before {tmp_path} changed" in fault and doctor.REBUILD in fault
+    assert f"({library}) was built before {tmp_path} changed" in fault and doctor.REBUILD in fault
     library.write_bytes(b"")
     _build_note.write(library, torch=torch.__version__, sources=_build_note.fingerprint(tmp_path))
     assert doctor.faults() == []

@@ -131,6 +131,23 @@ def test_an_installed_library_that_fits_is_taken_before_one_of_another_torch(pla
     assert find(places) == fits
 
 
+def test_a_library_of_earlier_sources_is_taken_with_a_word_if_no_other_fits(places):
+    """As after `git pull` where one had built in place."""
+    beside = build(places.source, places.csrc)
+    earlier = build(places.site, places.csrc)
+    (places.csrc / "kernels.cpp").write_text("two")
+    path = [str(places.source.parent), str(places.site.parent)]
+    spec, why = _library.find(places.source, path)
+    assert spec.origin == str(beside)
+    assert f"({beside}) was built before {places.csrc} changed" in why and _library.REBUILD in why
+    build(places.site, places.csrc)
+    assert find(places) == earlier
+    # One that says nothing of its sources may be of these.
+    earlier.unlink()
+    beside.write_bytes(b"\x7fELF")
+    assert find(places) == beside
+
+
 def test_a_library_without_a_note_says_its_torch_when_it_is_loaded(tmp_path):
     module = tmp_path / "_C.py"
     module.write_text('def build_info(): return {"torch": "1.0.0"}')
