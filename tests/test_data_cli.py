@@ -39,7 +39,7 @@ def medical(path):
 def test_training_and_a_probe(tmp_path, capsys, make):
     options, told = make(tmp_path)
     run = str(tmp_path / "run")
-    train = ["train", *options, "--out", run, "--samples-seen", "200", "--batch-size", "20", "--hidden", "8"]
+    train = ["train", *options, "--out", run, "--samples-seen", "200", "--optimizer", "adam", "--hidden", "8"]
     assert main(train) == 0
     captured = capsys.readouterr()
     assert told in captured.err and "3 classes (0" in captured.err and told not in captured.out
@@ -59,9 +59,9 @@ def test_training_and_a_probe(tmp_path, capsys, make):
     [
         (["--data", ""], "data must be the path of a folder of images, or a .npy or .npz file, or one of digits"),
         (["--image-shape", "4by5"], "expected HEIGHTxWIDTH, 3xHEIGHTxWIDTH or HEIGHTxWIDTHx3, got '4by5'"),
-        (["--image-shape", "4x6"], "image_shape 4x6 is of 24 numbers, and a data point has 20"),
-        (["--image-shape", "20"], "image_shape must be (height, width)"),
-        (["--array", "Faces"], "a.npz has the arrays faces, ids, labels; array (--array) names 'Faces'"),
+        (["--image-shape", "4x6"], "--image-shape must be of as many numbers as a data point of "),
+        (["--image-shape", "20"], "--image-shape must be (height, width)"),
+        (["--array", "Faces"], "--array must be one of faces, ids, labels, which "),
         ([], "a.npz has the arrays faces, ids, labels; expected one,"),
     ],
     ids=lambda options: "-".join(options) if isinstance(options, list) else "",

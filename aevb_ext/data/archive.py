@@ -45,7 +45,7 @@ def read_arrays(
     if path.suffix.lower() == ".npz":
         return _read_npz(path, resident_bytes, image_shape, array)
     if array is not None:
-        raise ValueError(f"array names an array of a .npz file, got {array!r} for {path}")
+        raise ValueError(f"array must be left out for {path}: it names an array of a .npz file, got {array!r}")
     with reading(path, "a .npy file"), open(path, "rb") as file:
         rows, event = read_rows(ArrayFile(file, str(path), os.path.getsize(path), path, 0), resident_bytes, image_shape)
     return Found({"train": rows}, layout(event)[0], Labels())
@@ -83,7 +83,7 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
     """The names of the arrays of data points, and of those of labels, by split."""
     there = f"{path} has the arrays {', '.join(names) or '(none)'}"
     if array is not None and array not in names:
-        raise FileError(f"{there}; array (--array) names {array!r}")
+        raise FileError(f"array must be one of {', '.join(names) or '(none)'}, which {path} has, got {array!r}")
     roles = {}
     for name in names:
         if role := _role(name):

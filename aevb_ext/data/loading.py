@@ -103,7 +103,7 @@ def load(
         FileNotFoundError: a file is missing; says where it was looked for and where it can be had.
     """
     _check_options(binarize, x_scale, test_fraction)
-    _check_type("data", data, (str, os.PathLike), "a name or a path")
+    _check_type("data", data, (str, os.PathLike), "a name or a path (of what is in memory, make a Data)")
     _check_type("data_dir", data_dir, (str, os.PathLike, type(None)), "a path")
     _check_type("array", array, (str, type(None)), "a name")
     _check_type("resident_bytes", resident_bytes, Real, "a number")
@@ -237,7 +237,9 @@ def _check_type(name: str, value, kinds, expected: str) -> None:
 def _check_unused(what, image_shape, array) -> None:
     for name, value in (("image_shape", image_shape), ("array", array)):
         if value is not None:
-            raise ValueError(f"{name} is of arrays in files (.npy, .npz), got {value!r} for {what}")
+            raise ValueError(
+                f"{name} must be left out for {what}: it is of arrays in files (.npy, .npz), got {value!r}"
+            )
 
 
 def _image_shape(shape) -> tuple[int, ...] | None:

@@ -34,6 +34,7 @@ class StoredRows:
     resident, draws, device = False, False, torch.device("cpu")
 
     def __init__(self, path, offset: int, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool = False):
+        self._given = path, offset, tuple(shape), dtype, channels_last
         self._path, self._shape, self._stored, self._channels_last = path, tuple(shape), dtype, channels_last
         self.dtype = dtype_of(dtype, path)
         self.event_shape = torch.Size([math.prod(shape[1:])])
@@ -75,6 +76,10 @@ class StoredRows:
         if self._channels_last:
             rows = rows.reshape(-1, *self._shape[1:]).movedim(-1, 1)
         return rows.reshape(len(index), -1)
+
+    def __reduce__(self):
+        # Another process maps the file for itself.
+        return StoredRows, self._given
 
     def _ask_for(self, index: Tensor) -> None:
         """Have the system read these all at once: touched one after another, each would wait for the one before."""
@@ -133,8 +138,8 @@ def read_rows(
     event = shape[1:] if image_shape is None else image_shape
     if math.prod(event) != math.prod(shape[1:]):
         raise FileError(
-            f"{source.what}: image_shape {'x'.join(map(str, event))} is of {math.prod(event)} numbers, and a data "
-            f"point has {math.prod(shape[1:])} (shape {list(shape)})"
+            f"image_shape must be of as many numbers as a data point of {source.what}, {math.prod(shape[1:])} (shape "
+            f"{list(shape)}), got {'x'.join(map(str, event))}"
         )
     channels_last = layout(event)[1]
     if math.prod(shape) * dtype.itemsize > resident_bytes and source.start is not None:

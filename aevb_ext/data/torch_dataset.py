@@ -1,6 +1,6 @@
 """Data points of a torch Dataset."""
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ __all__ = ["DatasetRows", "dataset_labels"]
 _TAKEN = (torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
 # Items that are asked for between two looks at the progress bar.
-_CHUNK = 1024
+_CHUNK = 64
 
 
 class DatasetRows:
@@ -77,10 +77,26 @@ class DatasetRows:
             row.copy_(x.flatten())
         return rows
 
-    def items(self, numbers: list[int]):
-        """The items of these numbers, as the dataset gives them."""
+    def items(self, numbers: list[int]) -> Iterator:
+        """The items of these numbers, as the dataset gives them.
+
+        Raises:
+            ValueError: it has fewer than it says.
+        """
         many = getattr(self.dataset, "__getitems__", None)
-        return many(numbers) if many else (self.dataset[i] for i in numbers)
+        if many:
+            items = list(many(numbers))
+            if len(items) != len(numbers):
+                raise ValueError(f"{self._name} was asked for {len(numbers)} items and gave {len(items)}")
+            yield from items
+            return
+        for i in numbers:
+            try:
+                yield self.dataset[i]
+            except IndexError as error:
+                raise ValueError(
+                    f"{self._name} says that it has {len(self)} items, and {self._name}[{i}] raised IndexError: {error}"
+                ) from error
 
     def _point(self, item, i: int) -> Tensor:
         x, what = (item[0] if isinstance(item, (tuple, list)) and item else item), f"{self._name}[{i}]"
@@ -164,7 +180,7 @@ def _length(dataset, name: str) -> int:
     try:
         if isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
             return len(dataset)
-    except (TypeError, NotImplementedError):
+    except (TypeError, ValueError, NotImplementedError):
         # As torch's own wrappers of what has no length do.
         pass
     raise TypeError(f"{name} must have len() and items by number (a map-style Dataset), got {type(dataset).__name__}")
