@@ -1,14 +1,32 @@
 import importlib
 import os
+import random
 
 # Before torch starts its threads: on a machine with other work they wait asleep and not spinning, or else a small
 # operator would take whole time slices of the scheduler.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import numpy as np
 import pytest
 import torch
 
 import aevb_ext.distributions.kl
+
+
+def _settings():
+    """What all tests of a process share, and some change for a while."""
+    names = "get_default_dtype", "get_default_device", "get_num_threads", "is_grad_enabled"
+    return {name: getattr(torch, name)() for name in (*names, "are_deterministic_algorithms_enabled")}
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    """A test draws the numbers that it draws when it is run alone, and leaves the settings as they were."""
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(6114)  # and not 0, which many tests have generators of
+    before = _settings()
+    yield
+    assert _settings() == before
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
