@@ -215,6 +215,17 @@ def test_numbers_that_never_vary_are_warned_of_where_the_bound_has_no_limit():
         assert [message in str(w.message) and w.filename == __file__ for w in caught] == [True] * (name in told), name
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_data_that_is_scaled_twice_is_warned_of(likelihood):
+    message = r"data.train \* x_scale goes up to 0.00384 in size .x_scale is 0.00392157., where data in \[0, 1\] is exp"
+    vae = mlp_vae(6, latent=2, hidden=3, likelihood=likelihood, x_scale=1 / 255)
+    with pytest.warns(UserWarning, match=message):
+        fit(vae, GOOD, progress=False, **ONCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(vae, Data("bytes", (X[10:] * 255).byte(), (X[:10] * 255).byte(), x_scale=1 / 255), progress=False, **ONCE)
+
+
 @pytest.mark.parametrize(("scale", "far"), [(1 / 255, False), (0.1, False), (1.0, True)])
 def test_data_far_from_where_a_mean_begins_is_warned_of(scale, far):
     grey = Data("grey", (X[10:] * 255).byte(), (X[:10] * 255).byte(), x_scale=scale)

@@ -224,7 +224,8 @@ class Counted(Watched):
 def test_the_support_is_looked_at_in_parts():
     counted = Counted()
     data = from_dataset(counted, Watched())
-    assert check_support(model(SCALE), data, Processes()) is None
+    low, high = check_support(model(SCALE), data, Processes())
+    assert low.shape == high.shape == data.train.event_shape and (low <= high).all()
     assert 0 < counted.most <= 4096
 
 

@@ -298,12 +298,18 @@ def _finite_range(x: Tensor, x_scale: float, name: str, likelihood: str) -> tupl
     return low, high
 
 
+# So far outside of [0, 1] resampling and noise put what was inside.
+_ROUNDED = 0.05
+
+
 def _check_unit(low: float, high: float, x_scale: float, name: str, where: str) -> None:
     """Raise ValueError naming ``name`` and what helps unless a range lies in [0, 1]."""
     # 1e-6 for 255 * float(1 / 255) and its like.
     if low >= 0 and high <= 1 + 1e-6:
         return
-    if low < 0:
+    if low > -_ROUNDED and high < 1 + _ROUNDED:
+        helps = "clip what is just outside, clamp(0, 1)"
+    elif low < 0:
         helps = "no x_scale moves negative numbers there: rescale the data, to (x + 1) / 2 where it is in [-1, 1]"
     else:
         helps = "x_scale should map the largest value to 1, as 1/255 does of grey bytes"

@@ -28,7 +28,7 @@ from .run import History, Log, Record, Result, Run
 from .same import check_same, described, sampled
 from .settings import Settings
 from .signals import Signals, end_as
-from .support import check_support
+from .support import check_support, warn_of_range
 from .written import Written
 
 __all__ = ["NonFiniteBound", "fit"]
@@ -109,7 +109,7 @@ def fit(
 
     Warns:
         UserWarning: half of the steps or more change nothing, since Adagrad's first ones only accumulate squared
-            gradients.
+            gradients; the data is not what the likelihood is for (:func:`~.support.warn_of_range`).
 
     Raises:
         ValueError: an argument is out of range; the model has nothing to learn; the data lies outside the likelihood's
@@ -152,10 +152,11 @@ def fit(
             callbacks = checked_callbacks(callbacks)
             check_model(model)
             check_data(data, model)
-            if validate:
-                check_support(model, data, processes)
+            found = check_support(model, data, processes) if validate else None
             model.to(device)
             data = data.to(device)
+        if validate:
+            warn_of_range(model, found, processes)
         with naming_what_to_lower(doing, settings):
             run = Run(model, data, settings, processes=processes)
             try:
