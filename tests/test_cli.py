@@ -278,6 +278,15 @@ def test_what_a_run_skips_is_skipped_when_it_is_evaluated(tmp_path, capsys):
     assert re.fullmatch(r"test bound -\d+\.\d\d nats \(1 point\)\n", capsys.readouterr().out)
 
 
+def test_a_run_without_a_step_that_counts_is_told_so_before_and_after(tmp_path, capsys):
+    assert main([*QUICK[:5], "-M", "500", "--samples-seen", "2000", "--out", str(tmp_path / "run")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    (first,) = [i for i, line in enumerate(lines) if line.startswith("warning: of the run's 4 steps none changes")]
+    (last,) = [i for i, line in enumerate(lines) if line == "not trained: none of the 4 steps changed a parameter"]
+    (evaluated,) = [i for i, line in enumerate(lines) if "2,000 of 2,000 samples" in line]
+    assert first < evaluated < last
+
+
 def failure_of(arguments, capsys):
     capsys.readouterr()
     assert main(arguments) == 1

@@ -226,7 +226,7 @@ def test_data_that_is_scaled_twice_is_warned_of(likelihood):
         fit(vae, Data("bytes", (X[10:] * 255).byte(), (X[:10] * 255).byte(), x_scale=1 / 255), progress=False, **ONCE)
 
 
-@pytest.mark.parametrize(("scale", "far"), [(1 / 255, False), (0.1, False), (1.0, True)])
+@pytest.mark.parametrize(("scale", "far"), [(1 / 255, False), (0.1, False), (1.0, True), (1e-5, True)])
 def test_data_far_from_where_a_mean_begins_is_warned_of(scale, far):
     grey = Data("grey", (X[10:] * 255).byte(), (X[:10] * 255).byte(), x_scale=scale)
     largest = grey.train.max().item() * scale

@@ -66,8 +66,8 @@ def warn_of_range(model: VAE, found: Range | None, processes: Processes) -> None
 
     Warns:
         UserWarning: the data is next to nothing of the [0, 1] that it should fill; of a Gaussian likelihood, numbers of
-            x are the same in all of it, and the variance can go to 0 there, so that the bound has no limit; or it is
-            far from where a mean that is not squashed begins.
+            x are the same in all of it, and the variance can go to 0 there, so that the bound has no limit; or its
+            scale is far from that at which a mean that is not squashed begins.
     """
     low, high = reduce(_joined, processes.gather(found))
     if processes.is_first:
@@ -100,7 +100,7 @@ def _warn_of_scale(model: VAE, largest: float) -> None:
     said = f"data.train * x_scale goes up to {largest:.3g} in size (x_scale is {model.x_scale:.6g})"
     # Factor analysis, a subclass, may begin where the data is.
     is_gaussian = type(model.decoder) is GaussianDecoder
-    if is_gaussian and not model.decoder.sigmoid and largest > _FAR:
+    if is_gaussian and not model.decoder.sigmoid and not _NOTHING <= largest <= _FAR:
         warnings.warn(
             f"{said}, and the Gaussian's mean begins at about 0, its variance at about 1: it is learnt slowly, or not at "
             "all. Rescale the data to a spread near 1",
