@@ -232,8 +232,8 @@ def test_data_of_any_range_by_a_mean_that_is_not_squashed(tmp_path, capsys):
     command = [*("train", "--data", str(path), "--likelihood", "gaussian", "--hidden", "8", "--latent", "2")]
     command += [*("--samples-seen", "300", "-M", "20", "--optimizer", "adam", "--out", str(out))]
     said = failure_of(command, capsys)
-    assert re.search(r"data\.train \* x_scale lies in \[-0\.\d+, -0\.\d+\], outside \[0, 1\]", said)
-    assert 'mean_activation="identity" of make_model and aevb train' in said and not out.exists()
+    assert re.search(r"data\.train \* --x-scale lies in \[-0\.\d+, -0\.\d+\], outside \[0, 1\]", said)
+    assert '--mean-activation="identity" of make_model and aevb train' in said and not out.exists()
     assert main([*command, "--mean-activation", "identity"]) == 0
     assert tomllib.loads((out / "config.toml").read_text())["model"]["mean_activation"] == "identity"
     again = ["train", "--config", str(out / "config.toml"), "--out", str(tmp_path / "again")]
