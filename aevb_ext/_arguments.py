@@ -159,6 +159,14 @@ def _is_generator(value) -> bool:
     return isinstance(value, torch.Generator)
 
 
+def integer(name: str, value) -> None:
+    """Check that an argument is an integer, of those that an operator takes."""
+    if not is_integer(value):
+        raise TypeError(f"{name} must be an integer, got {described(value)}")
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{name} must be an integer of 64 bits, got {value}")
+
+
 def _is_shape(value) -> bool:
     return isinstance(value, (list, tuple)) and all(map(is_integer, value))
 
@@ -181,7 +189,6 @@ def _short(of_torch: torch.dtype | torch.layout) -> str:
 
 
 floating, data = tensor(*FLOATING), tensor(*DATA)
-integer = kind(is_integer, "an integer")
 number = kind(is_number, "a number")
 truth = kind(lambda value: isinstance(value, int) or type(value).__name__ in ("bool", "bool_"), "True or False")
 shape = kind(_is_shape, "a tuple of integers")

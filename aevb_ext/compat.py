@@ -175,7 +175,7 @@ def gaussian_nll_loss(
         check_dtype("target", x, data=True)
         dtype = _result_dtype(input, x, var)
         arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
-        mu, x = torch.broadcast_tensors(input.to(arithmetic), x)
+        mu, x = _broadcast(input=input.to(arithmetic), target=x)
         log_prob = partial(functional.gaussian_log_prob, logvar=var.to(arithmetic), spread="var")
         return _loss(log_prob, x, mu, reduction, offset=0.0 if full else -0.5 * math.log(2 * math.pi)).to(dtype)
     except Exception:
@@ -316,7 +316,18 @@ def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     check_dtype("mu", mu)
     check_dtype("logvar", logvar)
     dtype = torch.promote_types(mu.dtype, logvar.dtype)
-    return tuple(torch.broadcast_tensors(mu.to(dtype), logvar.to(dtype)))
+    return _broadcast(mu=mu.to(dtype), logvar=logvar.to(dtype))
+
+
+def _broadcast(**tensors: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors in the shape to which they broadcast."""
+    try:
+        return tuple(torch.broadcast_tensors(*tensors.values()))
+    except RuntimeError:
+        (one, a), (other, b) = tensors.items()
+        raise ValueError(
+            f"{other} has shape {list(b.shape)}, which does not broadcast with {one}, of shape {list(a.shape)}"
+        ) from None
 
 
 def _check_var(name: str, value) -> None:

@@ -26,7 +26,7 @@ import operator
 import torch
 from torch import Tensor
 
-from ._arguments import KINDS, explained, instance, integer, kind, tensor
+from ._arguments import KINDS, described, explained, instance, integer, kind, tensor
 
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -43,7 +43,6 @@ def _words(count: int):
 
 
 _INT64 = tensor(torch.int64)
-_DTYPE = instance(torch.dtype, "a torch.dtype, float32 or float64")
 
 
 @explained(counter=_words(4), key=_words(2), rounds=integer)
@@ -68,8 +67,13 @@ def words(key: Tensor, count: int, start: int = 0) -> Tensor:
 
     Args:
         key: int64 ``[*batch, 2]``.
+
+    Raises:
+        TypeError, ValueError: key is something else, or count or start is negative.
     """
     _check_key(key)
+    if count < 0 or start < 0:
+        raise ValueError(f"count and start must be at least 0, got {count} and {start}")
     seed, offset = key[..., :1], key[..., 1:]
     block = torch.arange(start // 4, (start + count + 3) // 4, device=key.device)
     halves = [(part & _MASK, (part >> 32) & _MASK) for part in (block, offset, seed)]
@@ -86,8 +90,14 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, sta
         shape: that of the noise of one key.
         dtype: float32 or float64.
         start: the index of the first.
+
+    Raises:
+        TypeError, ValueError: an argument is something else, or a size or start is negative.
     """
-    _DTYPE("dtype", dtype)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype must be float32 or float64, got {described(dtype)}")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"shape must have no negative size, got {list(shape)}")
     count = math.prod(shape)
     # A pair of words gives a pair of normals.
     first, last = start // 2 * 2, (start + count + 1) // 2 * 2

@@ -82,7 +82,7 @@ WRONG = {
     "shape": _wrong("42", "'a name'", "list of 1.5", "tuple of 1.5"),
     "bounds": _wrong("42", "'a name'") | {r"\(1.5,\)": (1.5,), r"\(1.0, -1.0\)": (1.0, -1.0)},
     "net": _wrong("42", "'a name'", "(float32|Float)"),
-    "dtype": _wrong("42", "'a name'"),
+    "dtype": _wrong("42", "'a name'") | {"int64": torch.int64},
     "distribution": _wrong(*NO_OBJECT),
     "prior": _wrong(*NO_OBJECT, "list of 1.5"),
     "posterior": _wrong("Linear") | {"float": 2.5, "str": "a name", "list": [F, F], r"\(Tensor, float\)": (F, 0.0)},
@@ -358,6 +358,40 @@ def test_a_call_that_is_right_asks_nothing(row, monkeypatch):
     monkeypatch.setattr(functional, "explain", asked)
     monkeypatch.setattr(compat, "explain", asked)
     row.call(**row.right)
+
+
+def _zeros(*shape):
+    return torch.zeros(shape)
+
+
+# Right kinds that do not fit one another or their range: what each docstring's Raises says, where test_errors.py and
+# the tests of the thing itself have it not.
+UNFIT = {
+    "n_samples": (
+        lambda: aevb_ext.rsample(F, F, n_samples=2**63),
+        r"n_samples must be an integer of 64 bits, got 9223",
+    ),
+    "batch_dims": (lambda: aevb_ext.gaussian_kl(F, F, batch_dims=2**70), r"batch_dims must be an integer of 64 bits"),
+    "target": (lambda: compat.gaussian_nll_loss(F, _zeros(4, 2), F), r"target has shape \[4, 2\].*input, .*\[4, 3\]"),
+    "logvar": (lambda: compat.reparameterize(F, _zeros(3, 3)), r"logvar has shape \[3, 3\].*mu, .*\[4, 3\]"),
+    "of loss": (lambda: compat.vae_loss(HALF, F, F, _zeros(3, 3)), r"logvar has shape \[3, 3\].*mu, .*\[4, 3\]"),
+    "z": (lambda: BernoulliDecoder(NET, latent_dims=3)(F), r"z must have latent_dims=3 dimensions .*, got \[4, 3\]"),
+    "z of mean": (lambda: GaussianDecoder(NET2, latent_dims=3).mean(F), r"z must have latent_dims=3 .*, got \[4, 3\]"),
+    "count": (lambda: noise.words(KEY, -1), r"count and start must be at least 0, got -1 and 0"),
+    "start": (lambda: noise.words(KEY, 1, -4), r"count and start must be at least 0, got 1 and -4"),
+    "shape": (
+        lambda: noise.standard_normal(KEY, (-1,), torch.float32),
+        r"shape must have no negative size, got \[-1\]",
+    ),
+    "key": (lambda: noise.words(torch.zeros(3).long(), 1), r"key must have shape \[\*batch, 2\].*got \[3\]"),
+    "key of purpose": (lambda: noise.rekeyed(KEY[0], "posterior"), r"key must have shape \[\*batch, 2\].*got \[\]"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_what_fails_for_another_reason_stays_what_it_is():

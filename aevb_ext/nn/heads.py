@@ -74,6 +74,8 @@ class _Decoder(nn.Module):
         self.net, self.latent_dims = net, latent_dims
 
     def _rows(self, z: Tensor) -> torch.Size:
+        if z.dim() < self.latent_dims:
+            raise ValueError(f"z must have latent_dims={self.latent_dims} dimensions at least, got {list(z.shape)}")
         return z.shape[: z.dim() - self.latent_dims]
 
     def _decode(self, z: Tensor) -> Tensor:
