@@ -102,14 +102,14 @@ AEVB_INLINE void narrow(F32 a, Half* p) {
 
 // A gradient that the arithmetic has but its dtype does not is the dtype's largest number: infinity would be NaN to
 // whatever multiplies it by zero. What is infinite in the arithmetic itself stays so.
-template <class T>
-constexpr double kLargest = 65504;
-template <>
-constexpr double kLargest<BFloat16> = 0x1.fep127;
-
-template <class T>
-AEVB_INLINE void narrow_gradient(F32 a, T* p) {
-  narrow(select(abs(a) == F32(__builtin_inff()), a, between(-kLargest<T>, kLargest<T>, a)), p);
+AEVB_INLINE void narrow_gradient(F32 a, Half* p) {
+  narrow(select(abs(a) == F32(__builtin_inff()), a, between(-65504.0, 65504.0, a)), p);
+}
+AEVB_INLINE void narrow_gradient(F32 a, BFloat16* p) {
+  U32x u = (U32x)between(-0x1.fep127, 0x1.fep127, a).v;
+  U32x rounded = (u + ((u >> 16 & 1) + 0x7fff)) >> 16;
+  // A NaN that arithmetic has made says so in its upper half.
+  shortened(abs(a) < F32(__builtin_inff()) ? rounded : (U32x)a.v >> 16, &p->bits);
 }
 
 // Whether whole vectors of a type are converted where they are loaded and stored.
