@@ -1,0 +1,41 @@
+"""Cases one after another until told to stop, on as many processes as there are cores; prints what is wrong."""
+
+import argparse
+import os
+import sys
+import time
+from multiprocessing import get_context
+
+import torch
+
+from .check import check
+
+
+def run(number: int) -> tuple[int, str]:
+    torch.set_num_threads(1)
+    try:
+        return check(number)
+    except Exception as error:
+        return 1, f"case {number}: {type(error).__name__}: {error}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--cases", type=int, default=20_000)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    numbers = range(options.first, options.first + options.cases)
+    calls, faults, started = 0, 0, time.monotonic()
+    with get_context("spawn").Pool(options.processes) as pool:
+        for count, wrong in pool.imap_unordered(run, numbers, chunksize=50):
+            calls += count
+            if wrong:
+                faults += 1
+                print(wrong, flush=True)
+    print(f"{calls:,} calls in {len(numbers):,} cases, {faults} faults, {time.monotonic() - started:.0f} s")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
