@@ -55,7 +55,7 @@ def binarize(draw: Draw) -> Call:
         of_one = math.prod(x.shape[len(keys_of) :])
         drawn = [np.stack(words(k.tolist(), (of_one + 1) // 2), -1).ravel()[:of_one] for k in key.reshape(-1, 2)]
         drawn = np.concatenate([np.empty(0), *drawn]).reshape(x.shape)
-        return torch.from_numpy((drawn < probability).astype(np.uint8))
+        return torch.from_numpy(np.asarray(drawn < probability, np.uint8))
 
     call = lambda x: aevb_ext.binarize(x, key, x_scale=scale)  # noqa: E731
     about = {"key": key, "x_scale": scale}

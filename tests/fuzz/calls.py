@@ -132,12 +132,18 @@ class _OfProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, p):
         ctx.save_for_backward(x, p)
-        return x * p.log().clamp_min(-100) + (1 - x) * (-p).log1p().clamp_min(-100)
+        log_p, log_not_p = _OfProbs.logarithms(p)
+        return x * log_p + (1 - x) * log_not_p
+
+    @staticmethod
+    def logarithms(p):
+        return p.log().clamp_min(-100), (-p).log1p().clamp_min(-100)
 
     @staticmethod
     def backward(ctx, cotangent):
         x, p = ctx.saved_tensors
-        return cotangent * (p.log() - (-p).log1p()), cotangent * (x - p) / (p * (1 - p)).clamp_min(1e-12)
+        log_p, log_not_p = _OfProbs.logarithms(p)
+        return cotangent * (log_p - log_not_p), cotangent * (x - p) / (p * (1 - p)).clamp_min(1e-12)
 
 
 _of_probs = _OfProbs.apply
