@@ -72,6 +72,7 @@ def binary_cross_entropy_with_logits(
             return _loss(functional.bernoulli_log_prob, target, logits, reduction, weight).to(dtype)
         # With a = p x and b = 1 - x the loss is (a + b) log(1 + e^-|l|) + b l, or - a l where l <= 0: nothing cancels.
         # The operator gives minus that logarithm for the target that is the likelier.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # of two gradients the sum is rounded, once
         likelier = logits > 0
         log_likelier = functional.bernoulli_log_prob(
             likelier, logits, reduction="none", batch_dims=min(1, logits.dim())

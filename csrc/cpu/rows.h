@@ -176,7 +176,7 @@ class RowPass {
   AEVB_INLINE void compute(const Chunk& chunk, const Run* in, const Chain& chained) {
     void* to[results];
     Type type[results];
-    N total[results];
+    N total[results], stretch[results];
     bool wanted[results], summed[results], streamed[results], buffered[results];
     for (int k = 0; k < results; ++k) {
       const Output& output = *output_[k];
@@ -186,7 +186,7 @@ class RowPass {
       buffered[k] = !lies_in_place(output, chunk);
       type[k] = buffered[k] ? call_.wide : output.type;
       to[k] = buffered[k] ? computed_[k].data : place(output, chunk);
-      total[k] = N(0);
+      total[k] = stretch[k] = N(0);
       streamed[k] = call_.beyond_caches && !buffered[k] && type[k] == call_.wide && uintptr_t(to[k]) % sizeof(N) == 0;
     }
     const F formula = Recipe::make(call_.params);
@@ -195,7 +195,7 @@ class RowPass {
       each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = load(in[k]); });
       const auto put = [&](int k, N result) AEVB_INLINE_BODY {
         // The value is nearly always summed, and added up without asking its sum stays in a register.
-        if ((values && k == 0) || summed[k]) total[k] = total[k] + keep(result);
+        if ((values && k == 0) || summed[k]) stretch[k] = stretch[k] + keep(result);
         if (!summed[k]) store(result, type[k], to[k], streamed[k]);
       };
       if constexpr (values) put(0, value_of(formula, operand, IndicesOf<arity>()));
@@ -216,13 +216,18 @@ class RowPass {
              [i](N v, Type type, void* p, bool streamed)
                  AEVB_INLINE_BODY { streamed ? v.stream(static_cast<T*>(p) + i) : store_to(type, p, i, v); },
              [](N v) AEVB_INLINE_BODY { return v; });
+      // Stretches are summed by themselves: of a long row of like terms one sum would lose a digit.
+      for (int k = 0; k < results; ++k) {
+        total[k] = total[k] + stretch[k];
+        stretch[k] = N(0);
+      }
     }
     if (const int rest = chunk.size - i; rest > 0)
       body([=](const Run& run) { return load_from<T>(run.type, run.data, i & run.step, rest); },
            [=](N v, Type type, void* p, bool) { store_to(type, p, i, v, rest); }, [=](N v) { return v.first(rest); });
     for (int k = 0; k < results; ++k) {
       if (summed[k])
-        add_block_sum(*output_[k], chunk, 0, sum(total[k]));
+        add_block_sum(*output_[k], chunk, 0, sum(total[k] + stretch[k]));
       else if (wanted[k] && buffered[k])
         deliver<true>(*output_[k], chunk, call_.wide, computed_[k].data);
     }

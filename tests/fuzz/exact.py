@@ -111,8 +111,10 @@ def fault(found: torch.Tensor, exact: Bounded, dtype: torch.dtype, is_gradient: 
     unknown = (value.abs() + error > min(info.max, torch.finfo(torch.float32).max) / 8) | ~error.isfinite()
     if info.bits == 16 and is_gradient:
         unknown = (exact.value.abs() + exact.error > torch.finfo(torch.float32).max / 8) | ~error.isfinite()
-    if (found.isnan() & ~nan & error.isfinite()).any():
-        return _worst("NaN", found.isnan() & ~nan & error.isfinite(), found, value)
+    # Infinities of both signs, of which it is a sum, are NaN: their sizes are what the error is a small part of.
+    summed = error < torch.finfo(torch.float32).max * 1e-7
+    if (found.isnan() & ~nan & summed).any():
+        return _worst("NaN", found.isnan() & ~nan & summed, found, value)
     if (nan & ~found.isnan()).any():
         return _worst("no NaN", nan & ~found.isnan(), found, value)
     off = ~unknown & ~nan & ~((found - value).abs() <= error)
