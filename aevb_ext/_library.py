@@ -157,6 +157,11 @@ if _fault:
 ops = _Missing(_fault) if _C is None else torch.ops.aevb_ext
 
 
+def widened(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``t.to(dtype)`` of a wider dtype, whose gradient comes back bounded where ``t``'s dtype cannot hold it."""
+    return t if t.dtype == dtype else ops.widened(t, dtype)
+
+
 def is_loaded() -> bool:
     return _C is not None
 

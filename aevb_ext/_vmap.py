@@ -129,6 +129,10 @@ def _linear_log_prob(operator, two_steps, info, in_dims, x, h, layer, batch_dims
     return _reduce(values, reduction), 0
 
 
+def _widened(info, in_dims, t, dtype):
+    return ops.widened(t, dtype), in_dims[0]
+
+
 def _linear_bernoulli_log_prob(info, in_dims, x, h, weight, bias, x_scale, reduction, batch_dims):
     def two_steps(logits, dim):
         return _bernoulli_log_prob(info, (in_dims[0], dim), x, logits, x_scale, reduction, batch_dims)
@@ -165,6 +169,7 @@ def register() -> None:
         _rsample_kl,
         _binarize,
         _unpack_bits,
+        _widened,
     ):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
     # It has no tensors to be batched, so vmap is asked as PyTorch's own random functions ask it.

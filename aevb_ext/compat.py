@@ -24,6 +24,7 @@ from torch import Tensor
 
 from . import functional
 from ._arguments import DATA, check_dtype, described, explain, instance, is_number, number, sizes, tensor
+from ._library import widened
 
 __all__ = [
     "binary_cross_entropy",
@@ -72,7 +73,8 @@ def binary_cross_entropy_with_logits(
             return _loss(functional.bernoulli_log_prob, target, logits, reduction, weight).to(dtype)
         # With a = p x and b = 1 - x the loss is (a + b) log(1 + e^-|l|) + b l, or - a l where l <= 0: nothing cancels.
         # The operator gives minus that logarithm for the target that is the likelier.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # of two gradients the sum is rounded, once
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        logits = widened(logits, wide)  # of its two gradients the sum is rounded, once
         likelier = logits > 0
         log_likelier = functional.bernoulli_log_prob(
             likelier, logits, reduction="none", batch_dims=min(1, logits.dim())
@@ -176,8 +178,8 @@ def gaussian_nll_loss(
         check_dtype("target", x, data=True)
         dtype = _result_dtype(input, x, var)
         arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
-        mu, x = _broadcast(input=input.to(arithmetic), target=x)
-        log_prob = partial(functional.gaussian_log_prob, logvar=var.to(arithmetic), spread="var")
+        mu, x = _broadcast(input=widened(input, arithmetic), target=x)
+        log_prob = partial(functional.gaussian_log_prob, logvar=widened(var, arithmetic), spread="var")
         return _loss(log_prob, x, mu, reduction, offset=0.0 if full else -0.5 * math.log(2 * math.pi)).to(dtype)
     except Exception:
         explain(gaussian_nll_loss, locals(), **_KINDS, target=tensor(*DATA, *_INTEGERS), var=_check_var)
@@ -259,7 +261,7 @@ def _bernoulli(input: Tensor, target: Tensor, **weights: Tensor | None) -> tuple
         if weight.dim() > input.dim() or any(own not in (1, size) for own, size in pairs):
             raise ValueError(f"{name} must broadcast to input's shape {tuple(input.shape)}, got {tuple(weight.shape)}")
     dtype = _result_dtype(input, target)
-    return input.double() if dtype == torch.float64 else input, dtype
+    return widened(input, dtype) if dtype == torch.float64 else input, dtype
 
 
 def _loss(
@@ -317,7 +319,7 @@ def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     check_dtype("mu", mu)
     check_dtype("logvar", logvar)
     dtype = torch.promote_types(mu.dtype, logvar.dtype)
-    return _broadcast(mu=mu.to(dtype), logvar=logvar.to(dtype))
+    return _broadcast(mu=widened(mu, dtype), logvar=widened(logvar, dtype))
 
 
 def _broadcast(**tensors: Tensor) -> tuple[Tensor, Tensor]:

@@ -115,6 +115,11 @@ ROWS = [
     Row("unpack_bits", {"packed": _b(4, 2), "n": 11}, {"packed: more dims", "packed: elsewhere"}),
     # As chunk has it, of any tensor.
     Row("halves", {"params": _f(4, 6), "dim": 1}, ANY_PARAMS | {"dim: -1"}),
+    Row(
+        "widened",
+        {"t": _f(4, 3), "dtype": torch.float64},
+        {f"t: {w}" for w in ("more", "less", "float16", "more dims", "elsewhere")},
+    ),
     Row("noise_key", {"device": torch.device("cpu"), "generator": torch.Generator(), "n": 3, "call": 0}, OF_A_DRAW),
 ]
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)

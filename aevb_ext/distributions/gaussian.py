@@ -9,6 +9,7 @@ from torch.distributions import constraints
 
 from .. import functional as F
 from .._arguments import check_dtype, explained, sizes
+from .._library import widened
 from ..reference import _logvar, _reduce, _wide
 from .clamp import clamp as clamped
 from .factorised import Factorised, check_broadcasts, samples
@@ -246,7 +247,7 @@ class DiagonalGaussian(Factorised):
         operands = [mu.expand(shape), scale, other_mu, other_scale]
         if any(t.dtype != mu.dtype for t in operands):
             dtype = functools.reduce(torch.promote_types, (t.dtype for t in operands))
-            operands = [t.to(dtype) for t in operands]
+            operands = [widened(t, dtype) for t in operands]
         return F.gaussian_kl(*operands, spread=spread, batch_dims=len(shape) - self.event_dims)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -273,7 +274,7 @@ class DiagonalGaussian(Factorised):
         # The density is symmetric in the value and the mean: the one without samples is the one to broadcast.
         if value.dtype != dtype and dtype != torch.float64:
             dtype = torch.float32  # what the arithmetic is done in, whatever the value's dtype
-        value, scale_param = value.to(dtype).expand(shape), scale_param.to(dtype)
+        value, scale_param = value.to(dtype).expand(shape), widened(scale_param, dtype)
         return F.gaussian_log_prob(mu, value, scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
 
     def entropy(self) -> Tensor:
@@ -286,7 +287,7 @@ class DiagonalGaussian(Factorised):
         if self.mu.dtype == self.scale_param.dtype:
             return self.mu, self.scale_param
         dtype = torch.promote_types(self.mu.dtype, self.scale_param.dtype)
-        return self.mu.to(dtype), self.scale_param.to(dtype)
+        return widened(self.mu, dtype), widened(self.scale_param, dtype)
 
     def _in_sample_shape(self, z: Tensor, sample_shape) -> Tensor:
         return z.reshape(*sample_shape, *self.mu.shape) if len(sample_shape) else z

@@ -10,6 +10,7 @@
 #include <array>
 
 #include "ops/check.h"
+#include "ops/widened.h"
 
 namespace aevb {
 
@@ -28,7 +29,7 @@ std::array<at::Tensor, sizeof...(Tensors)> promoted(const Tensors&... tensors) {
     widest = widest == at::ScalarType::Undefined ? t.scalar_type() : c10::promoteTypes(widest, t.scalar_type());
   }
   for (at::Tensor& t : all)
-    if (t.defined()) t = t.to(widest);
+    if (t.defined()) t = widened(t, widest);
   return all;
 }
 

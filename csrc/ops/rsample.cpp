@@ -48,9 +48,8 @@ std::tuple<Tensor, Tensor> gradients(const Tensor& cotangent, const Tensor& logv
 std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logvar, const Tensor& key, Samples n_samples,
                                     SampleNumber first_sample, c10::string_view spread, std::array<bool, 2> wanted) {
   check_samples(n_samples, first_sample);
-  TORCH_CHECK_VALUE(!n_samples || (cotangent.dim() > 0 && cotangent.sym_size(0) == *n_samples),
-                    "cotangent has shape ", cotangent.sym_sizes(), ": expected n_samples = ", *n_samples,
-                    " as its first size");
+  TORCH_CHECK_VALUE(!n_samples || (cotangent.dim() > 0 && cotangent.sym_size(0) == *n_samples), "cotangent has shape ",
+                    cotangent.sym_sizes(), ": expected n_samples = ", *n_samples, " as its first size");
   const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
   check_sampling(like_mu, logvar, key, n_samples, first_sample, like_mu.dim(), "cotangent");
   return gradients(cotangent, logvar, key, n_samples, first_sample, parse_spread(spread), wanted, false);

@@ -1,0 +1,50 @@
+#include "ops/widened.h"
+
+#include <torch/library.h>
+
+#include "ops/autograd.h"
+#include "ops/check.h"
+#include "ops/rows.h"
+
+namespace aevb {
+namespace {
+
+struct Widened {
+  static constexpr const char* name = "Widened";
+  at::ScalarType own = at::kFloat;
+
+  auto settings() const { return std::make_tuple(int64_t(own)); }
+  variable_list fused(const variable_list& cotangents, const variable_list&, at::ArrayRef<bool>) const {
+    return {narrowed(cotangents[0], own)};
+  }
+  variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
+                               at::ArrayRef<bool> wanted) const {
+    return fused(cotangents, saved, wanted);
+  }
+};
+
+at::Tensor forward(const at::Tensor& t, at::ScalarType dtype) {
+  check_floating("t", t);
+  TORCH_CHECK_TYPE(is_floating(dtype) && c10::promoteTypes(t.scalar_type(), dtype) == dtype, "t is ", t.scalar_type(),
+                   ", and ", dtype, " is no wider dtype");
+  return t.to(dtype, /*non_blocking=*/false, /*copy=*/true);
+}
+
+at::Tensor autograd(const at::Tensor& t, at::ScalarType dtype) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::widened");
+  return record(Widened{t.scalar_type()}, {t}, {}, [&] { return op.call(t, dtype); });
+}
+
+}  // namespace
+
+at::Tensor widened(const at::Tensor& t, at::ScalarType dtype) {
+  static auto op = find_operator<decltype(forward)>("aevb_ext::widened");
+  return t.scalar_type() == dtype ? t : op.call(t, dtype);
+}
+
+// Of every device: on those without kernels of ours the reference formulas are given what this gives.
+TORCH_LIBRARY_FRAGMENT(aevb_ext, m) { m.def("widened(Tensor t, ScalarType dtype) -> Tensor"); }
+TORCH_LIBRARY_IMPL(aevb_ext, CompositeExplicitAutograd, m) { m.impl("widened", TORCH_FN(forward)); }
+TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("widened", TORCH_FN(autograd)); }
+
+}  // namespace aevb
