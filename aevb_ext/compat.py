@@ -102,7 +102,8 @@ def binary_cross_entropy(
     .. math:: -w \left(x \max(\log p, -100) + (1 - x) \max(\log(1 - p), -100)\right)
 
     Allowed under autocast, where PyTorch refuses it on CUDA for fear of half precision: the arithmetic here is in
-    float32, and so is the gradient's least denominator of 1e-12, which is 0 in PyTorch's float16. A probability outside
+    float32, and so is the gradient's least denominator of 1e-12, which is 0 in PyTorch's float16. The gradient by the
+    target has no logarithm less than -100 either, where PyTorch's is infinite at 0 and 1. A probability outside
     [0, 1] gives NaN, where PyTorch raises a RuntimeError (and on a GPU stops the program). With ``weight``, some passes
     more.
 

@@ -163,13 +163,17 @@ def test_no_elements(name):
 
 
 def test_certain_probabilities():
-    """Bit for bit what PyTorch has at the ends of the interval, in float32."""
+    """Bit for bit what PyTorch has at the ends of the interval, in float32: the gradient of the target alone is finite."""
     target = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5, 0.5])
     probs = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
     ours, theirs = (
         _outcome(m.binary_cross_entropy, (probs, target), {"reduction": "none"}, torch.float32) for m in (compat, F)
     )
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    (value, (by_probs, by_target)), (their_value, (theirs_by_probs, theirs_by_target)) = ours, theirs
+    torch.testing.assert_close((value, by_probs), (their_value, theirs_by_probs), rtol=0, atol=0)
+    assert theirs_by_target.isinf().all()
+    log, cotangent = (lambda p: p.log().clamp_min(-100)), torch.arange(1.0, 7).cos()
+    torch.testing.assert_close(by_target, cotangent * (log(1 - probs) - log(probs)), rtol=0, atol=0)
 
 
 def test_the_floor_of_a_variance_passes_gradients():
