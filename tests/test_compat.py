@@ -163,7 +163,7 @@ def test_no_elements(name):
 
 
 def test_certain_probabilities():
-    """Bit for bit what PyTorch has at the ends of the interval, in float32: the gradient of the target alone is finite."""
+    """Bit for bit what PyTorch has at the ends of the interval, in float32; the gradient of the target is finite."""
     target = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5, 0.5])
     probs = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
     ours, theirs = (

@@ -332,8 +332,8 @@ GOOD = tensors(KINDS[0], (4, 5), (4, 6), torch.float32)
         ({"bias": torch.ones(6).double()}, TypeError, "h, weight and bias must be of one dtype, got Float and Double"),
         ({"weight": torch.ones(6, 5).double()}, TypeError, "of one dtype, got Float and Double"),
         ({"x": torch.ones(4, 7)}, ValueError, r"x has shape \[4, 7\], which does not broadcast to the layer's output"),
-        ({"x": torch.ones(4, 6, dtype=torch.int64)}, TypeError, "x must be .*, got Long"),
-        ({"h": torch.ones(4, 5, dtype=torch.int64)}, TypeError, "h must be .*, got Long"),
+        ({"x": torch.ones(4, 6, dtype=torch.int64)}, TypeError, "x must be .*, got int64"),
+        ({"h": torch.ones(4, 5, dtype=torch.int64)}, TypeError, "h must be .*, got int64"),
         ({"batch_dims": 2}, ValueError, r"batch_dims must be from 0 to 1, .*got 2"),
         ({"batch_dims": -1}, ValueError, r"batch_dims must be from 0 to 1, .*got -1"),
         ({"reduction": "max"}, ValueError, 'reduction must be .*, got "max"'),
@@ -381,7 +381,7 @@ def test_sizes_of_zero(kind, h_shape, x_shape, reduction, device):
         ),
         ({"logvar": torch.ones(4, 1)}, ValueError, r"logvar has shape \[4, 1\]"),
         ({"logvar": torch.ones(6).double()}, TypeError, "logvar is Double, but h is Float"),
-        ({"logvar": torch.ones(6, dtype=torch.int64)}, TypeError, "logvar must be .*, got Long"),
+        ({"logvar": torch.ones(6, dtype=torch.int64)}, TypeError, "logvar must be .*, got int64"),
     ],
 )
 def test_errors_of_gaussians(changed, error, match):

@@ -102,8 +102,8 @@ def _warn_of_scale(model: VAE, largest: float) -> None:
     is_gaussian = type(model.decoder) is GaussianDecoder
     if is_gaussian and not model.decoder.sigmoid and not _NOTHING <= largest <= _FAR:
         warnings.warn(
-            f"{said}, and the Gaussian's mean begins at about 0, its variance at about 1: it is learnt slowly, or not at "
-            "all. Rescale the data to a spread near 1",
+            f"{said}, and the Gaussian's mean begins at about 0, its variance at about 1: it is learnt slowly, or not "
+            "at all. Rescale the data to a spread near 1",
             stacklevel=4,
         )
     of_unit = isinstance(model.decoder, BernoulliDecoder) or (is_gaussian and model.decoder.sigmoid)
