@@ -158,7 +158,7 @@ def test_failures_say_why(run, tmp_path, capsys):
     assert "digits has no valid split" in failure(capsys, "evaluate", run, "--split", "valid")
     picture = tmp_path / "x.png"
     assert "there is no checkpoint" in failure(capsys, "sample", tmp_path / "none.safetensors", "--out", picture)
-    assert "epochs and samples_seen" in failure(capsys, *QUICK, "--epochs", "3", "--out", out)
+    assert "error: --epochs and --samples-seen" in failure(capsys, *QUICK, "--epochs", "3", "--out", out)
     assert "cifar" in failure(capsys, "train", "--data", "cifar", "--out", out)
     assert list(tmp_path.iterdir()) == []
     truncated = tmp_path / "c.safetensors"

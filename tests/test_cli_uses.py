@@ -207,7 +207,9 @@ def test_a_run_whose_encoder_has_not_learnt_is_refused(run, verb, tmp_path, caps
     shutil.copytree(run, tmp_path / "run")
     config = tmp_path / "run" / "config.toml"
     config.write_text(config.read_text().replace('learner = "aevb"', 'learner = "mcem"'))
-    assert main([verb, str(tmp_path / "run"), *([] if verb == "probe" else ["--out", str(tmp_path / "x.npz")])]) == 1
+    written = {"augment": "x.npz", "encode": "x.npz", "anomaly": "x.csv", "interpolate": "x.png"}
+    out = ["--out", str(tmp_path / written[verb])] if verb in written else []
+    assert main([verb, str(tmp_path / "run"), *out]) == 1
     assert "was trained by mcem, which trains no encoder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

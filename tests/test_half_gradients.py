@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import aevb_ext
 from aevb_ext import compat
-from aevb_ext.distributions import Bernoulli
+from aevb_ext.distributions import Bernoulli, DiagonalGaussian
 
 HALVES = pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
 KEY = torch.tensor([1, 2])
@@ -361,3 +361,34 @@ def test_the_gradient_by_data_is_that_of_the_value(device):
         value = aevb_ext.bernoulli_log_prob_of_probs(x, probs)
         (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=create_graph)
         assert gradient.tolist() == [-100.0, 100.0, 0.0]
+
+
+def _one_of_two_dtypes(device):
+    """Calls of a half-precision tensor beside a wider one, whose gradient by it is beyond float16."""
+    mu, logvar = torch.full((3,), 2.0, device=device), torch.full((3,), -30.0, device=device)
+    x, wide = torch.zeros_like(mu), torch.float64
+    with_autocast = torch.autocast(device.type, torch.float16)
+    yield "autocast", mu, with_autocast(lambda t: aevb_ext.gaussian_log_prob(x, t, logvar))
+    yield "autocast, KL", mu, with_autocast(lambda t: aevb_ext.gaussian_kl(t, logvar, x, logvar))
+    yield "gaussian_nll_loss", mu, lambda t: compat.gaussian_nll_loss(t, x.to(wide), (logvar + 10).exp(), eps=0.0)
+    yield "binary_cross_entropy", 0 * mu, lambda t: compat.binary_cross_entropy(t, 1 + x.to(wide))
+    yield "distributions", mu, lambda t: DiagonalGaussian(t, logvar).log_prob(x)
+
+
+def test_what_is_widened_first(device):
+    """A tensor in another dtype than the others, which is given to the operator in a wider one."""
+    for name, t, function in _one_of_two_dtypes(device):
+        leaf = t.half().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(leaf).sum(), leaf)
+        wide = t.double().requires_grad_()
+        (exact,) = torch.autograd.grad(function(wide).sum(), wide)
+        assert exact.abs().min() > 65504, name
+        assert torch.equal(gradient, _bounded(exact, torch.float16)), name
+
+
+def test_widening_keeps_infinite_cotangents(device):
+    """Which GradScaler must see."""
+    leaf = torch.ones(2, dtype=torch.float16, device=device, requires_grad=True)
+    wide = torch.ops.aevb_ext.widened(leaf, torch.float32)
+    (gradient,) = torch.autograd.grad(wide, leaf, torch.tensor([1e6, math.inf], device=device))
+    assert gradient.tolist() == [65504, math.inf]

@@ -141,7 +141,8 @@ def test_float32_is_rounded_as_the_two_step_form(kind, device):
 
     exact = run(reference, kind, {name: t.double() for name, t in given.items()})
     for ours, theirs, right in zip(run(aevb_ext, kind, given), run(TwoSteps, kind, given), exact, strict=True):
-        assert (ours - right).norm() <= 2 * (theirs - right).norm() + EPS * right.norm()
+        # One number has no mean: theirs may be next to the right one, and ours the one after.
+        assert (ours - right).norm() <= 2 * (theirs - right).norm() + 2 * EPS * right.norm()
 
 
 @every_kind

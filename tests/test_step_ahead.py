@@ -152,7 +152,7 @@ def test_a_picture_that_is_damaged_while_training_is_named(tmp_path):
     data = load(tmp_path, resident_bytes=0)
     last = data.train.paths[int(Order(N, M, seed=0).visits(4)[-1])]
     look = Looks(1, lambda run: last.write_bytes(last.read_bytes()[:40]))
-    with pytest.raises(ValueError, match=f"{last} is damaged"):
+    with pytest.raises(ValueError, match=f"{last} is truncated, damaged or not an image"):
         trained(data, look=look)
     assert look.steps == 4
 

@@ -64,11 +64,19 @@ class TestOpcheck:
         utilities = ("test_schema", "test_autograd_registration", "test_faketensor")
         torch.library.opcheck(torch.ops.aevb_ext.noise_key.default, (), {"device": device}, test_utils=utilities)
 
+    def test_widened(self, device):
+        for half in (torch.float16, torch.bfloat16):
+            t = torch.ones(3, 2, dtype=half, device=device, requires_grad=True)
+            torch.library.opcheck(torch.ops.aevb_ext.widened.default, (t, torch.float32))
+
     def test_there_are_no_others(self):
         backward = {operator.name + "_backward" for operator in OPERATORS}
         # tests/test_linear.py, test_linear_log_prob.py and test_halves.py
         layers = {"linear", "linear_bernoulli_log_prob", "linear_gaussian_log_prob"}
-        assert _schemas() == FORWARD | backward | layers | {name + "_backward" for name in layers} | {"halves"}
+        assert _schemas() == FORWARD | backward | layers | {name + "_backward" for name in layers} | {
+            "halves",
+            "widened",
+        }
 
     @pytest.mark.parametrize("key", ["CPU", "CUDA", "Meta"])
     def test_every_operator_has_every_kernel(self, key):

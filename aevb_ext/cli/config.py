@@ -104,7 +104,7 @@ _TYPES = {int: whole, float: float, str: str}
 SETTINGS = {field.name: _TYPES[(get_args(field.type) or [field.type])[0]] for field in fields(Settings)}
 # What is no part of Settings, but says how long a run is.
 KEYS = {**DATA, **MODEL, **SETTINGS, "epochs": float}
-_BOTH_LENGTHS = "epochs and samples_seen were both given: each says how long to train, give one"
+_BOTH_LENGTHS = "{} and {} were both given: each says how long to train, give one"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +147,7 @@ def read_config(path) -> dict:
             near = difflib.get_close_matches(key, KEYS, 1)
             raise ValueError(f"config: {path} has the unknown key {key!r}" + (f": {near[0]}?" if near else ""))
     if "epochs" in keys and "samples_seen" in keys:
-        raise ValueError(f"config: {path}: {_BOTH_LENGTHS}")
+        raise ValueError(f"config: {path}: {_BOTH_LENGTHS.format('epochs', 'samples_seen')}")
     return {key: of_kind(path, key, value) for key, value in keys.items()}
 
 
@@ -179,7 +179,7 @@ def resolved(arguments: argparse.Namespace) -> dict:
         if one in given:
             keys.pop(other, None)
     if "epochs" in given and "samples_seen" in given:
-        raise ValueError(_BOTH_LENGTHS)
+        raise ValueError(_BOTH_LENGTHS.format("--epochs", "--samples-seen"))
     keys = {"data": "digits", **keys, **given}
     if "epochs" in keys and not 0 < keys["epochs"] < math.inf:
         raise ValueError(f"epochs must be a positive number of passes over the data, got {keys['epochs']}")

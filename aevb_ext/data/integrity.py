@@ -20,7 +20,8 @@ def reading(path, kind: str):
     """
     try:
         yield
-    except FileError:
+    # Too little memory is no fault of the file.
+    except (FileError, MemoryError):
         raise
     # A damaged file makes parsers raise anything: struct.error, IndexError, SyntaxError, OverflowError, ...
     except Exception as error:
