@@ -252,7 +252,40 @@ def test_who_changes_the_gradient_on_its_way_is_obeyed(device):
     assert (logits.grad == 0).all()
 
 
-@pytest.mark.parametrize("between", [lambda p: p * 1, lambda p: p.flip(0).flip(0), lambda p: p.float().half()])
+CASTS = {
+    "float": lambda p: p.float(),
+    "double": lambda p: p.double(),
+    "there and back": lambda p: p.float().half(),
+    "after a view": lambda p: p.view(1, -1).float().view(-1),
+}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+@pytest.mark.parametrize("loss", ["bce", "of_probs"])
+def test_a_sigmoid_that_is_cast_before_the_loss(cast, loss, device):
+    """As those write it who leave autocast for a cross entropy."""
+    logits, x = _sure(device)
+    half = logits.detach().half().requires_grad_()
+    probs = CASTS[cast](half.sigmoid())
+    if loss == "bce":
+        value = compat.binary_cross_entropy(probs, x, reduction="sum")
+    else:
+        value = -aevb_ext.bernoulli_log_prob_of_probs(x, probs, reduction="sum", batch_dims=1)
+    by_probs, by_logits = torch.autograd.grad(value, [probs, half])
+    assert by_probs.isfinite().all()
+    exact = half.detach().double().sigmoid() - x.double()
+    torch.testing.assert_close(by_logits.double(), exact, rtol=2e-3, atol=5e-4)
+
+
+def test_float64_targets_of_a_float16_sigmoid(device):
+    logits, x = _sure(device)
+    half = logits.detach().half().requires_grad_()
+    compat.binary_cross_entropy(half.sigmoid(), x.double(), reduction="sum").backward()
+    exact = half.detach().double().sigmoid() - x.double()
+    torch.testing.assert_close(half.grad.double(), exact, rtol=2e-3, atol=5e-4)
+
+
+@pytest.mark.parametrize("between", [lambda p: p * 1, lambda p: p.flip(0).flip(0)])
 def test_a_hidden_sigmoid_leaves_it_finite(between, device):
     logits, x = _sure(device)
     compat.binary_cross_entropy(between(logits.half().sigmoid()), x, reduction="sum").backward()

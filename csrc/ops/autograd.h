@@ -48,7 +48,7 @@ concept MayPair = requires(const Op op, const variable_list& list) { op.paired(l
 //   Edge edge_behind(const Node& node, const variable_list& inputs) const;    found from the node's own; or none
 //   bool gives_behind(const Node& node) const;                                whether a backward has one to give
 //   at::Tensor gradient_behind(const variable_list& cotangents, const variable_list& saved,
-//                              const variable_list& gradients) const;         in any shape
+//                              variable_list& gradients) const;         in any shape; it may change the others
 template <class Op>
 concept LooksBehind = requires(const Op op, const torch::autograd::Node& node) { op.gives_behind(node); };
 

@@ -52,7 +52,7 @@ struct BernoulliLogProb {
     return Parameter::gives_behind(node);
   }
   at::Tensor gradient_behind(const variable_list& cotangents, const variable_list& saved,
-                             const variable_list& gradients) const
+                             variable_list& gradients) const
     requires HasBehind<Parameter>
   {
     const at::Tensor &x = saved[0], &given = saved[1], parameter = given.to(wide_type(given));

@@ -16,9 +16,10 @@ c10::SymInt elements(const Edge& edge) {
   return product;
 }
 
-// Whether the edge leads to a node that is of a view which has the same elements in the same order.
+// Whether the edge leads to a node that is of a view, or of another dtype, with the same elements in the same order.
 bool keeps_order(const Edge& edge, const std::string& node_name) {
-  for (const char* view : {"View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Alias", "Expand"})
+  for (const char* view :
+       {"View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Alias", "Expand", "ToCopy", "Widened"})
     if (node_name.starts_with(std::string(view) + "Backward"))
       return edge.function->next_edge(0).is_valid() && elements(edge) == elements(edge.function->next_edge(0));
   return false;
@@ -54,9 +55,11 @@ struct Probs {
   // no backward of a sigmoid can bring back: it multiplies by p (1 - p), which may be 0. So the logits, where they are
   // found, get what is missing to (x - p), the gradient by them.
   static Edge edge_behind(const Node& node, const Tensor& probs) {
-    if (probs.scalar_type() != at::kHalf || !probs.requires_grad()) return {};
+    if (!probs.requires_grad()) return {};
     const Node* sigmoid = way_to_sigmoid(node, [](const Node&) {});
-    return sigmoid ? sigmoid->next_edge(0) : Edge();
+    if (!sigmoid) return {};
+    const auto dtype = c10::typeMetaToScalarType(sigmoid->input_metadata(0).options().dtype());
+    return dtype == at::kHalf ? sigmoid->next_edge(0) : Edge();
   }
   // Whose hook changes the gradient on its way has it as it is. (Hooks of the nodes themselves are the compiler's.)
   static bool gives_behind(const Node& node) {
@@ -64,7 +67,9 @@ struct Probs {
     way_to_sigmoid(node, [&](Node& between) { hooked = hooked || !between.tensor_pre_hooks().empty(); });
     return !hooked;
   }
-  static Tensor gradient_behind(const Tensor& cotangent, const Tensor& x, const Tensor& p, const Tensor& by_p) {
+  static Tensor gradient_behind(const Tensor& cotangent, const Tensor& x, const Tensor& p, Tensor& by_p) {
+    // Of probabilities that were cast to another dtype too: the cast's own backward would make it infinite.
+    by_p = narrowed(by_p, at::kHalf).to(by_p.scalar_type());
     const Tensor variance = p * (1 - p), lost = (by_p.abs() >= 65504).logical_or(variance == 0);
     return at::where(lost, cotangent * (x - p) - by_p.to(p.scalar_type()) * variance, 0).to(at::kHalf);
   }
