@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -25,6 +26,7 @@ __all__ = [
     "canvases",
     "curve",
     "interpolations",
+    "latents",
     "manifold",
     "png",
     "reconstructions",
@@ -147,6 +149,40 @@ def curve(history, name: str, score: str = "bound") -> bytes:
     axes.set_ylim(bottom=bottom(seen, [[record.train for record in history], [record.test for record in history]]))
     axes.grid(alpha=0.3)
     axes.legend()
+    return _drawn(figure)
+
+
+def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: dict[int, str] | None = None) -> bytes:
+    """Where the posteriors' means of data points lie in two dimensions of latent space, coloured by label: a PNG.
+
+    Args:
+        mean: ``[N, latent]``.
+        labels: ``[N]``, integers. None: one colour for all.
+        dims: which dimensions: right, up.
+        names: of the labels, where they have some.
+    """
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot()
+    right, up = mean[:, list(dims)].float().cpu().unbind(1)
+    classes = [None] if labels is None else labels.unique().tolist()
+    for i, label in enumerate(classes):
+        of_it = torch.ones(len(mean), dtype=torch.bool) if label is None else labels.cpu() == label
+        colour = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+        colour = colour(i if len(classes) <= 10 else i / (len(classes) - 1))
+        # Many points lie on each other: small ones, through which the next are seen.
+        axes.scatter(right[of_it], up[of_it], s=min(16, 4e4 / len(mean)), color=colour, alpha=0.6, linewidths=0)
+    axes.set(xlabel=f"z{dims[0]}", ylabel=f"z{dims[1]}", aspect="equal")
+    axes.grid(alpha=0.3)
+    if labels is not None and len(classes) <= 20:
+        texts = [(names or {}).get(label, str(label)) for label in classes]
+        legend = axes.legend(axes.collections, texts, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3)
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+            handle.set_alpha(1)
+            text.set_parse_math(False)
+    return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)

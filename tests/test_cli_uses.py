@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -95,6 +96,19 @@ def test_encode_writes_the_posterior_of_each_data_point(run, tmp_path):
         np.testing.assert_allclose(found["mean"], mu.detach(), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found["logvar"], logvar.detach(), rtol=1e-4, atol=1e-5)
         assert found["labels"].tolist() == digits.train_labels.tolist()
+
+
+def test_encode_draws_the_means_coloured_by_label(run, tmp_path, capsys):
+    """A cloud of each of ten labels, in colours of their own, all of the means within the axes."""
+    out = tmp_path / "z.png"
+    assert main(["encode", str(run), "--out", str(out), "--dims", "1", "0"]) == 0
+    assert "the means of z1 and z0 of 1500 data points" in capsys.readouterr().out
+    pixels = matplotlib.image.imread(out)[..., :3].reshape(-1, 3)
+    for colour in matplotlib.colormaps["tab10"].colors:  # in the legend at least, where it is not mixed with others
+        assert (np.abs(pixels - np.array(colour)).max(1) < 0.01).any()
+    for dims in (["0", "0"], ["0", "99"], ["-1", "0"]):
+        assert main(["encode", str(run), "--out", str(out), "--dims", *dims]) == 1
+        assert "--dims: a picture is of two of the" in capsys.readouterr().err
 
 
 def test_anomaly_writes_minus_the_bound(run, tmp_path, capsys):
@@ -239,7 +253,7 @@ def test_usage_errors(arguments, capsys):
     [
         ("sample", [".png", ".npy", ".npz"]),
         ("augment", [".npz"]),
-        ("encode", [".npz"]),
+        ("encode", [".npz", ".png"]),
         ("anomaly", [".csv"]),
         ("manifold", [".png"]),
         ("interpolate", [".png"]),

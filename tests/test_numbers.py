@@ -274,7 +274,7 @@ def sure_probabilities_in_float16():
     sigmoid's backward multiplies it by zero, and one such pixel makes GradScaler skip every step. A gradient that
     float32 has and its own dtype has not is the dtype's largest number, in every operator here; and a float16 sigmoid
     gets from our loss what that bound takes from it, and is differentiated as if it had the logits. (What lies between
-    the sigmoid and the loss may be views, or the gradient is bounded and no more.)"""
+    the sigmoid and the loss may be views and casts. After other operations the gradient is bounded and no more.)"""
     for logit, target in ((9.0, 0.9), (-18.0, 0.2), (-12.0, 0.5)):
         logits, x = column(logit), column(target)
         theirs, ours = (

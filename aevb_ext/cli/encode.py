@@ -1,8 +1,13 @@
 """``aevb encode``."""
 
+from torch import Tensor
+
+from .. import plots
+from .._files import write_whole
 from ..bar import bar
 from ..uses import writing_npz
 from . import again
+from .config import whole
 from .files import file_to_write
 
 __all__ = ["add"]
@@ -12,12 +17,22 @@ def add(verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "encode",
-        help="the representation of data points: arrays of mean and log variance",
-        description="Writes the arrays mean and logvar of q(z | x) and, where they are known, labels.",
+        help="the representation of data points: arrays of mean and log variance, or a picture of the means",
+        description="Writes the arrays mean and logvar of q(z | x) and, where they are known, labels; or a picture of "
+        "the means in two dimensions, coloured by label.",
     )
     parser.set_defaults(run=_encode)
     again.add_uses_flags(parser, "train")
-    parser.add_argument("--out", required=True, type=file_to_write(".npz"), metavar="FILE.npz", help="what to write")
+    parser.add_argument(
+        "--out", required=True, type=file_to_write(".npz", ".png"), metavar="FILE", help="what to write: .npz, .png"
+    )
+    parser.add_argument(
+        "--dims",
+        type=whole,
+        nargs=2,
+        metavar="I",
+        help="which two dimensions a picture shows, counted from 0: right, up; default: those whose means vary most",
+    )
 
 
 def _encode(a) -> None:
@@ -25,8 +40,22 @@ def _encode(a) -> None:
     x, labels = data.split(a.split)
     with bar("encoding", len(x)) as told:
         mean, logvar = model.encode(x, seed=a.seed, progress=told)
+    if a.out.lower().endswith(".png"):
+        dims = _dims(a.dims, mean)
+        names = dict(enumerate(data.classes)) if data.classes else None
+        write_whole(a.out, plots.latents(mean, labels, dims, names))
+        return print(f"written to {a.out}: the means of z{dims[0]} and z{dims[1]} of {len(x)} data points")
     arrays = {"mean": mean, "logvar": logvar} | ({} if labels is None else {"labels": labels})
     with writing_npz(a.out) as write:
         for name, array in arrays.items():
             write(name, [array], len(x))
     print(f"written to {a.out}: {', '.join(f'{name} {list(array.shape)}' for name, array in arrays.items())}")
+
+
+def _dims(asked: list[int] | None, mean: Tensor) -> tuple[int, int]:
+    latent = mean.shape[1]
+    if asked is None and latent >= 2:
+        return tuple(mean.var(0).topk(2).indices.sort().values.tolist())
+    if asked is None or asked[0] == asked[1] or not all(0 <= dim < latent for dim in asked):
+        raise ValueError(f"--dims: a picture is of two of the {latent} dimensions of z, 0 to {latent - 1}, got {asked}")
+    return tuple(asked)

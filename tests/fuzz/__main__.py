@@ -6,17 +6,7 @@ import sys
 import time
 from multiprocessing import get_context
 
-import torch
-
-from .check import check
-
-
-def run(number: int) -> tuple[int, str]:
-    torch.set_num_threads(1)
-    try:
-        return check(number)
-    except Exception as error:
-        return 1, f"case {number}: {type(error).__name__}: {error}"
+from .check import outcome
 
 
 def main() -> int:
@@ -28,7 +18,7 @@ def main() -> int:
     numbers = range(options.first, options.first + options.cases)
     calls, faults, started = 0, 0, time.monotonic()
     with get_context("spawn").Pool(options.processes) as pool:
-        for count, wrong in pool.imap_unordered(run, numbers, chunksize=50):
+        for count, wrong in pool.imap_unordered(outcome, numbers, chunksize=50):
             calls += count
             if wrong:
                 faults += 1

@@ -24,11 +24,14 @@ class LayerCall(Call):
     Args:
         parts: what the formula calls them.
         eps: of the layer's own numbers, which may be rounded to the weight's dtype.
+        h_scale: what h is multiplied by.
+        from_result: whether a derivative is taken of the rounded result, 1 - tanh^2, as PyTorch takes it.
     """
 
     parts: tuple[str, ...] = ()
     eps: float = 0.0
     h_scale: float = 1.0
+    from_result: bool = False
 
     @functools.cached_property
     def wide_tensors(self) -> dict[str, Tensor]:
@@ -47,6 +50,8 @@ class LayerCall(Call):
             of.value.error = of.value.error + by * of.gradients[part].value.abs()
             for name, slope in of.gradients.items():
                 slope.error = slope.error + by * of.second[name][part].detach().abs()
+        if self.from_result:
+            of.gradients[self.parts[0]].error += STEPS * self.eps * of.value.value.square()
         return of
 
     def values(self) -> list[Bounded]:
@@ -145,9 +150,8 @@ def linear(draw: Draw) -> Call:
 
     term = Term(lambda made: made.tanh() if tanh else 1 * made, (), torch.Size((*rows, outputs)), lambda t: t)
     eps = torch.finfo(dtype).eps
-    return LayerCall(
-        "nn.Linear", call, tensors, (Result((term,), dtype),), dtype, {"tanh": tanh}, ("made",), eps, h_scale=scale
-    )
+    results, about = (Result((term,), dtype),), {"tanh": tanh}
+    return LayerCall("nn.Linear", call, tensors, results, dtype, about, ("made",), eps, scale, from_result=tanh)
 
 
 def halves(draw: Draw) -> Call:
