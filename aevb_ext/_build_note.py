@@ -29,7 +29,10 @@ def read(library: Path) -> dict[str, str]:
     with open(library, "rb") as file:
         file.seek(max(0, Path(library).stat().st_size - _LONGEST))
         _, mark, note = file.read().rpartition(_MARK)
-    return json.loads(note) if mark else {}
+    try:
+        return json.loads(note) if mark else {}
+    except ValueError:  # cut, or with something behind it
+        return {}
 
 
 def fingerprint(csrc: Path) -> str:

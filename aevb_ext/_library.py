@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent
 CSRC = PACKAGE.parent / "csrc"  # in a source folder
 
 # What to type there. A library that lies beside the sources is replaced there.
-_BESIDE = CSRC.is_dir() and any(PACKAGE.glob("_C*.so"))
+_BESIDE = (CSRC / "library.cpp").is_file() and any(PACKAGE.glob("_C*.so"))
 REBUILD = f"pip install --no-build-isolation --force-reinstall --no-deps {'-e ' * _BESIDE}."
 
 
@@ -47,7 +47,7 @@ def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
         outdated = None if fault else of_earlier_sources(library, csrc)
         if fault is None and outdated is None:
             return beside, ""
-    if csrc.is_dir() and (installed := _installed(package, path)):
+    if (csrc / "library.cpp").is_file() and (installed := _installed(package, path)):
         library = Path(installed.origin)
         hidden = _of_other_sources(library, csrc) or of_another_torch(library)
         if hidden is None:
@@ -97,7 +97,7 @@ def _interface(version: str) -> str:
 def of_earlier_sources(library: Path, csrc: Path) -> str | None:
     """The fault of a library that was built before the C++ beside it changed, as far as can be told."""
     built = _build_note.read(library).get("sources")
-    if built is None or not csrc.is_dir() or built == _build_note.fingerprint(csrc):
+    if built is None or not (csrc / "library.cpp").is_file() or built == _build_note.fingerprint(csrc):
         return None
     return (
         f"aevb_ext's compiled library ({library}) was built before {csrc} changed, and may not be what Python calls. "

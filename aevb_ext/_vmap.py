@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
-from ._library import ops
+from ._library import ops, widened
 
 
 def _front(t: Tensor | None, dim: int | None, ndim: int) -> Tensor | None:
@@ -147,7 +147,7 @@ def _linear_gaussian_log_prob(info, in_dims, x, h, weight, bias, logvar, sigmoid
         if spread is None:
             (mean, spread), spread_dim = mean.chunk(2, -1), dim
         dtype = torch.promote_types(mean.dtype, spread.dtype)
-        mean, spread = (mean.sigmoid() if sigmoid else mean).to(dtype), spread.to(dtype)
+        mean, spread = widened(mean.sigmoid() if sigmoid else mean, dtype), widened(spread, dtype)
         dims = (in_dims[0], dim, spread_dim)
         return _gaussian_log_prob(info, dims, x, mean, spread, "logvar", x_scale, reduction, batch_dims)
 

@@ -80,7 +80,7 @@ def binary_cross_entropy_with_logits(
             likelier, logits, reduction="none", batch_dims=min(1, logits.dim())
         )
         x = target.to(log_likelier.dtype)
-        positive, negative = pos_weight.to(x.dtype) * x, 1 - x
+        positive, negative = _wide_weight(pos_weight, x.dtype) * x, 1 - x
         slope = torch.where(likelier, negative, -positive)
         losses = torch.addcmul(slope * logits, positive + negative, log_likelier, value=-1)
         return _reduce(losses, reduction, weight).to(dtype)
@@ -278,8 +278,13 @@ def _loss(
 
 def _reduce(losses: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
     if weight is not None:
-        losses = losses * weight
+        losses = losses * _wide_weight(weight, losses.dtype)
     return losses if reduction == "none" else getattr(losses, reduction)()
+
+
+def _wide_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight beside losses of a dtype: its gradient, a sum where it broadcasts, is rounded once."""
+    return widened(weight, torch.promote_types(weight.dtype, dtype)) if weight.is_floating_point() else weight
 
 
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:

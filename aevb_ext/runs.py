@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
 
-from .models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS
+from .models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS
 from .train.checkpoint import is_count, model_file
 from .train.settings import CHOICES, Settings
 
@@ -90,6 +90,7 @@ _MODEL_CHOICES = {
     "architecture": tuple(ARCHITECTURES),
     "likelihood": tuple(LIKELIHOODS),
     "activation": tuple(ACTIVATIONS),
+    "mean_activation": MEAN_ACTIVATIONS,
 }
 # The kinds of lines in metrics.jsonl that are looked at.
 _EVENTS = ("log", "evaluation", "resumed")

@@ -97,7 +97,7 @@ def test_missing_files_are_named(tmp_path):
         data.load("mnist", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"freyfaces_u8\.npy or frey_rawface\.mat.*https://"):
         data.load("freyface", tmp_path)
-    with pytest.raises(FileNotFoundError, match="--data-dir"):
+    with pytest.raises(FileNotFoundError, match="data_dir="):
         data.load("mnist")
     with pytest.raises(
         FileNotFoundError, match=r"binarized_mnist_train_packed\.npy or binarized_mnist_train\.amat.*https://"

@@ -89,10 +89,10 @@ def test_one_array_and_its_labels_are_held_out_together(tmp_path, names, options
 @pytest.mark.parametrize(
     "names, options, complaint",
     [
-        (["mean", "logvar"], {}, r"a\.npz has the arrays mean, logvar; expected one, .*\(--array\)"),
+        (["mean", "logvar"], {}, r"a\.npz has the arrays mean, logvar; expected one, .*\(array="),
         (["x_test", "y_test", "z"], {}, "expected one, or train"),
         (["labels", "y"], {}, "expected one, or train"),
-        (["x", "images"], {}, "x and images are the same by their names: leave one, or .*--array"),
+        (["x", "images"], {}, "x and images are the same by their names: leave one, or .*array="),
         (["train", "x_train"], {}, "train and x_train are the same by their names"),
         (["val", "train", "validation"], {}, "val and validation are the same by their names"),
         (["x", "y", "labels"], {}, "y and labels are the same by their names"),
@@ -242,7 +242,7 @@ def test_bytes_that_are_not_of_255_steps_are_told(tmp_path):
         np.save(tmp_path / "a.npy", np.full((4, 3), high, np.int64))
         description = data.load(tmp_path / "a.npy").description
         assert ("no byte of train is above" in description) == (told is not None)
-        assert told is None or description.endswith(f"if {high} is white, x_scale (--x-scale) is {told}")
+        assert told is None or description.endswith(f"if {high} is white, x_scale is {told}")
     np.save(tmp_path / "a.npy", np.ones((4, 3), np.uint8))
     assert "no byte" not in data.load(tmp_path / "a.npy", x_scale=1.0).description
 

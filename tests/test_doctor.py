@@ -59,6 +59,7 @@ def test_library_of_another_torch(tmp_path):
 def test_library_that_was_built_before_its_sources_changed(monkeypatch, tmp_path):
     library = tmp_path / "_C.so"
     library.touch()
+    (tmp_path / "library.cpp").touch()
     _build_note.write(library, torch=torch.__version__, sources="those")
     monkeypatch.setattr(_library._C, "__file__", str(library))
     monkeypatch.setattr(_library, "CSRC", tmp_path)

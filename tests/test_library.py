@@ -28,6 +28,7 @@ def places(tmp_path):
     for folder in (made.source, made.csrc, made.site):
         folder.mkdir(parents=True)
     (made.csrc / "kernels.cpp").write_text("one")
+    (made.csrc / "library.cpp").touch()
     for package in (made.source, made.site):
         (package / "__init__.py").touch()
     return made

@@ -95,9 +95,9 @@ def _line(model, x, a, skip: bool, progress) -> str:
 def _told(found: LogLikelihood, samples: int | None, skip: bool) -> str:
     mean = found.averaged(skip_non_finite=skip)
     line = mean.told
-    if found.ess is None:
-        return f"{line}, each to within {found.stderr.max():.1g}"
     kept = found.values.isfinite() if mean.skipped else slice(None)
+    if found.ess is None:
+        return f"{line}, each to within {found.stderr[kept].max():.1g}"
     line += f"{_noise(mean)}, effective sample size {found.ess[kept].median():.3g} of {samples} (median)"
     if found.accept_prob is not None:
         line += f", acceptance {found.accept_prob[kept].mean():.0%}"

@@ -7,6 +7,7 @@ import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from .._typed import typed
 from .folders import SPLIT_OF, is_hidden
 from .found import Found
 from .integrity import FileError, reading
@@ -102,7 +103,8 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
     if "train" not in points or None in points:
         raise FileError(
             f"{there}; expected one, or train and, where there are such splits, test and valid (or x_train, "
-            "train_images and their like), or images and labels: name the one that is the data (--array)"
+            "train_images and their like), or images and labels: name the one that is the data "
+            f"({typed('array=...', '--array')})"
         )
     labels = {split: roles[split, True] for split in points if (split, True) in roles}
     if len(points) == 1 and not labels and (None, True) in roles:
@@ -114,7 +116,7 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
         if len(found) > 1:
             raise FileError(
                 f"{there}, of which {' and '.join(found)} are the same by their names: leave one, or name the one that "
-                "is the data (--array)"
+                f"is the data ({typed('array=...', '--array')})"
             )
     return tuple({split: found[0] for split, found in of.items()} for of in (points, labels))
 

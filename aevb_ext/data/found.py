@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .._typed import typed
 from .labels import Labels
 from .rows import Rows, rows_of
 
@@ -65,8 +66,8 @@ def described(name: str, found: Found, held_out: float | None, x_scale: float | 
     is_known = x_scale is not None or not isinstance(rows, Tensor) or rows.dtype != torch.uint8
     if not is_known and 0 < (high := int(rows.max())) < _DARK:
         lines.append(
-            f"no byte of train is above {high}, and bytes are multiplied by 1/255: if {high} is white, x_scale "
-            f"(--x-scale) is {1 / high:.6g}"
+            f"no byte of train is above {high}, and bytes are multiplied by 1/255: if {high} is white, "
+            f"{typed('x_scale', '--x-scale')} is {1 / high:.6g}"
         )
     # Names of files may be no text at all.
     text = "\n  ".join(" ".join(line.split()) for line in lines)

@@ -3,6 +3,8 @@
 import hashlib
 from contextlib import contextmanager
 
+from .memory import out_of_memory
+
 __all__ = ["FileError", "reading", "verify"]
 
 
@@ -20,11 +22,12 @@ def reading(path, kind: str):
     """
     try:
         yield
-    # Too little memory is no fault of the file.
-    except (FileError, MemoryError):
+    except FileError:
         raise
     # A damaged file makes parsers raise anything: struct.error, IndexError, SyntaxError, OverflowError, ...
     except Exception as error:
+        if out_of_memory(error):  # which is no fault of the file
+            raise
         if isinstance(error, OSError) and error.strerror:
             raise FileError(f"{path} cannot be read: {error.strerror}") from None
         told = " ".join(str(error).split()) or type(error).__name__

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._typed import typed
 from .download import DownloadError, RemoteFile, fetch
 from .idx import read_idx
 from .integrity import FileError, reading, verify
@@ -96,7 +97,8 @@ class Known:
         names = " or ".join((*file.other_names, file.name))
         looked = f"{names} was looked for in {places}" if places else "no data_dir was given"
         return (
-            f"{self.title} is not there: {looked}. Say where it is (--data-dir). It can be had from {file.urls[0]}; "
+            f"{self.title} is not there: {looked}. Say where it is ({typed('data_dir=...', '--data-dir')}). It can be "
+            f"had from {file.urls[0]}; "
             "`aevb train --download` fetches it."
         )
 

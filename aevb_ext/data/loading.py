@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._arguments import described as described_value
+from .._typed import typed
 from .archive import read_arrays
 from .found import Found, described
 from .images import read_images
@@ -185,7 +186,8 @@ def _existing(data) -> Path:
     if not str(data) or not path.exists():
         kinds = "a folder of images, or a .npy or .npz file"
         if str(data) and (os.path.sep in str(data) or path.suffix):
-            raise FileNotFoundError(f"there is no {path}: expected {kinds}; if it was moved, say where it is (--data)")
+            where = typed("data", "--data")
+            raise FileNotFoundError(f"there is no {path}: expected {kinds}; if it was moved, say where it is ({where})")
         raise ValueError(f"data must be the path of {kinds}, or one of {', '.join(NAMES)}, got {str(data)!r}")
     return path
 

@@ -1,9 +1,20 @@
-"""How much memory this process may have."""
+"""How much memory this process may have, and whether an error says that there was too little."""
 
 import os
 from pathlib import Path, PurePosixPath
 
-__all__ = ["memory_limit"]
+import torch
+
+__all__ = ["memory_limit", "out_of_memory"]
+
+# What PyTorch's CPU allocator, its sizes and the C++ library say of it, in RuntimeErrors of no kind of their own.
+_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+    "bad_alloc",
+    "numel: integer",
+)
 
 
 def memory_limit(root: Path = Path("/")) -> int:
@@ -33,3 +44,10 @@ def _number(file: Path) -> int | None:
     # Not there (a container sees a part of the tree), or "max".
     except (OSError, ValueError):
         return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)

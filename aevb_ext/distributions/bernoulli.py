@@ -8,8 +8,8 @@ from torch.nn.functional import logsigmoid
 
 from .. import functional as F
 from .._arguments import check_dtype, explained
-from ..reference import _reduce, _wide
-from .factorised import Factorised, samples
+from ..reference import _reduce
+from .factorised import Factorised, samples, wide
 
 
 class Bernoulli(Factorised):
@@ -73,7 +73,7 @@ class Bernoulli(Factorised):
         """
         if self.param_name == "logits":
             return self.param
-        return probs_to_logits(_wide(self.param), is_binary=True).to(self.param.dtype)
+        return probs_to_logits(wide(self.param), is_binary=True).to(self.param.dtype)
 
     @property
     def mean(self) -> Tensor:
@@ -118,7 +118,7 @@ class Bernoulli(Factorised):
         with torch.no_grad():
             if n_samples == 0:
                 return self.param.new_empty(shape)
-            threshold = torch.special.ndtri(_wide(self.probs))
+            threshold = torch.special.ndtri(wide(self.probs))
             zero = threshold.new_zeros(())
             noise = F.rsample(
                 zero.expand(self.param.shape),
@@ -152,7 +152,7 @@ class Bernoulli(Factorised):
         r"""Entropy :math:`-\sum_i p_i \log p_i + (1 - p_i) \log(1 - p_i)` in nats, ``[*batch_shape]``."""
         if self.param_name == "probs":
             # Sure bits have none, and no gradient: it would be infinite.
-            p = _wide(self.param)
+            p = wide(self.param)
             sure = (p == 0) | (p == 1)
             p = p.masked_fill(sure, 0.5)
             entropy = -F.bernoulli_log_prob_of_probs(p, p, reduction="none", batch_dims=0)
@@ -201,17 +201,17 @@ class Bernoulli(Factorised):
 
     def _finite_logits(self) -> Tensor:
         """The log odds as the formulas want them, where infinity times 0 is 0; NaN of what is no probability."""
-        wide = _wide(self.param)
-        limits = torch.finfo(wide.dtype)
+        param = wide(self.param)
+        limits = torch.finfo(param.dtype)
         if self.param_name == "logits":
-            return wide.clamp(-limits.max, limits.max)
-        p = wide.masked_fill((wide < 0) | (wide > 1), torch.nan).clamp(limits.tiny, 1 - limits.eps / 2)
+            return param.clamp(-limits.max, limits.max)
+        p = param.masked_fill((param < 0) | (param > 1), torch.nan).clamp(limits.tiny, 1 - limits.eps / 2)
         return p.log() - (-p).log1p()
 
     def _both_probs(self) -> tuple[Tensor, Tensor]:
         """p and 1 - p, neither of which loses digits when it is small."""
-        wide = _wide(self.param)
-        return (wide, 1 - wide) if self.param_name == "probs" else (wide.sigmoid(), (-wide).sigmoid())
+        param = wide(self.param)
+        return (param, 1 - param) if self.param_name == "probs" else (param.sigmoid(), (-param).sigmoid())
 
     def __repr__(self) -> str:
         return (

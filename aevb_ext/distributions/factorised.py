@@ -8,6 +8,7 @@ from torch.distributions import Distribution, constraints, kl_divergence
 from torch.distributions.kl import _KL_REGISTRY
 
 from .._arguments import check_dtype, sizes
+from .._library import widened
 from ..functional import noise_key
 
 # Whose values are taken as numbers (the operators take uint8 as it is).
@@ -134,6 +135,11 @@ class Factorised(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         return value, shape
+
+
+def wide(t: Tensor) -> Tensor:
+    """A parameter in the dtype of the arithmetic: float32, or float64 for float64."""
+    return widened(t, torch.promote_types(t.dtype, torch.float32))
 
 
 def samples(sample_shape) -> int | None:

@@ -10,9 +10,9 @@ from torch.distributions import constraints
 from .. import functional as F
 from .._arguments import check_dtype, explained, sizes
 from .._library import widened
-from ..reference import _logvar, _reduce, _wide
+from ..reference import _logvar, _reduce
 from .clamp import clamp as clamped
-from .factorised import Factorised, check_broadcasts, samples
+from .factorised import Factorised, check_broadcasts, samples, wide
 
 # The values that each parameterisation of the spread may have.
 _SPREADS = {
@@ -133,13 +133,13 @@ class DiagonalGaussian(Factorised):
     @property
     def logvar(self) -> Tensor:
         """log sigma^2, ``[*batch_shape, *event_shape]``, of the given spread's dtype."""
-        logvar = _logvar(_wide(self.scale_param), self.spread)
+        logvar = _logvar(wide(self.scale_param), self.spread)
         return logvar.to(self.scale_param.dtype).expand(self.mu.shape)
 
     @property
     def stddev(self) -> Tensor:
         """sigma, ``[*batch_shape, *event_shape]``, float32 for half parameters."""
-        s = _wide(self.scale_param)
+        s = wide(self.scale_param)
         match self.spread:
             case "std":
                 stddev = s
@@ -152,7 +152,7 @@ class DiagonalGaussian(Factorised):
     @property
     def variance(self) -> Tensor:
         """sigma^2, ``[*batch_shape, *event_shape]``, float32 for half parameters."""
-        s = _wide(self.scale_param)
+        s = wide(self.scale_param)
         match self.spread:
             case "std":
                 variance = s.square()
@@ -242,7 +242,7 @@ class DiagonalGaussian(Factorised):
         (mu, scale), (other_mu, other_scale) = self._promoted(), other._promoted()
         if spread != other.spread:
             # Logarithms of both: they never overflow, and that of a log_std is exact.
-            scale, other_scale = _logvar(_wide(scale), spread), _logvar(_wide(other_scale), other.spread)
+            scale, other_scale = _logvar(wide(scale), spread), _logvar(wide(other_scale), other.spread)
             spread = "logvar"
         operands = [mu.expand(shape), scale, other_mu, other_scale]
         if any(t.dtype != mu.dtype for t in operands):
@@ -279,7 +279,7 @@ class DiagonalGaussian(Factorised):
 
     def entropy(self) -> Tensor:
         r"""Differential entropy :math:`\tfrac12 \sum_j 1 + \log 2\pi + \log \sigma_j^2` in nats, ``[*batch_shape]``."""
-        logvar = _logvar(_wide(self.scale_param), self.spread).expand(self.mu.shape)
+        logvar = _logvar(wide(self.scale_param), self.spread).expand(self.mu.shape)
         return _reduce(0.5 * (1 + math.log(2 * math.pi) + logvar), self.event_dims, "sample")
 
     def _promoted(self) -> tuple[Tensor, Tensor]:

@@ -205,7 +205,7 @@ def are_dense(*values) -> bool:
     What else a package's own formulas can be fed with (numbers, the proxies of torch.fx, sparse and nested tensors) is
     for those.
     """
-    return all(isinstance(v, Tensor) and v.layout == torch.strided for v in values)
+    return all(isinstance(v, Tensor) and v.layout == torch.strided and not v.is_nested for v in values)
 
 
 def _originals_only() -> bool:

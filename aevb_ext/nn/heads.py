@@ -270,7 +270,9 @@ def check_unbounded(net: nn.Module, what: str) -> None:
     """
     last = _last(net)
     has_tanh = isinstance(last, Linear) and last.tanh
-    if has_tanh or isinstance(last, _BOUNDING):
+    # Logits that are kept from the far ends of the sigmoid.
+    is_wide = isinstance(last, nn.Hardtanh) and last.min_val <= -5 and last.max_val >= 5
+    if has_tanh or (isinstance(last, _BOUNDING) and not is_wide):
         raise ValueError(
             f"the decoder's net ends in {last}, which bounds its output: expected {what}, any real numbers, of which "
             f"the likelihood takes the sigmoid itself. Remove {'tanh=True' if has_tanh else f'that {last}'}"

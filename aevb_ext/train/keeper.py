@@ -25,7 +25,8 @@ class Keeper:
 
     def __init__(self, run: Run, keep: int):
         self._run, self._keep = run, keep
-        self._about = described(run.model, run.data, run.settings)
+        # Of large data it takes a while.
+        self._about = described(run.model, run.data, run.settings) if run.processes.is_first else None
 
     def save(self) -> Path | None:
         """Write a checkpoint of the run as it is now, then remove the oldest; None where another process does that.

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ..data.memory import out_of_memory
 from ..learners import LEARNERS
 
 __all__ = ["OutOfMemory", "keep_freed_memory", "naming_what_to_lower", "out_of_memory"]
@@ -28,25 +29,8 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-# What PyTorch's CPU allocator, its sizes and the C++ library say of it, in RuntimeErrors of no kind of their own.
-_SIGNS = (
-    "can't allocate memory",
-    "not enough memory",
-    "Storage size calculation overflowed",
-    "bad_alloc",
-    "numel: integer",
-)
-
-
 class OutOfMemory(torch.OutOfMemoryError):
     """There is too little memory for what was asked for; the message says what to lower."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 @contextmanager

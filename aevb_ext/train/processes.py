@@ -76,18 +76,9 @@ class Processes:
             raise ValueError(f"device {device!r} is not a device: {error}") from None
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {str(device)!r}: torch {torch.__version__} sees no CUDA device here")
-        try:
-            # One that there is, and that holds numbers ("meta" does not).
-            torch.ones((), device=device).item()
-        # Whatever is raised by a device that this PyTorch was built without.
-        except Exception as error:
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"device {str(device)!r} cannot be trained or evaluated on: {said}") from None
-        if device.type != "cuda":
-            return device
+        if device.type != "cuda" or not self.are_several:
+            return _tried(device)
         count = torch.cuda.device_count()
-        if not self.are_several:
-            return device
         if device.index is not None:
             raise ValueError(
                 f"device {str(device)!r}: with {self.world_size} processes give 'cuda', and each takes its own"
@@ -99,7 +90,7 @@ class Processes:
             )
         device = torch.device("cuda", self.local_rank)
         torch.cuda.set_device(device)
-        return device
+        return _tried(device)
 
     def synchronised(self, module: nn.Module, *, buffers: bool = False) -> nn.Module:
         """The module whose backward averages gradients over the processes; their parameters become the first's.
@@ -212,3 +203,14 @@ class Processes:
 def _is_of_communication(error: RuntimeError) -> bool:
     # Gloo's errors are plain RuntimeErrors that begin with a place in its source.
     return isinstance(error, distributed.DistError) or "gloo" in str(error).partition("\n")[0]
+
+
+def _tried(device: torch.device) -> torch.device:
+    """The device, if there is one and it holds numbers ("meta" does not); ValueError if not."""
+    try:
+        torch.ones((), device=device).item()
+    # Whatever is raised by a device that this PyTorch was built without.
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"device {str(device)!r} cannot be trained or evaluated on: {said}") from None
+    return device

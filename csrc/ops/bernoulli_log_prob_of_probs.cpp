@@ -71,7 +71,7 @@ struct Probs {
     // Of probabilities that were cast to another dtype too: the cast's own backward would make it infinite.
     by_p = narrowed(by_p, at::kHalf).to(by_p.scalar_type());
     const Tensor variance = p * (1 - p), lost = (by_p.abs() >= 65504).logical_or(variance == 0);
-    return at::where(lost, cotangent * (x - p) - by_p.to(p.scalar_type()) * variance, 0).to(at::kHalf);
+    return narrowed(at::where(lost, cotangent * (x - p) - by_p.to(p.scalar_type()) * variance, 0), at::kHalf);
   }
 };
 

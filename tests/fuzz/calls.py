@@ -247,7 +247,7 @@ def _noise(draw: Draw, batch: tuple, event: tuple, dtype: torch.dtype):
 
     def together(drawn):
         samples = torch.stack([t[skip:].reshape(count, *shape) for t in drawn], 1) if drawn else torch.empty(0)
-        return samples.double().reshape(*((n_samples,) if n_samples else ()), *batch, *event)
+        return samples.double().reshape((*((n_samples,) if n_samples else ()), *batch, *event))
 
     noise = tuple(together(drawn) for drawn in (zip(*each, strict=True) if each else ((), ())))
     return {"key": key, "n_samples": n_samples, "first_sample": first}, noise

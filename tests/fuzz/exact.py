@@ -107,16 +107,21 @@ def fault(found: torch.Tensor, exact: Bounded, dtype: torch.dtype, is_gradient: 
     found = found.detach().double()
     error = error + info.eps / 2 * value.abs() + info.tiny
     nan = value.isnan()
-    # Where the arithmetic's own numbers end, a result may be infinite or not.
-    unknown = (value.abs() + error > min(info.max, torch.finfo(torch.float32).max) / 8) | ~error.isfinite()
-    if info.bits == 16 and is_gradient:
-        unknown = (exact.value.abs() + exact.error > torch.finfo(torch.float32).max / 8) | ~error.isfinite()
+    # Where the arithmetic's own numbers end, a result may be infinite or not; so may a derivative, which its cotangent
+    # would make small again.
+    if is_gradient:
+        unknown = exact.value.abs() + exact.error > torch.finfo(torch.float32).max / 1e6
+    else:
+        unknown = value.abs() + error > min(info.max, torch.finfo(torch.float32).max) / 8
+    unknown |= ~error.isfinite()
     # Infinities of both signs, of which it is a sum, are NaN: their sizes are what the error is a small part of.
     summed = error < torch.finfo(torch.float32).max * 1e-7
     if (found.isnan() & ~nan & summed).any():
         return _worst("NaN", found.isnan() & ~nan & summed, found, value)
-    if (nan & ~found.isnan()).any():
-        return _worst("no NaN", nan & ~found.isnan(), found, value)
+    # The chain rule's 0 stays 0.
+    absent = nan & ~found.isnan() & ~(is_gradient & (found == 0))
+    if absent.any():
+        return _worst("no NaN", absent, found, value)
     off = ~unknown & ~nan & ~((found - value).abs() <= error)
     return _worst("off", off, found, value, error) if off.any() else ""
 
