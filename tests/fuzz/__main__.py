@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 
 from .check import outcome
@@ -16,14 +17,18 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     numbers = range(options.first, options.first + options.cases)
-    calls, faults, started = 0, 0, time.monotonic()
+    cases, calls, faults, started = 0, 0, 0, time.monotonic()
     with get_context("spawn").Pool(options.processes) as pool:
-        for count, wrong in pool.imap_unordered(outcome, numbers, chunksize=50):
-            calls += count
-            if wrong:
-                faults += 1
-                print(wrong, flush=True)
-    print(f"{calls:,} calls in {len(numbers):,} cases, {faults} faults, {time.monotonic() - started:.0f} s")
+        with suppress(KeyboardInterrupt):  # what was done by then is told
+            for count, wrong in pool.imap_unordered(outcome, numbers, chunksize=50):
+                cases, calls = cases + 1, calls + count
+                if wrong:
+                    faults += 1
+                    print(wrong, flush=True)
+        pool.terminate()
+    print(
+        f"{calls:,} calls in {cases:,} of {len(numbers):,} cases, {faults} faults, {time.monotonic() - started:.0f} s"
+    )
     return 1 if faults else 0
 
 
