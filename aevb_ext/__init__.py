@@ -2,6 +2,7 @@
 
 from . import _library, _vmap, compat, distributions, nn
 from ._library import build_info
+from ._version import __version__ as __version__
 from .functional import (
     bernoulli_log_prob,
     bernoulli_log_prob_of_probs,
@@ -16,8 +17,6 @@ from .functional import (
     rsample_kl,
     unpack_bits,
 )
-
-__version__ = "0.1.0"
 
 if _library.is_loaded():
     _vmap.register()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, _library, functional, reference
+from . import _library, functional, reference
 from ._library import REBUILD
+from ._version import __version__
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aevb_ext.estimators.terms import ROWS
+from aevb_ext.models.bound import ROWS
 from aevb_ext.nn import ELBO, BernoulliDecoder, Linear
 
 from .machine import environment, file_name

@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 from aevb_ext.data import Data, load
 from aevb_ext.estimators import bound_a, bound_b
 from aevb_ext.models import ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS, VAE, conv_vae, make_model
-from aevb_ext.models.init import he_normal_
+from aevb_ext.models.layers import he_normal_
 from aevb_ext.nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior
 from aevb_ext.train import fit, load_checkpoint, save_checkpoint
 

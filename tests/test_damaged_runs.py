@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from aevb_ext.cli import main
-from aevb_ext.paper.scoring import kept
-from aevb_ext.runs import open_run
+from aevb_ext.paper.training import scored_once
 from aevb_ext.train import checkpoint
+from aevb_ext.train.saved_run import open_run
 
 QUICK = 24
 
@@ -280,7 +280,7 @@ def test_what_was_kept_of_a_run_is_computed_once_more(tmp_path, original, monkey
     path = original / "a.json"
     for text in ("[1]", "{", '{"steps": "x"}', '{"steps": 10, "mean": null}', "[" * 100_000, "\xff"):
         path.write_text(text, encoding="latin-1")
-        assert kept(run, "a", score) == kept(run, "a", score) == {"mean": 1.5}
+        assert scored_once(run, "a", score) == scored_once(run, "a", score) == {"mean": 1.5}
     assert len(counted) == 6
     path.unlink()
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from aevb_ext.data import load, stored
+from aevb_ext._memory import memory_limit
+from aevb_ext.data import arrays, load
 from aevb_ext.data.archive import read_arrays
-from aevb_ext.data.memory import memory_limit
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -72,7 +72,7 @@ def test_a_file_larger_than_memory_gives_what_is_in_it(tmp_path, monkeypatch, wi
             return super().madvise(option, start) if length is None else super().madvise(option, start, length)
 
     monkeypatch.setattr(mmap, "mmap", Map)
-    monkeypatch.setattr(stored, "memory_limit", lambda: 0)
+    monkeypatch.setattr(arrays, "memory_limit", lambda: 0)
     rows = read_arrays(path, 0).splits["train"]
     for index in ([299], [0], [5, 4, 4, 200, 6], list(range(300)), np.random.RandomState(1).permutation(300).tolist()):
         asked.clear()

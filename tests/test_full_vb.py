@@ -164,7 +164,7 @@ def test_theta_is_another_one_at_each_step_and_the_same_for_the_whole_minibatch(
 
 
 def test_a_run_on_digits_learns_and_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr("aevb_ext.train.pictures.plots.save_all", lambda *_: None)
+    monkeypatch.setattr("aevb_ext.train.callbacks.plots.save_all", lambda *_: None)
     data = datasets.load("digits")
 
     def train(out, samples, resume=False, seed=0):

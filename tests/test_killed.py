@@ -59,7 +59,7 @@ def ended(process):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("aevb_ext.train.pictures.plots.save_all", lambda *_: None)
+    monkeypatch.setattr("aevb_ext.train.callbacks.plots.save_all", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def whole(tmp_path_factory):
     for i, (make, options) in enumerate(RUNS):
         out, began = tmp_path_factory.mktemp(f"whole{i}"), time.monotonic()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("aevb_ext.train.pictures.plots.save_all", lambda *_: None)
+            patch.setattr("aevb_ext.train.callbacks.plots.save_all", lambda *_: None)
             assert ended(child(out, make, options))
         found.append((state(out), time.monotonic() - began))
     return found

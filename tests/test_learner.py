@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from aevb_ext.learners import AEVB, MCEM, FullVB, WakeSleep
-from aevb_ext.learners.adagrad import Adagrad
-from aevb_ext.learners.schedule import Schedule
-from aevb_ext.learners.tally import Tally
+from aevb_ext.learners.accumulator import Accumulator
+from aevb_ext.learners.optimization import Adagrad, Schedule
 from aevb_ext.models import VAE, mlp_vae
 from aevb_ext.nn import ELBOTerms
 from aevb_ext.noise import keys_at
@@ -207,7 +206,7 @@ def test_a_loss_scale_changes_nothing_but_range(optimizer):
 
 
 def test_the_tally_is_the_mean_of_what_is_finite():
-    tally, kl = Tally("cpu"), torch.rand(6, dtype=torch.float64)
+    tally, kl = Accumulator("cpu"), torch.rand(6, dtype=torch.float64)
     bound = torch.tensor([-1.0, -2.0, float("nan"), -3.0, float("-inf"), -6.0], dtype=torch.float64)
     good = bound.isfinite()
     tally.count_step()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aevb_ext.train.order import Order
+from aevb_ext.train.step import Order
 
 N = 23
 

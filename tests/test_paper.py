@@ -10,11 +10,11 @@ from matplotlib.image import imread
 
 from aevb_ext.cli import main
 from aevb_ext.models import make_model
-from aevb_ext.paper import FIGURES, ablation, cost, figure2, figure3, make, published
-from aevb_ext.paper.planned import Planned, at, split_keys
+from aevb_ext.paper import FIGURES, ablation, figure2, figure3, make, planning, published
+from aevb_ext.paper.planning import PlannedRun, evaluation_at, split_keys
 from aevb_ext.paper.training import train_all
-from aevb_ext.runs import SavedRun, open_run
 from aevb_ext.train import Settings
+from aevb_ext.train.saved_run import SavedRun, open_run
 
 SMALL = {"data": "digits", "latent": 2, "hidden": 8, "samples_seen": 3000, "evaluate_every": 1000, "seed": 0}
 
@@ -141,15 +141,15 @@ def test_the_papers_curves_are_read_where_they_are(tmp_path):
 
 def test_an_evaluation_is_found_to_a_step_or_two(tmp_path):
     run = saved(tmp_path, values=((990_000, 1.0), (1_000_100, 2.0), (1_300_000, 3.0)))
-    assert at(run, 10**6)["test"] == 2.0
-    assert at(run, 10**7) is None
+    assert evaluation_at(run, 10**6)["test"] == 2.0
+    assert evaluation_at(run, 10**7) is None
 
 
 @pytest.mark.slow
 def test_runs_are_trained_side_by_side_once_and_go_on(tmp_path):
-    short, other = Planned("one", SMALL), Planned("two", {**SMALL, "seed": 1})
+    short, other = PlannedRun("one", SMALL), PlannedRun("two", {**SMALL, "seed": 1})
     # Its first steps are so large that nothing after them is finite.
-    wild = Planned("wild", {**SMALL, "optimizer": "sgd", "lr": 1e30, "log_every": 1})
+    wild = PlannedRun("wild", {**SMALL, "optimizer": "sgd", "lr": 1e30, "log_every": 1})
     failed = train_all([short, other, wild], tmp_path, workers=3)
     assert list(failed) == ["wild"] and "lr is 1e+30" in failed["wild"]
     runs = [open_run(tmp_path / name) for name in ("one", "two")]
@@ -159,18 +159,21 @@ def test_runs_are_trained_side_by_side_once_and_go_on(tmp_path):
     assert train_all([short], tmp_path) == {}
     assert (tmp_path / "one" / "metrics.jsonl").read_text() == before
     # A larger budget goes on from where the smaller one ended.
-    longer = Planned("one", {**SMALL, "samples_seen": 4000})
+    longer = PlannedRun("one", {**SMALL, "samples_seen": 4000})
     assert train_all([longer], tmp_path) == {} and longer.is_complete(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
     assert [line["samples_seen"] for line in lines if line["event"] == "resumed"] == [3000]
     with pytest.raises(ValueError, match=r"one is another run than the figure needs \(hidden: 8 there, 9 now\)"):
-        train_all([other, Planned("one", {**SMALL, "hidden": 9})], tmp_path)
+        train_all([other, PlannedRun("one", {**SMALL, "hidden": 9})], tmp_path)
 
 
 def test_the_cost_grows_with_the_samples(monkeypatch):
     # Where the first step alone takes longer than all steps are to be timed, one is timed all the same.
-    monkeypatch.setattr(cost, "_SECONDS", 0.0)
-    one, ten = (cost.seconds([Planned("a", {**SMALL, "batch_size": 100, "samples_seen": n})]) for n in (10**6, 10**7))
+    monkeypatch.setattr(planning, "_SECONDS", 0.0)
+    one, ten = (
+        planning.estimated_seconds([PlannedRun("a", {**SMALL, "batch_size": 100, "samples_seen": n})])
+        for n in (10**6, 10**7)
+    )
     assert 0 < one < math.inf and ten > one
     assert torch.get_num_threads() >= 1
 

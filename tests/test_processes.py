@@ -20,7 +20,8 @@ from torch import distributed, nn
 from aevb_ext.data import Data, load
 from aevb_ext.estimators import evaluate_bound
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
-from aevb_ext.train import Callback, Processes, Settings, fit, vote
+from aevb_ext.train import Callback, Processes, Settings, fit
+from aevb_ext.train import distributed as train_distributed
 from aevb_ext.train.evaluation import shared_bound
 from aevb_ext.train.run import Run
 
@@ -176,10 +177,10 @@ def stopped(processes):
 def of_many(what, processes):
     """The same as if these processes were 8 times as many, and asked at each second or fourth step."""
     try:
-        vote._EACH_STEP = 1
+        train_distributed._EACH_STEP = 1
         return what(processes)
     finally:
-        vote._EACH_STEP = 8
+        train_distributed._EACH_STEP = 8
 
 
 def refused(processes, folder):

@@ -19,8 +19,8 @@ from torch import nn
 from aevb_ext.data import BinarizedRows, Data, TensorRows, subset
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
 from aevb_ext.train import Callback, NonFiniteBound, Settings, checkpoint, fit, load_checkpoint, save_checkpoint
-from aevb_ext.train.folder import run_folder
-from aevb_ext.train.same import check_same, described
+from aevb_ext.train.resume_check import check_resume, run_description
+from aevb_ext.train.run_folder import run_folder
 
 QUICK = {"samples_seen": 3_000, "batch_size": 20, "evaluate_every": 500, "log_every": 7, "progress": False}
 
@@ -42,7 +42,7 @@ def small_data(seed=0, n=300):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("aevb_ext.train.pictures.plots.save_all", lambda *_: None)
+    monkeypatch.setattr("aevb_ext.train.callbacks.plots.save_all", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
@@ -284,11 +284,11 @@ def changed(rows, i):
 @pytest.mark.parametrize("i", [0, 7, 39])
 def test_one_row_that_changed_is_seen(i):
     before = small_data()
-    about = described(model(), before, Settings())
-    after = described(model(), replace(before, test=changed(before.test, i)), Settings(), like=about)
+    about = run_description(model(), before, Settings())
+    after = run_description(model(), replace(before, test=changed(before.test, i)), Settings(), like=about)
     with pytest.raises(ValueError, match=r"\(data\.test\.fingerprint: '\w{16}' -> '\w{16}'\)"):
-        check_same("c", {**about, "run": {}}, after)
-    assert check_same("c", {**about, "run": {}}, described(model(), before, Settings(), like=about)) == {}
+        check_resume("c", {**about, "run": {}}, after)
+    assert check_resume("c", {**about, "run": {}}, run_description(model(), before, Settings(), like=about)) == {}
 
 
 def test_of_rows_that_are_drawn_it_is_the_data_that_counts():
@@ -298,7 +298,7 @@ def test_of_rows_that_are_drawn_it_is_the_data_that_counts():
     other[20, 3] ^= 1
     for part in (lambda rows: rows, lambda rows: subset(rows, torch.arange(15, 25))):
         abouts = [
-            described(model(), Data("grey", *[part(BinarizedRows(x, 1 / 255))] * 2), Settings())["data"]["train"]
+            run_description(model(), Data("grey", *[part(BinarizedRows(x, 1 / 255))] * 2), Settings())["data"]["train"]
             for x in (grey, grey.clone(), other)
         ]
         assert abouts[0] == abouts[1] and abouts[0]["fingerprint"] != abouts[2]["fingerprint"]
@@ -317,7 +317,7 @@ def test_of_large_data_a_sample_is_compared(tmp_path, monkeypatch, capsys):
     x = torch.rand(3000, 6, generator=torch.Generator().manual_seed(0)).round()
     data, moved = (Data("filed", Filed(rows), x[:40]) for rows in (x, changed(x, 2999)))
     train(tmp_path / "run", data=data, at=60, do=crash)
-    assert described(model(), data, Settings())["data"]["train"]["fingerprint_rows"] == 1000
+    assert run_description(model(), data, Settings())["data"]["train"]["fingerprint_rows"] == 1000
     # The first and the last row are always in it.
     with pytest.raises(ValueError, match=r"data\.train\.fingerprint"):
         train(tmp_path / "run", data=moved, resume=True)
@@ -395,7 +395,7 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
     def refused(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("aevb_ext.train.folder.fcntl.flock", refused)
+    monkeypatch.setattr("aevb_ext.train.run_folder.fcntl.flock", refused)
     with pytest.warns(UserWarning, match=f"the file system of {tmp_path} has no locks .No locks available"):
         train(tmp_path, at=60, do=crash)
     assert newest(tmp_path).is_file() and not (tmp_path / ".lock").exists()

@@ -14,8 +14,8 @@ from aevb_ext.estimators import Bound, bound_values
 from aevb_ext.learners import LEARNERS
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import NonFiniteBound, fit
+from aevb_ext.train.callbacks import Progress
 from aevb_ext.train.evaluation import shared_bound
-from aevb_ext.train.progress import Progress
 
 OUTLIER = 1e25
 QUICK = {"samples_seen": 240, "batch_size": 12, "log_every": 5, "optimizer": "adam", "progress": False}

@@ -15,8 +15,7 @@ from aevb_ext.learners import AEVB
 from aevb_ext.models import mlp_vae
 from aevb_ext.noise import keys_at
 from aevb_ext.train import Step, make_step
-from aevb_ext.train.order import Order
-from aevb_ext.train.step import GraphedStep
+from aevb_ext.train.step import GraphedStep, Order
 
 OPTIMIZERS = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 N, M, DIM, LATENT, SCALE = 200, 20, 12, 3, 1 / 255

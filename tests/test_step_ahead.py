@@ -16,9 +16,8 @@ from torch.utils.data import Dataset
 from aevb_ext.data import Data, from_dataset, load
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import Callback, Processes, Step, fit, make_step
-from aevb_ext.train.order import Order
-from aevb_ext.train.step import GraphedStep
-from aevb_ext.train.support import check_support
+from aevb_ext.train.arguments import check_support
+from aevb_ext.train.step import GraphedStep, Order
 
 N, DIM, M = 90, 12, 16
 QUICK = {"samples_seen": 20 * M, "batch_size": M, "optimizer": "adam", "log_every": 1, "progress": False}
@@ -30,7 +29,7 @@ def threads():
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left(monkeypatch):
-    monkeypatch.setattr("aevb_ext.train.pictures.plots.save_all", lambda *_: None)
+    monkeypatch.setattr("aevb_ext.train.callbacks.plots.save_all", lambda *_: None)
     assert threads() == []
     yield
     assert threads() == []

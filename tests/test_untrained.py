@@ -11,7 +11,7 @@ from rich.console import Console
 from aevb_ext.data import Data
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import Callback, fit
-from aevb_ext.train.progress import Progress
+from aevb_ext.train.callbacks import Progress
 
 X = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
 DATA = Data("small", X[20:], X[:20])

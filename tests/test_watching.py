@@ -17,14 +17,12 @@ from rich.console import Console
 from aevb_ext.data import Data, TensorRows
 from aevb_ext.estimators import latent_use
 from aevb_ext.models import mlp_vae
-from aevb_ext.plots import curve, reconstructions
-from aevb_ext.report import compare, comparison, evaluations, report
-from aevb_ext.runs import SavedRun, open_run
+from aevb_ext.plots import curve, evaluations, reconstructions
+from aevb_ext.report import compare, comparison, report
 from aevb_ext.train import Callback, History, fit
-from aevb_ext.train.pictures import Pictures
-from aevb_ext.train.progress import Progress
+from aevb_ext.train.callbacks import Pictures, Progress, TensorBoard
 from aevb_ext.train.run import Record
-from aevb_ext.train.tensorboard import TensorBoard
+from aevb_ext.train.saved_run import SavedRun, open_run
 
 
 def model(latent=2):
@@ -71,7 +69,7 @@ def test_a_bar_on_a_terminal():
 
 def test_pictures_are_drawn_anew_when_their_time_has_come(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr("aevb_ext.train.pictures.time.perf_counter", lambda: now)
+    monkeypatch.setattr("aevb_ext.train.callbacks.time.perf_counter", lambda: now)
     drawn = []
 
     class Clock(Callback):

@@ -1,24 +1,38 @@
-"""The keys of a run: flags of ``aevb train``, and the lines of its configuration file."""
+"""The keys of a run: flags of ``aevb train``, lines of its configuration file, and what they make."""
 
 import argparse
 import difflib
 import math
 import re
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
-from ..data import NAMES
-from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS
+import torch
+
+from .. import data as datasets
+from ..data import NAMES, Data
+from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS, VAE, make_model
 from ..train.settings import CHOICES, Settings
+
+__all__ = [
+    "add_flags",
+    "count",
+    "data_of_keys",
+    "model_of_keys",
+    "of_kind",
+    "read_config",
+    "resolved",
+    "settings_of_keys",
+    "whole",
+]
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["add_flags", "count", "of_kind", "read_config", "resolved", "whole"]
 
 # What the paper trains on MNIST and Frey Face (its Figure 2), and the like for the others.
 _MNIST = {"latent": 20, "hidden": 500, "likelihood": "bernoulli", "samples_seen": 10_000_000}
@@ -234,3 +248,37 @@ def _by_data(key: str) -> str:
         if defaults[key] != usual:
             others.setdefault(defaults[key], []).append(name)
     return "; ".join([str(usual), *(f"of {', '.join(names)} {value}" for value, names in others.items())])
+
+
+def data_of_keys(keys: dict) -> Data:
+    """The data of these keys. What was found in files of one's own is told on stderr."""
+    data = datasets.load(keys["data"], **{key: keys[key] for key in DATA if key in keys and key != "data"})
+    if data.description:
+        print(data.description, file=sys.stderr, flush=True)
+    return data
+
+
+def settings_of_keys(keys: dict, data: Data) -> Settings:
+    """The settings; of a length in epochs, as many samples as those are."""
+    settings = Settings(**{key: keys[key] for key in SETTINGS if key in keys})
+    if "epochs" not in keys:
+        return settings
+    each = settings.samples_per_step / settings.batch_size
+    samples = keys["epochs"] * len(data.train) * each
+    if not 0.5 < samples < 1 << 63:
+        raise ValueError(
+            f"epochs must come to one data point at least, and fewer than 2**63, got {keys['epochs']} of "
+            f"{len(data.train)} data points"
+        )
+    return replace(settings, samples_seen=round(samples))
+
+
+def model_of_keys(keys: dict, data: Data, seed: int) -> VAE:
+    """A new model of the data, whose initial parameters are those of the seed."""
+    return make_model(
+        x_dim=data.dim,
+        image_shape=data.image_shape,
+        x_scale=data.x_scale,
+        generator=torch.Generator().manual_seed(seed),
+        **{key: keys[key] for key in MODEL if key in keys},
+    )

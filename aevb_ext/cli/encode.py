@@ -1,19 +1,21 @@
-"""``aevb encode``."""
+"""Representations: ``aevb encode`` and ``aevb probe``."""
+
+from functools import partial
 
 from torch import Tensor
 
 from .. import plots
 from .._files import write_whole
-from ..bar import bar
-from ..uses import writing_npz
-from . import again
+from ..progress_bar import bar
+from ..uses import L2S, probe_latents, probe_pixels, writing_npz
+from . import common
+from .common import file_to_write
 from .config import whole
-from .files import file_to_write
 
-__all__ = ["add"]
+__all__ = ["add_encode", "add_probe"]
 
 
-def add(verbs) -> None:
+def add_encode(verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "encode",
@@ -22,7 +24,7 @@ def add(verbs) -> None:
         "the means in two dimensions, coloured by label.",
     )
     parser.set_defaults(run=_encode)
-    again.add_uses_flags(parser, "train")
+    common.add_uses_flags(parser, "train")
     parser.add_argument(
         "--out", required=True, type=file_to_write(".npz", ".png"), metavar="FILE", help="what to write: .npz, .png"
     )
@@ -36,7 +38,7 @@ def add(verbs) -> None:
 
 
 def _encode(a) -> None:
-    model, data = again.encoder_and_data(a)
+    model, data = common.encoder_and_data(a)
     x, labels = data.split(a.split)
     with bar("encoding", len(x)) as told:
         mean, logvar = model.encode(x, seed=a.seed, progress=told)
@@ -59,3 +61,28 @@ def _dims(asked: list[int] | None, mean: Tensor) -> tuple[int, int]:
     if asked is None or asked[0] == asked[1] or not all(0 <= dim < latent for dim in asked):
         raise ValueError(f"--dims: a picture is of two of the {latent} dimensions of z, 0 to {latent - 1}, got {asked}")
     return tuple(asked)
+
+
+def add_probe(verbs) -> None:
+    """The verb."""
+    parser = verbs.add_parser(
+        "probe",
+        help="how well a linear classifier does on latent means, and on pixels",
+        description="Multinomial logistic regression, fitted to the train split, its regularisation chosen on the "
+        "valid split (a fifth of train where there is none), its accuracy that of the test split. The data needs "
+        "labels: the digits have them, MNIST and Fashion-MNIST where the files of labels are there, your own where "
+        "there are folders of classes or arrays of labels.",
+    )
+    parser.set_defaults(run=_probe)
+    common.add_run(parser)
+    common.add_flags(parser)
+    parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
+
+
+def _probe(a) -> None:
+    model, data = common.encoder_and_data(a)
+    for name, run in (("latent means", partial(probe_latents, model)), ("pixels", probe_pixels)):
+        with bar(f"a classifier of {name}", len(L2S)) as told:
+            found = run(data, progress=told)
+        features = found.classifier.weight.shape[1]
+        print(f"{name}: accuracy {found} ({found.count} points; {features} features, l2 {found.l2:g})", flush=True)

@@ -1,6 +1,5 @@
 """``aevb evaluate``."""
 
-from ..bar import bar
 from ..estimators import (
     ESTIMATORS,
     LogLikelihood,
@@ -10,7 +9,8 @@ from ..estimators import (
     marginal_likelihood,
     quadrature_log_likelihood,
 )
-from . import again
+from ..progress_bar import bar
+from . import common
 from .config import count, whole
 
 __all__ = ["add"]
@@ -32,8 +32,8 @@ def add(verbs) -> None:
         "moves it, where that is known. marginal, ais and quadrature need no encoder.",
     )
     parser.set_defaults(run=_evaluate)
-    again.add_run(parser)
-    again.add_flags(parser)
+    common.add_run(parser)
+    common.add_flags(parser)
     parser.add_argument(
         "--estimator",
         choices=(*ESTIMATORS, *_OF_LOG_LIKELIHOOD),
@@ -64,9 +64,9 @@ def add(verbs) -> None:
 
 def _evaluate(a) -> None:
     _check(a)
-    model, data = again.model_and_data(a)
+    model, data = common.model_and_data(a)
     # What training skipped is skipped here too.
-    skip = again.setting(a.checkpoint, "non_finite") == "skip"
+    skip = common.setting(a.checkpoint, "non_finite") == "skip"
     for split in a.split or ("train", "test"):
         x, _ = data.split(split)
         n = min(len(x), a.count or len(x))
@@ -118,7 +118,7 @@ def _check(a) -> None:
         raise ValueError(f"--samples: quadrature draws none, got {a.samples}")
     if a.repeats > 1 and a.estimator in _OF_LOG_LIKELIHOOD:
         raise ValueError(f"--repeats is of the bound: {a.estimator} tells its noise from one, got {a.repeats}")
-    if a.estimator in ESTIMATORS and (learner := again.learner_without_encoder(a.checkpoint)):
+    if a.estimator in ESTIMATORS and (learner := common.learner_without_encoder(a.checkpoint)):
         raise ValueError(
             f"--estimator {a.estimator} is of an encoder, and the learner {learner} of the run has trained none: take "
             f"one of {', '.join(_OF_LOG_LIKELIHOOD)}"

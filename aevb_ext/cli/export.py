@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ..export import export_onnx, export_programs, missing_for_onnx
-from ..runs import folder_of
 from ..train import load_checkpoint
-from . import again
+from ..train.saved_run import folder_of
+from . import common
 
 __all__ = ["add"]
 
@@ -20,7 +20,7 @@ def add(verbs) -> None:
         "the scale where pixels are from 0 to 1; batches may be of any size.",
     )
     parser.set_defaults(run=_export)
-    again.add_run(parser)
+    common.add_run(parser)
     parser.add_argument("--out", metavar="DIR", help="default: export in the run's folder")
 
 

@@ -9,28 +9,15 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
 
-from .. import __version__
+from .. import doctor
 from .._typed import in_shell
+from .._version import __version__
 from ..estimators import UntrustedEstimate
 from ..export import ExportError
 from ..train import NonFiniteBound, PeerFailed, joined
 from ..train.memory import OutOfMemory, out_of_memory
 from ..uses import NotConverged
-from . import (
-    anomaly,
-    augment,
-    encode,
-    evaluate,
-    export,
-    factor_analysis,
-    held_out,
-    latent_space,
-    paper,
-    probe,
-    report,
-    sample,
-    train,
-)
+from . import anomaly, encode, evaluate, experiments, export, generate, report, train
 from .config import KEYS
 
 __all__ = ["main"]
@@ -141,7 +128,7 @@ def _warnings_as_lines(spelt: Callable[[str], str]):
 
 
 def _doctor(_) -> int | None:
-    from .. import doctor
+    from . import doctor
 
     return doctor.main()
 
@@ -186,13 +173,19 @@ def _parser() -> tuple[_Parser, argparse.Action]:
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
     verbs = parser.add_subparsers(required=True, dest="verb", parser_class=_Parser)
     train.add(verbs)
-    for verb in (sample, augment, latent_space, encode, probe, anomaly, held_out, evaluate):
-        verb.add(verbs)
-    paper.add(verbs)
+    generate.add_sample(verbs)
+    generate.add_augment(verbs)
+    generate.add_latent_space(verbs)
+    encode.add_encode(verbs)
+    encode.add_probe(verbs)
+    anomaly.add_anomaly(verbs)
+    anomaly.add_held_out(verbs)
+    evaluate.add(verbs)
+    experiments.add_paper(verbs)
     report.add(verbs)
     export.add(verbs)
-    factor_analysis.add(verbs)
-    doctor = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
-    doctor.set_defaults(run=_doctor)
+    experiments.add_factor_analysis(verbs)
+    verb = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
+    verb.set_defaults(run=lambda _: doctor.main())
     verbs.metavar = " | ".join(verbs.choices)
     return parser, verbs

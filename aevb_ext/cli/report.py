@@ -4,10 +4,10 @@ from pathlib import Path
 
 from .._files import write_whole
 from ..report import compare, comparison, report
-from ..runs import open_run
 from ..train import load_checkpoint
-from . import again
-from .files import file_to_write
+from ..train.saved_run import open_run
+from . import common
+from .common import file_to_write
 
 __all__ = ["add"]
 
@@ -17,7 +17,7 @@ def add(verbs) -> None:
     parser = verbs.add_parser("report", help="one HTML page about a run")
     parser.set_defaults(run=_report)
     parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run, or one of its checkpoints")
-    again.add_flags(parser)
+    common.add_flags(parser)
     parser.add_argument(
         "--out", type=file_to_write(".html"), metavar="FILE.html", help="default: report.html in the run's folder"
     )
@@ -37,7 +37,7 @@ def _report(a) -> None:
     if run.checkpoint is not None:
         try:
             checkpoint = load_checkpoint(run.checkpoint)
-            model, data = checkpoint.model, again.data_of(a, run.config, checkpoint)
+            model, data = checkpoint.model, common.data_of(a, run.config, checkpoint)
         except (FileNotFoundError, ValueError) as error:
             model = data = None
             missing = f"Pictures and latent dimensions are left out: {error}"

@@ -7,11 +7,10 @@ import torch
 
 from .. import data as datasets
 from .._library import build_info
-from ..runs import CONFIG
 from ..train import fit
-from .config import add_flags, resolved
+from ..train.saved_run import CONFIG
+from .config import add_flags, data_of_keys, model_of_keys, resolved, settings_of_keys
 from .config import count as count_of
-from .made import data_of_keys, model_of_keys, settings_of_keys
 
 __all__ = ["add", "default_device"]
 
@@ -59,7 +58,7 @@ def _run(a) -> None:
     out = _next_folder(Path(name).stem) if a.out is None else Path(a.out)
     callbacks = []
     if a.tensorboard:
-        from ..train.tensorboard import TensorBoard
+        from ..train.callbacks import TensorBoard
 
         callbacks.append(TensorBoard())
     result = fit(

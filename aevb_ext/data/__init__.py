@@ -1,14 +1,13 @@
 """Data sets, and where their data points are: bytes in memory, on the device, or in files."""
 
+from .arrays import StoredRows
+from .dataset import SPLITS, Data
 from .download import DownloadError
-from .idx import read_idx
 from .images import ImageRows
+from .known import read_idx
 from .loading import BINARIZE, NAMES, RESIDENT_BYTES, download, from_dataset, load
 from .prefetch import chunks, first, prefetch
-from .rows import BinarizedRows, BitRows, Rows, TensorRows, rows_of
-from .sets import SPLITS, Data
-from .splits import SubsetRows, hold_out, subset
-from .stored import StoredRows
+from .rows import BinarizedRows, BitRows, Rows, SubsetRows, TensorRows, hold_out, rows_of, subset
 from .torch_dataset import DatasetRows
 
 __all__ = [

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .._typed import typed
+from .arrays import ArrayFile, layout, read_array, read_rows
 from .folders import SPLIT_OF, is_hidden
-from .found import Found
 from .integrity import FileError, reading
-from .labels import Labels, read_labels
-from .stored import ArrayFile, layout, read_array, read_rows
+from .own_data import FoundData, Labels, read_labels
 
 __all__ = ["read_arrays"]
 
@@ -28,7 +27,7 @@ Role = tuple[str | None, bool]
 
 def read_arrays(
     path: Path, resident_bytes: int, image_shape: tuple[int, ...] | None = None, array: str | None = None
-) -> Found:
+) -> FoundData:
     """The splits that are in a .npy or .npz file, flat, and their labels.
 
     An array of more than ``resident_bytes`` stays in the file; a compressed one is read.
@@ -49,10 +48,10 @@ def read_arrays(
         raise ValueError(f"array must be left out for {path}: it names an array of a .npz file, got {array!r}")
     with reading(path, "a .npy file"), open(path, "rb") as file:
         rows, event = read_rows(ArrayFile(file, str(path), os.path.getsize(path), path, 0), resident_bytes, image_shape)
-    return Found({"train": rows}, layout(event)[0], Labels())
+    return FoundData({"train": rows}, layout(event)[0], Labels())
 
 
-def _read_npz(path: Path, resident_bytes: int, image_shape, array: str | None) -> Found:
+def _read_npz(path: Path, resident_bytes: int, image_shape, array: str | None) -> FoundData:
     with reading(path, "a .npz file"), zipfile.ZipFile(path) as archive:
         members = {}
         for member in archive.infolist():
@@ -75,7 +74,7 @@ def _read_npz(path: Path, resident_bytes: int, image_shape, array: str | None) -
                 arrays[split] = source.what, read_array(source)
     found = read_labels(arrays, {split: len(rows) for split, rows in splits.items()})
     used = {*points.values(), *labels.values()}
-    return Found(
+    return FoundData(
         splits, layout(events["train"])[0], found, points, skipped=[name for name in members if name not in used]
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from .integrity import FileError
-from .labels import Labels
+from .own_data import Labels
 
 __all__ = ["SPLIT_OF", "Pictures", "find_pictures", "is_hidden"]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .folders import find_pictures
-from .found import Found
 from .integrity import FileError, reading
+from .own_data import FoundData
 
 __all__ = ["ImageRows", "read_images"]
 
@@ -93,7 +93,7 @@ class ImageRows:
         return self
 
 
-def read_images(folder: Path, colour: bool, resident_bytes: int) -> Found:
+def read_images(folder: Path, colour: bool, resident_bytes: int) -> FoundData:
     """The splits in a folder of images, flat uint8, as :func:`~aevb_ext.data.folders.find_pictures` finds them.
 
     A split of more than ``resident_bytes`` is decoded as it is gathered, a smaller one now.
@@ -116,7 +116,7 @@ def read_images(folder: Path, colour: bool, resident_bytes: int) -> Found:
     origins = {
         split: f"{origin.relative_to(folder)}/" for split, origin in pictures.origins.items() if origin != folder
     }
-    return Found(splits, shape, pictures.labels, origins, converted, pictures.skipped)
+    return FoundData(splits, shape, pictures.labels, origins, converted, pictures.skipped)
 
 
 def _rows(paths: list[Path], shape: tuple[int, ...], resident_bytes: int, done: Counter) -> Tensor | ImageRows:

@@ -3,7 +3,7 @@
 import hashlib
 from contextlib import contextmanager
 
-from .memory import out_of_memory
+from .._memory import out_of_memory
 
 __all__ = ["FileError", "reading", "verify"]
 

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .._arguments import described as described_value
+from .._arguments import described
 from .._typed import typed
 from .archive import read_arrays
-from .found import Found, described
+from .arrays import layout
+from .dataset import SPLITS, Data
 from .images import read_images
 from .known import KNOWN
+from .own_data import FoundData, summary
 from .prefetch import chunks
-from .rows import BinarizedRows, BitRows, Rows, rows_of
-from .sets import SPLITS, Data
-from .splits import SubsetRows, hold_out
-from .stored import layout
+from .rows import BinarizedRows, BitRows, Rows, SubsetRows, hold_out, rows_of
 from .torch_dataset import DatasetRows, dataset_labels
 
 __all__ = ["BINARIZE", "NAMES", "RESIDENT_BYTES", "download", "from_dataset", "load"]
@@ -75,7 +74,7 @@ def load(
 
     What was found, converted and skipped is the ``description`` of the data.
 
-    Where the files have no test split, one is held out as :func:`~aevb_ext.data.splits.hold_out` says.
+    Where the files have no test split, one is held out as :func:`~aevb_ext.data.rows.hold_out` says.
 
     Args:
         data: a name, or a path; a path that is spelt like a name needs a slash (``"./mnist"``).
@@ -163,7 +162,7 @@ def from_dataset(
     given = {"train": train, "test": test, "valid": valid}
     splits = {s: DatasetRows(dataset, s) for s, dataset in given.items() if dataset is not None or s == "train"}
     image_shape, channels_last = layout(tuple(splits["train"].item_shape))
-    found = Found(splits, None if channels_last else image_shape, dataset_labels(splits))
+    found = FoundData(splits, None if channels_last else image_shape, dataset_labels(splits))
     loaded = _data(name or type(train).__name__, found, x_scale, test_fraction)
     return loaded if binarize is None else _binarized(loaded, binarize)
 
@@ -192,7 +191,7 @@ def _existing(data) -> Path:
     return path
 
 
-def _data(name: str, found: Found, x_scale, test_fraction: float) -> Data:
+def _data(name: str, found: FoundData, x_scale, test_fraction: float) -> Data:
     """Data of these splits, whose points must be alike."""
     splits = found.splits
     kinds = {split: (rows_of(rows).dtype, rows_of(rows).event_shape) for split, rows in splits.items()}
@@ -210,7 +209,7 @@ def _data(name: str, found: Found, x_scale, test_fraction: float) -> Data:
             # As many are held out, in the same order.
             labels["train"], labels["test"] = hold_out(labels["train"], test_fraction)
     found.splits = splits = {split: splits[split] for split in SPLITS if split in splits}
-    description = described(name, found, None if has_test else test_fraction, x_scale)
+    description = summary(name, found, None if has_test else test_fraction, x_scale)
     if x_scale is None:
         x_scale = 1 / 255 if rows_of(splits["train"]).dtype == torch.uint8 else 1.0
     return Data(
@@ -233,7 +232,7 @@ def _check_options(binarize, x_scale, test_fraction) -> None:
 
 def _check_type(name: str, value, kinds, expected: str) -> None:
     if not isinstance(value, kinds) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {expected}, got {described_value(value)}")
+        raise TypeError(f"{name} must be {expected}, got {described(value)}")
 
 
 def _check_unused(what, image_shape, array) -> None:
@@ -252,7 +251,7 @@ def _image_shape(shape) -> tuple[int, ...] | None:
     try:
         whole = tuple(index(size) for size in shape)
     except TypeError:
-        raise TypeError(f"image_shape must be {expected}, got {described_value(shape)}") from None
+        raise TypeError(f"image_shape must be {expected}, got {described(shape)}") from None
     if layout(whole)[0] is None or min(whole) < 1:
         raise ValueError(f"image_shape must be {expected}, got {shape!r}")
     return whole

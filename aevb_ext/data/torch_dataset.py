@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from tqdm import tqdm
 
-from .labels import Labels
-from .numbers import dtype_of, native
+from .arrays import dtype_of, native
+from .own_data import Labels
 
 __all__ = ["DatasetRows", "dataset_labels"]
 

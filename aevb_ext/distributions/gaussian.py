@@ -1,4 +1,4 @@
-"""The diagonal Gaussian."""
+"""The diagonal Gaussian: q(z | x) and p(x | z) of real numbers."""
 
 import functools
 import math
@@ -11,8 +11,43 @@ from .. import functional as F
 from .._arguments import check_dtype, explained, sizes
 from .._library import widened
 from ..reference import _logvar, _reduce
-from .clamp import clamp as clamped
 from .factorised import Factorised, check_broadcasts, samples, wide
+
+
+def clamp_logvar(values: Tensor, bounds: tuple[float, float], soft: bool) -> Tensor:
+    r"""``values`` within ``bounds``, ``(low, high)``.
+
+    Hard: ``torch.clamp``, whose gradient is 0 outside: what has left the bounds stays outside.
+
+    Soft: a smooth maximum of a smooth minimum,
+
+    .. math:: \log\left(e^{low} + \frac{1}{e^{-v} + e^{-h}}\right), \quad h = high + \log(1 - e^{low - high})
+
+    that rises from ``low`` to ``high`` (h is where the smooth maximum ends at ``high``). It is v itself but for
+    :math:`e^{low - v}` and :math:`e^{v - high}` (2e-9 at v = 0 between -30 and 20), and its gradient falls off
+    outside as :math:`e^{-d}` with the distance d to the bound, where the hard one's is 0.
+
+    Raises:
+        ValueError: ``bounds`` are not two numbers in rising order.
+    """
+    low, high = check_clamp("clamp", bounds)
+    if not soft:
+        return values.clamp(low, high)
+    smooth_high = high + math.log(-math.expm1(low - high))
+    below = -torch.logaddexp(-values, torch.full_like(values, -smooth_high))
+    return torch.logaddexp(below, torch.full_like(values, low))
+
+
+def check_clamp(name: str, bounds) -> tuple[float, float]:
+    """The bounds, if they are two numbers in rising order."""
+    try:
+        low, high = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be two numbers (low, high), got {bounds!r}") from None
+    if not low < high:
+        raise ValueError(f"{name} must be (low, high) with low < high, got {bounds!r}")
+    return low, high
+
 
 # The values that each parameterisation of the spread may have.
 _SPREADS = {
@@ -97,7 +132,7 @@ class DiagonalGaussian(Factorised):
             clamp: bounds ``(low, high)`` of the second half, in its own parameterisation; ``(-30, 20)`` is what
                 diffusers' ``DiagonalGaussianDistribution`` does to its logvar. None: none.
             soft: whether the bounds are approached smoothly, so that there is a gradient outside:
-                :func:`aevb_ext.distributions.clamp.clamp` has the formula. Otherwise it is 0 outside.
+                :func:`aevb_ext.distributions.gaussian.clamp_logvar` has the formula. Otherwise it is 0 outside.
             batch_dims, spread, validate_args: as in the class; ``batch_dims`` counts the dimensions of ``params``.
 
         Raises:
@@ -112,7 +147,7 @@ class DiagonalGaussian(Factorised):
                 "which index data points: expected one of the event's"
             )
         if clamp is not None:
-            scale_param = clamped(scale_param, clamp, soft)
+            scale_param = clamp_logvar(scale_param, clamp, soft)
         return cls(mu, scale_param, spread=spread, batch_dims=batch_dims, validate_args=validate_args)
 
     @property

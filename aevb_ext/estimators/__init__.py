@@ -1,14 +1,13 @@
 """How a model is scored."""
 
-from .ais import annealed_importance_sampling
-from .bound import bound_a, bound_b, bound_values, evaluate_bound
+from ..models.bound import ESTIMATORS, bound_values
+from .annealing import annealed_importance_sampling
+from .bound import bound_a, bound_b, evaluate_bound
 from .importance import importance_weighted_bound, importance_weighted_log_likelihood
 from .latents import LatentUse, latent_use
 from .marginal import marginal_likelihood
 from .quadrature import quadrature_log_likelihood
-from .result import Bound, LogLikelihood
-from .terms import ESTIMATORS
-from .trust import UntrustedEstimate
+from .result import Bound, LogLikelihood, UntrustedEstimate
 
 __all__ = [
     "ESTIMATORS",

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from ..data import Rows
 from ..models import VAE
-from ..noise import keys_at
-from .result import POINT_BITS, Bound, points
-from .terms import ESTIMATORS, ROWS, terms_a, terms_b
+from ..models.bound import bound_values, terms_a, terms_b
+from .result import Bound
 
-__all__ = ["bound_a", "bound_b", "bound_values", "evaluate_bound"]
+__all__ = ["bound_a", "bound_b", "evaluate_bound"]
 
 
 def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
@@ -82,31 +81,3 @@ def evaluate_bound(
         options = {"estimator": estimator, "n_samples": n_samples, "seed": seed, "count": count}
         values.append(bound_values(model, x, **options, repeat=repeat, progress=told))
     return Bound.of(torch.stack(values), skip_non_finite=skip_non_finite)
-
-
-@torch.no_grad()
-def bound_values(
-    model: VAE,
-    x: Tensor | Rows,
-    *,
-    estimator: str = "b",
-    n_samples: int = 1,
-    seed: int = 0,
-    first: int = 0,
-    count: int | None = None,
-    repeat: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """What :func:`evaluate_bound` averages, of the data points from number ``first`` on: float64 ``[count]``.
-
-    With the noise of the repetition number ``repeat``.
-    """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-    values = []
-    for index, batch in points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
-        key = keys_at(seed, "evaluation", index + (repeat << POINT_BITS))
-        values.append(ESTIMATORS[estimator](model, batch, n_samples, block=ROWS, key=key).bound)
-    return torch.cat(values).double()

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from ..data import Rows
 from ..models import VAE
+from ..models.bound import ROWS, of_samples, points, terms_iwae
 from ..nn.stream import Totals
 from ..noise import keys_at
-from .result import LogLikelihood, points
-from .terms import ROWS, of_samples, terms_iwae
-from .trust import warn_of_weights
+from .result import LogLikelihood, warn_of_weights
 
 __all__ = ["importance_weighted_bound", "importance_weighted_log_likelihood"]
 

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from ..data import Rows
 from ..models import VAE
+from ..models.bound import ROWS, home, points
 from .annealing import Noise, Path, base_of, effective_sample_size, settled
-from .result import LogLikelihood, home, points
-from .terms import ROWS
-from .trust import warn_of_chains, warn_of_latent, warn_of_weights
+from .result import LogLikelihood, warn_of_chains, warn_of_latent, warn_of_weights
 
 __all__ = ["marginal_likelihood"]
 

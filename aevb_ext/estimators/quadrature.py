@@ -10,8 +10,8 @@ from torch import Tensor
 from ..data import Rows
 from ..hmc import log_joint, with_gradient
 from ..models import VAE
-from .result import LogLikelihood, home, points
-from .terms import ROWS
+from ..models.bound import ROWS, home, points
+from .result import LogLikelihood
 
 __all__ = ["quadrature_log_likelihood"]
 

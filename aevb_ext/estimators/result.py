@@ -1,20 +1,22 @@
-"""What estimators give, and how they go through data."""
+"""What estimators give, and warnings where it is not to be trusted."""
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from ..data import Rows, prefetch, rows_of
-from ..models import VAE
-from ..noise import keys_at
-
-__all__ = ["POINT_BITS", "Bound", "LogLikelihood", "home", "plus_minus", "points"]
-
-# How many data points there may be: what a data point has several of (noises, chains) is numbered above it.
-POINT_BITS = 40
+__all__ = [
+    "Bound",
+    "LogLikelihood",
+    "UntrustedEstimate",
+    "least_ess",
+    "plus_minus",
+    "warn_of_chains",
+    "warn_of_latent",
+    "warn_of_weights",
+]
 
 
 @dataclass(frozen=True)
@@ -122,42 +124,47 @@ def plus_minus(value: float, error: float | None, digits: int = 2, sign: str = "
     return f"{value:.{digits}f} {sign} {error:.{digits}f}"
 
 
-def home(model: VAE, x: Tensor | Rows) -> tuple[torch.device, torch.dtype]:
-    """Where and in what dtype a model computes: as its parameters, or without any as its data."""
-    rows = rows_of(x)
-    of_data = rows.dtype if rows.dtype.is_floating_point else torch.get_default_dtype()
-    return next(((p.device, p.dtype) for p in model.parameters()), (rows.device, of_data))
+class UntrustedEstimate(UserWarning):
+    """An estimate is not to be trusted; the message says why, and what helps."""
 
 
-def points(
-    model: VAE,
-    x: Tensor | Rows,
-    size: int,
-    seed: int,
-    first: int = 0,
-    count: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Data points from number ``first`` on, ``size`` at a time: int64 ``[B]``, their numbers, and ``[B, *event]``.
+# "Good below about 5 latent dimensions" (appendix D).
+_MOST_LATENT = 5
+_SHARE = 0.05
+_ACCEPTANCE = (0.6, 0.99)
 
-    Both are on the model's device.
 
-    Args:
-        seed: of rows that draw.
-        progress: called with how many data points are done, after each batch.
+def least_ess(n: int) -> float:
+    """What n weights have to be worth: five draws, or a tenth of n where that is less."""
+    return min(5.0, n / 10)
 
-    Raises:
-        ValueError: there are none.
-    """
-    rows, (device, _) = rows_of(x), home(model, x)
-    last = len(rows) if count is None else min(len(rows), first + count)
-    if last <= first:
-        raise ValueError(f"x must have at least one data point, got {len(rows)}")
-    parts = torch.arange(first, last, device=rows.device).split(size)
-    batches = prefetch(rows, ((index, keys_at(seed, "evaluation binarize", index)) for index in parts), device)
-    done = 0
-    for index, batch in zip(parts, batches, strict=True):
-        yield index.to(device), batch
-        done += len(index)
-        if progress is not None:
-            progress(done)
+
+def warn_of_latent(latent: int) -> None:
+    """Where a density of so many dimensions is not fitted well to samples."""
+    if latent > _MOST_LATENT:
+        _warn(
+            f"the marginal likelihood of appendix D is reliable up to about {_MOST_LATENT} latent dimensions, and the "
+            f"model has {latent}: check it against annealed importance sampling"
+        )
+
+
+def warn_of_weights(found: LogLikelihood, n: int, what: str) -> None:
+    """Where more than 5 % of the data points have weights that are worth less than :func:`least_ess`."""
+    share = (~(found.ess >= least_ess(n))).double().mean().item()
+    if share > _SHARE:
+        _warn(
+            f"{share:.0%} of the data points have an effective sample size below {least_ess(n):g} of {n} {what}: "
+            "their values are not reliable; take more"
+        )
+
+
+def warn_of_chains(found: LogLikelihood) -> None:
+    """Where the mean acceptance probability is far from 0.9: below 0.6 or above 0.99."""
+    mean = found.accept_prob.mean().item()
+    if not _ACCEPTANCE[0] <= mean <= _ACCEPTANCE[1]:
+        _warn(f"the chains accept {mean:.0%} of their proposals, far from 90 %: their stepsize is not adapted")
+
+
+def _warn(message: str) -> None:
+    # Of the caller of the estimator, which is decorated.
+    warnings.warn(message, UntrustedEstimate, stacklevel=5)

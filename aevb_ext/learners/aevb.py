@@ -6,8 +6,7 @@ from torch import Tensor
 from ..estimators import ESTIMATORS
 from ..models import VAE
 from ..nn import ELBO
-from .learner import Learner
-from .objective import Ascent, Objective
+from .learner import Ascent, Learner, Objective
 
 __all__ = ["AEVB", "Bounds"]
 

@@ -11,8 +11,7 @@ from ..models import VAE
 from ..nn import ELBOTerms
 from ..noise import keys_at
 from .aevb import Bounds
-from .learner import Learner
-from .objective import Ascent, Objective
+from .learner import Ascent, Learner, Objective
 
 __all__ = ["FullVB", "ParameterPosterior"]
 

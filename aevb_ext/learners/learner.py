@@ -1,21 +1,65 @@
-"""What takes minibatch ascent steps, whatever is ascended."""
+"""What takes minibatch ascent steps, and what is ascended."""
 
 import math
 from contextlib import nullcontext
 from functools import reduce
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .adagrad import Adagrad
-from .average import Average
-from .objective import Objective
-from .precision import autocast, check_precision
-from .schedule import Schedule
-from .tally import Tally
-from .unless import unless
+from ..models import VAE
+from ..nn import ELBOTerms
+from .accumulator import Accumulator
+from .optimization import Adagrad, ParameterAverage, Schedule, autocast, check_precision, masked_update
 
-__all__ = ["OPTIMIZERS", "Learner"]
+__all__ = ["OPTIMIZERS", "Ascent", "Learner", "Objective"]
+
+
+class Ascent(NamedTuple):
+    """What an objective gives.
+
+    Attributes:
+        ascended: ``[B]``, whose gradient a step follows.
+        terms: what of it is told, each ``[B]``: the bound, where that is what is ascended.
+    """
+
+    ascended: Tensor
+    terms: ELBOTerms
+
+
+class Objective(nn.Module):
+    """What a learner ascends: x and noise keys to an :class:`Ascent`, called ``objective(x, key)``.
+
+    x is ``[B, *event]`` as the data set has it; the key ``[2]`` or ``[B, 2]``, None: a fresh one. Whatever parameters
+    and buffers it has beside the model's are in the checkpoints of a run.
+
+    Args:
+        model: the VAE.
+    """
+
+    has_prior = True
+    """Whether the parameters that it learns have the prior N(0, I) (MAP)."""
+
+    current_beta = 1.0
+    """The weight of the divergence at the next step."""
+
+    def __init__(self, model: VAE):
+        super().__init__()
+        self.model = model
+
+    @property
+    def learnt(self) -> list[Tensor]:
+        """The parameters in which it is ascended."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def own_state(self) -> dict[str, Tensor]:
+        """What there is to keep of it beside the model, by name."""
+        return {name: t for name, t in self.state_dict().items() if not name.startswith("model.")}
+
+    def count_step(self) -> None:
+        """After each update of the parameters."""
+
 
 # Default stepsizes. The gradient is summed over the minibatch, hence the small one of SGD.
 OPTIMIZERS = {"adagrad": 0.02, "adam": 1e-3, "sgd": 1e-4}
@@ -43,13 +87,13 @@ class Learner:
         total_steps: steps after which half a cosine has brought it down to 0. None: it is constant.
         clip: the largest norm of the gradient of the mean objective. None: no limit.
         ema: the decay of an average of the model's parameters, :attr:`average`. None: there is none.
-        precision: ``"float32"`` | ``"tf32"`` (as the process is set, :func:`~.precision.matmul_precision`) | ``"bf16"``
+        precision: ``"float32"`` | ``"tf32"`` (as :func:`~.optimization.matmul_precision` sets the process) | ``"bf16"``
             | ``"fp16"`` (with a loss scale that follows what overflows): autocast; parameters, gradients and the
             optimizer stay float32.
         skip_non_finite: leave everything as it was where a step's gradient is not finite, and count it.
         accumulate: in how many equal parts x is computed.
         silent_steps: first steps in which Adagrad only accumulates squared gradients.
-        processes: what :class:`~aevb_ext.train.processes.Processes` is; None: this process alone.
+        processes: what :class:`~aevb_ext.train.distributed.Processes` is; None: this process alone.
 
     Raises:
         ValueError: an unknown name, or a number out of range; nothing that it learns requires a gradient.
@@ -106,12 +150,12 @@ class Learner:
         self.schedule = Schedule(silent_steps if optimizer == "adagrad" else 0, lr_warmup, total_steps)
         prior = batch_size / n_data if objective.has_prior else 0.0
         self.optimizer = _optimizer(optimizer, self._parameters, self.lr, prior)
-        self.average = None if ema is None else Average(self.model, ema)
+        self.average = None if ema is None else ParameterAverage(self.model, ema)
         self.precision, self._clip, self._skip = precision, clip, skip_non_finite
         # The sum over a minibatch is larger than the mean that the usual first scale is for.
         scale = 2.0 ** (16 - round(math.log2(batch_size)))
         self.scaler = torch.amp.GradScaler(device.type, scale) if precision == "fp16" else None
-        self.tally = Tally(device)
+        self.tally = Accumulator(device)
         # Processes' gradients are averaged: the sum is so many times the average.
         self._descend = torch.tensor(-float(self._world_size), device=device, dtype=self._parameters[0].dtype)
         self.steps = 0
@@ -176,7 +220,7 @@ class Learner:
         if self._skip:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
             bad = ~torch.nn.utils.get_total_norm(gradients).isfinite()
-            with unless(bad, self._what_changes):
+            with masked_update(bad, self._what_changes):
                 self._ascend()
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(torch.where(bad, before, buffer))

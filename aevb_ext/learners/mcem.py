@@ -8,8 +8,7 @@ from ..hmc import adapt, log_joint, log_prior, transition
 from ..models import VAE
 from ..nn import ELBOTerms
 from ..noise import keys_at, rekeyed
-from .learner import Learner
-from .objective import Ascent, Objective
+from .learner import Ascent, Learner, Objective
 
 __all__ = ["MCEM"]
 

@@ -8,8 +8,7 @@ from ..distributions import Bernoulli, DiagonalGaussian
 from ..models import VAE
 from ..nn import ELBOTerms
 from ..noise import rekeyed
-from .learner import Learner
-from .objective import Ascent, Objective
+from .learner import Ascent, Learner, Objective
 
 __all__ = ["WakeSleep"]
 

@@ -3,7 +3,7 @@
 from ..nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior
 from .architectures import ARCHITECTURES, make_model
 from .conv import conv_vae
-from .likelihoods import LIKELIHOODS, MEAN_ACTIVATIONS
+from .layers import LIKELIHOODS, MEAN_ACTIVATIONS
 from .mlp import ACTIVATIONS, deep_mlp_vae, mlp_vae
 from .vae import VAE
 

@@ -6,7 +6,7 @@ from inspect import Parameter, signature
 
 import torch
 
-from .checks import check_name, is_integer
+from .._checks import check_name, is_python_integer
 from .conv import conv_vae
 from .mlp import deep_mlp_vae, mlp_vae
 from .vae import VAE
@@ -61,7 +61,7 @@ def make_model(architecture: str = "mlp", *, x_dim: int | None = None, image_sha
 def _numbers(image_shape) -> int:
     """How many numbers an image of that shape is."""
     sizes = list(image_shape) if isinstance(image_shape, Iterable) else []
-    if not sizes or not all(is_integer(size) and size >= 1 for size in sizes):
+    if not sizes or not all(is_python_integer(size) and size >= 1 for size in sizes):
         raise ValueError(
             "image_shape must be (height, width) or (colours, height, width), integers of at least 1, got "
             f"{image_shape!r}"

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from .._checks import check_sizes, is_python_integer
 from ..nn import Linear
-from .checks import check_sizes, is_integer
-from .init import he_normal_
-from .likelihoods import decoder_of, likelihood_config
+from .layers import decoder_of, he_normal_, likelihood_config
 from .vae import VAE
 
 __all__ = ["conv_vae"]
@@ -33,7 +32,7 @@ def conv_vae(
 
     Each convolution halves the image and doubles the channels, until the shorter side is at most 8 pixels; then one
     hidden layer. The decoder is its mirror, and ends with a convolution at full size. Weights start as He et al. have
-    them (:func:`~aevb_ext.models.init.he_normal_`), biases at 0.
+    them (:func:`~aevb_ext.models.layers.he_normal_`), biases at 0.
 
     Args:
         image_shape: ``(height, width)`` or ``(colours, height, width)``, in which order the numbers of a row lie; x is
@@ -70,7 +69,7 @@ def conv_vae(
 
 def _checked(image_shape) -> tuple[int, int, int]:
     shape = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
-    is_shape = len(shape) in (2, 3) and all(is_integer(size) and size >= 1 for size in shape)
+    is_shape = len(shape) in (2, 3) and all(is_python_integer(size) and size >= 1 for size in shape)
     if not is_shape or min(shape[-2:]) < 2:
         raise ValueError(
             "image_shape must be (height, width) or (colours, height, width), each side at least 2 pixels, got "

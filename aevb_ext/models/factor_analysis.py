@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from .. import functional as F
+from .._checks import check_sizes
 from ..nn import GaussianDecoder, Linear
-from .checks import check_sizes
 from .vae import VAE
 
 __all__ = ["FactorAnalysis", "LinearEncoder", "factor_analysis_vae"]

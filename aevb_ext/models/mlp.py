@@ -3,11 +3,10 @@
 import torch
 from torch import nn
 
+from .._checks import check_name, check_positive, check_sizes
 from ..nn import Linear
 from ..nn.linear import MeanLogvar
-from .checks import check_name, check_positive, check_sizes
-from .init import glorot_uniform_, he_normal_, paper_normal_
-from .likelihoods import decoder_of, likelihood_config
+from .layers import decoder_of, glorot_uniform_, he_normal_, likelihood_config, paper_normal_
 from .vae import VAE
 
 __all__ = ["ACTIVATIONS", "deep_mlp_vae", "mlp_vae"]
@@ -93,8 +92,8 @@ def deep_mlp_vae(
         hidden: how many units each hidden layer has.
         depth: how many hidden layers.
         activation: what follows each: ``"silu"``, weights starting as He et al. have them
-            (:func:`~aevb_ext.models.init.he_normal_`); or ``"tanh"``, starting as Glorot and Bengio have them
-            (:func:`~aevb_ext.models.init.glorot_uniform_`). Biases start at 0.
+            (:func:`~aevb_ext.models.layers.he_normal_`); or ``"tanh"``, starting as Glorot and Bengio have them
+            (:func:`~aevb_ext.models.layers.glorot_uniform_`). Biases start at 0.
 
     Raises:
         ValueError: a size is below 1, or the likelihood or an activation is unknown.

@@ -1,23 +1,33 @@
 """The variational auto-encoder."""
 
+import math
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from .. import functional as F
+from .._checks import check_positive, check_sizes
+from ..data import Rows, chunks
 from ..distributions import DiagonalGaussian
 from ..nn import BernoulliDecoder
 from ..nn.heads import has_hooks, through
 from ..nn.linear import Linear, scaled
-from .checks import check_positive
-from .uses import Uses
+from ..noise import keys_at, rekeyed
+from .bound import bound_values
 
 __all__ = ["VAE"]
 
+# Data points that are encoded together.
+_ENCODED = 1000
 
-class VAE(Uses, nn.Module):
+
+class VAE(nn.Module):
     """A variational auto-encoder with a diagonal Gaussian posterior and the prior N(0, I).
 
     Once it has learnt: :meth:`generate`, :meth:`augment`, :meth:`encode`, :meth:`interpolate`, :meth:`manifold`,
-    :meth:`anomaly_scores`.
+    :meth:`anomaly_scores`. None of these has a gradient. Their pixels are on the scale of the model, ``x * x_scale``,
+    where those of images are in [0, 1]. Dropout is as the model has it: call ``model.eval()`` first.
 
     ``VAE(encoder, decoder)`` is all that modules of one's own need. Here with convolutions, for images that come as
     flat rows, as the data sets of :mod:`aevb_ext.data` do::
@@ -108,6 +118,187 @@ class VAE(Uses, nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """E[x | z] at the posterior's mean, in the scale where pixels are in [0, 1]."""
         return self.decoder.mean(self.posterior(x)[0])
+
+    @torch.no_grad()
+    def generate(
+        self, n: int, *, sampled: bool = False, key: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """New data points: z from the prior N(0, I), and of each p(x | z).
+
+        Args:
+            n: how many.
+            sampled: whether x is drawn from p(x | z), as the model says that data come about; otherwise it is
+                E[x | z], which is what figures show.
+            key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`. With a key for each, ``[n, 2]``,
+                each is what it is whatever ``n``.
+
+        Returns:
+            ``[n, *event]``, of the model's dtype, on its device.
+
+        Raises:
+            ValueError: n is no integer of at least 1; the key does not fit.
+            RuntimeError: the model does not know yet how many dimensions z has.
+        """
+        check_sizes(n=n)
+        zero = self._zeros()
+        mu = zero.expand(n, self.latent)
+        key = F.key_for(mu, key, generator)
+        z = F.rsample(mu, zero, key=key)
+        return self.decoder(z).sample(key=rekeyed(key, "pixels")) if sampled else self.decoder.mean(z)
+
+    @torch.no_grad()
+    def augment(
+        self,
+        x: Tensor,
+        *,
+        n_samples: int | None = None,
+        temperature: float = 1.0,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        r"""Variants of data points: encoded, perturbed, decoded.
+
+        .. math:: E[x | z], \quad z \sim N(\mu(x), \tau^2 \sigma^2(x))
+
+        Args:
+            x: ``[B, *event]``, as the data set has it (bytes too).
+            n_samples: how many of each, in a new leading dimension; None: one, without it.
+            temperature: tau, what the posterior's standard deviation is multiplied by: 0 gives reconstructions, 1
+                what the model takes for as likely as x, more goes further.
+            key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
+
+        Returns:
+            ``[B, *event]``, or ``[n_samples, B, *event]``.
+
+        Raises:
+            ValueError: temperature is negative or not finite; n_samples or the key does not fit.
+        """
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be a finite number, at least 0, got {temperature}")
+        mu, logvar = self.posterior(x)
+        std = temperature * (logvar / 2).exp()
+        return self.decoder.mean(F.rsample(mu, std, n_samples=n_samples, key=key, generator=generator, spread="std"))
+
+    @torch.no_grad()
+    def encode(
+        self, x: Tensor | Rows, *, seed: int = 0, progress: Callable[[int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The representation of a data set: (mu, logvar) of q(z | x), of a thousand data points at a time.
+
+        Memory grows with the data set by the result alone, also where the data stays in files.
+
+        Args:
+            x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, ``N >= 1``.
+            seed: of rows that draw.
+            progress: called with how many data points are done, again and again.
+
+        Returns:
+            Each ``[N, *latent]``, of the model's dtype, on the CPU.
+
+        Raises:
+            ValueError: no data.
+        """
+        if len(x) == 0:
+            raise ValueError("x must have at least one data point, got none")
+        device = next((p.device for p in self.parameters()), None)
+        parts, done = [], 0
+        for batch in chunks(x, _ENCODED, device, lambda index: keys_at(seed, "evaluation binarize", index)):
+            parts.append([half.cpu() for half in self.posterior(batch)])
+            done += len(batch)
+            if progress is not None:
+                progress(done)
+        mu, logvar = (torch.cat(halves) for halves in zip(*parts, strict=True))
+        return mu, logvar
+
+    @torch.no_grad()
+    def interpolate(self, x: Tensor, y: Tensor, steps: int = 8) -> Tensor:
+        """What is between data points: E[x | z] along the straight line between the posteriors' means.
+
+        Args:
+            x, y: ``[B, *event]``, the beginnings and the ends.
+            steps: how many points of the line, both ends included, evenly spaced: at least 2.
+
+        Returns:
+            ``[steps, B, *event]``, from the reconstructions of x to those of y.
+
+        Raises:
+            ValueError: steps is no integer of at least 2; x and y differ in shape.
+        """
+        if not isinstance(steps, int) or steps < 2:
+            raise ValueError(f"steps must be an integer, at least 2, got {steps!r}")
+        if x.shape != y.shape:
+            raise ValueError(f"x and y must be of one shape, got {list(x.shape)} and {list(y.shape)}")
+        begin, end = self.posterior(x)[0], self.posterior(y)[0]
+        weight = torch.linspace(0, 1, steps, dtype=begin.dtype, device=begin.device)
+        return self.decoder.mean(torch.lerp(begin, end, weight.reshape(-1, *(1,) * begin.dim())))
+
+    @torch.no_grad()
+    def manifold(self, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
+        """A plane through latent space: the unit square through the inverse Gaussian CDF, decoded (appendix A, Fig. 4).
+
+        Args:
+            side: points along each side of the square.
+            dims: the two latent dimensions that vary, the first to the right, the second upwards; the others are 0,
+                their mean under the prior. None: the two that there are.
+
+        Returns:
+            ``[side * side, *event]``, E[x | z] row by row from the upper left.
+
+        Raises:
+            ValueError: side is no integer of at least 1; dims are not two different dimensions of z, or were not given
+                where z has not two.
+        """
+        check_sizes(side=side)
+        dims = self._two_dims(dims)
+        ticks = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side)
+        z = self._zeros(side * side, self.latent)
+        z[:, list(dims)] = torch.cartesian_prod(ticks.flip(0), ticks).flip(1).to(z)
+        return self.decoder.mean(z)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        """Of the model's dtype on its device; a model made by hand may have no parameters."""
+        return next(self.parameters(), torch.empty(0)).new_zeros(shape)
+
+    def _two_dims(self, dims: tuple[int, int] | None) -> tuple[int, int]:
+        if dims is None:
+            if self.latent != 2:
+                raise ValueError(
+                    f"dims: a picture of latent space has two dimensions, and z has {self.latent}: say which two "
+                    f"(from 0 to {self.latent - 1})"
+                    if self.latent > 2
+                    else "dims: a picture of latent space has two dimensions, and z has one"
+                )
+            return 0, 1
+        if len(dims) != 2 or dims[0] == dims[1] or not all(0 <= d < self.latent for d in dims):
+            raise ValueError(f"dims must be two different dimensions from 0 to {self.latent - 1}, got {tuple(dims)}")
+        return tuple(dims)
+
+    def anomaly_scores(
+        self,
+        x: Tensor | Rows,
+        *,
+        estimator: str = "b",
+        n_samples: int = 1,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """How little the model expected each data point: minus its bound, in nats. The higher, the odder.
+
+        The noise of a data point depends on ``seed`` and its number alone, and memory grows neither with the data
+        points nor with the samples of each.
+
+        Args:
+            x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, ``N >= 1``.
+            estimator, n_samples, seed, progress: as of :func:`~aevb_ext.estimators.evaluate_bound`: ``"iwae"`` with
+                many samples is close to ``-log p(x)``.
+
+        Returns:
+            float64 ``[N]`` on the model's device.
+
+        Raises:
+            ValueError: an unknown estimator, ``n_samples < 1`` or no data.
+        """
+        return -bound_values(self, x, estimator=estimator, n_samples=n_samples, seed=seed, progress=progress)
 
 
 def mu_logvar(q) -> tuple[Tensor, Tensor]:

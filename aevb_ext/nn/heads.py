@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from .. import functional as F
 from .._arguments import described, explain, explained, is_number
 from ..distributions import Bernoulli, DiagonalGaussian
-from ..distributions.clamp import check_clamp
-from ..distributions.clamp import clamp as clamped
-from ..distributions.gaussian import check_spread
+from ..distributions.gaussian import check_clamp, check_spread, clamp_logvar
 from .linear import Linear
 
 __all__ = ["BernoulliDecoder", "GaussianDecoder", "GaussianPosterior"]
@@ -242,7 +240,7 @@ class GaussianDecoder(_Decoder):
         else:
             mean, logvar = self._decode(z), self.logvar
         if self.clamp is not None:
-            logvar = clamped(logvar, self.clamp, self.soft)
+            logvar = clamp_logvar(logvar, self.clamp, self.soft)
         return mean.sigmoid() if self.sigmoid else mean, logvar
 
     def extra_repr(self) -> str:

@@ -4,12 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._files import write_csv, write_whole
-from ..runs import SavedRun
+from ..train.saved_run import SavedRun
 from . import figure2, published
-from .drawing import NAMES
 from .figure2 import TITLES
-from .page import environments, markdown_table, page
-from .planned import Planned, at, configured
+from .planning import PlannedRun, configured, evaluation_at
+from .presentation import NAMES, environments, markdown_table, page
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
@@ -41,7 +40,7 @@ _CHANGES = {
 }
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     """Some curves of Figure 2, as it has them and with one change each."""
     return [
         _changed(run, change)
@@ -54,7 +53,7 @@ def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
     ]
 
 
-def _changed(run: Planned, change: dict) -> Planned:
+def _changed(run: PlannedRun, change: dict) -> PlannedRun:
     name = "".join(f"-{key}-{value}" for key, value in change.items())
     return replace(run, name=run.name + name, keys=run.keys | change)
 
@@ -66,7 +65,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     for run in runs.values():
         *curve, seed = figure2.about(run)
         for samples, (theirs, _) in published.FIGURE2[tuple(curve)].items():
-            if line := at(run, samples):
+            if line := evaluation_at(run, samples):
                 values = (round(line["train"], 1), round(line["test"], 1), theirs)
                 rows.append((*curve, _change(run), seed, line["samples_seen"], *values))
     rows.sort(key=lambda row: (_CURVES.index(row[:3]), row[5] > 2 * SAMPLES, list(_CHANGES).index(row[3]), row[4]))

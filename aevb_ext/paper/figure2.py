@@ -6,12 +6,25 @@ from matplotlib.figure import Figure
 
 from .._files import write_csv, write_whole
 from ..estimators import evaluate_bound
-from ..runs import SavedRun
+from ..train.saved_run import SavedRun
 from . import published
-from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
-from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten
-from .planned import Planned, at
-from .scoring import kept
+from .planning import PlannedRun, evaluation_at
+from .presentation import (
+    COLOURS,
+    EVALUATION,
+    NAMES,
+    PUBLISHED,
+    STYLES,
+    environments,
+    evaluations,
+    finished,
+    legend,
+    markdown_table,
+    page,
+    power_of_ten,
+    series,
+)
+from .training import scored_once
 
 __all__ = ["LOGVAR_SCALE", "QUICK", "SAMPLES", "TITLE", "TITLES", "about", "budget", "plan", "planned", "present"]
 
@@ -36,7 +49,7 @@ _NOISES = 3
 _SPREAD_SAMPLES = 10**6
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     """Seed 0 of every curve to ``samples_seen``, the other seeds to a million samples at most."""
     return [
         planned(data, learner, latent, budget(samples_seen, seed), seed, data_dir)
@@ -52,7 +65,7 @@ def budget(samples_seen: int, seed: int) -> int:
     return samples_seen if seed == 0 else min(samples_seen, _SPREAD_SAMPLES)
 
 
-def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir=None) -> Planned:
+def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir=None) -> PlannedRun:
     """One curve, at the paper's settings (section 5).
 
     Two it does not say, and are what comes to where its curves are (docs/paper/differences.md): which estimator is
@@ -73,7 +86,7 @@ def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int =
         "samples_seen": samples_seen,
         "seed": seed,
     }
-    return Planned.of(f"{data}-{learner}-nz{latent}-seed{seed}", keys, data_dir)
+    return PlannedRun.of(f"{data}-{learner}-nz{latent}-seed{seed}", keys, data_dir)
 
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
@@ -126,7 +139,7 @@ def noise_variance(run: SavedRun) -> float:
         # That of the mean over all noises is so many times smaller.
         return {"variance": _NOISES * bound.noise_stderr**2}
 
-    return kept(run, "noise-variance", score, _NOISES)["variance"]
+    return scored_once(run, "noise-variance", score, _NOISES)["variance"]
 
 
 def _page(runs: list[SavedRun]) -> str:
@@ -158,7 +171,7 @@ def _variances(runs: list[SavedRun]) -> str:
 def _compared(key: tuple, theirs: dict, runs: list[SavedRun]) -> list[tuple]:
     rows = []
     for samples, (test, train) in theirs.items():
-        lines = [line for run in runs if about(run)[:3] == key and (line := at(run, samples))]
+        lines = [line for run in runs if about(run)[:3] == key and (line := evaluation_at(run, samples))]
         if lines:
             ours = sum(line["test"] for line in lines) / len(lines)
             ours_train = sum(line["train"] for line in lines) / len(lines)

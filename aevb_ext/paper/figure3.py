@@ -5,12 +5,25 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .._files import write_csv, write_whole
-from ..runs import SavedRun
+from ..train.saved_run import SavedRun
 from . import published
-from .drawing import COLOURS, NAMES, PUBLISHED, STYLES, finished, legend, series
 from .figure2 import LOGVAR_SCALE
-from .page import EVALUATION, environments, evaluations, markdown_table, page, power_of_ten
-from .planned import Planned, at
+from .planning import PlannedRun, evaluation_at
+from .presentation import (
+    COLOURS,
+    EVALUATION,
+    NAMES,
+    PUBLISHED,
+    STYLES,
+    environments,
+    evaluations,
+    finished,
+    legend,
+    markdown_table,
+    page,
+    power_of_ten,
+    series,
+)
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
@@ -22,7 +35,7 @@ _POINTS = (1000, 50000)
 _EVALUATIONS = 10
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     """All three learners with 1000 training points; with 50000 too, unless it is to be quick."""
     points = _POINTS[:1] if samples_seen <= QUICK else _POINTS
     return [
@@ -33,7 +46,7 @@ def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
     ]
 
 
-def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir=None) -> Planned:
+def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir=None) -> PlannedRun:
     """One curve, at the paper's settings (section 5, appendices D and E): 100 hidden units, 3 latent dimensions."""
     keys = {
         "data": "mnist",
@@ -54,7 +67,7 @@ def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir
         "evaluate_every": samples_seen // _EVALUATIONS,
         "seed": seed,
     }
-    return Planned.of(f"mnist{count}-{learner}-nz3-seed{seed}", keys, data_dir)
+    return PlannedRun.of(f"mnist{count}-{learner}-nz3-seed{seed}", keys, data_dir)
 
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
@@ -101,7 +114,7 @@ def _page(runs: list[SavedRun]) -> str:
     for (count, learner), theirs in published.FIGURE3.items():
         for samples, values in theirs.items():
             for run in runs:
-                if _about(run)[:2] == (count, learner) and (line := at(run, samples)):
+                if _about(run)[:2] == (count, learner) and (line := evaluation_at(run, samples)):
                     ours = [f"{line[split]:.1f} +- {line[f'{split}_stderr']:.1f}" for split in ("train", "test")]
                     row = (f"{count:,}", NAMES[learner], power_of_ten(samples))
                     rows.append((*row, ours[0], f"{values[0]:.1f}", ours[1], f"{values[1]:.1f}"))

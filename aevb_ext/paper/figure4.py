@@ -6,12 +6,11 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from .._files import write_csv, write_whole
-from ..runs import SavedRun
 from ..train import load_checkpoint
+from ..train.saved_run import SavedRun
 from . import figure2
-from .drawing import finished, show
-from .page import environments, markdown_table, page
-from .planned import Planned
+from .planning import PlannedRun
+from .presentation import environments, finished, markdown_table, page, show
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
@@ -22,7 +21,7 @@ SAMPLES, QUICK = 10**7, 10**6
 _TITLES = {"freyface": "(a) Learnt Frey Face manifold", "mnist": "(b) Learnt MNIST manifold"}
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     """A model with two latent dimensions of each data set; of the first seed."""
     return [figure2.planned(data, "aevb", 2, samples_seen, data_dir=data_dir) for data in _TITLES]
 

@@ -6,13 +6,12 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from .._files import write_csv, write_whole
-from ..runs import SavedRun
 from ..train import load_checkpoint
+from ..train.saved_run import SavedRun
 from . import figure2
-from .drawing import finished, show
 from .figure4 import BOUNDS, bounds
-from .page import environments, markdown_table, page
-from .planned import Planned
+from .planning import PlannedRun
+from .presentation import environments, finished, markdown_table, page, show
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
@@ -23,7 +22,7 @@ SAMPLES, QUICK = 10**7, 10**6
 _LATENT = (2, 5, 10, 20)
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     """A model of each latent size; of the first seed."""
     return [figure2.planned("mnist", "aevb", latent, samples_seen, data_dir=data_dir) for latent in _LATENT]
 

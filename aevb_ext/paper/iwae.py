@@ -4,11 +4,11 @@ from pathlib import Path
 
 from .._files import write_csv, write_whole
 from ..estimators import evaluate_bound
-from ..runs import SavedRun
+from ..train.saved_run import SavedRun
 from . import published
-from .page import environments, markdown_table, page
-from .planned import Planned
-from .scoring import kept
+from .planning import PlannedRun
+from .presentation import environments, markdown_table, page
+from .training import scored_once
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
@@ -20,7 +20,7 @@ SAMPLES, QUICK = 3 * 10**6, 2 * 10**5
 _EVALUATED, _EVALUATED_SHORT = 5000, 500
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
+def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     """k = 1, 5, 50: the network, batch and optimiser of Burda et al. 2016 (section 5; arXiv 1509.00519).
 
     The stepsize falls along half a cosine: theirs is a staircase over as many passes as nobody has time for here.
@@ -28,7 +28,7 @@ def plan(samples_seen: int, seeds: int, data_dir=None) -> list[Planned]:
     return [_planned(k, seed, samples_seen, data_dir) for seed in range(seeds) for k in published.IWAE_NLL]
 
 
-def _planned(k: int, seed: int, samples_seen: int, data_dir) -> Planned:
+def _planned(k: int, seed: int, samples_seen: int, data_dir) -> PlannedRun:
     keys = {
         "data": "binarized_mnist",
         "architecture": "deep-mlp",
@@ -46,7 +46,7 @@ def _planned(k: int, seed: int, samples_seen: int, data_dir) -> Planned:
         "samples_seen": samples_seen,
         "seed": seed,
     }
-    return Planned.of(f"binarized_mnist-iwae-k{k}-{samples_seen}-seed{seed}", keys, data_dir)
+    return PlannedRun.of(f"binarized_mnist-iwae-k{k}-{samples_seen}-seed{seed}", keys, data_dir)
 
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
@@ -86,4 +86,4 @@ def _score(run: SavedRun, samples: int) -> dict:
         bound = evaluate_bound(model, x, estimator="iwae", n_samples=samples, progress=progress)
         return {"mean": bound.mean, "stderr": bound.stderr}
 
-    return kept(run, f"test-iwae-{samples}", score)
+    return scored_once(run, f"test-iwae-{samples}", score)

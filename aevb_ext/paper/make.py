@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from ..report.evaluations import duration
-from . import ablation, cost, figure2, figure3, figure4, figure5, iwae
+from ..plots.evaluations import duration
+from . import ablation, figure2, figure3, figure4, figure5, iwae, planning
 from .training import cores, train_all
 
 __all__ = ["FIGURES", "make"]
@@ -63,7 +63,7 @@ def make(
     left = [run for run in runs if not run.is_complete(folder)]
     if left:
         side_by_side = min(workers or cores(), len(left))
-        taken = duration(cost.seconds(left) / side_by_side)
+        taken = duration(planning.estimated_seconds(left) / side_by_side)
         samples = sum(run.samples_seen for run in left)
         print(
             f"{figure}: {len(left)} of {len(runs)} runs to train, {samples:,} samples: about {taken} in "

@@ -1,20 +1,25 @@
-"""Training the runs of a figure, side by side, each in a process of its own."""
+"""Training the runs of a figure side by side, each in a process of its own, and scoring them once."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from ..bar import training_bar
-from .planned import Planned
+from .. import data as datasets
+from .._files import write_whole
+from ..progress_bar import bar, training_bar
+from ..train import load_checkpoint
+from ..train.saved_run import SavedRun
+from .planning import PlannedRun, split_keys
 
-__all__ = ["cores", "train_all"]
+__all__ = ["cores", "scored_once", "train_all"]
 
 _POLL = 0.5  # seconds between two looks at how far runs have come
 
@@ -26,12 +31,12 @@ def cores() -> int:
 
 @dataclass
 class _Training:
-    run: Planned
+    run: PlannedRun
     process: subprocess.Popen
     log: Path
 
 
-def train_all(runs: list[Planned], folder: Path, *, workers: int | None = None) -> dict[str, str]:
+def train_all(runs: list[PlannedRun], folder: Path, *, workers: int | None = None) -> dict[str, str]:
     """Train what is not complete; what was begun goes on where it was.
 
     Ctrl-C ends all of them, each with a checkpoint; the same call goes on from there. A run that fails (that diverges)
@@ -72,7 +77,7 @@ def train_all(runs: list[Planned], folder: Path, *, workers: int | None = None) 
     return failed
 
 
-def _begin(run: Planned, folder: Path, threads: int) -> _Training:
+def _begin(run: PlannedRun, folder: Path, threads: int) -> _Training:
     out = folder / run.name
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in run.keys.items()]
     begun = ["--resume"] if any(out.glob("checkpoints/*.safetensors")) else []
@@ -100,7 +105,7 @@ def _ended(active: list[_Training]):
 
 
 @contextmanager
-def _shown(runs: list[Planned], done: dict[str, int]):
+def _shown(runs: list[PlannedRun], done: dict[str, int]):
     """A bar over all samples on a terminal; elsewhere a line now and then."""
     console = Console(stderr=True)
     total = sum(run.samples_seen for run in runs)
@@ -136,3 +141,33 @@ def _seen(folder: Path) -> int:
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else "it ended without a word"
+
+
+def scored_once(run: SavedRun, name: str, score: Callable[..., dict], repeats: int = 1) -> dict:
+    """What ``score`` gives of the run's best model; or what it gave before, if the run has not gone on.
+
+    Args:
+        run: of which the folder has NAME.json afterwards.
+        name: of the score.
+        score: called with the model, the test split and ``progress=``; gives what JSON can hold.
+        repeats: how often it goes through the test split.
+    """
+    path, steps = run.folder / f"{name}.json", run.evaluations[-1]["steps"]
+    if (found := _read_scores(path)).pop("steps", None) == steps:
+        return found
+    options, _, _ = split_keys(run.config)
+    data = datasets.load(options.pop("data"), **options)
+    with bar(f"{run.name}: {name}", repeats * len(data.test)) as progress:
+        found = score(load_checkpoint(run.folder).model, data.test, progress=progress)
+    write_whole(path, json.dumps({"steps": steps, **found}).encode())
+    return found
+
+
+def _read_scores(path: Path) -> dict:
+    """What was kept; nothing where that is not there or was damaged since: it is computed once more."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    numbers = isinstance(found, dict) and all(type(value) in (int, float) for value in found.values())
+    return found if numbers else {}

@@ -1,9 +1,9 @@
 """Runs beside each other."""
 
 from .. import plots
-from ..runs import SavedRun
-from . import charts, evaluations
-from .page import figure, flattened, grid, page, paragraph, section, table
+from ..plots import charts, evaluations
+from ..plots.html import figure, flattened, grid, page, paragraph, section, table
+from ..train.saved_run import SavedRun
 from .run import rate
 
 __all__ = ["compare", "comparison"]

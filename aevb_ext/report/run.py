@@ -9,9 +9,9 @@ from ..data import Data
 from ..estimators import LatentUse, latent_use
 from ..learners import LEARNERS
 from ..models import VAE
-from ..runs import SavedRun
-from . import charts, evaluations
-from .page import cards, figure, grid, image, page, pairs, paragraph, section, table
+from ..plots import charts, evaluations
+from ..plots.html import cards, figure, grid, image, page, pairs, paragraph, section, table
+from ..train.saved_run import SavedRun
 
 __all__ = ["report"]
 

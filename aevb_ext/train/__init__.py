@@ -2,9 +2,8 @@
 
 from .callbacks import Callback
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .joining import joined
+from .distributed import PeerFailed, Processes, joined
 from .loop import NonFiniteBound, fit
-from .processes import PeerFailed, Processes
 from .run import History, Log, Record, Result, Run
 from .settings import Settings
 from .step import Step, make_step

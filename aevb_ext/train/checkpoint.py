@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .. import __version__
 from .._files import write_whole
+from .._version import __version__
 from ..models import VAE, make_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]

@@ -9,7 +9,7 @@ from .. import estimators
 from ..data import Rows
 from ..estimators import Bound, bound_values
 from ..models import VAE
-from .processes import Processes
+from .distributed import Processes
 
 __all__ = ["MARGINAL_POINTS", "shared_bound", "shared_marginal"]
 

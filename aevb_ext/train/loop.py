@@ -10,26 +10,27 @@ from pathlib import Path
 from .._typed import typed
 from ..data import Data
 from ..estimators import Bound
-from ..learners.precision import matmul_precision
+from ..learners.optimization import matmul_precision
 from ..models import VAE
-from .arguments import check_arguments, check_data, check_model, checked_callbacks, settings_of
-from .callbacks import Callback
+from .arguments import (
+    check_arguments,
+    check_data,
+    check_model,
+    check_support,
+    checked_callbacks,
+    settings_of,
+    warn_of_range,
+)
+from .callbacks import Callback, ConfigFile, EarlyStopping, MetricsFile, Pictures, Progress
+from .checkpoint_manager import CheckpointManager, newest_intact, set_damaged_aside
+from .distributed import Processes, joined
 from .evaluation import MARGINAL_POINTS, shared_bound, shared_marginal
-from .folder import clean, run_folder
-from .joining import joined
-from .keeper import Keeper, newest_whole, set_damaged_aside
 from .memory import naming_what_to_lower
-from .metrics import MetricsFile
-from .patience import Patience
-from .pictures import Pictures
-from .processes import Processes
-from .progress import Progress
+from .resume_check import check_resume, run_description, sampled_splits
 from .run import History, Log, Record, Result, Run
-from .same import check_same, described, sampled
+from .run_folder import remove_partial_files, run_folder
 from .settings import Settings
 from .signals import Signals, end_as
-from .support import check_support, warn_of_range
-from .written import Written
 
 __all__ = ["NonFiniteBound", "fit"]
 
@@ -109,7 +110,7 @@ def fit(
 
     Warns:
         UserWarning: half of the steps or more change nothing, since Adagrad's first ones only accumulate squared
-            gradients; the data is not what the likelihood is for (:func:`~.support.warn_of_range`).
+            gradients; the data is not what the likelihood is for (:func:`~.arguments.warn_of_range`).
 
     Raises:
         ValueError: an argument is out of range; the model has nothing to learn; the data lies outside the likelihood's
@@ -185,16 +186,16 @@ def _take_folder(run: Run, folder: Path, resume: bool, override: Iterable[str]) 
     run.folder = folder
     if not resume:
         return
-    path, tensors, content = newest_whole(folder)
-    now = described(run.model, run.data, run.settings, like=content)
-    run.changed, run.sampled = check_same(path, content, now, override), sampled(now)
+    path, tensors, content = newest_intact(folder)
+    now = run_description(run.model, run.data, run.settings, like=content)
+    run.changed, run.sampled = check_resume(path, content, now, override), sampled_splits(now)
     try:
         run.load_state(tensors, content["run"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     run.checkpoint = path
     if run.processes.is_first:
-        clean(folder)
+        remove_partial_files(folder)
         set_damaged_aside(folder, path)
 
 
@@ -208,16 +209,16 @@ def _check_steps(run: Run) -> None:
 
 
 def _callbacks(run: Run) -> list[Callback]:
-    files = [] if run.folder is None else [Written(), MetricsFile(), Pictures()]
+    files = [] if run.folder is None else [ConfigFile(), MetricsFile(), Pictures()]
     patience = run.settings.patience
-    return files if patience is None else [*files, Patience(patience)]
+    return files if patience is None else [*files, EarlyStopping(patience)]
 
 
 def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Callback]) -> Result:
     settings = run.settings
     evaluations = evaluation_steps(settings)
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
-    keeper = None if run.folder is None else Keeper(run, keep)
+    keeper = None if run.folder is None else CheckpointManager(run, keep)
     # Without a folder there is nothing that a signal should wait for. What launches several processes repeats signals.
     with Signals(once=run.processes.are_several) if keeper else nullcontext() as signals:
         with run.processes.together():
@@ -293,7 +294,7 @@ def _evaluate(run: Run, callbacks: list[Callback]) -> None:
         callback.on_evaluation(run, record)
 
 
-def _save(run: Run, keeper: Keeper | None) -> Path | None:
+def _save(run: Run, keeper: CheckpointManager | None) -> Path | None:
     try:
         return keeper and keeper.save()
     except FloatingPointError as error:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..data.memory import out_of_memory
+from .._memory import out_of_memory
 from ..learners import LEARNERS
 
 __all__ = ["OutOfMemory", "keep_freed_memory", "naming_what_to_lower", "out_of_memory"]

@@ -14,10 +14,9 @@ from ..learners import LEARNERS
 from ..models import VAE
 from ..noise import seed_for
 from .checkpoint import check_like, is_count, model_tensors
-from .processes import Processes
+from .distributed import AnyProcess, Processes
 from .settings import Settings
 from .step import make_step
-from .vote import Vote
 
 __all__ = ["History", "Log", "Record", "Result", "Run"]
 
@@ -84,7 +83,7 @@ class History(list):
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the curves, and a table."""
-        from ..report import evaluations
+        from ..plots import evaluations
 
         lines = [asdict(record) for record in self]
         return (
@@ -147,7 +146,7 @@ class Run:
         self.history, self.skipped = History(), 0
         self.checkpoint = self.changed = self.stopped = self._asked = None
         self.sampled = ""
-        self._vote = Vote(self.processes)
+        self._vote = AnyProcess(self.processes)
         self._seconds, self._started = 0.0, time.perf_counter()
 
     @property

@@ -3,11 +3,11 @@
 import math
 from dataclasses import asdict, dataclass, fields
 
+from .._checks import check_count, check_name, is_python_integer, is_python_number
 from ..estimators import ESTIMATORS
 from ..learners import LEARNERS
 from ..learners.learner import OPTIMIZERS
-from ..learners.precision import PRECISIONS
-from ..models.checks import check_count, check_name, is_integer, is_number
+from ..learners.optimization import PRECISIONS
 
 __all__ = ["NON_FINITE", "Settings"]
 
@@ -120,19 +120,19 @@ class Settings:
                 check_count(name, value, least)
         for name, names in CHOICES.items():
             check_name(name, getattr(self, name), names)
-        if not (is_integer(self.seed) and -(2**63) <= self.seed < 2**64):
+        if not (is_python_integer(self.seed) and -(2**63) <= self.seed < 2**64):
             raise ValueError(f"seed must be an integer of 64 bits, from -2**63 to 2**64 - 1, got {self.seed!r}")
         if self.lr is None:
             object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer])
         for name in ("lr", "clip"):
             value = getattr(self, name)
-            if value is not None and not (is_number(value) and 0 < value < math.inf):
+            if value is not None and not (is_python_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        if self.ema is not None and not (is_number(self.ema) and 0 < self.ema < 1):
+        if self.ema is not None and not (is_python_number(self.ema) and 0 < self.ema < 1):
             raise ValueError(f"ema must be in (0, 1), got {self.ema!r}")
         for name in ("beta", "free_bits"):
             value = getattr(self, name)
-            if not (is_number(value) and 0 <= value < math.inf):
+            if not (is_python_number(value) and 0 <= value < math.inf):
                 raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}")
         if self.estimator != "b" and (self.beta != 1 or self.beta_warmup or self.free_bits):
             raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {self.estimator!r}')

@@ -1,19 +1,134 @@
-"""One step of training: eager, or captured in one CUDA graph."""
+"""One step of training, eager or captured in one CUDA graph, and the minibatch that it is of."""
 
 import math
 import warnings
+from collections.abc import Iterator
+from itertools import count
 
 import torch
 from torch import Tensor
 
-from ..data import Rows, rows_of
+from ..data import Rows, prefetch, rows_of
 from ..learners.learner import Learner
-from ..noise import keys_at
-from .ahead import Ahead
+from ..noise import keys_at, seed_for
 from .memory import keep_freed_memory
-from .order import Order
 
-__all__ = ["GraphedStep", "Step", "make_step"]
+__all__ = ["GraphedStep", "Order", "Prefetcher", "Step", "make_step"]
+
+
+class Order:
+    """The endless sequence of epochs, each a permutation of the data, cut into minibatches.
+
+    Minibatch t of all processes together is positions ``t * M ... (t + 1) * M - 1`` of the sequence (it may cross
+    epochs; nothing is left out), and each process takes one of equal slices. A position's *visit* is
+    ``epoch * N + data index``: no two positions have the same, and the noise of a data point comes from it.
+
+    The visits of some steps ahead are on the device, and so is the place in them: what a CUDA graph replays moves on.
+
+    Args:
+        n_data: N.
+        batch_size: M, of all processes.
+        seed: of the permutations.
+        device: where the visits are wanted.
+        rank, world_size: which process this is, of how many. M must divide by world_size.
+
+    Raises:
+        ValueError: it does not.
+    """
+
+    def __init__(self, n_data: int, batch_size: int, seed: int, device="cpu", *, rank: int = 0, world_size: int = 1):
+        if batch_size % world_size:
+            raise ValueError(f"batch_size must divide by the number of processes, got {batch_size} and {world_size}")
+        self.n_data, self._batch, self._seed = n_data, batch_size, seed
+        self._share, self._rank = batch_size // world_size, rank
+        # Whole epochs, but for less than a step.
+        self._ahead = max(1, math.ceil(n_data / batch_size))
+        self._next = self._end = 0  # the step whose visits are next on the device, and where they end
+        self._epochs = {}
+        self._visits = torch.empty(self._ahead * self._share, dtype=torch.int64, device=device)
+        self._place = torch.arange(self._share, device=device)
+
+    def visits(self, step: int) -> Tensor:
+        """Those of this process in the step that comes after ``step`` steps: int64 ``[M / world_size]`` on the CPU."""
+        first = step * self._batch + self._rank * self._share
+        last = first + self._share
+        parts = []
+        while first < last:
+            epoch, place = divmod(first, self.n_data)
+            count = min(last - first, self.n_data - place)
+            parts.append(self._epoch(epoch)[place : place + count] + epoch * self.n_data)
+            first += count
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def prepare(self, step: int) -> None:
+        """What is done on the host before the step that comes after ``step`` steps: now and then, new visits."""
+        if step != self._next or step >= self._end:
+            self._end = step + self._ahead
+            visits = torch.cat([self.visits(t) for t in range(step, self._end)])
+            if self._visits.is_cuda:
+                visits = visits.pin_memory()
+            self._visits.copy_(visits, non_blocking=True)
+            self._place.copy_(torch.arange(self._share, device=self._place.device))
+        self._next = step + 1
+
+    def advance(self) -> Tensor:
+        """The visits of the prepared step, on the device; the next call gives those of the step after it."""
+        visits = self._visits.index_select(0, self._place)
+        self._place += self._share
+        return visits
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            # A step is of at most so many epochs, in order.
+            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1}
+            generator = torch.Generator().manual_seed(seed_for(seed_for(self._seed, "order") + epoch, "order"))
+            self._epochs[epoch] = torch.randperm(self.n_data, generator=generator)
+        return self._epochs[epoch]
+
+
+class Prefetcher:
+    """Minibatches of rows that are not resident: gathered in a thread, and copied, before their step is due.
+
+    Which data points a step is of follows from its number, and so do their noise keys: nothing is to be kept of what is
+    under way when a run ends.
+
+    On the CPU too: a step of the paper's MNIST model at M = 100 takes 13.2 and not 14.8 ms on decoded pictures, does
+    not wait for a disk that takes 3 ms, and takes 0.1 to 0.2 ms more than 3.7 where the file is in the cache.
+
+    Args:
+        rows: not resident.
+        order: of this process.
+        seed: of the noise of rows that draw.
+        device: where the minibatches are wanted.
+    """
+
+    def __init__(self, rows: Rows, order: Order, seed: int, device: torch.device):
+        self._rows, self._order, self._seed, self._device = rows, order, seed, device
+        self._next, self._minibatches = 0, None
+
+    def of_step(self, step: int) -> Tensor:
+        """The minibatch of the step that comes after ``step`` steps: ``[M / world_size, *event]`` on the device.
+
+        An exception of the rows is raised here, at the step that it belongs to.
+        """
+        if self._minibatches is None or step != self._next:
+            self.close()
+            batches = _batches(self._rows, self._order, self._seed, step)
+            self._minibatches = prefetch(self._rows, batches, self._device)
+        self._next = step + 1
+        return next(self._minibatches)
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._minibatches is not None:
+            self._minibatches.close()
+            self._minibatches = None
+
+
+def _batches(rows: Rows, order: Order, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for step in count(first):
+        visits = order.visits(step)
+        yield visits % order.n_data, keys_at(seed, "binarize", visits) if rows.draws else None
 
 
 class Step:
@@ -35,7 +150,7 @@ class Step:
         self.learner, self.rows, self.seed = learner, rows_of(data), seed
         processes = {"rank": rank, "world_size": world_size}
         self._order = Order(len(self.rows), learner.batch_size, seed, learner.device, **processes)
-        self._ahead = None if self.rows.resident else Ahead(self.rows, self._order, seed, learner.device)
+        self._ahead = None if self.rows.resident else Prefetcher(self.rows, self._order, seed, learner.device)
         self._x = None  # the minibatch of rows that are not resident
 
     def __call__(self) -> Tensor:

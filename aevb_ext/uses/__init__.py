@@ -1,11 +1,8 @@
 """What a trained model is good for, measured and written down: anomalies, representations, arrays in files."""
 
-from .arrays import write_npy, writing_npz
-from .auc import AUC, auc
-from .held_out import HeldOut, held_out, without_label
-from .logistic import Logistic, NotConverged, fit_logistic
-from .probe import L2S, Probe, linear_probe, probe_latents, probe_pixels
-from .scores import write_scores
+from .anomaly import AUC, HeldOut, auc, held_out, without_label
+from .arrays import write_npy, write_scores, writing_npz
+from .probe import L2S, Logistic, NotConverged, Probe, fit_logistic, linear_probe, probe_latents, probe_pixels
 
 __all__ = [
     "AUC",

@@ -1,4 +1,4 @@
-"""Arrays in the files of NumPy, written a block at a time: they may be larger than memory."""
+"""Arrays and scores, written to files a block at a time."""
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import numpy as np
 from torch import Tensor
 
-from .._files import atomic_write, naming
+from .._files import atomic_write, naming, write_csv
 
-__all__ = ["write_npy", "writing_npz"]
+__all__ = ["write_npy", "write_scores", "writing_npz"]
 
 Write = Callable[[str, Iterable[Tensor], int], None]
 
@@ -59,3 +59,19 @@ def _write(file, blocks: Iterable[Tensor], count: int) -> None:
         written += len(array)
     if written != count:
         raise ValueError(f"blocks have {written} rows, expected {count}")
+
+
+def write_scores(path, labels: Tensor | None, scores: dict[str, Tensor]) -> None:
+    """Write a CSV file of a line for each data point: its number in the split, its label, its scores.
+
+    Args:
+        path: the file.
+        labels: int64 ``[N]``, or None where nobody knows them: then the column is empty.
+        scores: the scores ``[N]`` by the names of their columns.
+
+    Raises:
+        OSError: the file cannot be written; says which.
+    """
+    columns = [values.tolist() for values in scores.values()]
+    names = [""] * len(columns[0]) if labels is None else labels.tolist()
+    write_csv(path, ["index", "label", *scores], zip(range(len(names)), names, *columns, strict=True))

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aevb_ext.data import Data
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import Callback, fit
-from aevb_ext.train.tensorboard import TensorBoard
+from aevb_ext.train.callbacks import TensorBoard
 
 STEPS = {"batch_size": 20, "evaluate_every": 500, "log_every": 10, "progress": False}
 

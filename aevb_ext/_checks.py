@@ -1,0 +1,46 @@
+"""What numbers and names that are given to models and to training have to be."""
+
+import math
+from collections.abc import Iterable
+from numbers import Real
+
+__all__ = ["check_count", "check_name", "check_positive", "check_sizes", "is_python_integer", "is_python_number"]
+
+# Samples, steps and seeds are int64 where they are tensors.
+_TOO_LARGE = 2**63
+
+
+def check_count(name: str, value, least: int = 1) -> None:
+    """Raise ValueError naming ``name`` unless the value is an integer of at least ``least``, and one of int64."""
+    if not is_python_integer(value) or value < least:
+        raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
+    if value >= _TOO_LARGE:
+        raise ValueError(f"{name} must be an integer below 2**63, got {value!r}")
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError naming the first of these that is not an integer of at least 1."""
+    for name, size in sizes.items():
+        check_count(name, size)
+
+
+def check_name(name: str, value, names: Iterable[str]) -> None:
+    """Raise ValueError naming ``name`` unless the value is one of ``names``."""
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(f"{name} must be one of {', '.join(names)}, got {value!r}")
+
+
+def check_positive(name: str, value) -> None:
+    """Raise ValueError naming ``name`` unless the value is a positive, finite number."""
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def is_python_integer(value) -> bool:
+    """Whether it is an integer of Python's, which True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_python_number(value) -> bool:
+    """Whether it is an integer or a float, which JSON and TOML can hold."""
+    return is_python_integer(value) or isinstance(value, float)

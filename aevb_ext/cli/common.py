@@ -1,0 +1,161 @@
+"""What verbs share: the run and its data, files to write, pictures."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from .. import plots
+from .._files import write_whole
+from ..data import SPLITS, Data
+from ..learners import LEARNERS
+from ..models import VAE
+from ..train import Checkpoint, Processes, Settings, load_checkpoint
+from ..train.saved_run import CONFIG, folder_of, open_run
+from .config import DATA, data_of_keys, of_kind, whole
+from .train import default_device
+
+__all__ = [
+    "add_data_flags",
+    "add_run",
+    "add_uses_flags",
+    "checked_shape",
+    "data_of",
+    "encoder_and_data",
+    "file_to_write",
+    "learner_without_encoder",
+    "model_and_data",
+    "setting",
+    "write_picture",
+]
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Whose model it is."""
+    parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Where the data is now; by default it is where the run found it."""
+    parser.add_argument("--data", metavar="PATH", help="the files of one's own that it was trained on, if they moved")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of named data are, if they moved")
+
+
+def add_uses_flags(parser: argparse.ArgumentParser, split: str) -> None:
+    """What every verb takes that lets a model see data: the run, the data, which split by default, noise and device."""
+    add_run(parser)
+    add_data_flags(parser)
+    parser.add_argument("--split", choices=SPLITS, default=split, help="default: %(default)s")
+    parser.add_argument("--seed", type=whole, default=0, help="of the noise; default: %(default)s")
+    parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
+
+
+def model_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
+    """The model, as it is evaluated, and what it was trained on, both on the device, as the flags say.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`~aevb_ext.train.load_checkpoint` and :func:`data_of` do.
+    """
+    checkpoint = load_checkpoint(a.checkpoint)
+    try:
+        config = open_run(a.checkpoint).config
+    except FileNotFoundError:
+        # A checkpoint that was taken out of its run's folder.
+        config = {"data": checkpoint.data}
+    data = data_of(a, config, checkpoint)
+    device = Processes().device(default_device() if a.device is None else a.device)
+    return checkpoint.model.to(device).eval(), data.to(device)
+
+
+def encoder_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
+    """What :func:`model_and_data` gives, of a run whose encoder has learnt.
+
+    Raises:
+        ValueError: the learner of the run trains none.
+    """
+    if learner := learner_without_encoder(a.checkpoint):
+        raise ValueError(f"{a.checkpoint} was trained by {learner}, which trains no encoder: this needs one")
+    return model_and_data(a)
+
+
+def learner_without_encoder(path) -> str | None:
+    """The learner of a run, if it trains no encoder; of a checkpoint out of its run's folder nobody knows."""
+    learner = setting(path, "learner")
+    return learner if learner in LEARNERS and not LEARNERS[learner].ENCODES else None
+
+
+def setting(path, name: str):
+    """A setting of a run; of a checkpoint out of its run's folder the default."""
+    try:
+        return open_run(path).config.get(name, getattr(Settings, name))
+    except FileNotFoundError:
+        return getattr(Settings, name)
+
+
+def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data:
+    """What a run was trained on, as its configuration says and with these flags.
+
+    Raises:
+        FileNotFoundError: it is not there any more; says which flag helps.
+        ValueError: it is damaged, was not made by :func:`~aevb_ext.data.load`, or is not what the checkpoint is of.
+    """
+    where = folder_of(Path(a.checkpoint)) / CONFIG
+    options = {key: of_kind(where, key, config[key]) for key in DATA if key in config}
+    options |= {key: given for key in ("data", "data_dir") if (given := getattr(a, key)) is not None}
+    try:
+        data = data_of_keys(options)
+    except ValueError as error:
+        name = str(error).partition(" ")[0]
+        if name in config and getattr(a, name, None) is None:
+            raise ValueError(f"{where}: {error}") from None
+        raise
+    found, expected = (data.image_shape, data.x_scale), (checkpoint.image_shape, checkpoint.model.x_scale)
+    if found != expected:
+        raise ValueError(
+            f"the run was on data with (image_shape, x_scale) = {expected}, and {data.name} as it is loaded now has "
+            f"{found}: is it the same, and is the config.toml of the run beside its checkpoint, to say how to load it?"
+        )
+    return data
+
+
+def file_to_write(*suffixes: str) -> Callable[[str], str]:
+    """A type of argparse: the path of a file of one of these kinds, in a folder that there is."""
+
+    def path(text: str) -> str:
+        found = Path(text)
+        if found.suffix.lower() not in suffixes:
+            kinds = " or ".join(f"FILE{suffix}" for suffix in suffixes)
+            raise argparse.ArgumentTypeError(f"expected {kinds}, got {text!r}")
+        try:
+            if found.is_dir():
+                raise argparse.ArgumentTypeError(f"{text} is a folder, expected a file to write")
+            if not found.parent.is_dir():
+                raise argparse.ArgumentTypeError(f"there is no folder {found.parent} to write {found.name} into")
+        except (OSError, ValueError) as error:
+            # A name that is too long, or has a null in it.
+            raise argparse.ArgumentTypeError(f"{text!r} cannot be a file: {error}") from None
+        return text
+
+    return path
+
+
+def checked_shape(image_shape, name: str) -> tuple[int, ...]:
+    """The shape of the pictures of the data of that name.
+
+    Raises:
+        ValueError: its data points are no pictures.
+    """
+    if image_shape is None:
+        raise ValueError(f"the model was trained on {name}, whose data points are not images")
+    return image_shape
+
+
+def write_picture(path, canvas: Tensor) -> None:
+    """Write a canvas as a PNG, and say so.
+
+    Raises:
+        OSError: the file cannot be written; says which.
+    """
+    write_whole(path, plots.png(canvas))
+    print(f"written to {path}")

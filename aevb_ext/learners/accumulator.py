@@ -1,0 +1,75 @@
+"""What a step's bounds add up to, kept on the device until somebody prints."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..nn import ELBOTerms
+
+__all__ = ["Accumulator", "Totals"]
+
+_NEVER = torch.iinfo(torch.int64).max
+
+
+class Totals(NamedTuple):
+    """What was read.
+
+    Attributes:
+        bound, reconstruction, kl: means over the data points whose bound was finite; NaN where there were none.
+        non_finite: how many data points' bounds were not.
+        first_bad_step: the first step that had one, counted from 1; None: there was none.
+        skipped: how many updates of the parameters were left out.
+    """
+
+    bound: float
+    reconstruction: float
+    kl: float
+    non_finite: int
+    first_bad_step: int | None
+    skipped: int
+
+
+class Accumulator:
+    """Sums over data points, and counts: of those whose bound is not finite, and of updates that were left out."""
+
+    def __init__(self, device):
+        # Of bound, reconstruction and KL; of how many data points; how many were not finite.
+        self._sums = torch.zeros(5, dtype=torch.float64, device=device)
+        self._step = torch.ones((), dtype=torch.int64, device=device)
+        self._first_bad = torch.full((), _NEVER, device=device)
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def add(self, terms: ELBOTerms) -> None:
+        """A minibatch's, or a part of it."""
+        finite = terms.bound.isfinite()
+        values = torch.stack([*terms, torch.ones_like(terms.bound)]).where(finite, 0).sum(1, dtype=torch.float64)
+        bad = len(finite) - values[3:]
+        self._sums += torch.cat([values, bad])
+        torch.minimum(self._first_bad, torch.where(bad[0] > 0, self._step, _NEVER), out=self._first_bad)
+
+    def count_skipped(self, skipped: Tensor) -> None:
+        """Whether an update was left out, a bool scalar: of several processes, by all of them."""
+        self._skipped += skipped
+
+    def count_step(self) -> None:
+        """After each step."""
+        self._step += 1
+
+    def begin_at(self, steps: int) -> None:
+        """So many steps were taken before."""
+        self._step.fill_(steps + 1)
+
+    def read(self, processes=None) -> Totals:
+        """The totals since the last time, over all processes; waits for the device."""
+        sums, first_bad = self._sums, self._first_bad
+        if processes is not None:
+            sums, first_bad = processes.sum(sums), processes.minimum(first_bad)
+        *sums, count, bad = sums.tolist()
+        first, skipped = first_bad.item(), self._skipped.item()
+        self._sums.zero_()
+        self._skipped.zero_()
+        self._first_bad.fill_(_NEVER)
+        means = [total / count if count else float("nan") for total in sums]
+        return Totals(*means, int(bad), None if first == _NEVER else first, skipped)

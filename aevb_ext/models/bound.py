@@ -1,0 +1,175 @@
+"""The variational lower bound of a VAE: its SGVB estimators (section 2.3), and its values over data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import functional as F
+from ..data import Rows, prefetch, rows_of
+from ..hmc import log_prior
+from ..nn import ELBO, ELBOTerms
+from ..nn.stream import Terms, streamed
+from ..noise import keys_at
+
+if TYPE_CHECKING:
+    from .vae import VAE
+
+__all__ = [
+    "ESTIMATORS",
+    "POINT_BITS",
+    "ROWS",
+    "bound_values",
+    "home",
+    "of_samples",
+    "points",
+    "terms_a",
+    "terms_b",
+    "terms_iwae",
+]
+
+# How many data points there may be: what a data point has several of (noises, chains) is numbered above it.
+POINT_BITS = 40
+
+# Rows of the decoder's output that are made at a time where nobody says how many: enough that the weights' way through
+# the caches and the calls cost little beside the products, few enough to stay in the last cache (docs/many-samples.md).
+ROWS = 5000
+
+
+def terms_a(
+    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+) -> ELBOTerms:
+    """Estimator A (eq. 6); ``kl`` is the mean over samples of log q(z | x) - log p(z).
+
+    Args:
+        model: the VAE.
+        x: ``[B, *event]``.
+        n_samples: L.
+        block: how many samples at a time, as :class:`~aevb_ext.nn.ELBO` has it. None: all at once.
+        key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
+    """
+    mu, logvar = q = model.posterior(x)
+    terms = of_samples(model, x, q, F.key_for(mu, key, generator))  # one key for all blocks
+    if block is None or block >= n_samples:
+        sums = [value.sum(0) for value in terms(0, n_samples)[0]]
+    else:
+        sums = streamed(terms, n_samples, block, (x, mu, logvar), weighted=False)
+    reconstruction, kl = (total / n_samples for total in sums)
+    return ELBOTerms(reconstruction - kl, reconstruction, kl)
+
+
+def of_samples(model: VAE, x: Tensor, q: tuple[Tensor, Tensor], key: Tensor) -> Callable[[int, int], Terms]:
+    """log p(x | z) and log q(z | x) - log p(z), ``[n, B]`` each, of n samples of q from number ``first`` on."""
+    mu, logvar = q
+
+    def terms(first: int, n: int) -> Terms:
+        z = F.rsample(mu, logvar, n_samples=n, first_sample=first, key=key)
+        log_q = F.gaussian_log_prob(z, mu.expand_as(z), logvar, batch_dims=2)
+        return (model.log_likelihood(x, z), log_q - log_prior(z)), None
+
+    return terms
+
+
+def terms_b(
+    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+) -> ELBOTerms:
+    """Estimator B (eq. 7); ``kl`` is the divergence in closed form. Arguments are those of :func:`terms_a`."""
+    if block is not None and block < n_samples:
+        return _terms(ELBO(n_samples, block=block), model, x, key, generator)
+    # The plain bound has a shorter way than the module that has them all.
+    mu, logvar = model.posterior(x)
+    # Without a dimension of samples there is no mean to take over it.
+    z, kl = F.rsample_kl(mu, logvar, n_samples=None if n_samples == 1 else n_samples, key=key, generator=generator)
+    reconstruction = model.log_likelihood(x, z)
+    if n_samples > 1:
+        reconstruction = reconstruction.mean(0)
+    return ELBOTerms(reconstruction - kl, reconstruction, kl)
+
+
+def terms_iwae(
+    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+) -> ELBOTerms:
+    """The importance-weighted bound of k samples (Burda et al. 2016, arXiv 1509.00519, eq. 8).
+
+    Arguments are those of :func:`terms_a`, and ``kl`` is what it is there.
+    """
+    return _terms(ELBO(n_samples, importance_weighted=True, block=block), model, x, key, generator)
+
+
+def _terms(elbo: ELBO, model: VAE, x: Tensor, key, generator) -> ELBOTerms:
+    return elbo(x, model.posterior(x), model.log_likelihood, key=key, generator=generator)
+
+
+ESTIMATORS = {"a": terms_a, "b": terms_b, "iwae": terms_iwae}
+
+
+@torch.no_grad()
+def bound_values(
+    model: VAE,
+    x: Tensor | Rows,
+    *,
+    estimator: str = "b",
+    n_samples: int = 1,
+    seed: int = 0,
+    first: int = 0,
+    count: int | None = None,
+    repeat: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """What :func:`~aevb_ext.estimators.evaluate_bound` averages, of the data points from number ``first`` on.
+
+    It is float64 ``[count]``, with the noise of the repetition number ``repeat``.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    values = []
+    for index, batch in points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
+        key = keys_at(seed, "evaluation", index + (repeat << POINT_BITS))
+        values.append(ESTIMATORS[estimator](model, batch, n_samples, block=ROWS, key=key).bound)
+    return torch.cat(values).double()
+
+
+def home(model: VAE, x: Tensor | Rows) -> tuple[torch.device, torch.dtype]:
+    """Where and in what dtype a model computes: as its parameters, or without any as its data."""
+    rows = rows_of(x)
+    of_data = rows.dtype if rows.dtype.is_floating_point else torch.get_default_dtype()
+    return next(((p.device, p.dtype) for p in model.parameters()), (rows.device, of_data))
+
+
+def points(
+    model: VAE,
+    x: Tensor | Rows,
+    size: int,
+    seed: int,
+    first: int = 0,
+    count: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Data points from number ``first`` on, ``size`` at a time: int64 ``[B]``, their numbers, and ``[B, *event]``.
+
+    Both are on the model's device.
+
+    Args:
+        seed: of rows that draw.
+        progress: called with how many data points are done, after each batch.
+
+    Raises:
+        ValueError: there are none.
+    """
+    rows, (device, _) = rows_of(x), home(model, x)
+    last = len(rows) if count is None else min(len(rows), first + count)
+    if last <= first:
+        raise ValueError(f"x must have at least one data point, got {len(rows)}")
+    parts = torch.arange(first, last, device=rows.device).split(size)
+    batches = prefetch(rows, ((index, keys_at(seed, "evaluation binarize", index)) for index in parts), device)
+    done = 0
+    for index, batch in zip(parts, batches, strict=True):
+        yield index.to(device), batch
+        done += len(index)
+        if progress is not None:
+            progress(done)

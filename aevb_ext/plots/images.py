@@ -1,0 +1,242 @@
+"""Pictures: the bound's curve, reconstructions, samples and the latent manifold.
+
+A *canvas* is float32 ``[height, width]``, or ``[height, width, 3]`` in colour, with values in [0, 1], and NaN between
+the images.
+"""
+
+import io
+import math
+from pathlib import Path
+
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from torch import Tensor
+
+from .._files import atomic_write
+from ..data import Data, first
+from ..models import VAE
+from ..noise import keys_at
+
+__all__ = [
+    "SCORED",
+    "bottom",
+    "canvases",
+    "curve",
+    "interpolations",
+    "latents",
+    "manifold",
+    "png",
+    "reconstructions",
+    "samples",
+    "save_all",
+    "variants",
+]
+
+# What evaluations are of (``Settings.score``), in words.
+SCORED = {"bound": "bound", "marginal": "marginal log-likelihood"}
+
+# Pixels of the data are drawn as squares of several, so that a viewer has something to show.
+_WIDTH = 900
+
+
+def save_all(
+    folder, model: VAE, data: Data, history, seed: int = 0, encodes: bool = True, score: str = "bound"
+) -> None:
+    """Write every picture that makes sense for this model and data into ``folder``.
+
+    Args:
+        folder: where.
+        model, data, history: what is shown.
+        seed: of rows that draw, and of samples.
+        encodes: whether the model's encoder has learnt.
+        score: what the evaluations in the history are of: ``"bound"`` or ``"marginal"``.
+    """
+    folder = Path(folder)
+    with atomic_write(folder / "curve.png") as file:
+        file.write(curve(history, data.name, score))
+    for name, canvas in canvases(model, data, seed, encodes).items():
+        with atomic_write(folder / f"{name}.png") as file:
+            file.write(png(canvas))
+
+
+def canvases(model: VAE, data: Data, seed: int = 0, encodes: bool = True) -> dict[str, Tensor]:
+    """Every canvas that makes sense for this model and data, by name; none where data points are no pictures.
+
+    Arguments are those of :func:`save_all`.
+    """
+    if not data.image_shape:
+        return {}
+    found = {}
+    if encodes:
+        found["reconstructions"] = reconstructions(model, data.test, data.image_shape, seed=seed)
+    found["samples"] = samples(model, data.image_shape, seed=seed)
+    if model.latent == 2:
+        found["manifold"] = manifold(model, data.image_shape)
+    return found
+
+
+@torch.no_grad()
+def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4, seed: int = 0) -> Tensor:
+    """A canvas of the first data points of x, and below each its reconstruction at the posterior's mean.
+
+    Args:
+        model: the VAE.
+        x: ``[N, *event]`` or :class:`~aevb_ext.data.Rows`.
+        image_shape: ``(height, width)`` or ``(colours, height, width)``.
+        columns, rows: at most so many pairs.
+        seed: of rows that draw.
+    """
+    device = next(model.parameters()).device
+    x = first(x, columns * rows, device, lambda index: keys_at(seed, "evaluation binarize", index))
+    pairs = [_images(t, image_shape) for t in (x * model.x_scale, model.reconstruct(x))]
+    line = pairs[0].new_full((len(x), 1, *pairs[0].shape[2:]), math.nan)
+    return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))
+
+
+def samples(model: VAE, image_shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
+    """A canvas of ``n`` new data points, as in Figure 5; arguments as of :meth:`~aevb_ext.models.VAE.generate`."""
+    key = keys_at(seed, "generation", torch.arange(n)).to(next(model.parameters()).device)
+    images = _images(model.generate(n, sampled=sampled, key=key), image_shape)
+    return _grid(images, math.ceil(math.sqrt(n)))
+
+
+def manifold(model: VAE, image_shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
+    """A canvas of a plane through latent space (Figure 4); arguments as of :meth:`~aevb_ext.models.VAE.manifold`."""
+    return _grid(_images(model.manifold(side, dims), image_shape), side)
+
+
+def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape, steps: int = 8) -> Tensor:
+    """A canvas of a row for each pair: x, the way from its reconstruction to that of y, y.
+
+    Args:
+        model: the VAE.
+        x, y: ``[B, *event]``, on its device.
+        image_shape: as of :func:`reconstructions`.
+        steps: how many images the way has, the reconstructions included.
+    """
+    way = model.interpolate(x, y, steps)
+    return _side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape)
+
+
+def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    """A canvas of a row for each data point: itself, then ``n`` variants of it.
+
+    Args:
+        model: the VAE.
+        x: ``[B, *event]``, the first ones of a data set, on its device.
+        image_shape: as of :func:`reconstructions`.
+        n, temperature: as of :meth:`~aevb_ext.models.VAE.augment`.
+        seed: of the noise.
+    """
+    key = keys_at(seed, "augmentation", torch.arange(len(x))).to(x.device)
+    found = model.augment(x, n_samples=n, temperature=temperature, key=key)
+    return _side_by_side([(x * model.x_scale)[None], found], image_shape)
+
+
+def curve(history, name: str, score: str = "bound") -> bytes:
+    """The train and test bound (or what ``score`` says) against training samples seen, as in Figure 2: a PNG."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    seen = [record.samples_seen for record in history]
+    axes.plot(seen, [record.train for record in history], "--", label="train")
+    axes.plot(seen, [record.test for record in history], "-", label="test")
+    axes.set(xscale="log", xlabel="training samples seen", ylabel=f"{SCORED[score]} (nats per data point)")
+    # The path of one's own data may look like mathematics.
+    axes.set_title(name, parse_math=False)
+    axes.set_ylim(bottom=bottom(seen, [[record.train for record in history], [record.test for record in history]]))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _drawn(figure)
+
+
+def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: dict[int, str] | None = None) -> bytes:
+    """Where the posteriors' means of data points lie in two dimensions of latent space, coloured by label: a PNG.
+
+    Args:
+        mean: ``[N, latent]``.
+        labels: ``[N]``, integers. None: one colour for all.
+        dims: which dimensions: right, up.
+        names: of the labels, where they have some.
+    """
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot()
+    right, up = mean[:, list(dims)].float().cpu().unbind(1)
+    classes = [None] if labels is None else labels.unique().tolist()
+    for i, label in enumerate(classes):
+        of_it = torch.ones(len(mean), dtype=torch.bool) if label is None else labels.cpu() == label
+        colour = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+        colour = colour(i if len(classes) <= 10 else i / (len(classes) - 1))
+        # Many points lie on each other: small ones, through which the next are seen.
+        axes.scatter(right[of_it], up[of_it], s=min(16, 4e4 / len(mean)), color=colour, alpha=0.6, linewidths=0)
+    axes.set(xlabel=f"z{dims[0]}", ylabel=f"z{dims[1]}", aspect="equal")
+    axes.grid(alpha=0.3)
+    if labels is not None and len(classes) <= 20:
+        texts = [(names or {}).get(label, str(label)) for label in classes]
+        legend = axes.legend(axes.collections, texts, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3)
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+            handle.set_alpha(1)
+            text.set_parse_math(False)
+    return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
+
+
+def bottom(seen: list[int], curves: list[list[float]]) -> float:
+    """Where the axis of the bound ends: the steep start may leave the frame, what came after it is what it is for."""
+    return min(value for curve in curves for n, value in zip(seen, curve, strict=True) if n >= seen[-1] / 30)
+
+
+def png(canvas: Tensor) -> bytes:
+    """A canvas as a PNG, several pixels for one; what is between the images is transparent."""
+    scale = max(1, _WIDTH // canvas.shape[1])
+    canvas = canvas.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    if canvas.dim() == 2:
+        canvas = canvas[..., None].expand(-1, -1, 3)
+    opaque = canvas[..., :1].isfinite().to(canvas.dtype)
+    pixels = torch.cat([canvas.nan_to_num(0).clamp(0, 1), opaque], -1)
+    file = io.BytesIO()
+    imsave(file, pixels.numpy(), format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _images(x: Tensor, image_shape) -> Tensor:
+    """Rows of numbers as ``[N, height, width]``, or ``[N, height, width, 3]`` in colour, on the CPU."""
+    images = x.float().cpu().reshape(-1, *image_shape)
+    if images.dim() == 3:
+        return images
+    # One colour is grey; of more than three, which no picture has, the first three are shown.
+    return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
+
+
+def _side_by_side(groups: list[Tensor], image_shape) -> Tensor:
+    """A canvas of a row for each data point, of groups ``[columns, B, *event]`` that are set apart."""
+    canvases = []
+    for group in groups:
+        if canvases:
+            height, _, *colours = canvases[0].shape
+            canvases.append(canvases[0].new_full((height, 3 * _gap(image_shape[-1]), *colours), math.nan))
+        canvases.append(_grid(_images(group.transpose(0, 1).flatten(0, 1), image_shape), len(group)))
+    return torch.cat(canvases, 1)
+
+
+def _gap(width: int) -> int:
+    """Pixels between images of that width."""
+    return max(1, width // 10)
+
+
+def _grid(images: Tensor, columns: int) -> Tensor:
+    """A canvas of images in reading order."""
+    count, height, width = images.shape[:3]
+    rows, gap = math.ceil(count / columns), _gap(width)
+    cells = images.new_full((rows * columns, height + gap, width + gap, *images.shape[3:]), math.nan)
+    cells[:count, :height, :width] = images
+    canvas = cells.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    return canvas[:-gap, :-gap]

@@ -1,0 +1,215 @@
+"""The folder of a run, as it is read: what a file in it says is checked here, so that nobody else has to."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import get_args
+
+from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS
+from .checkpoint import is_count, model_file
+from .settings import CHOICES, Settings
+
+__all__ = ["CONFIG", "SavedRun", "folder_of", "open_run"]
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+# What a run writes its resolved configuration to.
+CONFIG = "config.toml"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What a run has written.
+
+    Attributes:
+        folder: where.
+        checkpoint: the file that its model is read from: the best one where there is one, else the latest; None where
+            the run has not come to a checkpoint.
+        config: its resolved configuration.
+        environment: versions, device, machine.
+        logs, evaluations, resumptions: the lines of metrics.jsonl, of each kind, in their order.
+    """
+
+    folder: Path
+    checkpoint: Path | None
+    config: dict
+    environment: dict
+    logs: list[dict]
+    evaluations: list[dict]
+    resumptions: list[dict]
+
+    @property
+    def name(self) -> str:
+        """What tables and pages call it."""
+        # Bytes that are no text are shown as that, and not the end of who writes them.
+        return os.fsencode(self.folder.resolve().name).decode(errors="replace")
+
+
+def open_run(path) -> SavedRun:
+    """Read the folder of a run.
+
+    Args:
+        path: the folder; or one of its checkpoints, which is then the one that counts.
+
+    Raises:
+        FileNotFoundError: there is no such thing, or it is not of a run.
+        ValueError: a file in it is damaged; the message names it, and the line or the key.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run {path}")
+    folder = folder_of(path)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{path} is not of a run: {folder} has no {CONFIG}")
+    environment = folder / "environment.json"
+    lines = _lines(folder / "metrics.jsonl")
+    return SavedRun(
+        folder,
+        model_file(folder) if path.is_dir() else path,
+        _config(folder / CONFIG),
+        _table(environment, "", _parsed(environment, json.loads)) if environment.is_file() else {},
+        *([line for line in lines if line.get("event") == kind] for kind in _EVENTS),
+    )
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a run: itself, or where a checkpoint of it is."""
+    if path.is_dir():
+        return path
+    parent = path.absolute().parent
+    return parent.parent if parent.name == "checkpoints" else parent
+
+
+# Of a model, what is one of several.
+_MODEL_CHOICES = {
+    "architecture": tuple(ARCHITECTURES),
+    "likelihood": tuple(LIKELIHOODS),
+    "activation": tuple(ACTIVATIONS),
+    "mean_activation": MEAN_ACTIVATIONS,
+}
+# The kinds of lines in metrics.jsonl that are looked at.
+_EVENTS = ("log", "evaluation", "resumed")
+
+
+def _parsed(path: Path, parse):
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is damaged: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _config(path: Path) -> dict:
+    """The configuration of a run: a table of what is plain, and in it the table of the model."""
+    config = _parsed(path, tomllib.loads)
+    model = _table(path, "model", config.pop("model", {}))
+    _table(path, "", config)
+    kinds = {field.name: get_args(field.type) or (field.type,) for field in fields(Settings)} | {"data": (str,)}
+    for name, value in config.items():
+        if name in CHOICES and value not in CHOICES[name]:
+            raise ValueError(f"{path} is damaged: {name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
+        if name in kinds and not any(_is_of(kind, value) for kind in kinds[name]):
+            expected = " or ".join(_KIND_NAMES[kind] for kind in kinds[name] if kind in _KIND_NAMES)
+            raise ValueError(f"{path} is damaged: {name} must be {expected}, got {value!r}")
+    for name, choices in _MODEL_CHOICES.items():
+        if name in model and model[name] not in choices:
+            raise ValueError(f"{path} is damaged: {name} must be one of {', '.join(choices)}, got {model[name]!r}")
+    return {**config, "model": model} if model else config
+
+
+_KIND_NAMES = {int: "a whole number", float: "a number", str: "text"}
+
+
+def _is_of(kind: type, value) -> bool:
+    if kind is float:
+        return _is_number(value)
+    if kind is int:
+        return isinstance(value, int) and _is_number(value)
+    return isinstance(value, kind)
+
+
+def _table(path: Path, name: str, value) -> dict:
+    """The value, if it is a dict of what is plain."""
+    where = f"{path} is damaged: {name} is" if name else f"{path} is damaged: it is"
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} no table, but {_short(value)}")
+    for key, inner in value.items():
+        if not _is_plain(inner):
+            raise ValueError(f"{path} is damaged: {f'{name}.{key}' if name else key} cannot be {_short(inner)}")
+    return value
+
+
+def _lines(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    # What follows the last newline was being written when the run was killed.
+    texts = path.read_bytes().split(b"\n")[:-1]
+    found = []
+    for number, text in enumerate(texts, 1):
+        try:
+            found.append(_line(json.loads(text.decode())))
+        except RecursionError:
+            raise ValueError(f"{path} is damaged in line {number}: it is nested too deeply") from None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged in line {number}: {error}") from None
+    return found
+
+
+def _line(line) -> dict:
+    """A line of the metrics, if it has what is read of it."""
+    if not isinstance(line, dict):
+        raise ValueError(f"expected an object, got {_short(line)}")
+    event = line.get("event")
+    if event not in _EVENTS:
+        return line
+    needed = {"log": (), "evaluation": ("train", "test"), "resumed": ("changed",)}[event]
+    for name in ("samples_seen", "steps", "seconds", *needed):
+        if name not in line:
+            raise ValueError(f"the {event} has no {name}")
+    for name, value in line.items():
+        if name == "event":
+            continue
+        if name in ("samples_seen", "steps"):
+            right, expected = is_count(value), "a whole number, at least 0"
+        elif name == "changed":
+            right = isinstance(value, dict) and all(map(_is_change, value.values()))
+            expected = "an object of names and [old, new]"
+        else:
+            # What was not finite is null; what is always there is a number.
+            right = _is_number(value) or (value is None and name not in ("seconds", *needed))
+            expected = "a number"
+        if not right:
+            raise ValueError(f"{name} must be {expected}, got {_short(value)}")
+    return line
+
+
+def _is_change(value) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_plain, value))
+
+
+def _is_plain(value) -> bool:
+    return value is None or isinstance(value, str | int | float) or (isinstance(value, list) and _is_flat(value))
+
+
+def _is_flat(values: list) -> bool:
+    return all(isinstance(value, str | int | float) for value in values)
+
+
+def _is_number(value) -> bool:
+    # Larger ones can be neither drawn nor told as a time.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
+
+
+def _short(value) -> str:
+    """What a message says of a value, which may be anything."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
