@@ -169,7 +169,7 @@ def test_failures_say_why(run, tmp_path, capsys):
 
 def test_divergence_is_a_failure_with_a_step(tmp_path, capsys):
     message = failure(capsys, *QUICK, "--optimizer", "sgd", "--lr", "1e30", "--out", tmp_path / "run")
-    assert re.search(r"the bound is not finite at step \d+: .*smaller stepsize", message)
+    assert re.search(r"the bound is not finite at step \d+: .*smaller learning rate", message)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a step may have beside the bound: schedules, clipping, averages, parts, a loss scale, skipping, a tally."""
+"""What a step may have beside the bound: schedules, clipping, averages, parts, a loss scale, skipping, totals."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_the_schedule_is_its_formula():
     assert [Schedule()(t) for t in (0, 10**6)] == [1, 1]
 
 
-def test_the_stepsize_of_a_step_is_the_schedule_s():
+def test_the_learning_rate_of_a_step_is_the_schedule_s():
     ours = learner(lr_warmup=4)
     for t in range(6):
         before = values(ours)
@@ -59,7 +59,7 @@ def test_the_stepsize_of_a_step_is_the_schedule_s():
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
-def test_a_stepsize_on_the_device_takes_the_same_steps(optimizer):
+def test_a_learning_rate_on_the_device_takes_the_same_steps(optimizer):
     ours, other = (learner(optimizer=optimizer, lr_warmup=3) for _ in range(2))
     # As on a GPU, where a graph must read it.
     groups = [{k: g[k] for k in ("params", "weight_decay")} for g in other.optimizer.param_groups]
@@ -78,7 +78,7 @@ def test_parts_add_up_to_the_minibatch(accumulate):
     for t in range(3):
         torch.testing.assert_close(parts.step(*minibatch(t)), whole.step(*minibatch(t)), rtol=1e-12, atol=0)
     assert_same(values(parts), values(whole), rtol=1e-12, atol=1e-15)
-    one, other = (ours.tally.read() for ours in (whole, parts))
+    one, other = (ours.totals.read() for ours in (whole, parts))
     assert one[:3] == pytest.approx(other[:3], rel=1e-12) and one[3:] == other[3:] == (0, None, 0)
 
 
@@ -137,16 +137,16 @@ def test_a_step_that_is_not_finite_is_skipped_whole(optimizer):
         ours.step(*minibatch(t)), other.step(*minibatch(t))
         if t == 103:
             ours.step(bad, minibatch()[1])
-    # Parameters, averages, the optimizer's state: all but the count of steps, which the stepsize goes by.
+    # Parameters, averages, the optimizer's state: all but the count of steps, which the learning rate goes by.
     assert all(p.isfinite().all() for p in ours.model.parameters())
     if optimizer == "sgd":
         assert ours.objective.current_beta == pytest.approx(0.5 * 107 / 200)
     elif optimizer == "adam":
         steps = [state["step"].item() for state in ours.optimizer.state.values()]
         assert steps == [105.0] * len(steps)
-    totals = ours.tally.read()
+    totals = ours.totals.read()
     assert totals.non_finite == 2 * M and totals.first_bad_step == 1 and totals.skipped == 2
-    assert math.isfinite(totals.bound) and other.tally.read()[3:] == (0, None, 0)
+    assert math.isfinite(totals.bound) and other.totals.read()[3:] == (0, None, 0)
 
 
 class Normed(torch.nn.Sequential):
@@ -168,11 +168,11 @@ def test_a_skipped_step_leaves_the_statistics_of_a_batch_norm():
     ours.step(x, key)
     assert_same(list(model.state_dict().values()), before, rtol=0, atol=0)
     ours.step(*minibatch(2, torch.float32))
-    assert ours.tally.read().skipped == 1
+    assert ours.totals.read().skipped == 1
     assert not torch.equal(model.encoder[0].running_mean, before[3]) and model.encoder[0].running_mean.isfinite().all()
 
 
-def test_the_last_stepsize_is_that_of_the_step_before():
+def test_the_last_learning_rate_is_that_of_the_step_before():
     ours = learner(optimizer="adagrad", lr=0.5)
     for expected in [0.0] * 100 + [0.5]:
         ours.step(*minibatch())
@@ -205,17 +205,17 @@ def test_a_loss_scale_changes_nothing_but_range(optimizer):
     assert_same(values(ours), before, rtol=0, atol=0)
 
 
-def test_the_tally_is_the_mean_of_what_is_finite():
-    tally, kl = Accumulator("cpu"), torch.rand(6, dtype=torch.float64)
+def test_the_totals_are_the_mean_of_what_is_finite():
+    totals_so_far, kl = Accumulator("cpu"), torch.rand(6, dtype=torch.float64)
     bound = torch.tensor([-1.0, -2.0, float("nan"), -3.0, float("-inf"), -6.0], dtype=torch.float64)
     good = bound.isfinite()
-    tally.count_step()
-    tally.add(ELBOTerms(bound, bound + kl, kl))
-    tally.count_step()
-    totals = tally.read()
+    totals_so_far.count_step()
+    totals_so_far.add(ELBOTerms(bound, bound + kl, kl))
+    totals_so_far.count_step()
+    totals = totals_so_far.read()
     assert (totals.bound, totals.non_finite, totals.first_bad_step) == (-3.0, 2, 2)
     assert totals.kl == pytest.approx(kl[good].mean().item(), rel=1e-15)
-    empty = tally.read()
+    empty = totals_so_far.read()
     assert math.isnan(empty.bound) and empty.non_finite == 0 and empty.first_bad_step is None
 
 

@@ -242,6 +242,6 @@ def test_a_run_that_diverges_stops_and_keeps_its_curve(quick_marginal):
             if run.steps == 27:
                 run.learner.lr = 1e36
 
-    with pytest.raises(NonFiniteBound, match=r"at step (27|28|29): .*smaller stepsize \(lr is 1e\+36\)") as caught:
+    with pytest.raises(NonFiniteBound, match=r"at step (27|28|29): .*smaller learning rate \(lr is 1e\+36\)") as caught:
         fit(vae, data, callbacks=[Diverge()], progress=False, **options)
     assert [record.samples_seen for record in caught.value.history] == [3_000, 6_000]

@@ -113,7 +113,7 @@ def test_adagrad_moves_scaled_weights_so_much_less():
         before = scale * last.weight[3:].detach().clone()
         vae.posterior(x)[1].sum().backward()
         optimizer.step()
-        # Adagrad's first step is the stepsize in the direction of each gradient's sign.
+        # Adagrad's first step is the learning rate in the direction of each gradient's sign.
         far[scale] = scale * last.weight[3:].detach() - before
     torch.testing.assert_close(far[0.1], 0.1 * far[1.0])
 

@@ -538,7 +538,7 @@ def test_signals_that_the_program_handles_are_its_own(tmp_path):
 
 
 def test_patience(tmp_path):
-    # Far too large a stepsize: the first evaluations are the best.
+    # Far too large a learning rate: the first evaluations are the best.
     options = {"optimizer": "adam", "lr": 0.5, "patience": 3, "samples_seen": 10_000, "evaluate_every": 100}
     callback = At(1 << 60, None)
     result = fit(model(), small_data(), out=tmp_path / "run", callbacks=[callback], **QUICK | options)

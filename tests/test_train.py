@@ -221,10 +221,10 @@ def test_no_data_is_refused():
 def test_a_bound_that_is_not_finite_stops_the_run_at_its_step(tmp_path):
     data = small_data()
     poisoned = Data("poisoned", torch.full_like(data.train, float("nan")), data.test)
-    stopped = r"not finite at step 1: .*smaller stepsize.* last good checkpoint is .*run.checkpoints.0+\.safetensors"
+    stopped = r"not finite at step 1: .*smaller learning.* last good checkpoint is .*run.checkpoints.0+\.safetensors"
     with pytest.raises(NonFiniteBound, match=stopped):
         fit(model(), poisoned, validate=False, out=tmp_path / "run", progress=False)
-    # A stepsize that throws the parameters to infinity at the first update: the next bound shows it.
+    # A learning rate that throws the parameters to infinity at the first update: the next bound shows it.
     with pytest.raises(NonFiniteBound, match="at step 2: "):
         fit(model(), data, optimizer="sgd", lr=1e38, out=tmp_path / "other", progress=False)
     for name in ("run", "other"):

@@ -1,4 +1,4 @@
-"""Adagrad's silent steps: a run that is made of them is told so before and after, and logs what stepsize it uses."""
+"""Adagrad's silent steps: a run that is made of them is told so before and after, and logs its learning rate."""
 
 import io
 import json
@@ -71,7 +71,7 @@ def test_what_is_trained_is_not_warned_of(options, monkeypatch):
     assert [w for w in warned if "Adagrad" in w] == [] and moved and "not trained" not in last
 
 
-def test_the_stepsize_that_is_logged_is_the_one_that_was_used(tmp_path):
+def test_the_learning_rate_that_is_logged_is_the_one_that_was_used(tmp_path):
     settings = {"samples_seen": 600, "batch_size": 5, "log_every": 5, "lr": 0.5, "lr_warmup": 10}
     with pytest.warns(UserWarning, match="only the last 20"):
         fit(model(), DATA, out=tmp_path / "run", progress=False, **settings)

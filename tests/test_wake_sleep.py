@@ -131,7 +131,7 @@ def test_an_unknown_learner_is_refused():
 
 def test_a_run_that_diverges_stops_and_keeps_its_curve():
     x = torch.rand(300, DIM, generator=torch.Generator().manual_seed(0))
-    data, told = Data("small", x[40:], x[:40]), r"at step [1-9]\d\d?: .*smaller stepsize \(lr is 1e\+36\)"
+    data, told = Data("small", x[40:], x[:40]), r"at step [1-9]\d\d?: .*smaller learning rate \(lr is 1e\+36\)"
     options = {"optimizer": "sgd", "batch_size": 20, "evaluate_every": 100, "log_every": 1, "progress": False}
 
     class Diverge(Callback):

@@ -61,10 +61,10 @@ class Objective(nn.Module):
         """After each update of the parameters."""
 
 
-# Default stepsizes. The gradient is summed over the minibatch, hence the small one of SGD.
+# Default learning rates. The gradient is summed over the minibatch, hence the small one of SGD.
 OPTIMIZERS = {"adagrad": 0.02, "adam": 1e-3, "sgd": 1e-4}
 
-# Adagrad's first steps only accumulate squared gradients: a stepsize divided by the root of a sum that has barely
+# Adagrad's first steps only accumulate squared gradients: a learning rate divided by the root of a sum that has barely
 # begun would throw the parameters far off.
 ADAGRAD_SILENT_STEPS = 100
 
@@ -82,7 +82,7 @@ class Learner:
         batch_size: M, of all processes together.
         optimizer: ``"adagrad"`` (its first steps accumulate squared gradients without a change), ``"adam"`` or
             ``"sgd"``.
-        lr: its stepsize. Default: 0.02, 0.001, 0.0001.
+        lr: its learning rate. Default: 0.02, 0.001, 0.0001.
         lr_warmup: over so many steps it grows linearly.
         total_steps: steps after which half a cosine has brought it down to 0. None: it is constant.
         clip: the largest norm of the gradient of the mean objective. None: no limit.
@@ -155,7 +155,7 @@ class Learner:
         # The sum over a minibatch is larger than the mean that the usual first scale is for.
         scale = 2.0 ** (16 - round(math.log2(batch_size)))
         self.scaler = torch.amp.GradScaler(device.type, scale) if precision == "fp16" else None
-        self.tally = Accumulator(device)
+        self.totals = Accumulator(device)
         # Processes' gradients are averaged: the sum is so many times the average.
         self._descend = torch.tensor(-float(self._world_size), device=device, dtype=self._parameters[0].dtype)
         self.steps = 0
@@ -180,16 +180,16 @@ class Learner:
 
     @property
     def current_lr(self) -> float:
-        """The stepsize of the next step."""
+        """The learning rate of the next step."""
         return self.lr * self.schedule(self.steps)
 
     @property
     def last_lr(self) -> float:
-        """The stepsize of the last step."""
+        """The learning rate of the last step."""
         return self.lr * self.schedule(self.steps - 1)
 
     def count(self) -> None:
-        """What :meth:`step` does on the host: count it, and let the stepsize follow."""
+        """What :meth:`step` does on the host: count it, and let the learning rate follow."""
         lr = self.current_lr
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -202,7 +202,7 @@ class Learner:
     def update(self, x: Tensor, key: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """What :meth:`step` does on the device; a CUDA graph can capture it."""
         bound = self._updated(x, key)
-        self.tally.count_step()
+        self.totals.count_step()
         return bound
 
     def _updated(self, x: Tensor, key: Tensor | None) -> Tensor:
@@ -224,7 +224,7 @@ class Learner:
                 self._ascend()
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(torch.where(bad, before, buffer))
-            self.tally.count_skipped(bad)
+            self.totals.count_skipped(bad)
         else:
             self._ascend()
         return reduce(torch.add, sums) / len(x)
@@ -243,7 +243,7 @@ class Learner:
             total = ascended.sum()
         scaled = total if self.scaler is None else self.scaler.scale(total)
         scaled.backward(self._descend)
-        self.tally.add(terms)
+        self.totals.add(terms)
         return total.detach() if ascended is terms.bound else terms.bound.sum()
 
     def _ascend(self) -> None:

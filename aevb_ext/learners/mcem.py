@@ -84,7 +84,7 @@ class MCEM(Learner):
             raise ValueError("index is needed: which of the data points x is, int64 [M]")
         z = self.objective.move(x, key, index, self._hmc_steps)
         first, *_ = [self._updated(x, z) for _ in range(self._weight_updates)]
-        self.tally.count_step()
+        self.totals.count_step()
         return first
 
 

@@ -21,12 +21,12 @@ __all__ = [
 
 
 class Adagrad(torch.optim.Adagrad):
-    """``torch.optim.Adagrad`` without its decay of the stepsize: the same state and the same numbers.
+    """``torch.optim.Adagrad`` without its decay of the learning rate: the same state and the same numbers.
 
     On the CPU one fused kernel for each group: torch's own step sorts the parameters and counts steps for each of them
-    anew, which no stepsize without decay depends on: 90 us at every step, where the kernels take 130 (M = 100, MNIST).
-    Elsewhere the stepsize is a tensor on the device, which torch's own step reads on the host: no CUDA graph could
-    change it.
+    anew, which no learning rate without decay depends on: 90 us at every step, where the kernels take 130 (M = 100,
+    MNIST). Elsewhere the learning rate is a tensor on the device, which torch's own step reads on the host: no CUDA
+    graph could change it.
     """
 
     def __init__(self, params, lr):
@@ -71,10 +71,10 @@ def _foreach(params, gradients, sums, lr, weight_decay, eps) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the stepsize is multiplied by at each step.
+    """What the learning rate is multiplied by at each step.
 
     Attributes:
-        silent: first steps with stepsize 0, in which Adagrad accumulates squared gradients.
+        silent: first steps with learning rate 0, in which Adagrad accumulates squared gradients.
         warmup: after them, steps over which it grows linearly.
         total: steps after which half a cosine from 1 has come down to 0 (Loshchilov & Hutter 2017, eq. 5, without
             restarts). None: it stays 1.

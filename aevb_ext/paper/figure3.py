@@ -59,7 +59,7 @@ def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir
         **({"estimator": "a"} if learner == "aevb" else {}),
         "logvar_scale": LOGVAR_SCALE.get(("mnist", learner), 1.0),
         "optimizer": "adagrad",
-        # The largest of the paper's three stepsizes: with 0.02 none of the curves rises as its do.
+        # The largest of the paper's three learning rates: with 0.02 none of the curves rises as its do.
         "lr": 0.1,
         # Monte Carlo EM's steps are of all the data.
         "batch_size": count if learner == "mcem" else 100,

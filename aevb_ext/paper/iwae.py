@@ -23,7 +23,7 @@ _EVALUATED, _EVALUATED_SHORT = 5000, 500
 def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     """k = 1, 5, 50: the network, batch and optimiser of Burda et al. 2016 (section 5; arXiv 1509.00519).
 
-    The stepsize falls along half a cosine: theirs is a staircase over as many passes as nobody has time for here.
+    The learning rate falls along half a cosine: theirs is a staircase over as many passes as nobody has time for here.
     """
     return [_planned(k, seed, samples_seen, data_dir) for seed in range(seeds) for k in published.IWAE_NLL]
 

@@ -162,7 +162,8 @@ def settings_of(settings: Settings | None, options: dict) -> Settings:
 # What is looked at together: so many data points, or fewer large ones.
 _POINTS, _BYTES = 4096, 1 << 24
 
-# So many standard deviations from where a Gaussian likelihood begins, data is too far to be learnt at usual stepsizes.
+# So many standard deviations from where a Gaussian likelihood begins, data is too far to be learnt at the usual
+# learning rates.
 _FAR = 30.0
 
 # Data that was scaled twice, as bytes are, is below it.

@@ -218,12 +218,12 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     settings = run.settings
     evaluations = evaluation_steps(settings)
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
-    keeper = None if run.folder is None else CheckpointManager(run, keep)
+    manager = None if run.folder is None else CheckpointManager(run, keep)
     # Without a folder there is nothing that a signal should wait for. What launches several processes repeats signals.
-    with Signals(once=run.processes.are_several) if keeper else nullcontext() as signals:
+    with Signals(once=run.processes.are_several) if manager else nullcontext() as signals:
         with run.processes.together():
             # Before anything else is in the folder: whatever ends the run now, there is something to go on from.
-            path = _save(run, keeper) if run.steps == 0 else None
+            path = _save(run, manager) if run.steps == 0 else None
             for callback in callbacks:
                 callback.on_start(run)
             _tell(run, path, callbacks)
@@ -236,7 +236,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             checkpoints = evaluates or run.stopped or (every is not None and run.steps % every == 0)
             if not (checkpoints or run.steps % settings.log_every == 0):
                 continue
-            totals = run.learner.tally.read(run.processes)
+            totals = run.learner.totals.read(run.processes)
             if totals.non_finite and settings.non_finite == "stop":
                 raise _non_finite(totals.first_bad_step, run)
             taken, seconds = (run.steps - logged) * settings.samples_per_step, run.seconds
@@ -261,7 +261,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             # What came in an evaluation, and what a callback asked for.
             _agree(run, signals)
             if checkpoints or run.stopped:
-                _tell(run, _save(run, keeper), callbacks)
+                _tell(run, _save(run, manager), callbacks)
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds
         _agree(run, signals)
@@ -294,9 +294,9 @@ def _evaluate(run: Run, callbacks: list[Callback]) -> None:
         callback.on_evaluation(run, record)
 
 
-def _save(run: Run, keeper: CheckpointManager | None) -> Path | None:
+def _save(run: Run, manager: CheckpointManager | None) -> Path | None:
     try:
-        return keeper and keeper.save()
+        return manager and manager.save()
     except FloatingPointError as error:
         raise _non_finite(run.steps, run, str(error)) from None
 
@@ -319,8 +319,8 @@ def _result(run: Run) -> Result:
 def _non_finite(step: int, run: Run, what: str = "the bound is not finite") -> NonFiniteBound:
     last = f". The last good checkpoint is {run.checkpoint}" if run.checkpoint else ""
     return NonFiniteBound(
-        f"{what} at step {step}: training stopped. Try a smaller stepsize (lr is {run.learner.lr:g}), and check the "
-        f"data's scale{last}",
+        f"{what} at step {step}: training stopped. Try a smaller learning rate (lr is {run.learner.lr:g}), and check "
+        f"the data's scale{last}",
         run.history,
     )
 

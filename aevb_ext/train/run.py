@@ -26,7 +26,7 @@ class Log:
     """Means over the data points of the last few steps, in nats; what was not finite is counted, and not in them.
 
     Attributes:
-        lr: the stepsize of the last of these steps.
+        lr: the learning rate of the last of these steps.
         beta: the weight of the divergence at the next one.
         rate: data points a second.
         non_finite: how many data points' bounds were not finite.
@@ -266,7 +266,7 @@ class Run:
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"the checkpoint's loss scale or random state is amiss: {error}") from None
         learner.steps = steps
-        learner.tally.begin_at(steps)
+        learner.totals.begin_at(steps)
         self.history, self.skipped = history, skipped
         self._seconds, self._started = seconds, time.perf_counter()
 

@@ -48,10 +48,10 @@ class Settings:
         sample_block: how many of the samples of each data point are computed at a time: memory for so many, the
             gradient of all, the decoder evaluated up to twice. None: all at once.
         optimizer: ``"adagrad"`` | ``"adam"`` | ``"sgd"``.
-        lr: its stepsize. None: the optimizer's default, which is then filled in.
-        schedule: what the stepsize does after the warm-up: ``"constant"``, or ``"cosine"``: half a cosine down to 0 at
-            the end of the run (Loshchilov & Hutter 2017, eq. 5, without restarts).
-        lr_warmup: over so many steps the stepsize grows linearly to lr.
+        lr: its learning rate. None: the optimizer's default, which is then filled in.
+        schedule: what the learning rate does after the warm-up: ``"constant"``, or ``"cosine"``: half a cosine down to
+            0 at the end of the run (Loshchilov & Hutter 2017, eq. 5, without restarts).
+        lr_warmup: over so many steps the learning rate grows linearly to lr.
         clip: the largest norm of the gradient of the *mean* bound; a longer one is shortened to it. None: no limit.
         ema: the decay a step of an exponential moving average of the parameters, which evaluations, pictures and the
             result then use. None: no average.

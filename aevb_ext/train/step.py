@@ -150,7 +150,7 @@ class Step:
         self.learner, self.rows, self.seed = learner, rows_of(data), seed
         processes = {"rank": rank, "world_size": world_size}
         self._order = Order(len(self.rows), learner.batch_size, seed, learner.device, **processes)
-        self._ahead = None if self.rows.resident else Prefetcher(self.rows, self._order, seed, learner.device)
+        self._prefetcher = None if self.rows.resident else Prefetcher(self.rows, self._order, seed, learner.device)
         self._x = None  # the minibatch of rows that are not resident
 
     def __call__(self) -> Tensor:
@@ -164,20 +164,20 @@ class Step:
 
     def close(self) -> None:
         """End the thread that gathers ahead, if there is one; another step begins it again."""
-        if self._ahead is not None:
-            self._ahead.close()
+        if self._prefetcher is not None:
+            self._prefetcher.close()
 
     def _prepare(self) -> None:
         """What a step does on the host."""
-        if self._ahead is not None:
-            self._x = self._ahead.of_step(self.learner.steps)
+        if self._prefetcher is not None:
+            self._x = self._prefetcher.of_step(self.learner.steps)
         self._order.prepare(self.learner.steps)
         self.learner.count()
 
     def _update(self) -> Tensor:
         visits = self._order.advance()
         index = visits % self._order.n_data
-        x = self._gathered(visits, index) if self._ahead is None else self._x
+        x = self._gathered(visits, index) if self._prefetcher is None else self._x
         return self.learner.update(x, keys_at(self.seed, "posterior", visits), index)
 
     def _gathered(self, visits: Tensor, index: Tensor) -> Tensor:
@@ -189,8 +189,8 @@ class GraphedStep(Step):
     """The same step, replayed from one CUDA graph: a single launch for all its kernels.
 
     What a step depends on moves on, on the device: the place in the data's order, and with it the noise keys; the
-    stepsize; beta. The first steps are eager: PyTorch must have allocated what it keeps. A step that cannot be captured
-    (a model of one's own that reads from the device) stays eager, with a warning that says why.
+    learning rate; beta. The first steps are eager: PyTorch must have allocated what it keeps. A step that cannot be
+    captured (a model of one's own that reads from the device) stays eager, with a warning that says why.
     """
 
     # Steps before the capture, as many as PyTorch's documentation takes.
@@ -204,7 +204,7 @@ class GraphedStep(Step):
 
     def _prepare(self) -> None:
         super()._prepare()
-        if self._ahead is not None:
+        if self._prefetcher is not None:
             # The graph reads each minibatch where it has read the first.
             self._place = self._x.clone() if self._place is None else self._place.copy_(self._x)
             self._x = self._place
@@ -239,7 +239,7 @@ class GraphedStep(Step):
         # The gradients are to lie in the graph's own memory.
         self.learner.optimizer.zero_grad()
         # The thread that gathers ahead goes on with what it does on a stream of its own.
-        mode = "global" if self._ahead is None else "thread_local"
+        mode = "global" if self._prefetcher is None else "thread_local"
         with (
             torch.cuda.device(self.learner.device),
             torch.cuda.graph(graph, stream=self._stream, capture_error_mode=mode),

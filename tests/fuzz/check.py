@@ -63,9 +63,12 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def _with_nan(draw: Draw, call: Call) -> Call:
-    """One of its floating numbers is NaN: so is what depends on it, and nothing else."""
-    floating = [n for n, t in call.tensors.items() if t.is_floating_point() and t.numel() and 0 not in t.stride()]
-    if not floating:
+    """One of its floating numbers is NaN: so is what depends on it, and nothing else.
+
+    Where a tensor is empty nothing may depend on it, and its own gradient is 0 or NaN, as the operators go.
+    """
+    floating = [n for n, t in call.tensors.items() if t.is_floating_point() and 0 not in t.stride()]
+    if not floating or any(t.numel() == 0 for t in call.tensors.values()):
         return call
     name = draw.one_of(floating)
     t = call.tensors[name].clone()
