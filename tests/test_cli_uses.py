@@ -14,7 +14,7 @@ from aevb_ext.cli import main
 from aevb_ext.data import load
 from aevb_ext.estimators import bound_values
 from aevb_ext.train import load_checkpoint
-from aevb_ext.uses import anomaly
+from aevb_ext.uses import auc
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_held_out_prints_the_table_that_it_writes(tmp_path, capsys):
                 torch.tensor([float(s["bound"]) for s in scores if (s["label"] == row["label"]) == held_out])
                 for held_out in (False, True)
             ]
-            assert anomaly(*kinds).value == pytest.approx(float(row["auc_bound"]), abs=1e-3)
+            assert auc(*kinds).value == pytest.approx(float(row["auc_bound"]), abs=1e-3)
             assert re.search(rf"^ +{row['label']} +{row['anomalous']} +{float(row['auc_bound']):.4f} ", printed, re.M)
     settings = (tmp_path / "without-1" / "config.toml").read_text()
     assert 'data = "digits without 1"' in settings and "samples_seen = 500" in settings

@@ -14,8 +14,9 @@ from aevb_ext.train import Settings
 from aevb_ext.uses import (
     L2S,
     NotConverged,
-    anomaly,
+    auc,
     fit_logistic,
+    held_out,
     linear_probe,
     probe_latents,
     probe_pixels,
@@ -36,20 +37,20 @@ def test_auc_is_the_count_of_pairs(n, m, values):
     normal = torch.randint(values, (n,), generator=generator(n)).double()
     anomalous = torch.randint(values, (m,), generator=generator(m)).double() + 1
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in anomalous.tolist() for b in normal.tolist()]
-    found = anomaly(normal, anomalous).value
+    found = auc(normal, anomalous).value
     assert found == pytest.approx(sum(pairs) / len(pairs), rel=1e-15)
     # Which kind is called anomalous, and how the scores are spaced.
-    assert anomaly(anomalous, normal).value == pytest.approx(1 - found, abs=1e-15)
-    assert anomaly(normal**3, anomalous**3).value == found
+    assert auc(anomalous, normal).value == pytest.approx(1 - found, abs=1e-15)
+    assert auc(normal**3, anomalous**3).value == found
 
 
 def test_auc_of_scores_that_tell_all_or_nothing():
     low, high = torch.arange(5.0), torch.arange(5.0, 9.0)
-    assert anomaly(low, high).value == 1 and anomaly(high, low).value == 0
-    assert anomaly(torch.zeros(6), torch.zeros(3)).value == 0.5
-    assert anomaly(low, high).stderr == 0 and math.isnan(anomaly(low, high[:1]).stderr)
+    assert auc(low, high).value == 1 and auc(high, low).value == 0
+    assert auc(torch.zeros(6), torch.zeros(3)).value == 0.5
+    assert auc(low, high).stderr == 0 and math.isnan(auc(low, high[:1]).stderr)
     infinite = torch.tensor([math.inf])
-    assert anomaly(low, infinite).value == 1 and anomaly(infinite, infinite).value == 0.5
+    assert auc(low, infinite).value == 1 and auc(infinite, infinite).value == 0.5
 
 
 def test_the_standard_error_of_auc_is_its_spread():
@@ -58,7 +59,7 @@ def test_the_standard_error_of_auc_is_its_spread():
     g = generator()
     scores = []
     for _ in range(500):
-        found = anomaly(torch.randn(70, generator=g), 1 + torch.randn(40, generator=g))
+        found = auc(torch.randn(70, generator=g), 1 + torch.randn(40, generator=g))
         scores.append((found.value - true) / found.stderr)
     scores = torch.tensor(scores)
     # Nearly Student's t of many degrees of freedom, whose variance is a little above 1: 500 of them have a mean within
@@ -77,7 +78,7 @@ def test_the_standard_error_of_auc_is_its_spread():
 )
 def test_scores_that_are_none_are_refused(normal, anomalous, message):
     with pytest.raises(ValueError, match=message):
-        anomaly(normal, anomalous)
+        auc(normal, anomalous)
 
 
 def classes(n=300, d=4, seed=0, spread=2.0):
@@ -205,7 +206,7 @@ def experiment(tmp_path_factory):
 
     def run(**options):
         return list(
-            anomaly(
+            held_out(
                 labelled(),
                 lambda data: mlp_vae(data.dim, latent=2, hidden=8, x_scale=data.x_scale, generator=generator()),
                 Settings(samples_seen=400, batch_size=20, evaluate_every=400),
@@ -227,7 +228,7 @@ def test_held_out_scores_are_in_the_file(experiment):
     assert [int(row["index"]) for row in rows] == list(range(50))
     for name, found in (("bound", result.bound), ("iwae", result.iwae)):
         scores = torch.tensor([float(row[name]) for row in rows], dtype=torch.float64)
-        assert anomaly(scores[labels != 1], scores[labels == 1]) == found
+        assert auc(scores[labels != 1], scores[labels == 1]) == found
         if name == "bound":
             assert result.mean_anomalous == pytest.approx(-scores[labels == 1].mean().item())
     assert (result.label, result.anomalous, result.normal) == (1, (labels == 1).sum(), (labels != 1).sum())
@@ -249,7 +250,7 @@ def test_held_out_needs_labels_that_are_in_the_test(tmp_path):
         ({"test_labels": torch.zeros(50, dtype=torch.int64)}, "has 50 data points of 50 with the label 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            next(anomaly(replace(labelled(), **change), None, settings, tmp_path))
+            next(held_out(replace(labelled(), **change), None, settings, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from .._files import write_csv
 from ..estimators import ESTIMATORS
 from ..progress_bar import bar
-from ..uses import HeldOut, anomaly, write_scores
+from ..uses import HeldOut, held_out, write_scores
 from . import common
 from .common import file_to_write
 from .config import add_flags, count, data_of_keys, model_of_keys, read_config, resolved, settings_of_keys, whole
@@ -83,7 +83,7 @@ def _held_out(a) -> None:
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
     results = []
-    for result in anomaly(
+    for result in held_out(
         data,
         lambda data: model_of_keys(keys, data, settings.seed),
         settings,

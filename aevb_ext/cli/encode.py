@@ -75,7 +75,7 @@ def add_probe(verbs) -> None:
     )
     parser.set_defaults(run=_probe)
     common.add_run(parser)
-    common.add_flags(parser)
+    common.add_data_flags(parser)
     parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
 

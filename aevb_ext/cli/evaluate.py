@@ -33,7 +33,7 @@ def add(verbs) -> None:
     )
     parser.set_defaults(run=_evaluate)
     common.add_run(parser)
-    common.add_flags(parser)
+    common.add_data_flags(parser)
     parser.add_argument(
         "--estimator",
         choices=(*ESTIMATORS, *_OF_LOG_LIKELIHOOD),

@@ -17,7 +17,7 @@ def add(verbs) -> None:
     parser = verbs.add_parser("report", help="one HTML page about a run")
     parser.set_defaults(run=_report)
     parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run, or one of its checkpoints")
-    common.add_flags(parser)
+    common.add_data_flags(parser)
     parser.add_argument(
         "--out", type=file_to_write(".html"), metavar="FILE.html", help="default: report.html in the run's folder"
     )
