@@ -127,12 +127,6 @@ def _warnings_as_lines(spelt: Callable[[str], str]):
         yield
 
 
-def _doctor(_) -> int | None:
-    from . import doctor
-
-    return doctor.main()
-
-
 class _Parser(argparse.ArgumentParser):
     """Names what comes nearest to what was typed, where that is nothing that there is."""
 
