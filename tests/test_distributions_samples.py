@@ -130,7 +130,7 @@ class TestOneGeneratorForEachDataPoint:
         return Bernoulli(**{ours.param_name: ours.param[i : i + 1]})
 
     @each_class
-    def test_keys(self, make):
+    def test_noise_keys(self, make):
         ours = make()
         keys = aevb_ext.noise_key("cpu", self._generators(1, 2, 3, 4))
         assert torch.equal(ours.sample(key=keys), ours.sample(generator=self._generators(1, 2, 3, 4)))

@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 def test_instruction_set(instruction_set):
     if instruction_set == aevb_ext.build_info()["cpu_in_use"]:
         pytest.skip("all the other tests run with it")
-    files = [str(TESTS / name) for name in ("test_noise.py", "test_keys.py", "test_bits.py", "test_extremes.py")]
+    files = [str(TESTS / name) for name in ("test_noise.py", "test_noise_keys.py", "test_bits.py", "test_extremes.py")]
     chosen = ["-k", "not float64 and not cuda and not column", "-m", "not cuda", "-p", "no:cacheprovider"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *chosen, *files],

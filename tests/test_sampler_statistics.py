@@ -75,7 +75,7 @@ def test_neighbours(draw, lag):
 
 @pytest.mark.parametrize("step", [1, 2, 2**31, 2**32, 2**33, 2**62])
 @pytest.mark.parametrize("part", ["seed", "offset"])
-def test_keys(draw, part, step):
+def test_noise_keys(draw, part, step):
     """Keys that differ by little, in the seed or in the offset, give unrelated noise, also a few elements apart."""
     z = draw(100, 200)
     other = draw(100 + step, 200) if part == "seed" else draw(100, 200 + step)

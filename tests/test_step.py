@@ -15,7 +15,7 @@ from aevb_ext.learners import AEVB
 from aevb_ext.models import mlp_vae
 from aevb_ext.noise import keys_at
 from aevb_ext.train import Step, make_step
-from aevb_ext.train.step import GraphedStep, Order
+from aevb_ext.train.step import GraphedStep, MinibatchSampler
 
 OPTIMIZERS = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 N, M, DIM, LATENT, SCALE = 200, 20, 12, 3, 1 / 255
@@ -33,7 +33,7 @@ def learner(device="cpu", dtype=torch.float32, seed=0, **kwargs):
 
 def plain_steps(model, data, optimizer, lr, steps, warmup):
     """The bounds of Algorithm 1's steps with nn.Linear, the reference formulas and an unfused optimizer."""
-    dtype, order = model.encoder[0].weight.dtype, Order(len(data), M, seed=0)
+    dtype, order = model.encoder[0].weight.dtype, MinibatchSampler(len(data), M, seed=0)
 
     def mlp(net):
         layers = nn.Sequential(nn.Linear(*net[0].weight.T.shape), nn.Tanh(), nn.Linear(*net[2].weight.T.shape))

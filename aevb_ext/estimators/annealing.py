@@ -10,7 +10,7 @@ from .. import functional as F
 from ..data import Rows
 from ..hmc import adapt, log_joint, transition, with_gradient
 from ..models import VAE
-from ..models.bound import POINT_BITS, ROWS, home, points
+from ..models.bound import POINT_BITS, ROWS, data_points, device_and_dtype
 from ..noise import keys_at
 from .result import LogLikelihood, warn_of_chains, warn_of_weights
 
@@ -256,11 +256,11 @@ def annealed_importance_sampling(
     for name, value in (("n_samples", n_samples), ("n_temperatures", n_temperatures)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    device, dtype = home(model, x)
+    device, dtype = device_and_dtype(model, x)
     line = torch.linspace(-_STEEPNESS, _STEEPNESS, n_temperatures + 1, dtype=torch.float64, device=device).sigmoid()
     betas = ((line - line[0]) / (line[-1] - line[0])).to(dtype)
     parts = []
-    for index, batch in points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
+    for index, batch in data_points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
         path = Path(model, batch, base_of(model, batch, start, dtype))
         # Chains that are tuned on their own acceptance would no longer be without bias.
         noise = Noise(seed, "ais tuning", index, _TUNING)

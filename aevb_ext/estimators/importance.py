@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..data import Rows
 from ..models import VAE
-from ..models.bound import ROWS, of_samples, points, terms_iwae
+from ..models.bound import ROWS, data_points, sample_terms, terms_iwae
 from ..nn.stream import Totals
 from ..noise import keys_at
 from .result import LogLikelihood, warn_of_weights
@@ -80,8 +80,8 @@ def importance_weighted_log_likelihood(
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     parts = []
-    for index, batch in points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
-        terms = of_samples(model, batch, model.posterior(batch), keys_at(seed, "evaluation", index))
+    for index, batch in data_points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
+        terms = sample_terms(model, batch, model.posterior(batch), keys_at(seed, "evaluation", index))
         totals = Totals(weighted=True)
         for start in range(0, n_samples, ROWS):
             totals.add(tuple(value.double() for value in terms(start, min(ROWS, n_samples - start))[0]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data import Rows
 from ..hmc import log_joint, with_gradient
 from ..models import VAE
-from ..models.bound import ROWS, home, points
+from ..models.bound import ROWS, data_points, device_and_dtype
 from .result import LogLikelihood
 
 __all__ = ["quadrature_log_likelihood"]
@@ -63,10 +63,11 @@ def quadrature_log_likelihood(
         raise ValueError(f"latent must be at most {max(_SPACING)} for quadrature, got a model with latent {latent}")
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, got {tolerance}")
-    nodes = _grid(latent, *home(model, x))
+    nodes = _grid(latent, *device_and_dtype(model, x))
     size = max(1, _VALUES // len(nodes))
     found = [
-        _of_block(model, batch, nodes, tolerance) for _, batch in points(model, x, size, seed, first, count, progress)
+        _of_block(model, batch, nodes, tolerance)
+        for _, batch in data_points(model, x, size, seed, first, count, progress)
     ]
     return LogLikelihood.joined(found)
 

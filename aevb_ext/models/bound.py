@@ -23,9 +23,9 @@ __all__ = [
     "POINT_BITS",
     "ROWS",
     "bound_values",
-    "home",
-    "of_samples",
-    "points",
+    "data_points",
+    "device_and_dtype",
+    "sample_terms",
     "terms_a",
     "terms_b",
     "terms_iwae",
@@ -52,7 +52,7 @@ def terms_a(
         key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
     """
     mu, logvar = q = model.posterior(x)
-    terms = of_samples(model, x, q, F.key_for(mu, key, generator))  # one key for all blocks
+    terms = sample_terms(model, x, q, F.key_for(mu, key, generator))  # one key for all blocks
     if block is None or block >= n_samples:
         sums = [value.sum(0) for value in terms(0, n_samples)[0]]
     else:
@@ -61,7 +61,7 @@ def terms_a(
     return ELBOTerms(reconstruction - kl, reconstruction, kl)
 
 
-def of_samples(model: VAE, x: Tensor, q: tuple[Tensor, Tensor], key: Tensor) -> Callable[[int, int], Terms]:
+def sample_terms(model: VAE, x: Tensor, q: tuple[Tensor, Tensor], key: Tensor) -> Callable[[int, int], Terms]:
     """log p(x | z) and log q(z | x) - log p(z), ``[n, B]`` each, of n samples of q from number ``first`` on."""
     mu, logvar = q
 
@@ -128,20 +128,20 @@ def bound_values(
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     values = []
-    for index, batch in points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
+    for index, batch in data_points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
         key = keys_at(seed, "evaluation", index + (repeat << POINT_BITS))
         values.append(ESTIMATORS[estimator](model, batch, n_samples, block=ROWS, key=key).bound)
     return torch.cat(values).double()
 
 
-def home(model: VAE, x: Tensor | Rows) -> tuple[torch.device, torch.dtype]:
+def device_and_dtype(model: VAE, x: Tensor | Rows) -> tuple[torch.device, torch.dtype]:
     """Where and in what dtype a model computes: as its parameters, or without any as its data."""
     rows = rows_of(x)
     of_data = rows.dtype if rows.dtype.is_floating_point else torch.get_default_dtype()
     return next(((p.device, p.dtype) for p in model.parameters()), (rows.device, of_data))
 
 
-def points(
+def data_points(
     model: VAE,
     x: Tensor | Rows,
     size: int,
@@ -161,7 +161,7 @@ def points(
     Raises:
         ValueError: there are none.
     """
-    rows, (device, _) = rows_of(x), home(model, x)
+    rows, (device, _) = rows_of(x), device_and_dtype(model, x)
     last = len(rows) if count is None else min(len(rows), first + count)
     if last <= first:
         raise ValueError(f"x must have at least one data point, got {len(rows)}")

@@ -17,10 +17,10 @@ from .presentation import (
     STYLES,
     environments,
     evaluations,
-    finished,
     legend,
     markdown_table,
     page,
+    png_bytes,
     power_of_ten,
     series,
 )
@@ -122,7 +122,7 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
             if data == "freyface":
                 axes.set_xlabel("training samples evaluated", fontsize=9)
     below.legend(handles=legend(_LEARNERS, bool(curves)), loc="center", ncols=4, fontsize=9, frameon=False)
-    return finished(figure)
+    return png_bytes(figure)
 
 
 def about(run: SavedRun) -> tuple[str, int, str, int]:

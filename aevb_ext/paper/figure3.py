@@ -17,10 +17,10 @@ from .presentation import (
     STYLES,
     environments,
     evaluations,
-    finished,
     legend,
     markdown_table,
     page,
+    png_bytes,
     power_of_ten,
     series,
 )
@@ -101,7 +101,7 @@ def draw(runs: list[SavedRun], curves: dict) -> bytes:
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("marginal log-likelihood (nats per data point)")
     figure.legend(handles=legend(NAMES, bool(curves)), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return finished(figure)
+    return png_bytes(figure)
 
 
 def _about(run: SavedRun) -> tuple:

@@ -10,7 +10,7 @@ from ..train import load_checkpoint
 from ..train.saved_run import SavedRun
 from . import figure2
 from .planning import PlannedRun
-from .presentation import environments, finished, markdown_table, page, show
+from .presentation import environments, markdown_table, page, png_bytes, show
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
@@ -32,7 +32,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
     for axes, run in zip(figure.subplots(1, len(runs)), runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)
         show(axes, plots.manifold(checkpoint.model, checkpoint.image_shape), _TITLES[run.config["data"]])
-    write_whole(out / "figure4.png", finished(figure))
+    write_whole(out / "figure4.png", png_bytes(figure))
     rows = bounds(runs)
     write_csv(out / "figure4.csv", BOUNDS, rows)
     about = (

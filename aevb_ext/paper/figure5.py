@@ -11,7 +11,7 @@ from ..train.saved_run import SavedRun
 from . import figure2
 from .figure4 import BOUNDS, bounds
 from .planning import PlannedRun
-from .presentation import environments, finished, markdown_table, page, show
+from .presentation import environments, markdown_table, page, png_bytes, show
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
@@ -34,7 +34,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
         checkpoint = load_checkpoint(run.folder)
         title = f"({letter}) {checkpoint.model.latent}-D latent space"
         show(axes, plots.samples(checkpoint.model, checkpoint.image_shape), title)
-    write_whole(out / "figure5.png", finished(figure))
+    write_whole(out / "figure5.png", png_bytes(figure))
     rows = bounds(runs)
     write_csv(out / "figure5.csv", BOUNDS, rows)
     about = "The means of p(x | z) for 100 draws of z from the prior. The bounds of the models, in nats per data point:"

@@ -17,10 +17,10 @@ __all__ = [
     "STYLES",
     "environments",
     "evaluations",
-    "finished",
     "legend",
     "markdown_table",
     "page",
+    "png_bytes",
     "power_of_ten",
     "series",
     "show",
@@ -50,7 +50,7 @@ def series(run: SavedRun, split: str) -> tuple[list, list]:
     return [line["samples_seen"] for line in run.evaluations], [line[split] for line in run.evaluations]
 
 
-def finished(figure: Figure) -> bytes:
+def png_bytes(figure: Figure) -> bytes:
     """A PNG."""
     FigureCanvasAgg(figure)
     file = io.BytesIO()

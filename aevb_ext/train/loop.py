@@ -25,12 +25,12 @@ from .callbacks import Callback, ConfigFile, EarlyStopping, MetricsFile, Picture
 from .checkpoint_manager import CheckpointManager, newest_intact, set_damaged_aside
 from .distributed import Processes, joined
 from .evaluation import MARGINAL_POINTS, shared_bound, shared_marginal
-from .memory import naming_what_to_lower
+from .memory import explaining_out_of_memory
 from .resume_check import check_resume, run_description, sampled_splits
 from .run import History, Log, Record, Result, Run
 from .run_folder import remove_partial_files, run_folder
 from .settings import Settings
-from .signals import Signals, end_as
+from .signals import Signals, exit_as_signalled
 
 __all__ = ["NonFiniteBound", "fit"]
 
@@ -158,7 +158,7 @@ def fit(
             data = data.to(device)
         if validate:
             warn_of_range(model, found, processes)
-        with naming_what_to_lower(doing, settings):
+        with explaining_out_of_memory(doing, settings):
             run = Run(model, data, settings, processes=processes)
             try:
                 # Leaving the bar gives the terminal back, whatever ends the run.
@@ -266,7 +266,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             logged, logged_at = run.steps, run.seconds
         _agree(run, signals)
     if number := signal.Signals.__members__.get(run.stopped):
-        end_as(
+        exit_as_signalled(
             number,
             f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} "
             f"({typed('resume=True', '--resume')})",

@@ -9,7 +9,7 @@ import torch
 from .._memory import out_of_memory
 from ..learners import LEARNERS
 
-__all__ = ["OutOfMemory", "keep_freed_memory", "naming_what_to_lower", "out_of_memory"]
+__all__ = ["OutOfMemory", "explaining_out_of_memory", "keep_freed_memory", "out_of_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -34,7 +34,7 @@ class OutOfMemory(torch.OutOfMemoryError):
 
 
 @contextmanager
-def naming_what_to_lower(doing: Callable[[], str], settings) -> Iterator[None]:
+def explaining_out_of_memory(doing: Callable[[], str], settings) -> Iterator[None]:
     """A context in which too little memory becomes :class:`OutOfMemory`, which names the settings that memory is for.
 
     Args:

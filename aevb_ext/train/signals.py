@@ -44,7 +44,7 @@ class Signals:
             signal.signal(number, _DEFAULTS[number])
 
 
-def end_as(number: int, message: str) -> None:
+def exit_as_signalled(number: int, message: str) -> None:
     """End as the signal would have: raise KeyboardInterrupt, or exit with status 128 + its number and the message."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt(message)

@@ -13,10 +13,10 @@ from ..learners.learner import Learner
 from ..noise import keys_at, seed_for
 from .memory import keep_freed_memory
 
-__all__ = ["GraphedStep", "Order", "Prefetcher", "Step", "make_step"]
+__all__ = ["GraphedStep", "MinibatchSampler", "Prefetcher", "Step", "make_step"]
 
 
-class Order:
+class MinibatchSampler:
     """The endless sequence of epochs, each a permutation of the data, cut into minibatches.
 
     Minibatch t of all processes together is positions ``t * M ... (t + 1) * M - 1`` of the sequence (it may cross
@@ -102,7 +102,7 @@ class Prefetcher:
         device: where the minibatches are wanted.
     """
 
-    def __init__(self, rows: Rows, order: Order, seed: int, device: torch.device):
+    def __init__(self, rows: Rows, order: MinibatchSampler, seed: int, device: torch.device):
         self._rows, self._order, self._seed, self._device = rows, order, seed, device
         self._next, self._minibatches = 0, None
 
@@ -125,7 +125,7 @@ class Prefetcher:
             self._minibatches = None
 
 
-def _batches(rows: Rows, order: Order, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _batches(rows: Rows, order: MinibatchSampler, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     for step in count(first):
         visits = order.visits(step)
         yield visits % order.n_data, keys_at(seed, "binarize", visits) if rows.draws else None
@@ -149,7 +149,7 @@ class Step:
     def __init__(self, learner: Learner, data: Tensor | Rows, *, seed: int = 0, rank: int = 0, world_size: int = 1):
         self.learner, self.rows, self.seed = learner, rows_of(data), seed
         processes = {"rank": rank, "world_size": world_size}
-        self._order = Order(len(self.rows), learner.batch_size, seed, learner.device, **processes)
+        self._order = MinibatchSampler(len(self.rows), learner.batch_size, seed, learner.device, **processes)
         self._prefetcher = None if self.rows.resident else Prefetcher(self.rows, self._order, seed, learner.device)
         self._x = None  # the minibatch of rows that are not resident
 

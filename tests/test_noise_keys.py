@@ -160,7 +160,7 @@ class TestGenerators:
     def _list(device, seeds=(5, 6, 7)):
         return [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-    def test_keys(self, device):
+    def test_noise_keys(self, device):
         found = aevb_ext.noise_key(generator=self._list(device))
         expected = torch.stack([aevb_ext.noise_key(generator=g) for g in self._list(device)])
         assert found.shape == (3, 2) and found.device.type == device.type and torch.equal(found, expected)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from aevb_ext.train.step import Order
+from aevb_ext.train.step import MinibatchSampler
 
 N = 23
 
 
 def sequence(batch, count, **kwargs):
     """The first positions' visits, from minibatches of `batch`."""
-    order = Order(N, batch, seed=3, **kwargs)
+    order = MinibatchSampler(N, batch, seed=3, **kwargs)
     return torch.cat([order.visits(step) for step in range(-(-count // batch))])[:count]
 
 
@@ -28,32 +28,34 @@ def test_the_sequence_does_not_depend_on_the_batch():
 
 
 def test_processes_share_each_minibatch():
-    whole = Order(N, 12, seed=3)
+    whole = MinibatchSampler(N, 12, seed=3)
     for world_size in (2, 4):
-        parts = [Order(N, 12, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
+        parts = [MinibatchSampler(N, 12, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
         for step in range(6):
             assert torch.equal(torch.cat([part.visits(step) for part in parts]), whole.visits(step))
     with pytest.raises(ValueError, match="batch_size must divide by the number of processes, got 12 and 5"):
-        Order(N, 12, seed=3, world_size=5)
+        MinibatchSampler(N, 12, seed=3, world_size=5)
 
 
 @pytest.mark.parametrize("batch", [5, 23, 60])
 def test_what_moves_on_on_the_device_is_the_same(batch):
-    order = Order(N, batch, seed=1)
+    order = MinibatchSampler(N, batch, seed=1)
     for step in range(20):
         order.prepare(step)
         assert torch.equal(order.advance(), order.visits(step))
 
 
 def test_a_run_may_begin_anywhere():
-    order = Order(N, 5, seed=1)
+    order = MinibatchSampler(N, 5, seed=1)
     for step in (7, 8, 2, 40, 41):
         order.prepare(step)
-        assert torch.equal(order.advance(), Order(N, 5, seed=1).visits(step))
+        assert torch.equal(order.advance(), MinibatchSampler(N, 5, seed=1).visits(step))
 
 
 def test_seeds_have_different_orders():
-    firsts = {tuple(Order(N, N, seed=seed).visits(epoch).tolist()) for seed in range(10) for epoch in range(1)}
-    later = {tuple((Order(N, N, seed=seed).visits(1) % N).tolist()) for seed in range(10)}
+    firsts = {
+        tuple(MinibatchSampler(N, N, seed=seed).visits(epoch).tolist()) for seed in range(10) for epoch in range(1)
+    }
+    later = {tuple((MinibatchSampler(N, N, seed=seed).visits(1) % N).tolist()) for seed in range(10)}
     # The second epoch of one seed is not the first of another.
     assert len(firsts) == len(later) == 10 and not firsts & later

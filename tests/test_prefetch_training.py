@@ -17,7 +17,7 @@ from aevb_ext.data import Data, from_dataset, load
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import Callback, Processes, Step, fit, make_step
 from aevb_ext.train.arguments import check_support
-from aevb_ext.train.step import GraphedStep, Order
+from aevb_ext.train.step import GraphedStep, MinibatchSampler
 
 N, DIM, M = 90, 12, 16
 QUICK = {"samples_seen": 20 * M, "batch_size": M, "optimizer": "adam", "log_every": 1, "progress": False}
@@ -109,7 +109,7 @@ def test_data_points_are_asked_for_in_order_and_ahead():
     ours = learner()
     ours.batch_size = M
     data = from_dataset(watched, Watched())
-    step, order = Step(ours, data.train), Order(N, M, seed=0)
+    step, order = Step(ours, data.train), MinibatchSampler(N, M, seed=0)
     watched.asked.clear()
     for steps in range(1, 14):
         step()
@@ -131,7 +131,7 @@ def test_data_points_are_asked_for_in_order_and_ahead():
 
 
 def test_an_error_comes_at_the_step_that_it_belongs_to():
-    order = Order(N, M, seed=0)
+    order = MinibatchSampler(N, M, seed=0)
     bad = int(order.visits(4)[3])
     data = from_dataset(Watched(bad), Watched())
     look = Looks()
@@ -149,7 +149,7 @@ def test_a_picture_that_is_damaged_while_training_is_named(tmp_path):
         for i, picture in enumerate(grey()):
             Image.fromarray(picture).save(tmp_path / split / f"{i:03d}.png")
     data = load(tmp_path, resident_bytes=0)
-    last = data.train.paths[int(Order(N, M, seed=0).visits(4)[-1])]
+    last = data.train.paths[int(MinibatchSampler(N, M, seed=0).visits(4)[-1])]
     look = Looks(1, lambda run: last.write_bytes(last.read_bytes()[:40]))
     with pytest.raises(ValueError, match=f"{last} is truncated, damaged or not an image"):
         trained(data, look=look)
@@ -184,7 +184,7 @@ def test_a_graph_finds_each_minibatch_in_its_place(monkeypatch):
     Recorded(monkeypatch)
     watched, ours = Watched(), learner()
     step = GraphedStep(ours, from_dataset(watched, Watched()).train)
-    order, places = Order(N, ours.batch_size, seed=0), set()
+    order, places = MinibatchSampler(N, ours.batch_size, seed=0), set()
     for t in range(8):
         step()
         assert torch.equal(step._x, watched.x[order.visits(t) % N].flatten(1))
