@@ -554,10 +554,14 @@ def _traced_key(device, generator) -> Tensor:
 _calls = itertools.count(1)
 
 
-@torch.compiler.assume_constant_result
 def _call() -> int:
     """Another number for each draw in a compiled graph: of equal ones, PyTorch's partitioner makes one draw."""
     return next(_calls)
+
+
+# What torch.compiler.assume_constant_result does, but for importing the compiler, which takes longer than all of this
+# package.
+_call._dynamo_marked_constant = True
 
 
 def _key(points: Tensor, key: Tensor | None, generator, name: str = "mu") -> Tensor:

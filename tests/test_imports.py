@@ -1,6 +1,8 @@
 """Imports go down through the layers of the package, and never in a circle."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,10 @@ def test_no_module_imports_itself_through_others():
 
     for module in known:
         visit(module)
+
+
+@pytest.mark.parametrize("module", ["aevb_ext", "aevb_ext.cli"])
+def test_the_compiler_is_imported_where_it_is_used(module):
+    """PyTorch imports its compiler when something is compiled: it takes longer than all of this package."""
+    program = f"import sys, {module}; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,18 +1,13 @@
 """Means and log-mean-exps over many samples, a block of them at a time: memory does not grow with their number.
 
-The first pass keeps nothing but running sums. The backward evaluates each block again, now that the normalised weights
-are known, as activation checkpoints do; the last block alone is kept from the first pass.
+The first pass keeps nothing but running sums; where a gradient is wanted, :mod:`.recompute` adds the backward.
 """
 
-import contextlib
-import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.distributions import Distribution
 
 __all__ = ["Totals", "streamed"]
 
@@ -46,6 +41,10 @@ class Totals:
             factor = (self._largest - shift).exp()
             total, squares = total + self._total * factor, squares + self._squares * factor.square()
         self._largest, self._shift, self._total, self._squares = largest, shift, total, squares
+
+    def results(self) -> tuple[Tensor, ...]:
+        """The sums, and before them, where weighted, the log-sum-exp."""
+        return (self.log_sum, *self.sums) if self.weighted else tuple(self.sums)
 
     @property
     def log_sum(self) -> Tensor:
@@ -87,217 +86,10 @@ def streamed(
     edges = [0, *range(n_samples % block or block, n_samples + 1, block)]
     blocks = [(first, end - first) for first, end in itertools.pairwise(edges)]
     if torch.is_grad_enabled():
-        return _recording(terms, blocks, sources, weighted)
+        from .recompute import recorded  # which imports PyTorch's compiler
+
+        return recorded(terms, blocks, sources, weighted)
     totals = Totals(weighted)
     for each in blocks:
         totals.add(terms(*each)[0])
-    return _results(totals)
-
-
-def _results(totals: Totals) -> tuple[Tensor, ...]:
-    return (totals.log_sum, *totals.sums) if totals.weighted else tuple(totals.sums)
-
-
-@torch.compiler.disable
-def _recording(terms, blocks, sources, weighted) -> tuple[Tensor, ...]:
-    totals, state = Totals(weighted), _State()
-    with torch.no_grad(), state.without_autocast_cache():
-        for each in blocks[:-1]:
-            totals.add(terms(*each)[0])
-    begun = torch.zeros((), requires_grad=True).clone().grad_fn._sequence_nr()
-    kept = terms(*blocks[-1])
-    with torch.no_grad():
-        totals.add(kept[0])
-    results = tuple(t.detach() for t in _results(totals))
-    outputs = [t for t in kept[0] if t.requires_grad]
-    if not outputs:
-        return results
-    inputs = _inputs(outputs, _tensors(sources), begun)
-    recomputation = _Recomputation(terms, blocks, kept, totals, state, _is_any_of_another(inputs))
-    return _Streamed.apply(recomputation, results, *inputs)
-
-
-class _Recomputation:
-    """What the backward needs beside tensors."""
-
-    def __init__(self, terms, blocks, kept, totals: Totals, state: "_State", nested: bool):
-        self.terms, self.blocks, self.kept, self.state, self.nested = terms, blocks, kept, state, nested
-        self.log_sum = totals.log_sum if totals.weighted else None
-
-    def evaluated(self) -> Iterator[Terms]:
-        """The terms of each block with their graph, one block after another."""
-        kept, self.kept = self.kept, None
-        blocks = self.blocks
-        if kept is not None:  # not so in a second backward
-            blocks = blocks[:-1]
-            yield kept
-            del kept
-        with self.state.again():
-            for each in blocks:
-                yield self.terms(*each)
-
-    def cotangents(self, terms: Terms, given: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        """Of a block's values (and its port) that have a graph: they, and their cotangents."""
-        values, port = terms
-        of_sums = given if self.log_sum is None else given[1:]
-        cotangents = [g.expand_as(v) for g, v in zip(of_sums, values, strict=True)]
-        pairs = list(zip(values, cotangents, strict=True))
-        if self.log_sum is not None:
-            weights = (values[0].detach() - values[1].detach() - self.log_sum).exp()
-            of_log_weights = given[0] * weights
-            pairs[0] = values[0], cotangents[0] + of_log_weights
-            pairs[1] = values[1], cotangents[1] - of_log_weights
-            if port is not None:
-                pairs.append((port, weights))
-        pairs = [(value, g) for value, g in pairs if value.requires_grad]
-        return [value for value, _ in pairs], [g for _, g in pairs]
-
-
-class _Streamed(torch.autograd.Function):
-    """Results that are known, of inputs that are found: gradients go where autograd's own would, all at once."""
-
-    @staticmethod
-    def forward(ctx, recomputation, results, *inputs):
-        ctx.recomputation = recomputation
-        ctx.save_for_backward(*inputs)  # so that one which was changed in place is noticed
-        return results
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *cotangents):
-        inputs, recomputation = ctx.saved_tensors, ctx.recomputation
-        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
-        sums = [None] * len(inputs)
-        owned = [False] * len(inputs)
-        with torch.enable_grad():
-            for terms in recomputation.evaluated():
-                outputs, given = recomputation.cotangents(terms, cotangents)
-                of = [inputs[i] for i in wanted]
-                with _without_hooks(inputs), _ending_at(inputs if recomputation.nested else ()):
-                    gradients = torch.autograd.grad(
-                        outputs, of, given, allow_unused=True, retain_graph=recomputation.nested
-                    )
-                del terms, outputs, given
-                with torch.no_grad():
-                    for i, g in zip(wanted, gradients, strict=True):
-                        if g is None:
-                            continue
-                        if owned[i]:
-                            sums[i].add_(g)
-                        else:  # what autograd hands out may be shared
-                            sums[i], owned[i] = (g, False) if sums[i] is None else (sums[i] + g, True)
-                del gradients
-        return None, None, *sums
-
-
-class _State:
-    """What a block depends on beside tensors: the generators' states and autocast's, both as they are now."""
-
-    def __init__(self):
-        self._cpu = torch.get_rng_state()
-        self._device = None
-        if torch.cuda.is_available() and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
-            self._device = torch.cuda.get_rng_state()
-        devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-        self._autocast = [(d, torch.get_autocast_dtype(d)) for d in devices if torch.is_autocast_enabled(d)]
-
-    @contextlib.contextmanager
-    def without_autocast_cache(self):
-        """A cast that is kept from where gradients are off has none to give where they are on."""
-        with contextlib.ExitStack() as stack:
-            for device, dtype in self._autocast:
-                stack.enter_context(torch.autocast(device, dtype, cache_enabled=False))
-            yield
-
-    @contextlib.contextmanager
-    def again(self):
-        """As it was."""
-        with torch.random.fork_rng(devices=[] if self._device is None else None), self.without_autocast_cache():
-            torch.set_rng_state(self._cpu)
-            if self._device is not None:
-                torch.cuda.set_rng_state(self._device)
-            yield
-
-
-@contextlib.contextmanager
-def _without_hooks(tensors):
-    """Hooks of the user are for the whole gradient, and are called with it: not with the part of each block."""
-    hooks = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
-    for registered, _ in hooks:
-        registered.clear()
-    try:
-        yield
-    finally:
-        for registered, those in hooks:
-            registered.update(those)
-
-
-@contextlib.contextmanager
-def _ending_at(tensors):
-    """Gradients go no further than these: what they were computed from gets its part afterwards, of the sum."""
-    nodes = {t.grad_fn for t in tensors if t.grad_fn is not None}
-    handles = [node.register_prehook(lambda cotangents: (None,) * len(cotangents)) for node in nodes]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _tensors(source) -> Iterator[Tensor]:
-    """Those in tuples, distributions and what functions are bound to, without their modules' parameters."""
-    match source:
-        case Tensor():
-            yield source
-        case tuple() | list():
-            for each in source:
-                yield from _tensors(each)
-        case Distribution():
-            yield from _tensors(list(vars(source).values()))
-        case functools.partial():
-            yield from _tensors([source.func, *source.args, *source.keywords.values()])
-        case _ if getattr(source, "__closure__", None):
-            yield from _tensors([cell.cell_contents for cell in source.__closure__])
-
-
-def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> list[Tensor]:
-    """The leaves, and of the candidates computed before node number ``begun``, that the outputs' graph begins with."""
-    outside = {(t.grad_fn, t.output_nr): t for t in candidates if t.grad_fn is not None}
-    found, seen = {}, set()
-    edges = [(t.grad_fn, t.output_nr) for t in outputs]
-    while edges:
-        edge = edges.pop()
-        node = edge[0]
-        if node is None or edge in seen:
-            continue
-        seen.add(edge)
-        if edge in outside:
-            found[id(outside[edge])] = outside[edge]
-        elif hasattr(node, "variable"):
-            found[id(node.variable)] = node.variable
-        elif node._sequence_nr() < begun:
-            raise NotImplementedError(
-                f"the decoder uses a tensor that was computed outside of it ({node.name()}) and has a gradient: where "
-                "samples are taken a block at a time, it must be given as an argument, be in the decoder's closure, or "
-                "be detached; or take all at once (block=None)"
-            )
-        elif (node, None) not in seen:
-            seen.add((node, None))
-            edges.extend(node.next_functions)
-    return list(found.values())
-
-
-def _is_any_of_another(inputs: list[Tensor]) -> bool:
-    """Whether one of them was computed from another: a log variance from the mean, a mean by weights that are tied."""
-    ends = {t.grad_fn for t in inputs} - {None}
-    leaves = {id(t) for t in inputs if t.grad_fn is None}
-    nodes, seen = [node for end in ends for node, _ in end.next_functions], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        if node in ends or id(getattr(node, "variable", None)) in leaves:
-            return True
-        seen.add(node)
-        nodes.extend(before for before, _ in node.next_functions)
-    return False
+    return totals.results()
