@@ -29,11 +29,17 @@ def alone():
     assert _settings() == before
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+# Without a GPU the thousands of tests of one are not collected: to skip them takes as long as many tests.
+GPU = torch.cuda.is_available()
+
+
+def pytest_report_header():
+    return torch.cuda.get_device_name() if GPU else "no GPU: what `device` parametrises runs on the CPU alone"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)] if GPU else ["cpu"])
 def device(request):
     """Every test that takes it runs on the CPU and, where there is one, on the GPU."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
     return torch.device(request.param)
 
 

@@ -28,7 +28,7 @@ RUNS = [
 ]
 
 SECONDS = 60  # after which a process that hangs is ended
-KILLS = 50
+KILLS = 30
 
 
 def child(out, make, options, before=lambda: None):
@@ -115,8 +115,8 @@ def test_at_every_step_of_writing_a_checkpoint(tmp_path, whole, monkeypatch):
     for n in range(1, 26):
         out = tmp_path / str(n)
         deaths += not ended(child(out, make, options, lambda n=n: die_at(n)))
-        # Killed once more on the way, at the same place of the run that goes on.
-        ended(child(out, make, options, lambda n=n: die_at(n)))
+        if n % 5 == 0:  # killed once more on the way, at the same place of the run that goes on
+            ended(child(out, make, options, lambda n=n: die_at(n)))
         assert ended(child(out, make, options))
         assert same(state(out), whole[1][0]), f"killed at call {n}"
     assert deaths == 25
