@@ -1,10 +1,13 @@
 """README, CONTRIBUTING and docs/: programs run as they are printed, commands are commands, links lead somewhere."""
 
 import argparse
+import importlib.util
+import inspect
 import re
 import shlex
 
 import printed
+import public
 import pytest
 
 from aevb_ext.cli import main
@@ -78,6 +81,51 @@ def test_links_lead_somewhere(page):
 
 def test_readme_is_one_page():
     assert README.stat().st_size <= 9 * 1024
+
+
+def test_every_public_name_is_in_the_reference():
+    """On a page of its module, from a docstring; and every module is a page, or known not to be public."""
+    reference = _reference()
+    entries = reference.names()
+    for module in reference.MODULES:
+        imported = importlib.import_module(module)
+        for name in getattr(imported, "__all__", reference.public(module)):
+            value = getattr(imported, name)
+            if inspect.ismodule(value):
+                assert value.__name__ in reference.MODULES, f"{value.__name__} has no page"
+                continue
+            home = reference.home(module, name)
+            assert any(reference.home(*entry.rsplit(".", 1)) == home for entry in entries), f"{module}.{name}"
+            if inspect.isroutine(value) or inspect.isclass(value):
+                documented = value.__doc__ or module == "aevb_ext.reference"  # whose functions are those of functional
+                assert documented, f"{module}.{name} has no docstring"
+    there = {path.stem if path.is_file() else path.name for path in reference.PACKAGE.iterdir()}
+    modules = {name for name in there if re.fullmatch(r"[a-z]\w*", name)} - reference.NOT_PUBLIC
+    assert {f"aevb_ext.{name}" for name in modules} <= set(reference.MODULES)
+
+
+def test_the_tests_of_public_things_agree_on_what_is_public():
+    assert {module.__name__ for module in public.MODULES.values()} <= set(_reference().MODULES)
+
+
+def _reference():
+    spec = importlib.util.spec_from_file_location("site_reference", printed.ROOT / "docs" / "site" / "reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_page_is_in_the_menu():
+    menu = (printed.ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = [page.relative_to(printed.ROOT / "docs").as_posix() for page in (printed.ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if page not in menu] == []
+
+
+def test_hooks_have_the_versions_of_make_lint():
+    extra = re.search(r"^lint = \[(.*)\]$", (printed.ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    hooks = (printed.ROOT / ".pre-commit-config.yaml").read_text()
+    for tool in re.findall(r'"([^"]+)"', extra):
+        assert f"[{tool}]" in hooks
 
 
 def test_readme_has_the_figures_of_the_results_files():
