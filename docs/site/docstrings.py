@@ -14,8 +14,13 @@ _ENTRIES = reference.names() | set(reference.MODULES)
 
 
 def _formula(latex: str, display: str) -> str:
+    mathml = convert(" ".join(latex.split()), display=display)
+    # "log p", but "log(p)".
+    mathml = re.sub(
+        r"(<mi>(?:log|max|min|mean)</mi>)(?=<m(?:i|sub|sup|subsup|frac)>)", r'\1<mspace width="0.17em"/>', mathml
+    )
     # What stands between the tags is Markdown's otherwise.
-    return convert(" ".join(latex.split()), display=display).replace("*", "&#42;").replace("|", "&#124;")
+    return mathml.replace("*", "&#42;").replace("|", "&#124;")
 
 
 def _block(match: re.Match) -> str:

@@ -1,6 +1,7 @@
 """The public names, page by page: read from each module's __all__, without importing anything."""
 
 import ast
+import functools
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "aevb_ext"
@@ -42,6 +43,7 @@ def source(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@functools.cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(source(module).read_text())
 
@@ -56,6 +58,7 @@ def public(module: str) -> list[str]:
     return [name for name in own if not name.startswith("_")]
 
 
+@functools.cache
 def home(module: str, name: str) -> str:
     """Where what a module calls so is written, as "module.name": where its imports lead."""
     for node in _tree(module).body:
