@@ -58,5 +58,6 @@ def on_page_markdown(markdown, page, files, **_):
 
 
 def on_page_content(html, **_):
-    """Wide tables scroll by themselves, and not the page with them."""
+    """Wide tables scroll by themselves, and not the page with them. A figure and its unit stay on a line."""
+    html = re.sub(r"<td>(?=(?:<strong>)?[-+]?\d[\d.,]* ?\S{0,5}(?:</strong>)?</td>)", '<td class="figure">', html)
     return re.sub(r"<table>(.*?)</table>", r'<div class="wide"><table>\1</table></div>', html, flags=re.DOTALL)
