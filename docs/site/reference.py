@@ -92,7 +92,7 @@ def pages() -> dict[str, list[tuple[str, str | None]]]:
         for name in public(module):
             at = home(module, name)
             rows.append((name, documented.get(at, at if at in MODULES else None)))
-            documented.setdefault(at, f"{module}.{name}")
+            documented.setdefault(at, _entry(module, name))
         found[module] = rows
     return found
 
@@ -104,13 +104,20 @@ def page(module: str, rows: list[tuple[str, str | None]]) -> str:
     elsewhere = [f"[`{name}`][{there}]" for name, there in rows if there]
     if elsewhere:
         parts.append(f"Described elsewhere: {', '.join(elsewhere)}.")
-    parts += [_directive(f"{module}.{name}") for name, there in rows if not there]
-    parts += [_directive(name, "show_root_full_path: true") for name in _names_of_parts(module)]
+    parts += [_directive(_entry(module, name)) for name, there in rows if not there]
+    for name in _names_of_parts(module):
+        short = name.removeprefix(f"{module}.")
+        parts.append(_directive(name, f"heading: {short}", f"toc_label: {short}"))
     return "\n\n".join(parts) + "\n"
 
 
 def _directive(name: str, *options: str) -> str:
     return "\n      ".join([f"::: {name}", *options]).replace("\n      ", "\n    options:\n      ", 1)
+
+
+def _entry(module: str, name: str) -> str:
+    """What mkdocstrings finds it by: where a module beside it has its name, by the place where it is written."""
+    return home(module, name) if source(f"{module}.{name}").is_file() else f"{module}.{name}"
 
 
 def _names_of_parts(module: str) -> list[str]:
@@ -120,5 +127,5 @@ def _names_of_parts(module: str) -> list[str]:
 
 def names() -> set[str]:
     """All that has an entry of its own."""
-    found = {f"{module}.{name}" for module, rows in pages().items() for name, there in rows if not there}
+    found = {_entry(module, name) for module, rows in pages().items() for name, there in rows if not there}
     return found.union(*(_names_of_parts(module) for module in PARTS))
