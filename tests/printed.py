@@ -31,7 +31,7 @@ from aevb_ext.train import Callback, fit
 data = load("digits")
 model = make_model(x_dim=data.dim, latent=2, hidden=20, x_scale=data.x_scale)
 x = torch.rand(2, data.dim)
-fit = __import__("functools").partial(fit, samples_seen=2000, progress=False)
+fit = __import__("functools").partial(fit, samples_seen=2000, optimizer="adam", progress=False)
 """,
     "heads": """
 import torch

@@ -60,6 +60,13 @@ def test_command_is_one(command, monkeypatch):
     assert main([token for token in shlex.split(command)[1:] if token != "..."]) == 0
 
 
+def test_commands_of_the_tutorial_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in printed.commands(printed.ROOT / "docs" / "tutorial.md"):
+        assert main(shlex.split(command)[1:]) == 0, command
+    assert (tmp_path / "samples.png").is_file() and (tmp_path / "runs" / "first").is_dir()
+
+
 def _anchors(text):
     """As GitHub and the site's toc make them of headings."""
     plain = (re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE))
