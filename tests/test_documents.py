@@ -86,6 +86,12 @@ def test_links_lead_somewhere(page):
             assert anchor in _anchors(file.read_text()), f"{target}: there is no such heading"
 
 
+@pytest.mark.parametrize("page", printed.PAGES, ids=_place)
+def test_files_that_are_named_exist(page):
+    named = re.findall(r"`((?:csrc|aevb_ext|tests|benchmarks|docs|examples)/[\w./-]+)`", page.read_text())
+    assert [name for name in named if not re.search(r"[A-Z]{3}", name) and not (printed.ROOT / name).exists()] == []
+
+
 def test_readme_is_one_page():
     assert README.stat().st_size <= 9 * 1024
 
