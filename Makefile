@@ -3,6 +3,7 @@
 # make conformance   other people's programs on these operators, with their packages from the index (ARGS="-k pythae"),
 #               and of the packages' own tests a selection (ARGS="--whole-suites -k own": all)
 # make lint     ruff and clang-format
+# make docs     this documentation as a site that works offline: build/site/index.html
 # make cuda     the CUDA build in .venv-cuda, checked without a GPU
 # make bench    in .venv: every operator and step against its rivals, JAX too (ARGS="--only gaussian")
 # make fuzz     random calls of every public function against float64 formulas (ARGS="--cases 84000": a million calls)
@@ -22,7 +23,7 @@ PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 SOURCES := setup.py aevb_ext/_build_note.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
-.PHONY: train test conformance lint cuda bench fuzz sanitize count gpu clean FORCE
+.PHONY: train test conformance lint docs cuda bench fuzz sanitize count gpu clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,6 +41,10 @@ lint: .venv/installed-lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs .venv/bin/clang-format --dry-run -Werror
+
+# From the sources alone: nothing is compiled or imported.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean $(ARGS)
 
 cuda: .venv-cuda/installed
 	@# From .venv-cuda, where `import aevb_ext` finds the installed package and not this folder's CPU build.
@@ -70,7 +75,7 @@ gpu:
 	@$(PYTHON) benchmarks/gpu_check.py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-cuda build *.egg-info aevb_ext/_C*.so
+	rm -rf .venv .venv-cuda .venv-docs build *.egg-info aevb_ext/_C*.so
 
 # What an environment was made from. The file changes only when the text does, and then the environment is made anew.
 build/venv.from: WANTED = $(PYTHON) $(TORCH)
@@ -99,6 +104,14 @@ build/venv.from build/venv-cuda.from: FORCE
 .venv/installed-conformance: WHAT = .[conformance]
 .venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench .venv/installed-conformance: pyproject.toml | .venv/built
 	@.venv/bin/pip install -q --disable-pip-version-check --no-build-isolation -e '$(WHAT)'
+	@touch $@
+
+# What pyproject.toml's extra "docs" names, and not the package itself, which needs torch.
+.venv-docs/installed: pyproject.toml
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(PYTHON) -c 'import sys, re, pathlib; text = pathlib.Path("pyproject.toml").read_text(); \
+		print(*re.findall(r"\"([^\"]+)\"", re.search(r"^docs = \[(.*?)^\]", text, re.S | re.M)[1]), sep="\n")' >$(@D)/requirements.txt
+	@$(@D)/bin/pip install -q --disable-pip-version-check -r $(@D)/requirements.txt
 	@touch $@
 
 .venv-cuda/installed: .venv-cuda/torch pyproject.toml $(SOURCES) $(MODULES)

@@ -2,7 +2,7 @@
 
 python -m benchmarks                     the whole table: benchmarks/results/<machine>.json, docs/performance/*.png
 python -m benchmarks --check FILE        exits with 1 when something asked is missed; prints the worst first
-python -m benchmarks --markdown FILE     the tables of README
+python -m benchmarks --markdown FILE     the tables of docs/performance.md
 python -m benchmarks --plots FILE        the pictures
 """
 

@@ -1,4 +1,4 @@
-"""The tables that people read: one line for each case as it is measured, and Markdown for README."""
+"""The tables that people read: one line for each case as it is measured, and Markdown for docs/performance.md."""
 
 from .check import best, best_rival, ratio
 

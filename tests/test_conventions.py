@@ -1,4 +1,4 @@
-"""The README's table of what people write and what they write now: both sides are run as printed and must agree."""
+"""docs/from-what-you-wrote.md: both sides of its table are run as printed, and must agree."""
 
 import math
 import re
@@ -14,10 +14,10 @@ import aevb_ext
 from aevb_ext import distributions
 from aevb_ext.noise import standard_normal
 
-README = Path(__file__).parents[1] / "README.md"
-SECTION = README.read_text().partition("## From what you wrote")[2].partition("\n## ")[0]
+PAGE = Path(__file__).parents[1] / "docs" / "from-what-you-wrote.md"
+TABLE = PAGE.read_text()
 # | where | `what you wrote` | `what you write now` |
-ROWS = re.findall(r"^\| ([^|`]*) \| `([^`]+)` \| `([^`]+)`", SECTION, re.MULTILINE)
+ROWS = re.findall(r"^\| ([^|`]*) \| `([^`]+)` \| `([^`]+)`", TABLE, re.MULTILINE)
 
 BATCH, CHANNELS, SIDE = 3, 4, 2
 SEED = 1312
