@@ -29,7 +29,7 @@ MODULES = (
     "aevb_ext.report",
 )
 # Of the parts of the program `aevb`, which is documented as such, and their tools.
-NOT_PUBLIC = {"bar", "cli", "datasets", "doctor", "plots", "runs"}
+NOT_PUBLIC = {"cli", "datasets", "doctor", "plots", "progress_bar"}
 # Packages whose modules are public too: name -> what of them.
 PARTS = {
     "aevb_ext.integrations": ("diffusers", "pythae", "pyro", "scvi", "torch_distributions"),
