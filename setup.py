@@ -389,9 +389,10 @@ class BuildOperators(build_ext):
         for name, flags in reversed(INSTRUCTION_SETS.items()):
             command = [*compiler, *CXX_FLAGS, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}"]
             objects.append(compiled(KERNELS, command, f".{name}", temporary / "kernels"))
-        folders = ("ops", "cpu", "cuda") if cuda else ("ops", "cpu")
-        sources = [source for name in folders for source in sorted(CSRC.glob(f"{name}/*.cpp")) if source != KERNELS]
-        objects += [compiled(source, host) for source in sources]
+        sources = {*CSRC.glob("ops/**/*.cpp"), *CSRC.glob("cpu/*.cpp")} - {KERNELS}
+        if not cuda:
+            sources -= set(CSRC.glob("ops/**/*_cuda.cpp"))
+        objects += [compiled(source, host) for source in sorted(sources)]
         about = {
             "AEVB_VERSION": self.distribution.get_version(),
             "AEVB_COMMIT": _commit(),
