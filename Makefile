@@ -20,7 +20,7 @@ ARGS ?=
 # The tests share nothing but what a file's tests share: a few processes at a time, each with whole files where it can.
 PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 
-SOURCES := setup.py aevb_ext/_build_note.py $(shell find csrc -type f)
+SOURCES := setup.py setup_cuda.py aevb_ext/_build_note.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
 .PHONY: train test conformance lint docs cuda bench fuzz sanitize count gpu clean FORCE
@@ -89,7 +89,7 @@ build/venv.from build/venv-cuda.from: FORCE
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit(f"aevb_ext needs Python 3.10 or later; $(PYTHON) is {sys.version.split()[0]}: make PYTHON=...")'
 	@echo 'Installing $(lastword $(shell cat $<)) into $(@D)'
 	@$(PYTHON) -m venv --clear $(@D)
-	@$(@D)/bin/pip install -q --disable-pip-version-check 'setuptools>=77,<82' numpy '$(lastword $(shell cat $<))'
+	@$(@D)/bin/pip install -q --disable-pip-version-check 'setuptools>=77,<82' ninja numpy '$(lastword $(shell cat $<))'
 	@touch $@
 
 .venv/built: .venv/torch $(SOURCES)

@@ -10,11 +10,12 @@ Environment variables:
     CXX, CXXFLAGS         the C++ compiler, and flags added to those given here.
     MAX_JOBS              how many compilers run at once. Default: one per core.
 
-The objects are compiled here and not by torch's BuildExtension, which knows one set of flags for all C++ sources: the
-CPU kernels are one source compiled once per instruction set, and library.cpp alone is told the commit, so that a new
-commit does not compile everything again.
+Ninja runs the compilers, as it does for torch's own BuildExtension, which knows one set of flags for all C++ sources:
+here the CPU kernels are one source compiled once per instruction set, and library.cpp alone is told the commit, so that
+a new commit does not compile everything again.
 """
 
+import contextlib
 import os
 import platform
 import re
@@ -24,9 +25,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import setuptools
 from setuptools import Extension, setup
@@ -42,28 +42,19 @@ from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # which pip does not put there
+from setup_cuda import Cuda, choose_cuda, first_line
+
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 
 KERNELS = CSRC / "cpu" / "kernels.cpp"
+TORCH_H = "ops/common/torch.h"
 INSTRUCTION_SETS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTION_SETS["avx2"] = _AVX2
     INSTRUCTION_SETS["avx512"] = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-
-CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
-# torch's names, in TORCH_CUDA_ARCH_LIST, and what it has for them (torch.utils.cpp_extension).
-NAMED_ARCHS = {
-    "Volta": "7.0+PTX",
-    "Turing": "7.5+PTX",
-    "Ampere+Tegra": "8.7",
-    "Ampere": "8.0;8.6+PTX",
-    "Ada": "8.9+PTX",
-    "Hopper": "9.0+PTX",
-    "Blackwell+Tegra": "11.0",
-    "Blackwell": "10.0;10.3;12.0;12.1+PTX",
-}
 
 CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", f"-I{CSRC}"]
 # The kernels read neither errno nor the floating-point exception flags; nothing here changes a result. They say where
@@ -75,166 +66,6 @@ NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall", "-Xfatbin", "-co
 OPENMP_FLAGS = ["-fopenmp"] if sys.platform == "linux" else []
 
 
-class Unavailable(Exception):
-    """Why CUDA cannot be built here."""
-
-
-@dataclass(frozen=True)
-class Cuda:
-    nvcc: Path
-    home: Path
-    version: str
-    archs: tuple[str, ...]  # of nvcc's numbers: "90", "90+PTX"
-
-    @classmethod
-    def find(cls, torch) -> "Cuda":
-        if torch.version.cuda is None:
-            raise Unavailable(f"torch {torch.__version__} is built without CUDA: install a CUDA build of PyTorch")
-        nvcc = _find_nvcc()
-        said = _output(nvcc, "--version")
-        release = re.search(r"release (\d+\.\d+)", said)
-        if release is None:
-            raise Unavailable(f"{nvcc} does not work as nvcc: asked for its --version it said {_first_line(said)!r}")
-        version = release[1]
-        if version.split(".")[0] != torch.version.cuda.split(".")[0]:
-            raise Unavailable(
-                f"{nvcc} is of CUDA {version}, torch {torch.__version__} of CUDA {torch.version.cuda}, and the major "
-                "versions must agree: set CUDA_HOME to a toolkit that fits"
-            )
-        # nvcc knows its toolkit; its own path may be a wrapper's.
-        top = re.search(r"TOP=(.*)", _output(nvcc, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull))
-        home = Path(top[1].strip()).resolve() if top else nvcc.parent.parent
-        said = _output(nvcc, "--list-gpu-arch")
-        known = re.findall(r"compute_(\d+)\b", said)
-        if not known:
-            raise Unavailable(
-                f"{nvcc} names no GPU architectures: asked to --list-gpu-arch it said {_first_line(said)!r}"
-            )
-        return cls(nvcc, home, version, _archs(torch, known))
-
-    @property
-    def arch_list(self) -> str:
-        """The architectures as TORCH_CUDA_ARCH_LIST writes them."""
-        return ";".join(re.sub(r"^(\d+)(\d)", r"\1.\2", arch) for arch in self.archs)
-
-    @property
-    def arch_flags(self) -> list[str]:
-        flags = []
-        for arch in self.archs:
-            number = arch.removesuffix("+PTX")
-            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-            if arch.endswith("+PTX"):
-                flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-        return flags
-
-
-def _output(*command) -> str:
-    """What a program says, on either stream; of one that cannot be run, why."""
-    words = [str(word) for word in command]
-    try:
-        return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
-    except OSError as error:
-        return str(error)
-
-
-def _first_line(said: str) -> str:
-    return next((line for line in said.splitlines() if line.strip()), "nothing")
-
-
-def _find_nvcc() -> Path:
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        if home := os.environ.get(name):
-            if nvcc := shutil.which("nvcc", path=Path(home) / "bin"):
-                return Path(nvcc)
-            raise Unavailable(f"nvcc is missing: {name}={home} has no program bin/nvcc")
-    if found := shutil.which("nvcc", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/local/cuda/bin"):
-        return Path(found)
-    raise Unavailable("nvcc is missing: it is neither on PATH nor in /usr/local/cuda, and CUDA_HOME is not set")
-
-
-def _archs(torch, known: list[str]) -> tuple[str, ...]:
-    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
-    if listed and listed != "native":
-        return _listed_archs(listed, known)
-    newest = max(known, key=int)
-    capabilities = (torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
-    visible = {f"{major}{minor}" for major, minor in capabilities}
-    if visible:
-        archs = sorted(visible.intersection(known), key=int)
-        return tuple(archs) if visible <= set(known) else (*archs, f"{newest}+PTX")
-    archs = [arch for arch in CUDA_ARCHS if arch in known]
-    return (*archs[:-1], f"{archs[-1]}+PTX")
-
-
-def _listed_archs(listed: str, known: list[str]) -> tuple[str, ...]:
-    """As torch's extensions read the list: numbers and names between semicolons or spaces."""
-
-    def fault(what: str) -> PlatformError:
-        numbers = ", ".join(re.sub(r"(\d)$", r".\1", arch) for arch in known)
-        return PlatformError(
-            f"TORCH_CUDA_ARCH_LIST={listed}: {what}; expected GPU architectures that this nvcc knows ({numbers}; +PTX "
-            f"after a number, or a name: {', '.join(NAMED_ARCHS)}) between semicolons, as in 8.0;9.0+PTX"
-        )
-
-    words = re.split(r"[;\s]+", listed.strip("; "))
-    numbers = [number for word in words for number in NAMED_ARCHS.get(word, word).split(";")]
-    for number in numbers:
-        if not number:
-            raise fault("it names none")
-        form = re.fullmatch(r"(\d+)\.(\d)[af]?(\+PTX)?", number)
-        if form is None:
-            raise fault(f"{number} is no GPU architecture")
-        if form[1] + form[2] not in known:
-            raise fault(f"nvcc does not know {number}")
-    return tuple(dict.fromkeys(number.replace(".", "") for number in numbers))
-
-
-def choose_cuda(torch) -> tuple[Cuda | None, str]:
-    """What to build CUDA with, or None, and why."""
-    wish = os.environ.get("AEVB_CUDA", "")
-    if wish not in ("", "0", "1"):
-        raise PlatformError(f"AEVB_CUDA={wish}: expected 1 (with CUDA), 0 (without) or nothing (where possible)")
-    if wish == "0":
-        return None, "AEVB_CUDA=0"
-    try:
-        cuda = Cuda.find(torch)
-    except Unavailable as missing:
-        if wish == "1":
-            raise PlatformError(f"AEVB_CUDA=1, but CUDA cannot be built: {missing}") from None
-        return None, str(missing)
-    return cuda, "AEVB_CUDA=1" if wish else f"torch {torch.__version__} has CUDA and {cuda.nvcc} is there"
-
-
-@dataclass(frozen=True)
-class Object:
-    """One object file; it is compiled again when its command or a file that it read has changed."""
-
-    path: Path
-    source: Path
-    command: list[str]
-
-    def _notes(self) -> tuple[Path, Path]:
-        return Path(f"{self.path}.d"), Path(f"{self.path}.command")
-
-    def is_fresh(self) -> bool:
-        dependencies, command = self._notes()
-        try:
-            built = self.path.stat().st_mtime
-            read = shlex.split(dependencies.read_text().replace("\\\n", " ").partition(": ")[2])
-            return command.read_text() == shlex.join(self.command) and all(os.stat(f).st_mtime <= built for f in read)
-        except OSError:
-            return False
-
-    def compile(self) -> None:
-        dependencies, command = self._notes()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        command.unlink(missing_ok=True)
-        flags = ["-MMD", "-MF", str(dependencies), "-c", str(self.source), "-o", str(self.path)]
-        if subprocess.run([*self.command, *flags]).returncode:
-            raise CompileError(f"{self.source.relative_to(ROOT)} does not compile: {shlex.join(self.command)}")
-        command.write_text(shlex.join(self.command))
-
-
 def check_torch(torch, requirements: list[str]) -> None:
     """pip would build against the torch that is there, and then replace it by one that the requirements allow."""
     major, minor = re.search(r"^torch>=(\d+)\.(\d+)", "\n".join(requirements), re.MULTILINE).groups()
@@ -244,6 +75,17 @@ def check_torch(torch, requirements: list[str]) -> None:
             f"aevb_ext needs torch {major}.{minor} or later, and this is {torch.__version__}: type `pip install "
             f"'torch>={major}.{minor}'`, and then what you typed once more"
         )
+
+
+def find_ninja() -> str:
+    with contextlib.suppress(ImportError):
+        import ninja
+
+        if program := shutil.which("ninja", path=ninja.BIN_DIR) or shutil.which("ninja"):
+            return program
+    raise PlatformError(
+        "ninja, which runs the compilers, is missing: type `pip install ninja`, and then what you typed once more"
+    )
 
 
 def check_headers() -> None:
@@ -282,7 +124,7 @@ def host_compiler() -> list[str]:
     probe = [*compiler, "-std=c++20", "-x", "c++", "-fsyntax-only", os.devnull]
     try:
         done = subprocess.run(probe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        said = _first_line(done.stdout) if done.returncode else None
+        said = first_line(done.stdout) if done.returncode else None
     except OSError as error:
         said = str(error)
     if said is None:
@@ -294,19 +136,45 @@ def host_compiler() -> list[str]:
     )
 
 
-def compile_all(objects: list[Object]) -> None:
-    stale = [o for o in objects if not o.is_fresh()]
+class Object(NamedTuple):
+    """An object file, and what compiles it."""
 
-    def compile_one(numbered: tuple[int, Object]) -> None:
-        number, one = numbered
-        print(f"[{number}/{len(stale)}] {one.path.parent.name}/{one.path.name}", flush=True)
-        one.compile()
+    path: Path
+    source: Path
+    command: list[str]
+    needs: tuple[Path, ...] = ()  # objects that are made first
 
-    pool = ThreadPoolExecutor(jobs())
-    try:
-        list(pool.map(compile_one, enumerate(stale, 1)))
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+def write_ninja(path: Path, objects: list[Object]) -> None:
+    """What ninja goes by: an object is compiled again when its command or a file that it read has changed."""
+    from ninja import ninja_syntax
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        writer = ninja_syntax.Writer(file, width=sys.maxsize)
+        # The log of commands is one for all torches, and what was read stays beside each object: a build for one torch
+        # forgets nothing of another's.
+        writer.variable("builddir", ninja_syntax.escape(str(path.parent)))
+        writer.rule("compile", "$compiler -MMD -MF $out.d -c $in -o $out", description="$object", depfile="$out.d")
+        for one in objects:
+            variables = {"compiler": shlex.join(one.command), "object": f"{one.path.parent.name}/{one.path.name}"}
+            variables = {name: ninja_syntax.escape(value) for name, value in variables.items()}
+            needs = [str(path) for path in one.needs]
+            writer.build(str(one.path), "compile", str(one.source), implicit=needs, variables=variables)
+
+
+def compile_all(objects: list[Object], folder: Path, ninja: str) -> None:
+    build = folder.resolve() / "build.ninja"
+    write_ninja(build, objects)
+    failed = []
+    with subprocess.Popen([ninja, "-f", build, "-j", str(jobs())], stdout=subprocess.PIPE, text=True) as running:
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            if line.startswith("FAILED: "):
+                failed += [one.source for one in objects if line.rstrip().endswith(f" {one.path}")]
+    if running.returncode:
+        names = ", ".join(str(source.relative_to(ROOT)) for source in failed) or "csrc"
+        raise CompileError(f"{names} does not compile, as ninja said above")
 
 
 def _commit() -> str:
@@ -344,6 +212,7 @@ class BuildOperators(build_ext):
             ) from None
         check_torch(torch, self.distribution.install_requires)
         check_headers()
+        ninja = find_ninja()
         cuda, why = choose_cuda(torch)
         with_cuda = f"and for CUDA {cuda.version} ({cuda.arch_list})" if cuda else "alone, without CUDA"
         print(f"aevb_ext: building for the CPU ({', '.join(INSTRUCTION_SETS)}) {with_cuda}: {why}", flush=True)
@@ -353,7 +222,7 @@ class BuildOperators(build_ext):
         note = runpy.run_path(str(ROOT / "aevb_ext" / "_build_note.py"))  # to import aevb_ext takes the library
         sources = note["fingerprint"](CSRC)
         objects = self._objects(torch, cuda)
-        compile_all(objects)
+        compile_all(objects, Path(self.build_temp), ninja)
         self._link(extension, objects, cuda)
         note["write"](self.get_ext_fullpath(extension.name), torch=torch.__version__, sources=sources)
 
@@ -362,49 +231,55 @@ class BuildOperators(build_ext):
 
         # One folder per torch: objects are never shared between two, but for the kernels', which include none of it.
         temporary = Path(self.build_temp).resolve()
-        of_torch = temporary / f"torch-{torch.__version__}" / ("cuda" if cuda else "cpu")
+        of_torch, of_all = temporary / f"torch-{torch.__version__}" / ("cuda" if cuda else "cpu"), temporary / "kernels"
         compiler = host_compiler()
+        plain = [*compiler, *CXX_FLAGS]
         system = [sysconfig.get_path("include"), *include_paths("cuda" if cuda else "cpu")]
         if cuda:
             # What a small toolkit leaves out (cublas, cusparse, ...) is in the packages that torch depends on.
             system += [str(path) for path in Path(torch.__path__[0]).parent.glob("nvidia/cu*/include")]
-        host = [*compiler, *CXX_FLAGS, *OPENMP_FLAGS, "-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
-        if len(INSTRUCTION_SETS) == 1:
-            host.append("-DAEVB_BASELINE_ONLY")
+        host = [*compiler, f"-I{of_torch}", *CXX_FLAGS, *OPENMP_FLAGS]
+        host += ["-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
         if cuda:
             host.append("-DAEVB_WITH_CUDA")
         host += [word for path in system for word in ("-isystem", path)]
 
-        def compiled(source: Path, command: list[str], suffix: str = "", folder: Path = of_torch) -> Object:
-            name = source.relative_to(CSRC)
-            return Object(folder / name.parent / f"{name.name}{suffix}.o", source, command)
+        def compiled(source: Path, command: list[str], folder: Path, suffix: str = ".o", needs=()) -> Object:
+            return Object(folder / f"{source.relative_to(CSRC)}{suffix}", source, command, needs)
+
+        # GCC looks for a header in one folder after another, and finds this one precompiled first.
+        torch_h = compiled(CSRC / TORCH_H, [*host, "-x", "c++-header"], of_torch, ".gch")
+        host += ["-include", TORCH_H]
 
         # The longest first, so that they do not run alone at the end.
-        objects = []
+        objects = [torch_h]
         if cuda:
-            nvcc = [str(cuda.nvcc), *NVCC_FLAGS, *cuda.arch_flags, *(w for p in system for w in ("-isystem", p))]
+            nvcc = [str(cuda.nvcc), *NVCC_FLAGS, *cuda.arch_flags]
             if programs := [word for word in _words("CXX") if not word.startswith("-")]:
                 nvcc += ["-ccbin", programs[-1]]  # of CXX="ccache g++ -m64" g++
-            objects += [compiled(source, nvcc) for source in sorted(CSRC.glob("cuda/*.cu"))]
+            objects += [compiled(source, nvcc, of_all) for source in sorted(CSRC.glob("cuda/*.cu"))]
         for name, flags in reversed(INSTRUCTION_SETS.items()):
-            command = [*compiler, *CXX_FLAGS, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}"]
-            objects.append(compiled(KERNELS, command, f".{name}", temporary / "kernels"))
-        folders = ("ops", "cpu", "cuda") if cuda else ("ops", "cpu")
-        sources = [source for name in folders for source in sorted(CSRC.glob(f"{name}/*.cpp")) if source != KERNELS]
-        objects += [compiled(source, host) for source in sources]
+            command = [*plain, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}"]
+            objects.append(compiled(KERNELS, command, of_all, f".{name}.o"))
+        choice = [*plain, "-DAEVB_BASELINE_ONLY"] if len(INSTRUCTION_SETS) == 1 else plain
+        objects.append(compiled(CSRC / "cpu" / "instruction_sets.cpp", choice, of_all))
+        sources = set(CSRC.glob("ops/**/*.cpp"))
+        if not cuda:
+            sources -= set(CSRC.glob("ops/**/*_cuda.cpp"))
+        objects += [compiled(source, host, of_torch, needs=(torch_h.path,)) for source in sorted(sources)]
         about = {
             "AEVB_VERSION": self.distribution.get_version(),
             "AEVB_COMMIT": _commit(),
             "AEVB_ARCH_LIST": cuda.arch_list if cuda else "",
         }
         macros = [f'-D{name}="{value}"' for name, value in about.items()]
-        objects.append(compiled(CSRC / "library.cpp", [*host, *macros]))
+        objects.append(compiled(CSRC / "library.cpp", [*host, *macros], of_torch, needs=(torch_h.path,)))
         return objects
 
     def _link(self, extension: Extension, objects: list[Object], cuda: Cuda | None) -> None:
         from torch.utils.cpp_extension import library_paths
 
-        extension.extra_objects = [str(o.path) for o in objects]
+        extension.extra_objects = [str(o.path) for o in objects if o.path.suffix == ".o"]
         extension.library_dirs = library_paths("cuda" if cuda else "cpu")
         extension.libraries = ["c10", "torch", "torch_cpu", "torch_python"]
         if cuda:

@@ -5,6 +5,8 @@
 #pragma once
 #include <cstdint>
 
+#include "formulas/kinds.h"
+
 namespace aevb {
 
 enum class Type : int { f64, f32, bf16, f16, u8 };
@@ -16,15 +18,6 @@ constexpr int size_of(Type type) {
     default: return 2;
   }
 }
-enum class Spread : int { logvar, log_std, std, var };
-enum class Formula : int {
-  bernoulli,
-  bernoulli_of_probs,
-  gaussian,
-  gaussian_of_sigmoid,
-  gaussian_kl,
-  gaussian_kl_prior
-};
 
 // Row sums longer than this are summed in blocks of it, so that one long row can be shared by many threads, and so that
 // the order of summation never depends on how many there are.

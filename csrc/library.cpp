@@ -4,7 +4,8 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
-#include "cpu/dispatch.h"
+#include "cpu/instruction_sets.h"
+#include "ops/common/launch.h"
 #ifdef AEVB_WITH_CUDA
 #include <cuda_runtime_api.h>
 #endif
@@ -26,7 +27,7 @@ pybind11::dict build_info() {
   info["arch_list"] = AEVB_ARCH_LIST;
   info["compiler"] = __VERSION__;
   info["cpu_built"] = aevb::cpu::instruction_sets();
-  info["cpu_in_use"] = aevb::cpu::instruction_set();
+  info["cpu_in_use"] = aevb::cpu::kernels().name;
   return info;
 }
 

@@ -28,6 +28,7 @@ INFO = aevb_ext.build_info()
 def setup_py(monkeypatch):
     for name in ("AEVB_CUDA", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which it adds its folder
     spec = importlib.util.spec_from_file_location("aevb_setup", ROOT / "setup.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "aevb_setup", module)
@@ -128,7 +129,7 @@ def test_architectures_are_read_as_torch_reads_them(setup_py, toolkit, monkeypat
     from torch.utils.cpp_extension import _get_cuda_arch_flags
 
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
-    archs = setup_py._listed_archs(listed, ["70", "75", "80", "86", "87", "89", "90", "120"])
+    archs = sys.modules["setup_cuda"]._listed_archs(listed, ["70", "75", "80", "86", "87", "89", "90", "120"])
     cuda = setup_py.Cuda(nvcc=None, home=None, version="13.0", archs=archs)
     assert sorted(cuda.arch_flags) == _get_cuda_arch_flags()
 
@@ -288,6 +289,18 @@ def test_python_without_its_headers(setup_py, monkeypatch, tmp_path):
         setup_py.check_headers()
 
 
+def test_ninja_that_is_not_there(setup_py, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ninja", None)
+    with pytest.raises(
+        setup_py.PlatformError, match=r"^ninja, which runs the compilers, is missing: type `pip install ninja`"
+    ):
+        setup_py.find_ninja()
+    monkeypatch.setitem(sys.modules, "ninja", SimpleNamespace(BIN_DIR=""))  # its package, and no program
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(setup_py.PlatformError, match="`pip install ninja`"):
+        setup_py.find_ninja()
+
+
 def test_setuptools_that_makes_no_wheels(setup_py, monkeypatch):
     for old in ("65.5.0", "70.0.0", "9.1"):
         monkeypatch.setattr(setuptools, "__version__", old)
@@ -336,9 +349,83 @@ def test_what_is_compiled_again_for_another_torch(setup_py, monkeypatch):
         }
         for version in ("2.98.0", "2.99.0")
     )
-    kernels = {f"kernels.cpp.{isa}.o" for isa in setup_py.INSTRUCTION_SETS}
+    kernels = {f"kernels.cpp.{isa}.o" for isa in setup_py.INSTRUCTION_SETS} | {"instruction_sets.cpp.o"}
     assert {Path(path).name for path, *_ in one & other} == kernels
     assert len(one) == len(other) > len(kernels) and not {path for path, *_ in one - other} & {p for p, *_ in other}
+
+
+# What is compiled again
+
+
+class Sources:
+    """A folder of small sources and headers, with the objects that setup.py makes of them."""
+
+    def __init__(self, setup_py, folder: Path):
+        self.setup_py, self.folder = setup_py, folder
+        self.flags = {"one": [], "two": []}
+        (folder / "shared.h").write_text("#pragma once\n")
+        (folder / "own.h").write_text('#include "shared.h"\n')
+        (folder / "one.cpp").write_text('#include "own.h"\nint one() { return 1; }\n')
+        (folder / "two.cpp").write_text('#include "shared.h"\nint two() { return 2; }\n')
+
+    def object(self, name: str):
+        path = self.folder / "the objects" / f"{name}.cpp.o"
+        return self.setup_py.Object(path, self.folder / f"{name}.cpp", ["c++", *self.flags[name]])
+
+    def build(self, *names: str) -> set[str]:
+        """Builds the objects of these sources; which of them were compiled."""
+        before = {name: self._made(name) for name in self.flags}
+        objects = [self.object(name) for name in names or self.flags]
+        self.setup_py.compile_all(objects, self.folder / "the build", self.setup_py.find_ninja())
+        return {name for name in self.flags if self._made(name) != before[name]}
+
+    def _made(self, name: str) -> int | None:
+        path = self.object(name).path
+        return path.stat().st_mtime_ns if path.exists() else None
+
+
+@pytest.fixture
+def sources(setup_py, tmp_path):
+    pytest.importorskip("ninja")
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    made = Sources(setup_py, tmp_path)
+    assert made.build() == {"one", "two"} and made.build() == set()
+    return made
+
+
+def test_a_header_compiles_what_includes_it(sources):
+    for header, including in (("own.h", {"one"}), ("shared.h", {"one", "two"}), ("two.cpp", {"two"})):
+        (sources.folder / header).touch()
+        assert (header, sources.build()) == (header, including)
+        assert sources.build() == set()
+
+
+def test_a_command_compiles_what_it_is_of(sources):
+    sources.flags["two"] = ["-DA='$b  c'"]
+    assert sources.build() == {"two"} and sources.build() == set()
+
+
+def test_an_object_that_is_lost_is_compiled_again(sources):
+    sources.object("one").path.unlink()
+    assert sources.build() == {"one"}
+
+
+def test_a_build_of_fewer_objects_forgets_none(sources):
+    """As a build for one torch, which has objects of its own, between two for another."""
+    assert sources.build("one") == set() and sources.build("two") == set() and sources.build() == set()
+    (sources.folder / "shared.h").touch()
+    assert sources.build("one") == {"one"} and sources.build() == {"two"}
+
+
+def test_what_does_not_compile_is_named(sources, monkeypatch, capfd):
+    monkeypatch.setattr(sources.setup_py, "ROOT", sources.folder)
+    (sources.folder / "own.h").write_text("no C++\n")
+    with pytest.raises(sources.setup_py.CompileError, match=r"^one\.cpp does not compile"):
+        sources.build()
+    assert "own.h:1:" in capfd.readouterr().out
+    (sources.folder / "own.h").write_text("")
+    assert sources.build() == {"one"}
 
 
 # What was built

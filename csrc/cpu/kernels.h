@@ -1,5 +1,5 @@
 // The kernels of the CPU: each does the tiles [begin, end) of a call, and nobody else's. Compiled once for each
-// instruction set; dispatch.cpp picks one.
+// instruction set; instruction_sets.cpp finds one.
 #pragma once
 #include "call.h"
 

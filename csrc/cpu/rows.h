@@ -20,16 +20,16 @@ AEVB_INLINE void along(int count, Body body) {
 
 // An operand's elements in a chunk: an array of some type, or, where `step` is 0 and not all ones, one vector of them.
 // Where its rows lie apart, the processor's own prefetching gives up at the end of each, and what is so many bytes on
-// is asked for instead: a later row.
+// is prefetched instead: a later row.
 struct Run {
   const void* data;
   Type type;
   int step;
-  int64_t ahead = 0;
+  int64_t prefetch_bytes = 0;
 };
 
-// Elements that a later row is ahead by, at least; and those that are asked for at a time.
-constexpr int kAhead = 1024, kStretch = 128;
+// Elements that a row is prefetched ahead of, at least; and those that are prefetched at a time.
+constexpr int kPrefetch = 1024, kStretch = 128;
 
 template <class T>
 Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
@@ -46,7 +46,8 @@ Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer)
       if (input.stride[last] == 1) {
         Run run = at(offset);
         if (last > 0 && input.size[last] <= kBlock)
-          run.ahead = (input.size[last] + kAhead - 1) / input.size[last] * input.stride[last - 1] * size_of(input.type);
+          run.prefetch_bytes =
+              (input.size[last] + kPrefetch - 1) / input.size[last] * input.stride[last - 1] * size_of(input.type);
         return run;
       }
       gather(input.type, input.data, offset, 0, Vec<T>::lanes, buffer.data);
@@ -64,10 +65,10 @@ bool stays(const Input& input, const RowCall& call) {
          (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)));
 }
 
-// Asks for what will be wanted after elements [begin, end) of a run.
-inline void ask_ahead(const Run& run, int begin, int end) {
-  if (!run.ahead) return;
-  const char* const later = static_cast<const char*>(run.data) + run.ahead;
+// Prefetches what will be wanted after elements [begin, end) of a run.
+inline void prefetch(const Run& run, int begin, int end) {
+  if (!run.prefetch_bytes) return;
+  const char* const later = static_cast<const char*>(run.data) + run.prefetch_bytes;
   for (int i = begin * size_of(run.type); i < end * size_of(run.type); i += 64) __builtin_prefetch(later + i);
 }
 
@@ -210,7 +211,7 @@ class RowPass {
     int i = 0;
     for (const int whole = chunk.size / lanes * lanes; i < whole;) {
       const int end = whole - i < kStretch ? whole : i + kStretch;
-      for (int k = 0; k < arity; ++k) ask_ahead(in[k], i, end);
+      for (int k = 0; k < arity; ++k) prefetch(in[k], i, end);
       for (; i < end; i += lanes)
         body([i](const Run& run) AEVB_INLINE_BODY { return load_from<T>(run.type, run.data, i & run.step); },
              [i](N v, Type type, void* p, bool streamed)

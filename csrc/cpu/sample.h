@@ -26,7 +26,7 @@ class Noise {
       drawn += kGroup;
       const int ready = drawn < count ? drawn : count;
       for (; i + lanes <= ready; i += lanes)
-        body([i](const T* p) AEVB_INLINE_BODY { return load_ahead(p + i); },
+        body([i](const T* p) AEVB_INLINE_BODY { return load_and_prefetch(p + i); },
              [i](Vec<T> v, T* p, bool streamed) AEVB_INLINE_BODY { streamed ? v.stream(p + i) : v.store(p + i); },
              Vec<T>::load(eps + i));
     }
@@ -47,7 +47,7 @@ class Noise {
  private:
   // The processor's own prefetching gives up between rows, and while noise is drawn nothing else asks for operands.
   template <class T>
-  static AEVB_INLINE Vec<T> load_ahead(const T* p) {
+  static AEVB_INLINE Vec<T> load_and_prefetch(const T* p) {
     __builtin_prefetch(p + kChunk);
     return Vec<T>::load(p);
   }

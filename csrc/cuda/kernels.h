@@ -5,10 +5,6 @@
 
 #include "call.h"
 
-namespace at {
-struct PhiloxCudaState;
-}
-
 namespace aevb::cuda {
 
 cudaError_t row_forward(const RowCall& call, cudaStream_t stream);
@@ -18,8 +14,15 @@ cudaError_t sample_backward(const SampleCall& call, cudaStream_t stream);
 cudaError_t binarize(const BinarizeCall& call, cudaStream_t stream);
 cudaError_t unpack_bits(const UnpackCall& call, cudaStream_t stream);
 
+// A generator's. In a captured graph its seed, and what is to be added to the offset, are in device memory, and only
+// when the graph is replayed; elsewhere the pointers are null.
+struct GeneratorState {
+  uint64_t seed, offset;
+  const int64_t *captured_seed, *captured_offset;
+};
+
 // Writes the (seed, offset) of `count` draws to keys, on the device.
 constexpr int64_t kNumbersPerKey = 4;  // that a draw takes from the generator
-cudaError_t noise_keys(const at::PhiloxCudaState& state, int64_t* keys, int64_t count, cudaStream_t stream);
+cudaError_t noise_keys(const GeneratorState& state, int64_t* keys, int64_t count, cudaStream_t stream);
 
 }  // namespace aevb::cuda

@@ -1,6 +1,4 @@
 // Noise keys from the state of a generator.
-#include <ATen/cuda/PhiloxCudaState.h>
-
 #include <algorithm>
 
 #include "cuda/kernels.h"
@@ -13,17 +11,16 @@ namespace {
 constexpr uint64_t kApart = 0x616576622e6b6579;
 
 struct KeyTask {
-  at::PhiloxCudaState state;
+  cuda::GeneratorState state;
   int64_t* keys;
   int64_t count;
 };
 
-// In a captured graph the state is in device memory, and only when the graph is replayed: hence a kernel for two
-// numbers.
+// A captured graph has the state in device memory only: hence a kernel for two numbers.
 __global__ void write_keys(const __grid_constant__ KeyTask task) {
-  const auto [seed, offset, offset_in_graph, captured] = task.state;
-  const auto own = static_cast<int64_t>((captured ? static_cast<uint64_t>(*seed.ptr) : seed.val) ^ kApart);
-  const auto first = static_cast<int64_t>(captured ? static_cast<uint64_t>(*offset.ptr) + offset_in_graph : offset.val);
+  const auto [seed, offset, captured_seed, captured_offset] = task.state;
+  const auto own = static_cast<int64_t>((captured_seed ? static_cast<uint64_t>(*captured_seed) : seed) ^ kApart);
+  const auto first = static_cast<int64_t>(offset + (captured_offset ? static_cast<uint64_t>(*captured_offset) : 0));
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < task.count;
        i += int64_t(gridDim.x) * blockDim.x) {
     task.keys[2 * i] = own;
@@ -36,7 +33,7 @@ __global__ void write_keys(const __grid_constant__ KeyTask task) {
 
 namespace aevb::cuda {
 
-cudaError_t noise_keys(const at::PhiloxCudaState& state, int64_t* keys, int64_t count, cudaStream_t stream) {
+cudaError_t noise_keys(const GeneratorState& state, int64_t* keys, int64_t count, cudaStream_t stream) {
   constexpr int64_t threads = 128, most = 1024;
   const auto grid = static_cast<unsigned>(std::min((count + threads - 1) / threads, most));
   return device::launch(device::write_keys, grid, count == 1 ? 1 : threads, stream,

@@ -1,6 +1,6 @@
 // The four ways to give the spread of a Gaussian, each as what the formulas need of it.
 #pragma once
-#include "call.h"
+#include "formulas/kinds.h"
 #include "formulas/numerics.h"
 
 namespace aevb::AEVB_ISA {

@@ -3,19 +3,20 @@
 //   static constexpr Formula formula;
 //   static Tensor by_data(const Tensor& parameter);               d log p / dx
 //   static Tensor by_parameter(const Tensor& x, const Tensor& parameter);
-// the derivatives being differentiable themselves. It may also have edge_behind and gives_behind (autograd.h), and
-//   static Tensor gradient_behind(const Tensor& cotangent, const Tensor& x, const Tensor& parameter,
+// the derivatives being differentiable themselves. It may also have producer_edge and gives_producer_gradient
+// (common/autograd.h), and
+//   static Tensor producer_gradient(const Tensor& cotangent, const Tensor& x, const Tensor& parameter,
 //                                 const Tensor& by_parameter);
 #pragma once
 #include <ATen/ops/sigmoid.h>
 
-#include "ops/autograd.h"
-#include "ops/rows.h"
+#include "ops/common/autograd.h"
+#include "ops/common/rows.h"
 
 namespace aevb {
 
 template <class Parameter>
-concept HasBehind = requires { &Parameter::gradient_behind; };
+concept HasProducerGradient = requires { &Parameter::producer_gradient; };
 
 // What log p(x | parameter) and its backward are called with, beside tensors.
 template <class Parameter>
@@ -41,24 +42,24 @@ struct BernoulliLogProb {
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;
 
-  torch::autograd::Edge edge_behind(const torch::autograd::Node& node, const variable_list& inputs) const
-    requires HasBehind<Parameter>
+  torch::autograd::Edge producer_edge(const torch::autograd::Node& node, const variable_list& inputs) const
+    requires HasProducerGradient<Parameter>
   {
-    return Parameter::edge_behind(node, inputs[1]);
+    return Parameter::producer_edge(node, inputs[1]);
   }
-  bool gives_behind(const torch::autograd::Node& node) const
-    requires HasBehind<Parameter>
+  bool gives_producer_gradient(const torch::autograd::Node& node) const
+    requires HasProducerGradient<Parameter>
   {
-    return Parameter::gives_behind(node);
+    return Parameter::gives_producer_gradient(node);
   }
-  at::Tensor gradient_behind(const variable_list& cotangents, const variable_list& saved,
-                             variable_list& gradients) const
-    requires HasBehind<Parameter>
+  at::Tensor producer_gradient(const variable_list& cotangents, const variable_list& saved,
+                               variable_list& gradients) const
+    requires HasProducerGradient<Parameter>
   {
     const at::Tensor &x = saved[0], &given = saved[1], parameter = given.to(wide_type(given));
     const auto kind = parse_reduction(reduction);
-    return Parameter::gradient_behind(differentiable_cotangent(cotangents[0], given, x.dim() - batch_dims, kind),
-                                      x.to(parameter.scalar_type()) * x_scale, parameter, gradients[1]);
+    return Parameter::producer_gradient(differentiable_cotangent(cotangents[0], given, x.dim() - batch_dims, kind),
+                                        x.to(parameter.scalar_type()) * x_scale, parameter, gradients[1]);
   }
 };
 

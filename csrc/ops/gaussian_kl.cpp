@@ -3,18 +3,16 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
-#include "ops/autocast.h"
-#include "ops/register.h"
-#include "ops/rows.h"
-#include "ops/spread.h"
+#include "ops/common/autocast.h"
+#include "ops/common/register.h"
+#include "ops/common/rows.h"
+#include "ops/common/spread.h"
 
 namespace aevb {
 namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 // What the KL divergence and its backward are called with, beside tensors.
 struct GaussianKl {

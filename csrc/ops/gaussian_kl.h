@@ -1,5 +1,5 @@
 #pragma once
-#include "ops/autograd.h"
+#include "ops/common/autograd.h"
 
 namespace aevb {
 

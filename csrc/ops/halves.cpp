@@ -1,29 +1,19 @@
-#include "ops/halves.h"
-
+// Means and spreads that are the two halves of one tensor, as an encoder with one last layer gives them.
+//
+// Their gradients are wanted as the two halves of one tensor again. PyTorch's own chunk puts them together by a copy of
+// both into fresh memory, which costs more than computing them; here the kernels write them side by side
+// (common/layout.h), and the backward of `halves` finds them so.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
-#include "ops/autograd.h"
-#include "ops/check.h"
-#include "ops/layout.h"
-#include "ops/memory.h"
+#include "ops/common/autograd.h"
+#include "ops/common/layout.h"
 
 namespace aevb {
-
-using at::Tensor;
-using torch::autograd::variable_list;
-
 namespace {
 
-// A half's rows: `event` elements side by side, and as many of the other half's between one row and the next.
-bool is_half(const Tensor& t, int64_t event) {
-  if (event == 0 || t.numel() == 0) return false;
-  Tensor same = t;
-  const Input rows = describe(same, t.sizes());
-  const int last = rows.dims - 1;
-  return last <= 1 && rows.size[last] == event && rows.stride[last] == 1 && (last == 0 || rows.stride[0] == 2 * event);
-}
+using at::Tensor;
 
 struct HalvesBackward final : torch::autograd::Node {
   int64_t dim = 0;
@@ -32,7 +22,7 @@ struct HalvesBackward final : torch::autograd::Node {
     const auto& [first, second] = std::tie(halves[0], halves[1]);
     if (!first.defined() && !second.defined()) return {Tensor()};
     const Tensor& half = first.defined() ? first : second;
-    if (first.defined() && second.defined() && !at::GradMode::is_enabled() && may_look_ahead(halves) &&
+    if (first.defined() && second.defined() && !at::GradMode::is_enabled() && may_bypass_dispatcher(halves) &&
         are_halves(first, second, c10::multiply_integers(half.sizes().slice(dim))))
       return {together(first)};
     return copied_together(halves, dim);
@@ -70,7 +60,7 @@ std::tuple<Tensor, Tensor> halves(const Tensor& params, int64_t dim) {
   TORCH_CHECK_VALUE(params.sym_size(dim) % 2 == 0, "params has size ", params.sym_size(dim), " in dimension ", dim,
                     ", which has no halves");
   // To what traces or transforms operators these are PyTorch's own views.
-  if (!params.requires_grad() || !at::GradMode::is_enabled() || !may_look_ahead({params})) {
+  if (!params.requires_grad() || !at::GradMode::is_enabled() || !may_bypass_dispatcher({params})) {
     const auto both = params.chunk(2, dim);
     return {both[0], both[1]};
   }
@@ -86,17 +76,6 @@ std::tuple<Tensor, Tensor> halves(const Tensor& params, int64_t dim) {
 }
 
 }  // namespace
-
-bool are_halves(const Tensor& first, const Tensor& second, int64_t event) {
-  return first.scalar_type() == second.scalar_type() && first.is_alias_of(second) && first.sizes() == second.sizes() &&
-         first.strides() == second.strides() && second.storage_offset() == first.storage_offset() + event &&
-         is_half(first, event);
-}
-
-std::array<Tensor, 2> empty_halves(const Tensor& half, int64_t event) {
-  const Tensor both = empty({c10::SymInt(2 * half.numel())}, half.options());
-  return {both.as_strided(half.sizes(), half.strides(), 0), both.as_strided(half.sizes(), half.strides(), event)};
-}
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def("halves(Tensor(a) params, int dim) -> (Tensor(a), Tensor(a))", TORCH_FN(halves));

@@ -1,79 +1,21 @@
-// A layer y = act(x W^T + b). In float32 on the CPU oneDNN, which comes with PyTorch, multiplies. x may be bytes, which
-// are scaled and cast a block of rows at a time: neither the forward nor the backward has all of them in floats.
-//
-// nn.Linear multiplies by MKL, which withholds its AVX-512 kernels from CPUs of other makers than Intel. On a Zen 5
-// with two threads oneDNN runs the products of a 784-500-784 layer at 350 to 440 GFLOP/s where MKL runs them at 155 to
-// 195.
-#include "ops/linear.h"
-
-#include <ATen/Context.h>
+// A layer y = act(x W^T + b) as an operator. x may be bytes, which are scaled and cast a block of rows at a time:
+// neither the forward nor the backward has all of them in floats.
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/tanh_backward.h>
 
-#include "ops/autograd.h"
-#include "ops/check.h"
-#include "ops/register.h"
-
-#if defined(__x86_64__) && defined(__linux__)
-namespace at::native {
-// Exported by PyTorch, without a header. Null in one that no longer has it.
-__attribute__((weak, visibility("default"))) void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& result,
-                                                                float beta, float alpha);
-}  // namespace at::native
-#endif
+#include "ops/common/autograd.h"
+#include "ops/common/check.h"
+#include "ops/common/register.h"
+#include "ops/linear_layer.h"
 
 namespace aevb {
 namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-// Whether oneDNN is to multiply these.
-bool prefers_onednn(const Tensor& a, const Tensor& b) {
-#if defined(__x86_64__) && defined(__linux__)
-  // Without AVX-512 there is nothing that MKL withholds; and there PyTorch's mkldnn_matmul raises, in any precision.
-  static const bool mkl_is_slowed = at::hasMKL() && !__builtin_cpu_is("intel") && __builtin_cpu_supports("avx512bw") &&
-                                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return mkl_is_slowed && at::globalContext().userEnabledMkldnn() && a.is_cpu() && a.scalar_type() == at::kFloat &&
-         b.scalar_type() == at::kFloat && a.numel() && b.numel();
-#else
-  return (void)a, (void)b, false;
-#endif
-}
-
-// mkldnn::_linear_pointwise(X, W, B, attr, scalars, algorithm), where this PyTorch has it.
-using LinearPointwise = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, c10::string_view,
-                               c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
-
-const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& linear_pointwise() {
-  static const auto found = []() -> std::optional<c10::TypedOperatorHandle<LinearPointwise>> {
-    auto op = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
-    if (!op || !op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return std::nullopt;
-    return op->typed<LinearPointwise>();
-  }();
-  return found;
-}
-
-// act(x w^T + bias) of matrices.
-Tensor activated(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool tanh) {
-  if (prefers_onednn(x, w) && linear_pointwise())
-    return linear_pointwise()->call(x, w, bias, tanh ? "tanh" : "none", c10::List<std::optional<at::Scalar>>(), "");
-  Tensor y = at::linear(x, w, bias);
-  return tanh ? y.tanh_() : y;
-}
-
-// a b of matrices.
-Tensor product(const Tensor& a, const Tensor& b) {
-  if (!prefers_onednn(a, b)) return at::mm(a, b);
-  Tensor result = at::empty({a.size(0), b.size(1)}, a.options());
-  multiply(a, b, result);
-  return result;
-}
 
 // Bytes (or truth values) as the layer multiplies them.
 Tensor scaled(const Tensor& bytes, const Tensor& weight, double x_scale) {
@@ -98,7 +40,7 @@ void for_each_scaled_block(const Tensor& x, const Tensor& weight, double x_scale
 bool in_blocks(const Tensor& x, const Tensor& weight) { return x.is_cpu() && x.size(0) > rows_of_bytes(x, weight); }
 
 Tensor activated_bytes(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool tanh, double x_scale) {
-  if (!in_blocks(x, w)) return activated(scaled(x, w, x_scale), w, bias, tanh);
+  if (!in_blocks(x, w)) return activated_layer(scaled(x, w, x_scale), w, bias, tanh);
   Tensor y = at::empty({x.size(0), w.size(0)}, w.options());
   for_each_scaled_block(x, w, x_scale, [&](int64_t first, int64_t rows, const Tensor& floats) {
     Tensor block = y.narrow(0, first, rows);
@@ -109,7 +51,7 @@ Tensor activated_bytes(const Tensor& x, const Tensor& w, const OptionalTensor& b
 }
 
 Tensor weight_gradient_of_bytes(const Tensor& g, const Tensor& x, const Tensor& weight, double x_scale) {
-  if (!in_blocks(x, weight)) return product(g.t(), scaled(x, weight, x_scale));
+  if (!in_blocks(x, weight)) return matrix_product(g.t(), scaled(x, weight, x_scale));
   Tensor result = at::empty(weight.sizes(), weight.options());
   for_each_scaled_block(x, weight, x_scale, [&](int64_t first, int64_t rows, const Tensor& floats) {
     multiply(g.narrow(0, first, rows).t(), floats, result, /*add=*/first > 0);
@@ -160,7 +102,8 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& bias, double x_s
 Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh, double x_scale) {
   check(x, weight, bias.value_or(Tensor()), x_scale);
   const bool bytes = is_bytes(x);
-  Tensor y = bytes ? activated_bytes(matrix(x), weight, bias, tanh, x_scale) : activated(matrix(x), weight, bias, tanh);
+  Tensor y =
+      bytes ? activated_bytes(matrix(x), weight, bias, tanh, x_scale) : activated_layer(matrix(x), weight, bias, tanh);
   return x.dim() == 2 ? y : y.view_symint(output_sizes(x, weight));
 }
 
@@ -172,11 +115,11 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tenso
   const Tensor g = matrix(y ? at::tanh_backward(cotangent, *y) : cotangent);
   Tensor dx, dweight, dbias;
   if (wanted[0]) {
-    dx = product(g, weight);
+    dx = matrix_product(g, weight);
     if (x.dim() != 2) dx = dx.view_symint(x.sym_sizes());
   }
   if (wanted[1])
-    dweight = is_bytes(x) ? weight_gradient_of_bytes(g, matrix(x), weight, x_scale) : product(g.t(), matrix(x));
+    dweight = is_bytes(x) ? weight_gradient_of_bytes(g, matrix(x), weight, x_scale) : matrix_product(g.t(), matrix(x));
   if (wanted[2]) dbias = g.sum(0);
   return {dx, dweight, dbias};
 }
@@ -219,66 +162,6 @@ Tensor autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bia
 }
 
 }  // namespace
-
-// Unlike oneDNN's layer, which copies a transposed x, this reads any matrix where it lies.
-void multiply(const Tensor& a, const Tensor& b, const Tensor& result, bool add) {
-#if defined(__x86_64__) && defined(__linux__)
-  if (prefers_onednn(a, b) && at::native::mkldnn_matmul) {
-    at::native::mkldnn_matmul(a, b, result, /*beta=*/add, /*alpha=*/1);
-    return;
-  }
-#endif
-  Tensor out = result;
-  const auto wide = result.scalar_type();
-  if (wide == a.scalar_type()) {
-    add ? at::addmm_out(out, result, a, b) : at::mm_out(out, a, b);
-  } else if (a.is_cuda()) {
-    add ? at::addmm_out(out, result, a, b, wide) : at::mm_out(out, a, b, wide);
-  } else if (a.scalar_type() == at::kHalf) {  // whose own product would overflow
-    multiply(a.to(wide), b.to(wide), result, add);
-  } else {
-    const Tensor rounded = at::mm(a, b);
-    add ? out.add_(rounded) : out.copy_(rounded);
-  }
-}
-
-void layer(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& result) {
-  if (bias.defined() && !prefers_onednn(x, w)) {
-    Tensor out = result;
-    at::addmm_out(out, bias, x, w.t());
-    return;
-  }
-  if (bias.defined()) result.copy_(bias);
-  multiply(x, w.t(), result, /*add=*/bias.defined());
-}
-
-int64_t rows_per_block(int64_t row_bytes, bool on_cuda) {
-  constexpr int64_t bytes = 2 << 20, bytes_cuda = 64 << 20, fewest = 512;
-  return std::max(fewest, (on_cuda ? bytes_cuda : bytes) / std::max<int64_t>(row_bytes, 1));
-}
-
-std::vector<Tensor> layer_gradients(const Tensor& g, const Tensor& x, const Tensor& weight, at::ArrayRef<bool> wanted) {
-  const Tensor rows = matrix(g);
-  std::vector<Tensor> gradients(3);
-  if (wanted[0]) gradients[0] = g.matmul(weight);
-  if (wanted[1]) gradients[1] = rows.t().matmul(matrix(x));
-  if (wanted[2]) gradients[2] = rows.sum(0);
-  return gradients;
-}
-
-Tensor matrix(const Tensor& x) { return x.dim() == 1 ? x.unsqueeze(0) : x.flatten(0, -2); }
-
-void check_layer(const char* name, const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  TORCH_CHECK_VALUE(weight.dim() == 2, "weight must be [out, in], got ", weight.sym_sizes());
-  TORCH_CHECK_VALUE(x.dim() > 0 && x.sym_size(-1) == weight.sym_size(1), name, " must be [*, ", weight.sym_size(1),
-                    "], since weight is ", weight.sym_sizes(), "; got ", x.sym_sizes());
-  TORCH_CHECK_VALUE(!bias.defined() || (bias.dim() == 1 && bias.sym_size(0) == weight.sym_size(0)), "bias must be [",
-                    weight.sym_size(0), "], since weight is ", weight.sym_sizes(), "; got ", bias.sym_sizes());
-  TORCH_CHECK_TYPE(
-      x.scalar_type() == weight.scalar_type() && (!bias.defined() || bias.scalar_type() == x.scalar_type()), name,
-      ", weight and bias must be of one dtype, got ", x.scalar_type(), " and ",
-      x.scalar_type() == weight.scalar_type() ? bias.scalar_type() : weight.scalar_type());
-}
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def("linear(Tensor x, Tensor weight, Tensor? bias, bool tanh, float x_scale=1.0) -> Tensor");

@@ -4,12 +4,12 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
 
-#include "ops/autocast.h"
 #include "ops/bernoulli.h"
-#include "ops/gaussian_log_prob.h"
-#include "ops/linear.h"
+#include "ops/common/autocast.h"
+#include "ops/common/register.h"
+#include "ops/gaussian.h"
+#include "ops/linear_layer.h"
 #include "ops/linear_rows.h"
-#include "ops/register.h"
 
 namespace aevb {
 namespace {
@@ -143,8 +143,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> bernoulli_gradients(const Tensor& cot
   const auto g = gradients(op, {x, h, weight, bias.value_or(Tensor())}, cotangent, wanted);
   return {g[0], g[1], g[2], g[3]};
 }
-
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 variable_list LinearBernoulli::fused(const variable_list& cotangents, const variable_list& saved,
                                      at::ArrayRef<bool> wanted) const {

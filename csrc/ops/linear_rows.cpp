@@ -7,9 +7,9 @@
 #include <ATen/ops/zeros.h>
 #include <c10/util/hash.h>
 
-#include "ops/launch.h"
-#include "ops/linear.h"
-#include "ops/memory.h"
+#include "ops/common/launch.h"
+#include "ops/common/memory.h"
+#include "ops/linear_layer.h"
 
 namespace aevb {
 namespace {
@@ -56,7 +56,7 @@ class Sum {
 
 void put(const Tensor& total, const Tensor& term, bool add) { add ? total.add_(term) : total.copy_(term); }
 
-Output behind(Output output, int64_t rows, int64_t row_elements) {
+Output advanced(Output output, int64_t rows, int64_t row_elements) {
   if (output.data) output.data = static_cast<char*>(output.data) + rows * row_elements * size_of(output.type);
   return output;
 }
@@ -146,7 +146,7 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
 
       if (with_values) {
         call.value = {values.mutable_data_ptr(), type_of(values.scalar_type()), !per_element};
-        call.value = behind(call.value, first, per_element ? features : shape.blocks);
+        call.value = advanced(call.value, first, per_element ? features : shape.blocks);
       }
       Tensor g;
       if (cotangent.defined()) {
@@ -154,7 +154,7 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
         call.cotangent = describe(g, like.sizes());
       }
       call.gradient[0] = dx.output();
-      call.gradient[0] = behind(call.gradient[0], first, call.gradient[0].per_block ? shape.blocks : features);
+      call.gradient[0] = advanced(call.gradient[0], first, call.gradient[0].per_block ? shape.blocks : features);
       if (through)
         for (int64_t k = 0; k < heads; ++k)
           call.gradient[k + 1] = {gradients[k].mutable_data_ptr(), type_of(gradients[k].scalar_type())};
@@ -197,9 +197,9 @@ std::vector<Tensor> row_gradients(const LinearRows& problem, const Tensor& cotan
   return std::get<1>(pass(problem, false, cotangent, wanted));
 }
 
-std::optional<size_t> kind_of(const LinearRows& problem) {
-  const auto kind = kind_of(problem.formula, problem.reduction, problem.output());
-  return kind ? std::optional(c10::hash_combine(*kind, size_t(problem.weight.size(1)) + 1)) : std::nullopt;
+std::optional<size_t> history_key(const LinearRows& problem) {
+  const auto key = history_key(problem.formula, problem.reduction, problem.output());
+  return key ? std::optional(c10::hash_combine(*key, size_t(problem.weight.size(1)) + 1)) : std::nullopt;
 }
 
 std::tuple<Tensor, std::vector<Tensor>> values_and_gradients(const LinearRows& problem, double cotangent,

@@ -6,7 +6,7 @@
 // memory and reads again, several times, stays where it is. A value with its gradients costs three products of matrices
 // as in the two-step form; a backward that comes later has to compute the logits again, and so costs a fourth.
 #pragma once
-#include "ops/rows.h"
+#include "ops/common/rows.h"
 
 namespace aevb {
 
@@ -32,7 +32,7 @@ at::Tensor row_values(const LinearRows& problem);
 std::vector<at::Tensor> row_gradients(const LinearRows& problem, const at::Tensor& cotangent,
                                       at::ArrayRef<bool> wanted);
 
-std::optional<size_t> kind_of(const LinearRows& problem);
+std::optional<size_t> history_key(const LinearRows& problem);
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const LinearRows& problem, double cotangent,
                                                                      at::ArrayRef<bool> wanted);
 

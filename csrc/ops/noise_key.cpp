@@ -1,10 +1,20 @@
+// Noise keys: the seed and the offset of a draw, from PyTorch's generators.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Generator.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
+#ifdef AEVB_WITH_CUDA
+#include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
-#include "ops/launch.h"
-#include "ops/register.h"
+#include "cuda/kernels.h"
+#endif
+
+#include <mutex>
+
+#include "ops/common/register.h"
 
 namespace aevb {
 namespace {
@@ -28,14 +38,36 @@ Tensor cpu_keys(const Generator& generator, const Count& n) {
   return keys;
 }
 
+#ifdef AEVB_WITH_CUDA
+// The generator advances as for a draw of four numbers a thread; inside a graph capture, each replay makes new keys.
+Tensor cuda_keys(c10::Device device, const Generator& generator, const Count& n) {
+  const c10::cuda::OptionalCUDAGuard guard(device.has_index() ? std::make_optional(device) : std::nullopt);
+  auto* state = at::get_generator_or_default<at::CUDAGeneratorImpl>(
+      generator, at::cuda::detail::getDefaultCUDAGenerator(c10::cuda::current_device()));
+  const auto options = at::TensorOptions().dtype(at::kLong).device(at::kCUDA, c10::cuda::current_device());
+  Tensor keys = at::empty_symint(sizes_of(n), options);
+  if (keys.numel() == 0) return keys;
+  const int64_t count = keys.numel() / 2;
+  at::PhiloxCudaState drawn;
+  {
+    const std::lock_guard<std::mutex> lock(state->mutex_);
+    drawn = state->philox_cuda_state(cuda::kNumbersPerKey * count);
+  }
+  const auto [seed, offset, offset_in_graph, captured] = drawn;
+  const cuda::GeneratorState from = captured ? cuda::GeneratorState{0, offset_in_graph, seed.ptr, offset.ptr}
+                                             : cuda::GeneratorState{seed.val, offset.val, nullptr, nullptr};
+  C10_CUDA_CHECK(cuda::noise_keys(from, keys.mutable_data_ptr<int64_t>(), count, c10::cuda::getCurrentCUDAStream()));
+  return keys;
+}
+#endif
+
 Tensor noise_key(c10::Device device, const Generator& generator, Count n, int64_t /*call*/) {
   TORCH_CHECK_VALUE(!generator || generator->device().type() == device.type(), "generator is on ", generator->device(),
                     ", but the key is for ", device, ": expected both on one device");
   if (device.is_meta()) return at::empty_symint(sizes_of(n), at::TensorOptions(device).dtype(at::kLong));
   if (device.is_cpu()) return cpu_keys(generator, n);
 #ifdef AEVB_WITH_CUDA
-  const auto count = n ? std::optional<int64_t>(n->expect_int()) : std::nullopt;
-  return cuda::noise_key(device, generator, count);
+  return cuda_keys(device, generator, n);
 #else
   TORCH_CHECK(false, needs_cuda_build_message("aevb_ext::noise_key"));
 #endif

@@ -1,8 +1,7 @@
-#include "ops/autocast.h"
+#include "ops/common/autocast.h"
+#include "ops/common/register.h"
 #include "ops/gaussian_kl.h"
-#include "ops/halves.h"
-#include "ops/register.h"
-#include "ops/sampling.h"
+#include "ops/rsample.h"
 
 namespace aevb {
 namespace {
@@ -61,7 +60,6 @@ std::tuple<Tensor, Tensor> backward(const OptionalTensor& z_cotangent, const Opt
 variable_list RsampleKl::fused(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::rsample_kl_backward");
-  const auto optional = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
   auto [dmu, dlogvar] = op.call(optional(cotangents[0]), optional(cotangents[1]), saved[0], saved[1], saved[2],
                                 n_samples, first_sample, spread, reduction, batch_dims, {wanted[0], wanted[1]});
   return {dmu, dlogvar};

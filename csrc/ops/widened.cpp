@@ -1,10 +1,9 @@
-#include "ops/widened.h"
-
-#include <torch/library.h>
-
-#include "ops/autograd.h"
-#include "ops/check.h"
-#include "ops/rows.h"
+// A tensor in a wider dtype, as `to` gives it, whose gradient comes back bounded: beyond the tensor's own largest
+// number it is that number (`narrowed`), where `to` would make it infinite.
+#include "ops/common/autocast.h"
+#include "ops/common/autograd.h"
+#include "ops/common/check.h"
+#include "ops/common/rows.h"
 
 namespace aevb {
 namespace {

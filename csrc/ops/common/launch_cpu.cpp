@@ -1,13 +1,11 @@
-#include "cpu/dispatch.h"
-
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 
-#include "cpu/kernels.h"
+#include "cpu/instruction_sets.h"
+#include "ops/common/launch.h"
 
 #ifdef __linux__
 #include <pthread.h>
@@ -15,40 +13,6 @@
 
 namespace aevb::cpu {
 namespace {
-
-struct Candidate {
-  const CpuKernels* kernels;
-  bool runs_here;
-};
-
-std::vector<Candidate> candidates() {
-  std::vector<Candidate> all = {{&baseline::kernels, true}};
-#ifndef AEVB_BASELINE_ONLY
-  // Every feature that the object is compiled with (setup.py), not only the one that names it.
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  all.push_back({&avx2::kernels, avx2});
-  all.push_back({&avx512::kernels, avx512});
-#endif
-  return all;
-}
-
-// The widest that runs here, or the one that AEVB_CPU_ISA names.
-const CpuKernels& choose() {
-  const char* wanted = std::getenv("AEVB_CPU_ISA");
-  const CpuKernels* best = nullptr;
-  for (const auto& [kernels, runs_here] : candidates()) {
-    if (runs_here && (!wanted || !std::strcmp(wanted, kernels->name))) best = kernels;
-  }
-  TORCH_CHECK_VALUE(best, "AEVB_CPU_ISA is \"", wanted, "\", which this library or this CPU does not have");
-  return *best;
-}
-
-const CpuKernels& kernels() {
-  static const CpuKernels& chosen = choose();
-  return chosen;
-}
 
 // More than this is not found in the caches again. (What machines say of their own last level cannot be relied on:
 // virtual ones name that of the whole host.)
@@ -102,6 +66,16 @@ void run(const Call& call, int64_t elements_each, void (*kernel)(const Call&, in
 
 }  // namespace
 
+const CpuKernels& kernels() {
+  static const CpuKernels& chosen = []() -> const CpuKernels& {
+    const char* wanted = std::getenv("AEVB_CPU_ISA");
+    const CpuKernels* found = find_kernels(wanted);
+    TORCH_CHECK_VALUE(found, "AEVB_CPU_ISA is \"", wanted, "\", which this library or this CPU does not have");
+    return *found;
+  }();
+  return chosen;
+}
+
 void rows(const RowCall& call) { run(sized(call), 1, kernels().rows); }
 void sample_forward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_forward); }
 void sample_backward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_backward); }
@@ -112,12 +86,5 @@ void unpack_bits(const UnpackCall& call) {
   at::parallel_for(0, bytes, in_forked_child ? bytes : kGrain,
                    [&](int64_t begin, int64_t end) { kernels().unpack_bits(call, begin, end); });
 }
-
-std::vector<const char*> instruction_sets() {
-  std::vector<const char*> names;
-  for (const auto& candidate : candidates()) names.push_back(candidate.kernels->name);
-  return names;
-}
-const char* instruction_set() { return kernels().name; }
 
 }  // namespace aevb::cpu

@@ -1,4 +1,4 @@
-#include "ops/foresight.h"
+#include "ops/common/speculative_gradient.h"
 
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/TensorSubclassLikeUtils.h>
@@ -9,7 +9,7 @@
 
 namespace aevb {
 
-// What the cotangents of one kind of call have been.
+// What the cotangents of calls with one key have been.
 class CotangentHistory {
  public:
   // Worth computing a gradient for: what the last two were; at first 1, which a loss's own backward begins with.
@@ -21,7 +21,7 @@ class CotangentHistory {
   }
 
   // A gradient was computed, and nobody asked for it.
-  void unused() { steady_ = false; }
+  void was_not_used() { steady_ = false; }
 
  private:
   // Threads may mix what they saw: that costs a wrong guess.
@@ -31,14 +31,14 @@ class CotangentHistory {
 
 namespace {
 
-CotangentHistory& history_of(size_t kind) {
+CotangentHistory& history_of(size_t key) {
   static std::array<CotangentHistory, 256> all;  // a collision costs a wrong guess
-  return all[kind % all.size()];
+  return all[key % all.size()];
 }
 
 }  // namespace
 
-bool may_look_ahead(const std::vector<at::Tensor>& tensors) {
+bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors) {
   if (at::SavedTensorDefaultHooks::get_hooks(/*ignore_is_tracing=*/true)) return false;
   return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
     return !t.defined() || (t.device().is_cpu() && !t.is_neg() && !t._is_zerotensor() && !at::isTensorSubclassLike(t));
@@ -60,15 +60,15 @@ std::optional<double> one_number(const at::Tensor& cotangent) {
 
 }  // namespace
 
-bool Foresight::guess(size_t kind) {
-  history_ = &history_of(kind);
+bool SpeculativeGradient::guess(size_t history_key) {
+  history_ = &history_of(history_key);
   const auto guess = history_->guess();
   guess_ = guess.value_or(0);
   return guess.has_value();
 }
 
-std::optional<std::vector<at::Tensor>> Foresight::take(const at::Tensor& cotangent) {
-  if (!history_ || !may_look_ahead({cotangent})) return std::nullopt;
+std::optional<std::vector<at::Tensor>> SpeculativeGradient::take(const at::Tensor& cotangent) {
+  if (!history_ || !may_bypass_dispatcher({cotangent})) return std::nullopt;
   const auto seen =
       cotangent.scalar_type() == at::kDouble ? one_number<double>(cotangent) : one_number<float>(cotangent);
   history_->saw(seen);
@@ -77,8 +77,8 @@ std::optional<std::vector<at::Tensor>> Foresight::take(const at::Tensor& cotange
   return !gradients.empty() && seen == guess_ ? std::optional(std::move(gradients)) : std::nullopt;
 }
 
-void Foresight::forget() {
-  if (!gradients_.empty()) history_->unused();
+void SpeculativeGradient::discard() {
+  if (!gradients_.empty()) history_->was_not_used();
   gradients_.clear();
 }
 

@@ -1,4 +1,4 @@
-#include "ops/memory.h"
+#include "ops/common/memory.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>

@@ -2,10 +2,34 @@
 #pragma once
 #include <c10/core/Device.h>
 
-#include "cpu/dispatch.h"
-#ifdef AEVB_WITH_CUDA
-#include "cuda/launch.h"
-#endif
+#include "call.h"
+#include "cpu/kernels.h"
+
+// On the CPU the tiles of a call are shared among PyTorch's threads.
+namespace aevb::cpu {
+
+void rows(const RowCall& call);
+void sample_forward(const SampleCall& call);
+void sample_backward(const SampleCall& call);
+void binarize(const BinarizeCall& call);
+void unpack_bits(const UnpackCall& call);
+
+// Those in use: of the widest instruction set that runs here, or of the one that AEVB_CPU_ISA names.
+const CpuKernels& kernels();
+
+}  // namespace aevb::cpu
+
+// On a GPU a call runs on PyTorch's current stream there; launch errors are exceptions.
+namespace aevb::cuda {
+
+void row_forward(const RowCall& call, c10::Device device);
+void row_backward(const RowCall& call, c10::Device device);
+void sample_forward(const SampleCall& call, c10::Device device);
+void sample_backward(const SampleCall& call, c10::Device device);
+void binarize(const BinarizeCall& call, c10::Device device);
+void unpack_bits(const UnpackCall& call, c10::Device device);
+
+}  // namespace aevb::cuda
 
 namespace aevb {
 

@@ -1,12 +1,25 @@
-// Products of matrices on the best library at hand (linear.cpp says which), into memory that is there already.
+// A linear layer and its products of matrices, on the best library at hand: in float32 on the CPU oneDNN, which comes
+// with PyTorch.
+//
+// nn.Linear multiplies by MKL, which withholds its AVX-512 kernels from CPUs of other makers than Intel. On a Zen 5
+// with two threads oneDNN runs the products of a 784-500-784 layer at 350 to 440 GFLOP/s where MKL runs them at 155 to
+// 195.
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <vector>
 
 namespace aevb {
 
-// result = a b, or with `add` result + a b. A half-precision product may be added up in float32.
+// a b
+at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
+
+// act(x w^T + bias), where act is tanh or nothing
+at::Tensor activated_layer(const at::Tensor& x, const at::Tensor& w, const std::optional<at::Tensor>& bias, bool tanh);
+
+// Into memory that is there already: result = a b, or with `add` result + a b. A half-precision product may be added up
+// in float32.
 void multiply(const at::Tensor& a, const at::Tensor& b, const at::Tensor& result, bool add = false);
 
 // result = x w^T + bias; without a bias where it is undefined.

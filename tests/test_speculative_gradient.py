@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import aevb_ext
 
-AHEAD = [operator for operator in OPERATORS if operator.reduces and not operator.draws_noise]
+SPECULATIVE = [operator for operator in OPERATORS if operator.reduces and not operator.draws_noise]
 REDUCED = ("sample", "sum", "mean")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 SHAPES = {
@@ -46,7 +46,7 @@ def _teach(call, number):
 
 
 def _without_guess(call, number):
-    """By the operator's backward: hooks on what is saved keep it from looking ahead."""
+    """By the operator's backward: hooks on what is saved keep it from guessing."""
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
         return _gradients(call, number)
 
@@ -57,7 +57,7 @@ def _events(run):
     return [event.name for event in profile.events()]
 
 
-def _looked_ahead(run):
+def _speculated(run):
     """Whether the forward's gradients were what the backward gave."""
     ours = [name for name in _events(run) if name.startswith("aevb_ext::")]
     assert any(not name.endswith("_backward") for name in ours), "the operator was not seen"
@@ -73,7 +73,7 @@ def _same_bits(first, second):
 
 
 def _every():
-    for operator in AHEAD:
+    for operator in SPECULATIVE:
         for reduction in REDUCED:
             for dtype in DTYPES:
                 yield _case(operator, reduction=reduction, dtype=dtype)
@@ -101,7 +101,7 @@ def test_bits_do_not_depend_on_the_guess(case, number):
     expected = _without_guess(call, number)
     _teach(call, number)
     found = []
-    assert _looked_ahead(lambda: found.append(_gradients(call, number)))
+    assert _speculated(lambda: found.append(_gradients(call, number)))
     _same_bits(found[0], expected)
     _teach(call, 7.0)
     _same_bits(_gradients(call, number), expected)
@@ -123,7 +123,7 @@ def test_values_do_not_depend_on_the_guess(case):
 
 @pytest.mark.parametrize("number", [0.0, -0.0, float("nan"), float("inf"), 2.0**16, 1e-40])
 @pytest.mark.parametrize("reduction", REDUCED)
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
 def test_peculiar_cotangents(operator, reduction, number):
     call = _case(operator, reduction=reduction).build().differentiable()
     expected = _without_guess(call, number)
@@ -131,15 +131,15 @@ def test_peculiar_cotangents(operator, reduction, number):
         _same_bits(_gradients(call, number), expected)
 
 
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
 @pytest.mark.parametrize("number", [0.0, float("nan")])
 def test_zero_and_nan_are_never_guessed(operator, number):
     call = _case(operator).build().differentiable()
     _teach(call, number)
-    assert not _looked_ahead(lambda: _gradients(call, number))
+    assert not _speculated(lambda: _gradients(call, number))
 
 
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
 @pytest.mark.parametrize("as_given", ["different", "expanded", "strided", "negative view", "zeros without memory"])
 def test_other_cotangents(operator, as_given):
     """What a backward is given need not be one number, nor lie in memory as it reads."""
@@ -172,32 +172,32 @@ def test_inputs_with_their_sign_to_be_changed(case):
     _same_bits(found, torch.autograd.grad([o.sum() for o in call.run()], list(call.tensors.values())))
 
 
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
 @pytest.mark.parametrize("reduction", REDUCED)
 class TestWhenItLooksAhead:
     def test_after_two_equal_cotangents(self, operator, reduction):
         call = _case(operator, reduction=reduction).build().differentiable()
         _teach(call, 3.0)
-        assert _looked_ahead(lambda: _gradients(call, 3.0))
-        assert not _looked_ahead(lambda: _gradients(call, 5.0))  # guessed wrong
-        assert not _looked_ahead(lambda: _gradients(call, 5.0))  # did not guess
-        assert _looked_ahead(lambda: _gradients(call, 5.0))
+        assert _speculated(lambda: _gradients(call, 3.0))
+        assert not _speculated(lambda: _gradients(call, 5.0))  # guessed wrong
+        assert not _speculated(lambda: _gradients(call, 5.0))  # did not guess
+        assert _speculated(lambda: _gradients(call, 5.0))
 
     def test_not_after_nobody_asked(self, operator, reduction):
         call = _case(operator, reduction=reduction).build().differentiable()
         _teach(call, 3.0)
         call.run()
-        assert [_looked_ahead(lambda: _gradients(call, 5.0)) for _ in range(3)] == [False, False, True]
+        assert [_speculated(lambda: _gradients(call, 5.0)) for _ in range(3)] == [False, False, True]
 
     def test_not_when_nobody_will_ask(self, operator, reduction):
-        """A forward that is not recorded neither looks ahead nor changes what the next one guesses."""
+        """A forward that is not recorded neither guesses nor changes what the next one guesses."""
         call = _case(operator, reduction=reduction).build().differentiable()
         _teach(call, 3.0)
         with torch.no_grad():
             call.run()
         with torch.inference_mode():
             call.run()
-        assert _looked_ahead(lambda: _gradients(call, 3.0))
+        assert _speculated(lambda: _gradients(call, 3.0))
 
     def test_not_under_a_checkpoint(self, operator, reduction):
         call = _case(operator, reduction=reduction).build().differentiable()
@@ -210,7 +210,7 @@ class TestWhenItLooksAhead:
             inputs = list(call.floating().values())
             found.append(torch.autograd.grad(output, inputs, _filled(output, 3.0)))
 
-        assert not _looked_ahead(run)
+        assert not _speculated(run)
         _same_bits(found[0], expected)
 
     def test_not_under_a_transform(self, operator, reduction):
@@ -224,7 +224,7 @@ class TestWhenItLooksAhead:
 
         gradients = torch.func.grad(loss, tuple(range(len(names))))(*call.tensors.values())
         torch.testing.assert_close(gradients, _gradients(recorded, 3.0))
-        assert _looked_ahead(lambda: _gradients(recorded, 3.0))
+        assert _speculated(lambda: _gradients(recorded, 3.0))
 
     def test_not_under_a_dispatch_mode(self, operator, reduction):
         class Watcher(TorchDispatchMode):
@@ -244,11 +244,11 @@ class TestWhenItLooksAhead:
         assert name in watcher.seen and name + "_backward" in watcher.seen
 
 
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
-def test_elements_are_never_ahead(operator):
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
+def test_elements_are_never_speculative(operator):
     call = _case(operator, reduction="none").build().differentiable()
     _teach(call, 1.0)
-    assert not _looked_ahead(lambda: _gradients(call, 1.0))
+    assert not _speculated(lambda: _gradients(call, 1.0))
 
 
 def test_the_first_guess_is_one():
@@ -264,7 +264,7 @@ def test_the_first_guess_is_one():
     assert ran.stdout.split() == ["aevb_ext::bernoulli_log_prob"]
 
 
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
 def test_only_some_gradients(operator):
     """Asked of the backward alone: the forward has computed them all."""
     call = _case(operator).build().differentiable()
@@ -279,7 +279,7 @@ def test_only_some_gradients(operator):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "halves"])
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
 def test_accumulated_gradients_are_apart(operator, layout):
     """What is added to one input's gradient, in place, reaches no other, and not the next step's."""
     call = _case(operator, layout=layout).build().differentiable()
@@ -293,7 +293,7 @@ def test_accumulated_gradients_are_apart(operator, layout):
     _same_bits(_gradients(call, 1.0), expected)
 
 
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
 def test_a_changed_input_is_noticed(operator):
     call = _case(operator).build().differentiable()
     _teach(call, 1.0)
@@ -309,8 +309,8 @@ def test_a_changed_input_is_noticed(operator):
 
 
 @pytest.mark.parametrize("reduction", REDUCED)
-@pytest.mark.parametrize("operator", AHEAD, ids=str)
-def test_double_backward_after_looking_ahead(operator, reduction):
+@pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
+def test_double_backward_after_a_guess(operator, reduction):
     call = _case(operator, reduction=reduction, dtype=torch.float64).build().differentiable()
     inputs = list(call.floating().values())
     once = _without_guess(call, 1.0)
@@ -356,7 +356,7 @@ def test_threads_do_not_mix():
 
 
 def test_threads_through_one_graph():
-    """Several backwards of one forward at once: one of them gets what was computed ahead."""
+    """Several backwards of one forward at once: one of them gets the speculative gradient."""
     x, logits = torch.rand(2, 64, 200, generator=torch.Generator().manual_seed(0))
     logits.requires_grad_()
     (expected,) = torch.autograd.grad(aevb_ext.bernoulli_log_prob(x, logits).sum(), logits)

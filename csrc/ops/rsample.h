@@ -1,7 +1,7 @@
-// What rsample and rsample_kl share: reparameterised samples z = mu + sigma eps of a noise key, with or without the KL.
+// Reparameterised samples z = mu + sigma eps of a noise key, without the KL (rsample.cpp) and with it (rsample_kl.cpp).
 #pragma once
-#include "ops/autograd.h"
-#include "ops/rows.h"
+#include "ops/common/autograd.h"
+#include "ops/common/rows.h"
 
 namespace aevb {
 

@@ -1,7 +1,9 @@
+// The Bernoulli log-likelihood of logits and of probabilities, as operators.
+#include "ops/bernoulli.h"
+
 #include <ATen/ops/where.h>
 
-#include "ops/bernoulli.h"
-#include "ops/register.h"
+#include "ops/common/register.h"
 
 namespace aevb {
 namespace {
@@ -54,7 +56,7 @@ struct Probs {
   // float16 ends at 65504 and has nothing between 0.9995 and 1. What the gradient by sure probabilities loses by that
   // no backward of a sigmoid can bring back: it multiplies by p (1 - p), which may be 0. So the logits, where they are
   // found, get what is missing to (x - p), the gradient by them.
-  static Edge edge_behind(const Node& node, const Tensor& probs) {
+  static Edge producer_edge(const Node& node, const Tensor& probs) {
     if (!probs.requires_grad()) return {};
     const Node* sigmoid = way_to_sigmoid(node, [](const Node&) {});
     if (!sigmoid) return {};
@@ -62,12 +64,12 @@ struct Probs {
     return dtype == at::kHalf ? sigmoid->next_edge(0) : Edge();
   }
   // Whose hook changes the gradient on its way has it as it is. (Hooks of the nodes themselves are the compiler's.)
-  static bool gives_behind(const Node& node) {
+  static bool gives_producer_gradient(const Node& node) {
     bool hooked = false;
     way_to_sigmoid(node, [&](Node& between) { hooked = hooked || !between.tensor_pre_hooks().empty(); });
     return !hooked;
   }
-  static Tensor gradient_behind(const Tensor& cotangent, const Tensor& x, const Tensor& p, Tensor& by_p) {
+  static Tensor producer_gradient(const Tensor& cotangent, const Tensor& x, const Tensor& p, Tensor& by_p) {
     // Of probabilities that were cast to another dtype too: the cast's own backward would make it infinite.
     by_p = narrowed(by_p, at::kHalf).to(by_p.scalar_type());
     const Tensor variance = p * (1 - p), lost = (by_p.abs() >= 65504).logical_or(variance == 0);
@@ -78,11 +80,18 @@ struct Probs {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
+  m.def("bernoulli_log_prob(Tensor x, Tensor logits, float x_scale, str reduction, int batch_dims) -> Tensor");
+  m.def(
+      "bernoulli_log_prob_backward(Tensor cotangent, Tensor x, Tensor logits, float x_scale, str reduction, "
+      "int batch_dims, bool[2] wanted) -> (Tensor, Tensor)");
   m.def("bernoulli_log_prob_of_probs(Tensor x, Tensor probs, float x_scale, str reduction, int batch_dims) -> Tensor");
   m.def(
       "bernoulli_log_prob_of_probs_backward(Tensor cotangent, Tensor x, Tensor probs, float x_scale, str reduction, "
       "int batch_dims, bool[2] wanted) -> (Tensor, Tensor)");
 }
+AEVB_REGISTER("bernoulli_log_prob", bernoulli_forward<Logits>)
+AEVB_REGISTER("bernoulli_log_prob_backward", bernoulli_backward<Logits>)
+TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("bernoulli_log_prob", TORCH_FN(bernoulli_autograd<Logits>)); }
 AEVB_REGISTER("bernoulli_log_prob_of_probs", bernoulli_forward<Probs>)
 AEVB_REGISTER("bernoulli_log_prob_of_probs_backward", bernoulli_backward<Probs>)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) {

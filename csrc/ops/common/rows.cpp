@@ -1,4 +1,4 @@
-#include "ops/rows.h"
+#include "ops/common/rows.h"
 
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
@@ -6,9 +6,8 @@
 
 #include <limits>
 
-#include "ops/halves.h"
-#include "ops/launch.h"
-#include "ops/memory.h"
+#include "ops/common/launch.h"
+#include "ops/common/memory.h"
 
 namespace aevb {
 namespace {
@@ -173,11 +172,11 @@ std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tenso
   return std::get<1>(pass(problem, false, cotangent, wanted, paired));
 }
 
-std::optional<size_t> kind_of(const RowProblem& problem) {
-  return kind_of(problem.formula, problem.reduction, problem.shape_of());
+std::optional<size_t> history_key(const RowProblem& problem) {
+  return history_key(problem.formula, problem.reduction, problem.shape_of());
 }
 
-std::optional<size_t> kind_of(Formula formula, Reduction reduction, const at::Tensor& full) {
+std::optional<size_t> history_key(Formula formula, Reduction reduction, const at::Tensor& full) {
   if (reduction == Reduction::none || full.numel() == 0) return std::nullopt;
   size_t hash = c10::get_hash(int(formula), int(reduction), int(full.scalar_type()));
   for (const int64_t size : full.sizes()) hash = c10::hash_combine(hash, size_t(size));

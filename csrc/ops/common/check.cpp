@@ -1,4 +1,4 @@
-#include "ops/check.h"
+#include "ops/common/check.h"
 
 namespace aevb {
 namespace {

@@ -1,4 +1,6 @@
-#include "ops/layout.h"
+#include "ops/common/layout.h"
+
+#include "ops/common/memory.h"
 
 namespace aevb {
 
@@ -41,6 +43,30 @@ Input describe(at::Tensor& t, at::IntArrayRef sizes) {
   if (!dims) input.size[dims] = 1, input.stride[dims++] = 1;
   input.dims = dims;
   return input;
+}
+
+namespace {
+
+// A half's rows: `event` elements side by side, and as many of the other half's between one row and the next.
+bool is_half(const at::Tensor& t, int64_t event) {
+  if (event == 0 || t.numel() == 0) return false;
+  at::Tensor same = t;
+  const Input rows = describe(same, t.sizes());
+  const int last = rows.dims - 1;
+  return last <= 1 && rows.size[last] == event && rows.stride[last] == 1 && (last == 0 || rows.stride[0] == 2 * event);
+}
+
+}  // namespace
+
+bool are_halves(const at::Tensor& first, const at::Tensor& second, int64_t event) {
+  return first.scalar_type() == second.scalar_type() && first.is_alias_of(second) && first.sizes() == second.sizes() &&
+         first.strides() == second.strides() && second.storage_offset() == first.storage_offset() + event &&
+         is_half(first, event);
+}
+
+std::array<at::Tensor, 2> empty_halves(const at::Tensor& half, int64_t event) {
+  const at::Tensor both = empty({c10::SymInt(2 * half.numel())}, half.options());
+  return {both.as_strided(half.sizes(), half.strides(), 0), both.as_strided(half.sizes(), half.strides(), event)};
 }
 
 }  // namespace aevb

@@ -6,8 +6,8 @@
 
 #include <vector>
 
-#include "ops/check.h"
-#include "ops/layout.h"
+#include "ops/common/check.h"
+#include "ops/common/layout.h"
 
 namespace aevb {
 
@@ -41,13 +41,13 @@ at::Tensor row_values(const RowProblem& problem);
 std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent, at::ArrayRef<bool> wanted,
                                       bool paired = false);
 
-// Both in one pass, on the CPU: for a cotangent that is one number (foresight.h). Gradients are paired.
-std::optional<size_t> kind_of(const RowProblem& problem);
+// Both in one pass, on the CPU: for a cotangent that is one number (speculative_gradient.h). Gradients are paired.
+std::optional<size_t> history_key(const RowProblem& problem);
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const RowProblem& problem, double cotangent,
                                                                      at::ArrayRef<bool> wanted);
 
-// The kind of what has this formula, reduction and shape.
-std::optional<size_t> kind_of(Formula formula, Reduction reduction, const at::Tensor& full);
+// That of what has this formula, reduction and shape.
+std::optional<size_t> history_key(Formula formula, Reduction reduction, const at::Tensor& full);
 
 // The kernels' results are one number for each element ("none"), or the sums of each row's blocks.
 at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element);

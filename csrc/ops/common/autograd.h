@@ -19,8 +19,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "ops/compiled_autograd.h"
-#include "ops/foresight.h"
+#include "ops/common/compiled_autograd.h"
+#include "ops/common/speculative_gradient.h"
 
 namespace aevb {
 
@@ -31,33 +31,33 @@ using torch::autograd::variable_list;
 //   auto settings() const;                                                    a tuple of them
 //   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
 //   variable_list differentiable(...the same...) const;
-// An operator over rows has these as well, and its gradients may be computed ahead (foresight.h):
+// An operator over rows has these as well, and its gradients may be speculative (speculative_gradient.h):
 //   static constexpr const char* operator_name;
 //   void check(const variable_list& saved) const;
 //   RowProblem problem(const variable_list& saved) const;
 template <class Op>
 concept OverRows = requires(const Op op, const variable_list& saved) { op.problem(saved); };
 
-// And one whose gradients may lie side by side (halves.h), what computes them so:
+// And one whose gradients may lie side by side (halves.cpp), what computes them so:
 //   static constexpr const char* backward_name;
 //   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
 template <class Op>
 concept MayPair = requires(const Op op, const variable_list& list) { op.paired(list, list, at::ArrayRef<bool>()); };
 
-// And one that may have, beside the gradients of its inputs, one for what made one of them:
-//   Edge edge_behind(const Node& node, const variable_list& inputs) const;    found from the node's own; or none
-//   bool gives_behind(const Node& node) const;                                whether a backward has one to give
-//   at::Tensor gradient_behind(const variable_list& cotangents, const variable_list& saved,
-//                              variable_list& gradients) const;         in any shape; it may change the others
+// And one that may have, beside the gradients of its inputs, one for what one of them was made of, its producer:
+//   Edge producer_edge(const Node& node, const variable_list& inputs) const;     found from the node's own; or none
+//   bool gives_producer_gradient(const Node& node) const;                        whether a backward has one to give
+//   at::Tensor producer_gradient(const variable_list& cotangents, const variable_list& saved,
+//                                variable_list& gradients) const;                in any shape; it may change the others
 template <class Op>
-concept LooksBehind = requires(const Op op, const torch::autograd::Node& node) { op.gives_behind(node); };
+concept HasProducer = requires(const Op op, const torch::autograd::Node& node) { op.gives_producer_gradient(node); };
 
 template <class Op>
 struct Backward final : torch::autograd::Node {
   Op op;
   std::vector<torch::autograd::SavedVariable> saved;
-  Foresight foresight;
-  bool has_edge_behind = false;  // its last
+  SpeculativeGradient speculative;
+  bool has_producer_edge = false;  // its last
 
   variable_list apply(variable_list&& cotangents) override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -69,20 +69,20 @@ struct Backward final : torch::autograd::Node {
     const auto wanted = wanted_outputs();
     variable_list gradients = gradients_of_inputs(cotangents, inputs, wanted);
     gradients.resize(num_outputs());
-    add_behind(op, sizes_behind(wanted), cotangents, inputs, gradients);
+    add_producer_gradient(op, producer_sizes(wanted), cotangents, inputs, gradients);
     return gradients;
   }
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
     for (auto& variable : saved) variable.reset_data();
-    foresight.forget();
+    speculative.discard();
   }
   std::string name() const override { return std::string(Op::name) + "Backward"; }
 
   void compiled_args(CompiledNodeArgs& args) const override {
     args.collect(saved, /*is_output=*/false);
     std::apply([&](const auto&... setting) { (collect_setting(args, setting), ...); }, op.settings());
-    const auto sizes = sizes_behind(wanted_outputs());
+    const auto sizes = producer_sizes(wanted_outputs());
     if (args.cond(sizes.has_value()))
       for (const auto& size : *sizes) collect_setting(args, size);
   }
@@ -91,11 +91,11 @@ struct Backward final : torch::autograd::Node {
     variable_list inputs;
     for (auto& variable : saved) inputs.push_back(variable.unpack());
     const auto wanted = wanted_outputs();
-    const auto gradients = [op = op, wanted, behind = sizes_behind(wanted)](const variable_list& given,
-                                                                            const variable_list& kept) {
+    const auto gradients = [op = op, wanted, sizes = producer_sizes(wanted)](const variable_list& given,
+                                                                             const variable_list& kept) {
       variable_list all = op.fused(given, kept, wanted);
       all.resize(wanted.size());
-      add_behind(op, behind, given, kept, all);
+      add_producer_gradient(op, sizes, given, kept, all);
       return all;
     };
     variable_list results = call_in_graph(*this, swap, cotangents, inputs, gradients);
@@ -108,13 +108,13 @@ struct Backward final : torch::autograd::Node {
                                     at::ArrayRef<bool> wanted) {
     if (at::GradMode::is_enabled()) return op.differentiable(cotangents, inputs, wanted);
     if constexpr (OverRows<Op>)
-      if (auto gradients = foresight.take(cotangents[0])) {
+      if (auto gradients = speculative.take(cotangents[0])) {
         for (size_t i = 0; i < gradients->size(); ++i)
           if (!wanted[i]) (*gradients)[i].reset();
         return *std::move(gradients);
       }
     if constexpr (MayPair<Op>)
-      if (may_look_ahead(inputs) && may_look_ahead(cotangents)) {
+      if (may_bypass_dispatcher(inputs) && may_bypass_dispatcher(cotangents)) {
         RECORD_FUNCTION(Op::backward_name, std::vector<c10::IValue>());
         at::AutoDispatchBelowADInplaceOrView below;
         return op.paired(cotangents, inputs, wanted);
@@ -122,21 +122,22 @@ struct Backward final : torch::autograd::Node {
     return op.fused(cotangents, inputs, wanted);
   }
   using Sizes = std::optional<c10::SymDimVector>;
-  // The shape of the gradient that goes behind the inputs, if one does.
-  Sizes sizes_behind([[maybe_unused]] at::ArrayRef<bool> wanted) const {
-    if constexpr (LooksBehind<Op>)
-      if (has_edge_behind && wanted.back() && op.gives_behind(*this)) {
+  // The shape of the producer's gradient, which comes after those of the inputs, if there is one.
+  Sizes producer_sizes([[maybe_unused]] at::ArrayRef<bool> wanted) const {
+    if constexpr (HasProducer<Op>)
+      if (has_producer_edge && wanted.back() && op.gives_producer_gradient(*this)) {
         const auto& edge = next_edges().back();
         const auto sizes = edge.function->input_metadata(edge.input_nr).shape_as_dim_vector();
         return c10::SymDimVector(sizes.begin(), sizes.end());
       }
     return std::nullopt;
   }
-  static void add_behind([[maybe_unused]] const Op& op, [[maybe_unused]] const Sizes& sizes,
-                         [[maybe_unused]] const variable_list& cotangents, [[maybe_unused]] const variable_list& saved,
-                         [[maybe_unused]] variable_list& gradients) {
-    if constexpr (LooksBehind<Op>)
-      if (sizes) gradients.back() = op.gradient_behind(cotangents, saved, gradients).reshape_symint(*sizes);
+  static void add_producer_gradient([[maybe_unused]] const Op& op, [[maybe_unused]] const Sizes& sizes,
+                                    [[maybe_unused]] const variable_list& cotangents,
+                                    [[maybe_unused]] const variable_list& saved,
+                                    [[maybe_unused]] variable_list& gradients) {
+    if constexpr (HasProducer<Op>)
+      if (sizes) gradients.back() = op.producer_gradient(cotangents, saved, gradients).reshape_symint(*sizes);
   }
   c10::SmallVector<bool, 4> wanted_outputs() const {
     c10::SmallVector<bool, 4> wanted;
@@ -169,22 +170,22 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
     node = make_node<Backward<Op>>();
     node->op = op;
     node->set_next_edges(torch::autograd::collect_next_edges(at::TensorList(inputs)));
-    if constexpr (LooksBehind<Op>)
-      if (const auto edge = op.edge_behind(*node, inputs); edge.is_valid()) {
+    if constexpr (HasProducer<Op>)
+      if (const auto edge = op.producer_edge(*node, inputs); edge.is_valid()) {
         node->add_next_edge(edge);
-        node->has_edge_behind = true;
+        node->has_producer_edge = true;
       }
     for (const auto& variable : saved) node->saved.emplace_back(variable, /*is_output=*/false);
   }
   auto results = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
     if constexpr (OverRows<Op>)
-      if (node && may_look_ahead(inputs)) {
+      if (node && may_bypass_dispatcher(inputs)) {
         op.check(saved);
         c10::SmallVector<bool, 4> wanted;
         for (const auto& input : inputs) wanted.push_back(input.defined() && input.requires_grad());
         RECORD_FUNCTION(Op::operator_name, std::vector<c10::IValue>());
-        if (auto values = node->foresight.look_ahead(op.problem(saved), wanted)) return *std::move(values);
+        if (auto values = node->speculative.compute(op.problem(saved), wanted)) return *std::move(values);
       }
     return forward();
   }();
@@ -196,6 +197,9 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
   }
   return results;
 }
+
+// A tensor that may be undefined, as an operator's argument.
+inline std::optional<at::Tensor> optional(const at::Tensor& t) { return t.defined() ? std::optional(t) : std::nullopt; }
 
 // The operator's own handle in the dispatcher.
 template <class Signature>

@@ -9,10 +9,12 @@
 
 #include <array>
 
-#include "ops/check.h"
-#include "ops/widened.h"
+#include "ops/common/check.h"
 
 namespace aevb {
+
+// `t` in a wider dtype, as `to` gives it, whose gradient comes back bounded (ops/widened.cpp).
+at::Tensor widened(const at::Tensor& t, at::ScalarType dtype);
 
 struct WithoutAutocast : c10::impl::ExcludeDispatchKeyGuard {
   WithoutAutocast() : ExcludeDispatchKeyGuard(c10::autocast_dispatch_keyset) {}

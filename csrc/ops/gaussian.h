@@ -1,7 +1,7 @@
 // The Gaussian log-likelihood as an operator over rows.
 #pragma once
-#include "ops/autograd.h"
-#include "ops/rows.h"
+#include "ops/common/autograd.h"
+#include "ops/common/rows.h"
 
 namespace aevb {
 

@@ -1,8 +1,8 @@
-#include "ops/gaussian_log_prob.h"
+#include "ops/gaussian.h"
 
-#include "ops/autocast.h"
-#include "ops/register.h"
-#include "ops/spread.h"
+#include "ops/common/autocast.h"
+#include "ops/common/register.h"
+#include "ops/common/spread.h"
 
 namespace aevb {
 namespace {

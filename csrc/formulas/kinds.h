@@ -1,0 +1,16 @@
+// What a call names of the mathematics: a formula, and which way the spread of a Gaussian is given.
+#pragma once
+
+namespace aevb {
+
+enum class Formula : int {
+  bernoulli,
+  bernoulli_of_probs,
+  gaussian,
+  gaussian_of_sigmoid,
+  gaussian_kl,
+  gaussian_kl_prior
+};
+enum class Spread : int { logvar, log_std, std, var };
+
+}  // namespace aevb

@@ -1,0 +1,130 @@
+#include "ops/linear_layer.h"
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
+
+#include "ops/common/check.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+namespace at::native {
+// Exported by PyTorch, without a header. Null in one that no longer has it.
+__attribute__((weak, visibility("default"))) void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& result,
+                                                                float beta, float alpha);
+}  // namespace at::native
+#endif
+
+namespace aevb {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+namespace {
+
+// Whether oneDNN is to multiply these.
+bool prefers_onednn(const Tensor& a, const Tensor& b) {
+#if defined(__x86_64__) && defined(__linux__)
+  // Without AVX-512 there is nothing that MKL withholds; and there PyTorch's mkldnn_matmul raises, in any precision.
+  static const bool mkl_is_slowed = at::hasMKL() && !__builtin_cpu_is("intel") && __builtin_cpu_supports("avx512bw") &&
+                                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return mkl_is_slowed && at::globalContext().userEnabledMkldnn() && a.is_cpu() && a.scalar_type() == at::kFloat &&
+         b.scalar_type() == at::kFloat && a.numel() && b.numel();
+#else
+  return (void)a, (void)b, false;
+#endif
+}
+
+// mkldnn::_linear_pointwise(X, W, B, attr, scalars, algorithm), where this PyTorch has it.
+using LinearPointwise = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, c10::string_view,
+                               c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
+
+const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& linear_pointwise() {
+  static const auto found = []() -> std::optional<c10::TypedOperatorHandle<LinearPointwise>> {
+    auto op = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+    if (!op || !op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return std::nullopt;
+    return op->typed<LinearPointwise>();
+  }();
+  return found;
+}
+
+}  // namespace
+
+Tensor activated_layer(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool tanh) {
+  if (prefers_onednn(x, w) && linear_pointwise())
+    return linear_pointwise()->call(x, w, bias, tanh ? "tanh" : "none", c10::List<std::optional<at::Scalar>>(), "");
+  Tensor y = at::linear(x, w, bias);
+  return tanh ? y.tanh_() : y;
+}
+
+Tensor matrix_product(const Tensor& a, const Tensor& b) {
+  if (!prefers_onednn(a, b)) return at::mm(a, b);
+  Tensor result = at::empty({a.size(0), b.size(1)}, a.options());
+  multiply(a, b, result);
+  return result;
+}
+
+// Unlike oneDNN's layer, which copies a transposed x, this reads any matrix where it lies.
+void multiply(const Tensor& a, const Tensor& b, const Tensor& result, bool add) {
+#if defined(__x86_64__) && defined(__linux__)
+  if (prefers_onednn(a, b) && at::native::mkldnn_matmul) {
+    at::native::mkldnn_matmul(a, b, result, /*beta=*/add, /*alpha=*/1);
+    return;
+  }
+#endif
+  Tensor out = result;
+  const auto wide = result.scalar_type();
+  if (wide == a.scalar_type()) {
+    add ? at::addmm_out(out, result, a, b) : at::mm_out(out, a, b);
+  } else if (a.is_cuda()) {
+    add ? at::addmm_out(out, result, a, b, wide) : at::mm_out(out, a, b, wide);
+  } else if (a.scalar_type() == at::kHalf) {  // whose own product would overflow
+    multiply(a.to(wide), b.to(wide), result, add);
+  } else {
+    const Tensor rounded = at::mm(a, b);
+    add ? out.add_(rounded) : out.copy_(rounded);
+  }
+}
+
+void layer(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& result) {
+  if (bias.defined() && !prefers_onednn(x, w)) {
+    Tensor out = result;
+    at::addmm_out(out, bias, x, w.t());
+    return;
+  }
+  if (bias.defined()) result.copy_(bias);
+  multiply(x, w.t(), result, /*add=*/bias.defined());
+}
+
+int64_t rows_per_block(int64_t row_bytes, bool on_cuda) {
+  constexpr int64_t bytes = 2 << 20, bytes_cuda = 64 << 20, fewest = 512;
+  return std::max(fewest, (on_cuda ? bytes_cuda : bytes) / std::max<int64_t>(row_bytes, 1));
+}
+
+std::vector<Tensor> layer_gradients(const Tensor& g, const Tensor& x, const Tensor& weight, at::ArrayRef<bool> wanted) {
+  const Tensor rows = matrix(g);
+  std::vector<Tensor> gradients(3);
+  if (wanted[0]) gradients[0] = g.matmul(weight);
+  if (wanted[1]) gradients[1] = rows.t().matmul(matrix(x));
+  if (wanted[2]) gradients[2] = rows.sum(0);
+  return gradients;
+}
+
+Tensor matrix(const Tensor& x) { return x.dim() == 1 ? x.unsqueeze(0) : x.flatten(0, -2); }
+
+void check_layer(const char* name, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  TORCH_CHECK_VALUE(weight.dim() == 2, "weight must be [out, in], got ", weight.sym_sizes());
+  TORCH_CHECK_VALUE(x.dim() > 0 && x.sym_size(-1) == weight.sym_size(1), name, " must be [*, ", weight.sym_size(1),
+                    "], since weight is ", weight.sym_sizes(), "; got ", x.sym_sizes());
+  TORCH_CHECK_VALUE(!bias.defined() || (bias.dim() == 1 && bias.sym_size(0) == weight.sym_size(0)), "bias must be [",
+                    weight.sym_size(0), "], since weight is ", weight.sym_sizes(), "; got ", bias.sym_sizes());
+  TORCH_CHECK_TYPE(
+      x.scalar_type() == weight.scalar_type() && (!bias.defined() || bias.scalar_type() == x.scalar_type()), name,
+      ", weight and bias must be of one dtype, got ", x.scalar_type(), " and ",
+      x.scalar_type() == weight.scalar_type() ? bias.scalar_type() : weight.scalar_type());
+}
+
+}  // namespace aevb
