@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from ._types import Shape
+
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DATA = (*FLOATING, torch.uint8, torch.bool)
 
@@ -43,7 +45,7 @@ def check_tensor(name: str, t: Tensor, dtypes: tuple[torch.dtype, ...] = (), hin
     raise TypeError(f"{name} must be {expected}{hint}, got {_short(t.dtype)}")
 
 
-def sizes(shape) -> torch.Size:
+def sizes(shape: Shape) -> torch.Size:
     """The sizes of this call, to be compared: torch.jit.trace has tensors for them, of whose comparison it warns."""
     if not torch.jit.is_tracing():
         return shape
@@ -55,7 +57,7 @@ def sizes(shape) -> torch.Size:
         torch._C._set_tracing_state(state)
 
 
-def described(value) -> str:
+def described(value: object) -> str:
     """What came, in a few words: numbers and names as they are, of everything else its type."""
     if value is None or isinstance(value, (bool, int, float, complex, torch.dtype, torch.device)):
         return repr(value)
@@ -73,7 +75,7 @@ def described(value) -> str:
     return type(value).__name__
 
 
-def is_integer(value) -> bool:
+def is_integer(value: object) -> bool:
     """Whether it is one number that counts: Python's, NumPy's, a compiler's, or a tensor's."""
     if isinstance(value, (int, torch.SymInt)):
         return True
@@ -83,7 +85,7 @@ def is_integer(value) -> bool:
         return False
 
 
-def is_number(value) -> bool:
+def is_number(value: object) -> bool:
     """Whether it is one real number: Python's, NumPy's, a compiler's, or a tensor's."""
     if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
         return True
@@ -136,7 +138,7 @@ def explained(**kinds: Callable | None) -> Callable:
 def kind(fits: Callable[[object], bool], expected: str) -> Callable:
     """A check that an argument ``fits``."""
 
-    def check(name: str, value) -> None:
+    def check(name: str, value: object) -> None:
         if not fits(value):
             raise TypeError(f"{name} must be {expected}, got {described(value)}")
 
@@ -153,13 +155,13 @@ def instance(of: type | tuple[type, ...], expected: str) -> Callable:
     return kind(lambda value: isinstance(value, of), expected)
 
 
-def _is_generator(value) -> bool:
+def _is_generator(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(isinstance(each, torch.Generator) for each in value)
     return isinstance(value, torch.Generator)
 
 
-def integer(name: str, value) -> None:
+def integer(name: str, value: object) -> None:
     """Check that an argument is an integer, of those that an operator takes."""
     if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {described(value)}")
@@ -167,11 +169,11 @@ def integer(name: str, value) -> None:
         raise ValueError(f"{name} must be an integer of 64 bits, got {value}")
 
 
-def _is_shape(value) -> bool:
+def _is_shape(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(map(is_integer, value))
 
 
-def _check_device(name: str, value) -> None:
+def _check_device(name: str, value: object) -> None:
     try:
         torch.device(value)
     except (TypeError, RuntimeError):

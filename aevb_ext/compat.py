@@ -339,7 +339,7 @@ def _broadcast(**tensors: Tensor) -> tuple[Tensor, Tensor]:
         ) from None
 
 
-def _check_var(name: str, value) -> None:
+def _check_var(name: str, value: object) -> None:
     if isinstance(value, Tensor):
         check_dtype(name, value)
     elif not is_number(value):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ._files import naming, write_whole
 from ._library import ops
+from ._types import StrPath
 from .models import VAE
 from .models.vae import mu_logvar
 from .nn.linear import scaled
@@ -38,7 +39,7 @@ class ExportError(RuntimeError):
     """A network cannot be exported, or its export does something else; the message says which and why."""
 
 
-def export_programs(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
+def export_programs(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Path]:
     """Write ``encoder.pt2`` and ``decoder.pt2``, for ``torch.export.load(path).module()``.
 
     The encoder takes x ``[B, *event]``, already multiplied by ``x_scale`` (pixels from 0 to 1), and gives
@@ -72,7 +73,7 @@ def export_programs(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
     return _written(Path(folder), contents)
 
 
-def export_onnx(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
+def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Path]:
     """Write ``decoder.onnx``: from ``z`` ``[batch, *latent]`` to ``mean``, E[x | z] ``[batch, *event]``.
 
     Arguments, result and errors are those of :func:`export_programs`; and

@@ -30,6 +30,7 @@ from torch import Tensor
 from . import reference
 from ._arguments import explain, sizes
 from ._library import ops
+from ._types import Device, Generators
 from .noise import keys_of
 
 __all__ = [
@@ -51,7 +52,7 @@ __all__ = [
 _COMPILED = frozenset(("cpu", "cuda", "meta"))
 
 
-def noise_key(device=None, generator=None) -> Tensor:
+def noise_key(device: Device | None = None, generator: Generators | None = None) -> Tensor:
     """Draw a noise key: what makes the random functions here a pure function of their tensors.
 
     The key comes from ``generator`` (default: PyTorch's own for ``device``), so ``torch.manual_seed`` and
@@ -111,7 +112,7 @@ def rsample(
     n_samples: int | None = None,
     first_sample: int = 0,
     key: Tensor | None = None,
-    generator=None,
+    generator: Generators | None = None,
     spread: str = "logvar",
 ) -> Tensor:
     r"""Reparameterised samples :math:`z = \mu + \sigma \epsilon`, :math:`\epsilon \sim N(0, I)` (section 2.4).
@@ -201,7 +202,7 @@ def rsample_kl(
     n_samples: int | None = None,
     first_sample: int = 0,
     key: Tensor | None = None,
-    generator=None,
+    generator: Generators | None = None,
     spread: str = "logvar",
     reduction: str = "sample",
     batch_dims: int = 1,
@@ -366,14 +367,16 @@ def gaussian_log_prob(
         raise
 
 
-def key_for(mu: Tensor, key: Tensor | None, generator) -> Tensor:
+def key_for(mu: Tensor, key: Tensor | None, generator: Generators | None) -> Tensor:
     """The key that :func:`rsample` of these takes its noise from; not public."""
     if mu.device.type not in _COMPILED:
         return reference.noise_key(mu.device, generator) if key is None else key
     return _key(mu, key, generator)
 
 
-def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: float = 1.0) -> Tensor:
+def binarize(
+    x: Tensor, key: Tensor | None = None, *, generator: Generators | None = None, x_scale: float = 1.0
+) -> Tensor:
     """Draw each element as a bit that is 1 with probability ``x * x_scale``: dynamic binarisation of grey data.
 
     A bit is a pure function of its probability, its key and its index: the same on every device and instruction set,
@@ -521,7 +524,7 @@ def linear_gaussian_log_prob(
         raise
 
 
-def _device(device, generator) -> torch.device:
+def _device(device: Device, generator: Generators | None) -> torch.device:
     if device is not None:
         return torch.device(device)
     if isinstance(generator, (list, tuple)):
@@ -529,7 +532,7 @@ def _device(device, generator) -> torch.device:
     return generator.device if generator is not None else torch.get_default_device()
 
 
-def _fresh_key(device, generator) -> Tensor:
+def _fresh_key(device: Device, generator: Generators | None) -> Tensor:
     if torch.jit.is_tracing():
         return _traced_key(device, generator)
     if isinstance(generator, (list, tuple)):
@@ -537,7 +540,7 @@ def _fresh_key(device, generator) -> Tensor:
     return ops.noise_key(device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0)
 
 
-def _traced_key(device, generator) -> Tensor:
+def _traced_key(device: Device, generator: Generators | None) -> Tensor:
     """For torch.jit.trace, which takes no operator with a device among its arguments: the key that it would draw.
 
     (On the CPU. On CUDA a key of the same generator.)
@@ -560,7 +563,7 @@ def _call() -> int:
     return next(_calls)
 
 
-def _key(points: Tensor, key: Tensor | None, generator, name: str = "mu") -> Tensor:
+def _key(points: Tensor, key: Tensor | None, generator: Generators | None, name: str = "mu") -> Tensor:
     if key is None:
         if isinstance(generator, (list, tuple)) and sizes(points.shape)[:1] != (len(generator),):
             raise ValueError(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ._arguments import KINDS, described, explained, instance, integer, kind, tensor
+from ._types import Device
 
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -36,7 +37,7 @@ _MASK = 0xFFFFFFFF
 def _words(count: int):
     """A check that an argument is so many words."""
 
-    def fits(value) -> bool:
+    def fits(value: object) -> bool:
         return isinstance(value, (list, tuple)) and len(value) == count and all(map(torch.is_tensor, value))
 
     return kind(fits, f"a list of {count} tensors of int64")
@@ -190,7 +191,7 @@ def _splitmix(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def keys_of(generators: list, draw, device) -> Tensor:
+def keys_of(generators: list, draw, device: Device) -> Tensor:
     """``[len(generators), 2]``: the key that ``draw(device, generator=g)`` gives of each."""
     keys = [draw(device=device, generator=g) for g in generators]
     return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)

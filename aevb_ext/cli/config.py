@@ -12,6 +12,7 @@ from typing import get_args
 import torch
 
 from .. import data as datasets
+from .._types import StrPath
 from ..data import NAMES, Data
 from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS, VAE, make_model
 from ..train.settings import CHOICES, Settings
@@ -133,7 +134,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(*names, type=kind, choices=_CHOICES.get(key), **options)
 
 
-def read_config(path) -> dict:
+def read_config(path: StrPath) -> dict:
     """The keys of a TOML file: those of data and settings at its top, those of the model there or under ``[model]``.
 
     Raises:
@@ -165,7 +166,7 @@ def read_config(path) -> dict:
     return {key: of_kind(path, key, value) for key, value in keys.items()}
 
 
-def of_kind(path: Path, key: str, value):
+def of_kind(path: Path, key: str, value: object):
     """The value of a key, if it is of the key's type: a number may be whole or not where it is one of either."""
     kind = KEYS[key]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

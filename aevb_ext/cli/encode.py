@@ -1,5 +1,6 @@
 """Representations: ``aevb encode`` and ``aevb probe``."""
 
+import argparse
 from functools import partial
 
 from torch import Tensor
@@ -9,13 +10,13 @@ from .._files import write_whole
 from ..progress_bar import bar
 from ..uses import L2S, probe_latents, probe_pixels, writing_npz
 from . import common
-from .common import file_to_write
+from .common import Verbs, file_to_write
 from .config import whole
 
 __all__ = ["add_encode", "add_probe"]
 
 
-def add_encode(verbs) -> None:
+def add_encode(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "encode",
@@ -37,7 +38,7 @@ def add_encode(verbs) -> None:
     )
 
 
-def _encode(a) -> None:
+def _encode(a: argparse.Namespace) -> None:
     model, data = common.encoder_and_data(a)
     x, labels = data.split(a.split)
     with bar("encoding", len(x)) as told:
@@ -63,7 +64,7 @@ def _dims(asked: list[int] | None, mean: Tensor) -> tuple[int, int]:
     return tuple(asked)
 
 
-def add_probe(verbs) -> None:
+def add_probe(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "probe",
@@ -79,7 +80,7 @@ def add_probe(verbs) -> None:
     parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
 
-def _probe(a) -> None:
+def _probe(a: argparse.Namespace) -> None:
     model, data = common.encoder_and_data(a)
     for name, run in (("latent means", partial(probe_latents, model)), ("pixels", probe_pixels)):
         with bar(f"a classifier of {name}", len(L2S)) as told:

@@ -1,5 +1,9 @@
 """``aevb evaluate``."""
 
+import argparse
+
+from torch import Tensor
+
 from ..estimators import (
     ESTIMATORS,
     LogLikelihood,
@@ -11,6 +15,7 @@ from ..estimators import (
 )
 from ..progress_bar import bar
 from . import common
+from .common import Verbs
 from .config import count, whole
 
 __all__ = ["add"]
@@ -23,7 +28,7 @@ _OF_LOG_LIKELIHOOD = {
 }
 
 
-def add(verbs) -> None:
+def add(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "evaluate",
@@ -62,7 +67,7 @@ def add(verbs) -> None:
     parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
 
-def _evaluate(a) -> None:
+def _evaluate(a: argparse.Namespace) -> None:
     _check(a)
     model, data = common.model_and_data(a)
     # What training skipped is skipped here too.
@@ -76,7 +81,7 @@ def _evaluate(a) -> None:
         print(f"{split} {line}", flush=True)
 
 
-def _line(model, x, a, skip: bool, progress) -> str:
+def _line(model: VAE, x: Tensor | Rows, a: argparse.Namespace, skip: bool, progress) -> str:
     options = {"seed": a.seed, "count": a.count, "progress": progress}
     if a.estimator in _OF_LOG_LIKELIHOOD:
         estimate, samples = _OF_LOG_LIKELIHOOD[a.estimator]
@@ -108,7 +113,7 @@ def _noise(bound) -> str:
     return "" if bound.noise_stderr is None else f", +- {bound.noise_stderr:.2g} of it by the noise"
 
 
-def _check(a) -> None:
+def _check(a: argparse.Namespace) -> None:
     """What could be found out only after a while.
 
     Raises:

@@ -18,6 +18,7 @@ from ..train import NonFiniteBound, PeerFailed, joined
 from ..train.memory import OutOfMemory, out_of_memory
 from ..uses import NotConverged
 from . import anomaly, encode, evaluate, experiments, export, generate, report, train
+from .common import Verbs
 from .config import KEYS
 
 __all__ = ["main"]
@@ -86,7 +87,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _as_typed(message: str, verbs, arguments: argparse.Namespace | None, argv: list[str]) -> str:
+def _as_typed(message: str, verbs: Verbs, arguments: argparse.Namespace | None, argv: list[str]) -> str:
     """The message, with flags in the place of the names that arguments have in Python.
 
     At its beginning that is the flag that was typed. Elsewhere it may be one that was not; there only names that are no
@@ -130,7 +131,7 @@ def _warnings_as_lines(spelt: Callable[[str], str]):
 class _Parser(argparse.ArgumentParser):
     """Names what comes nearest to what was typed, where that is nothing that there is."""
 
-    def _check_value(self, action: argparse.Action, value) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
             near = difflib.get_close_matches(str(value), map(str, action.choices), 1)
             choices = ", ".join(map(str, action.choices))
@@ -145,7 +146,7 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"there is no argument {flag}" + (f": {near[0]}?" if near else ""))
 
 
-def _parsed(parser: _Parser, verbs, argv: list[str]) -> argparse.Namespace:
+def _parsed(parser: _Parser, verbs: Verbs, argv: list[str]) -> argparse.Namespace:
     if not argv:
         parser.print_help(sys.stderr)
         raise SystemExit(2)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .._typed import typed
+from .._types import Shape
 from .arrays import ArrayFile, layout, read_array, read_rows
 from .folders import SPLIT_OF, is_hidden
 from .integrity import FileError, reading
@@ -51,7 +52,7 @@ def read_arrays(
     return FoundData({"train": rows}, layout(event)[0], Labels())
 
 
-def _read_npz(path: Path, resident_bytes: int, image_shape, array: str | None) -> FoundData:
+def _read_npz(path: Path, resident_bytes: int, image_shape: Shape, array: str | None) -> FoundData:
     with reading(path, "a .npz file"), zipfile.ZipFile(path) as archive:
         members = {}
         for member in archive.infolist():

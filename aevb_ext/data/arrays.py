@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._memory import memory_limit
+from .._types import Device, StrPath
 from .integrity import FileError, reading
 from .rows import Rows
 
@@ -29,7 +30,7 @@ __all__ = [
 NATIVE = {np.dtype(name): getattr(torch, name) for name in ("bool", "uint8", "float16", "float32", "float64")}
 
 
-def dtype_of(dtype: np.dtype, what) -> torch.dtype:
+def dtype_of(dtype: np.dtype, what: object) -> torch.dtype:
     """What data of these numbers is of: itself in this machine's byte order, or bytes, of any other integers.
 
     Raises:
@@ -44,7 +45,7 @@ def dtype_of(dtype: np.dtype, what) -> torch.dtype:
     return found
 
 
-def native(array: np.ndarray, what) -> np.ndarray:
+def native(array: np.ndarray, what: object) -> np.ndarray:
     """The numbers as :func:`dtype_of` says.
 
     Raises:
@@ -82,7 +83,9 @@ class StoredRows:
 
     resident, draws, device = False, False, torch.device("cpu")
 
-    def __init__(self, path, offset: int, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool = False):
+    def __init__(
+        self, path: StrPath, offset: int, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool = False
+    ):
         self._given = path, offset, tuple(shape), dtype, channels_last
         self._path, self._shape, self._stored, self._channels_last = path, tuple(shape), dtype, channels_last
         self.dtype = dtype_of(dtype, path)
@@ -142,7 +145,7 @@ class StoredRows:
         for start, length in zip(begin.tolist(), (end - begin).tolist(), strict=True):
             self._map.madvise(mmap.MADV_WILLNEED, start, length)
 
-    def to(self, device) -> "StoredRows":
+    def to(self, device: Device) -> "StoredRows":
         """Itself: files stay where they are."""
         return self
 
@@ -253,7 +256,7 @@ def _header(source: ArrayFile) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, in_fortran_order, dtype
 
 
-def check_finite(rows: Tensor, what) -> None:
+def check_finite(rows: Tensor, what: object) -> None:
     """Raise ValueError naming the first data point of rows ``[N, D]`` that has a NaN or an infinity."""
     if rows.is_floating_point() and not (finite := rows.isfinite().all(1)).all():
         raise FileError(f"{what}: data point {int(finite.int().argmin())} has a number that is not finite")

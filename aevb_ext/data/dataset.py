@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from .._types import Device
 from .rows import Rows, rows_of
 
 __all__ = ["SPLITS", "Data"]
@@ -52,7 +53,7 @@ class Data:
         """How many numbers one data point is."""
         return math.prod(rows_of(self.train).event_shape)
 
-    def to(self, device) -> "Data":
+    def to(self, device: Device) -> "Data":
         """The same data on ``device``, where it is resident."""
         valid = None if self.valid is None else self.valid.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), valid=valid)

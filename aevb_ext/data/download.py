@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pooch
 
+from .._types import StrPath
+
 __all__ = ["DownloadError", "RemoteFile", "fetch"]
 
 # Of each mirror, after the first attempt: a connection that broke once may hold the second time.
@@ -42,7 +44,7 @@ class RemoteFile:
         return pooch.file_hash(str(path), algorithm) == expected
 
 
-def fetch(remote: RemoteFile, folder) -> Path:
+def fetch(remote: RemoteFile, folder: StrPath) -> Path:
     """The file in ``folder``, downloaded unless the right one is there, with a progress bar on stderr.
 
     What arrives lies under another name until its checksum is found right. Each mirror is tried three times.

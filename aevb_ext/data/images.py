@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from tqdm import tqdm
 
+from .._types import Device
 from .folders import find_pictures
 from .integrity import FileError, reading
 from .own_data import FoundData
@@ -88,7 +89,7 @@ class ImageRows:
     def _decode(self, i: int) -> Tensor:
         return torch.from_numpy(_decode(self.paths[i], self._shape)[0]).flatten()
 
-    def to(self, device) -> "ImageRows":
+    def to(self, device: Device) -> "ImageRows":
         """Itself: files stay where they are."""
         return self
 

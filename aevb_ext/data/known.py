@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._typed import typed
+from .._types import StrPath
 from .arrays import ArrayFile, read_array
 from .dataset import Data
 from .download import DownloadError, RemoteFile, fetch
@@ -24,7 +25,7 @@ __all__ = ["KNOWN", "Known", "read_idx"]
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_idx(path, checksum: str | None = None) -> np.ndarray:
+def read_idx(path: StrPath, checksum: str | None = None) -> np.ndarray:
     """Read a gzipped idx file (the format of MNIST), uint8 or another of its number types.
 
     Args:
@@ -84,7 +85,7 @@ class Known:
     files: tuple[RemoteFile, ...] = ()
     labels: tuple[RemoteFile, ...] = ()
 
-    def load(self, data_dir=None) -> Data:
+    def load(self, data_dir: StrPath | None = None) -> Data:
         """Read from ``data_dir/name`` or ``data_dir``.
 
         Raises:
@@ -97,7 +98,7 @@ class Known:
                 raise FileNotFoundError(self._missing(data_dir, file))
         return self.read(self, paths + [self._find(data_dir, file) for file in self.labels])
 
-    def download(self, data_dir) -> None:
+    def download(self, data_dir: StrPath) -> None:
         """Fetch into ``data_dir/name`` what is not there, or is damaged.
 
         Nothing is trained on labels: where no mirror has them, that is a warning.
@@ -114,19 +115,19 @@ class Known:
         except DownloadError as error:
             warnings.warn(f"{self.title} goes without its labels: {error}", stacklevel=3)
 
-    def _fetch(self, data_dir, file: RemoteFile) -> None:
+    def _fetch(self, data_dir: StrPath, file: RemoteFile) -> None:
         path = self._find(data_dir, file)
         if path is None or not file.may_be(path):
             fetch(file, Path(data_dir) / self.name)
 
-    def _find(self, data_dir, file: RemoteFile) -> Path | None:
+    def _find(self, data_dir: StrPath, file: RemoteFile) -> Path | None:
         paths = (place / name for place in self._places(data_dir) for name in (*file.other_names, file.name))
         return next((path for path in paths if path.is_file()), None)
 
-    def _places(self, data_dir) -> list[Path]:
+    def _places(self, data_dir: StrPath) -> list[Path]:
         return [] if data_dir is None else [Path(data_dir) / self.name, Path(data_dir)]
 
-    def _missing(self, data_dir, file: RemoteFile) -> str:
+    def _missing(self, data_dir: StrPath, file: RemoteFile) -> str:
         places = " and ".join(str(place) for place in self._places(data_dir))
         names = " or ".join((*file.other_names, file.name))
         looked = f"{names} was looked for in {places}" if places else "no data_dir was given"

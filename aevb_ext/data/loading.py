@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from .._arguments import described
 from .._typed import typed
+from .._types import Device, Shape, StrPath
 from .archive import read_arrays
 from .arrays import layout
 from .dataset import SPLITS, Data
@@ -36,7 +37,7 @@ _CHUNK = 4096
 
 def load(
     data: str | os.PathLike,
-    data_dir=None,
+    data_dir: StrPath | None = None,
     *,
     binarize: str | None = None,
     x_scale: float | None = None,
@@ -167,7 +168,7 @@ def from_dataset(
     return loaded if binarize is None else _binarized(loaded, binarize)
 
 
-def download(name: str, data_dir) -> None:
+def download(name: str, data_dir: StrPath) -> None:
     """Fetch the files of named data that are not there into a folder of that name in ``data_dir``; verify checksums.
 
     Raises:
@@ -230,12 +231,12 @@ def _check_options(binarize, x_scale, test_fraction) -> None:
     _check_type("test_fraction", test_fraction, Real, "a number")
 
 
-def _check_type(name: str, value, kinds, expected: str) -> None:
+def _check_type(name: str, value: object, kinds, expected: str) -> None:
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise TypeError(f"{name} must be {expected}, got {described(value)}")
 
 
-def _check_unused(what, image_shape, array) -> None:
+def _check_unused(what: object, image_shape: Shape, array) -> None:
     for name, value in (("image_shape", image_shape), ("array", array)):
         if value is not None:
             raise ValueError(
@@ -243,7 +244,7 @@ def _check_unused(what, image_shape, array) -> None:
             )
 
 
-def _image_shape(shape) -> tuple[int, ...] | None:
+def _image_shape(shape: Shape) -> tuple[int, ...] | None:
     """The shape as a tuple, if it is one of pictures."""
     if shape is None:
         return None
@@ -309,5 +310,5 @@ class _AtLeastHalf:
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
         return self._rows.gather(index) * self._x_scale >= 0.5
 
-    def to(self, device) -> "_AtLeastHalf":
+    def to(self, device: Device) -> "_AtLeastHalf":
         return _AtLeastHalf(self._rows.to(device), self._x_scale)

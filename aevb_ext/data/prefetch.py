@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from .._types import Device
 from .rows import Rows, rows_of
 
 __all__ = ["chunks", "first", "prefetch"]
@@ -16,7 +17,7 @@ __all__ = ["chunks", "first", "prefetch"]
 def prefetch(
     data: Tensor | Rows,
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]],
-    device=None,
+    device: Device | None = None,
     *,
     depth: int = 2,
     workers: int = 1,
@@ -92,7 +93,7 @@ class _Fetch:
         return x
 
 
-def chunks(data: Tensor | Rows, size: int, device=None, keys=None) -> Iterator[Tensor]:
+def chunks(data: Tensor | Rows, size: int, device: Device | None = None, keys=None) -> Iterator[Tensor]:
     """All data points in order, ``size`` at a time.
 
     Args:
@@ -112,7 +113,7 @@ def chunks(data: Tensor | Rows, size: int, device=None, keys=None) -> Iterator[T
     return prefetch(rows, ((i, None if keys is None else keys(i)) for i in index), device)
 
 
-def first(data: Tensor | Rows, n: int, device=None, keys=None) -> Tensor:
+def first(data: Tensor | Rows, n: int, device: Device | None = None, keys=None) -> Tensor:
     """The first ``n`` data points, or all where there are fewer; arguments as of :func:`chunks`."""
     rows = rows_of(data)
     index = torch.arange(min(n, len(rows)))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
+from .._types import Device
 
 __all__ = ["BinarizedRows", "BitRows", "Rows", "SubsetRows", "TensorRows", "hold_out", "rows_of", "shuffled", "subset"]
 
@@ -46,7 +47,7 @@ class Rows(Protocol):
             ``[B, *event_shape]`` on ``device``.
         """
 
-    def to(self, device) -> "Rows":
+    def to(self, device: Device) -> "Rows":
         """The same data points, on ``device`` where they are resident."""
 
 
@@ -68,7 +69,7 @@ class TensorRows:
         """``tensor[index]``; keys are not looked at."""
         return self.tensor.index_select(0, index)
 
-    def to(self, device) -> "TensorRows":
+    def to(self, device: Device) -> "TensorRows":
         """The same on ``device``."""
         return TensorRows(self.tensor.to(device))
 
@@ -130,7 +131,7 @@ class BitRows:
         bits = F.unpack_bits(self.packed.index_select(0, index), self.event_shape.numel())
         return bits.reshape(len(index), *self.event_shape)
 
-    def to(self, device) -> "BitRows":
+    def to(self, device: Device) -> "BitRows":
         """The same on ``device``."""
         return BitRows(self.packed.to(device), self.event_shape)
 
@@ -166,7 +167,7 @@ class BinarizedRows:
             raise ValueError(f"rows that are drawn need keys [{len(index)}, 2], one for each index; got {given}")
         return F.binarize(self.rows.gather(index), keys, x_scale=self.x_scale)
 
-    def to(self, device) -> "BinarizedRows":
+    def to(self, device: Device) -> "BinarizedRows":
         """The same, of the rows on ``device`` where they are resident."""
         return BinarizedRows(self.rows.to(device), self.x_scale)
 
@@ -204,7 +205,7 @@ class SubsetRows:
         """What the other rows give of ``self.index[index]``."""
         return self.rows.gather(self.index.index_select(0, index), keys)
 
-    def to(self, device) -> "SubsetRows":
+    def to(self, device: Device) -> "SubsetRows":
         """The same, of the other rows on ``device`` where they are resident."""
         return SubsetRows(self.rows.to(device), self.index)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from tqdm import tqdm
 
+from .._types import Device
 from .arrays import dtype_of, native
 from .own_data import Labels
 
@@ -116,7 +117,7 @@ class DatasetRows:
         x = x.detach().cpu()
         return x if x.dtype in _TAKEN else torch.from_numpy(native(x.numpy(), what))
 
-    def to(self, device) -> "DatasetRows":
+    def to(self, device: Device) -> "DatasetRows":
         """Itself: items are made on the CPU."""
         return self
 

@@ -2,12 +2,13 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.utils import probs_to_logits
 from torch.nn.functional import logsigmoid
 
 from .. import functional as F
 from .._arguments import check_dtype, explained
+from .._types import Generators, Shape
 from ..reference import _reduce
 from .factorised import Factorised, samples, wide
 
@@ -94,13 +95,15 @@ class Bernoulli(Factorised):
         return p * q
 
     @explained()
-    def expand(self, batch_shape, _instance=None) -> "Bernoulli":
+    def expand(self, batch_shape: Shape, _instance: Distribution | None = None) -> "Bernoulli":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
         param = self.param.expand((*batch_shape, *self._event_shape))
         return self._expanded(Bernoulli, _instance, **{self.param_name: param}, batch_dims=len(batch_shape))
 
     @explained()
-    def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
+    def sample(
+        self, sample_shape: Shape = (), *, generator: Generators | None = None, key: Tensor | None = None
+    ) -> Tensor:
         r"""Samples: 1 where the key's standard normal noise is below :math:`\Phi^{-1}(p)`, which has probability p.
 
         They are a pure function of the key, as those of a Gaussian are: the same in eager and compiled code, and (of a

@@ -9,6 +9,7 @@ from torch.distributions.kl import _KL_REGISTRY
 
 from .._arguments import check_dtype, sizes
 from .._library import widened
+from .._types import Generators, Shape
 from ..functional import noise_key
 
 # Whose values are taken as numbers (the operators take uint8 as it is).
@@ -106,7 +107,7 @@ class Factorised(Distribution):
         """
         return _KL_REGISTRY.get((type(self), type(other)), kl_divergence)(self, other)
 
-    def _noise(self, device: torch.device, key: Tensor | None, generator) -> dict:
+    def _noise(self, device: torch.device, key: Tensor | None, generator: Generators | None) -> dict:
         """``key`` and ``generator`` for :mod:`aevb_ext.functional`: a list of generators as one key for each point."""
         if not isinstance(generator, (list, tuple)):
             return {"key": key, "generator": generator}
@@ -142,7 +143,7 @@ def wide(t: Tensor) -> Tensor:
     return widened(t, torch.promote_types(t.dtype, torch.float32))
 
 
-def samples(sample_shape) -> int | None:
+def samples(sample_shape: Shape) -> int | None:
     """How many samples a ``sample_shape`` asks for, as the operators count them: None for ``()``."""
     if any(size < 0 for size in sizes(sample_shape)):
         raise ValueError(f"sample_shape must have no negative size, got {list(sample_shape)}")

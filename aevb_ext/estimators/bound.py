@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._types import Generators
 from ..data import Rows
 from ..models import VAE
 from ..models.bound import bound_values, terms_a, terms_b
@@ -13,7 +14,9 @@ from .result import Bound
 __all__ = ["bound_a", "bound_b", "evaluate_bound"]
 
 
-def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
+def bound_a(
+    model: VAE, x: Tensor, n_samples: int = 1, generator: Generators | None = None, *, key: Tensor | None = None
+) -> Tensor:
     r"""Estimator A (eq. 6) of each data point's bound.
 
     .. math:: \frac1L \sum_l \log p(x, z_l) - \log q(z_l | x), \quad z_l \sim q(z | x) \text{ reparameterised}
@@ -30,7 +33,9 @@ def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: T
     return terms_a(model, x, n_samples, key=key, generator=generator).bound
 
 
-def bound_b(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
+def bound_b(
+    model: VAE, x: Tensor, n_samples: int = 1, generator: Generators | None = None, *, key: Tensor | None = None
+) -> Tensor:
     r"""Estimator B (eq. 7): as :func:`bound_a`, with the Kullback-Leibler divergence in closed form (lower variance).
 
     .. math:: -D_{KL}(q(z | x) \| p(z)) + \frac1L \sum_l \log p(x | z_l)

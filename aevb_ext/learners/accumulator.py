@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._types import Device
 from ..nn import ELBOTerms
 
 __all__ = ["Accumulator", "Totals"]
@@ -33,7 +34,7 @@ class Totals(NamedTuple):
 class Accumulator:
     """Sums over data points, and counts: of those whose bound is not finite, and of updates that were left out."""
 
-    def __init__(self, device):
+    def __init__(self, device: Device):
         # Of bound, reconstruction and KL; of how many data points; how many were not finite.
         self._sums = torch.zeros(5, dtype=torch.float64, device=device)
         self._step = torch.ones((), dtype=torch.int64, device=device)

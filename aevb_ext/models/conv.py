@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .._checks import check_sizes, is_python_integer
+from .._types import Shape
 from ..nn import Linear
 from .layers import decoder_of, he_normal_, likelihood_config
 from .vae import VAE
@@ -18,7 +19,7 @@ _SMALLEST_MAP = 8
 
 
 def conv_vae(
-    image_shape,
+    image_shape: Shape,
     *,
     latent: int,
     hidden: int = 256,
@@ -67,7 +68,7 @@ def conv_vae(
     return model
 
 
-def _checked(image_shape) -> tuple[int, int, int]:
+def _checked(image_shape: Shape) -> tuple[int, int, int]:
     shape = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
     is_shape = len(shape) in (2, 3) and all(is_python_integer(size) and size >= 1 for size in shape)
     if not is_shape or min(shape[-2:]) < 2:

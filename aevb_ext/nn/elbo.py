@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from .. import functional as F
 from .._arguments import described, explained, is_integer, is_number, kind, sizes
+from .._types import Generators
 from ..distributions import DiagonalGaussian
 from ..distributions.factorised import broadcast, check_broadcasts
 from .stream import streamed
@@ -47,7 +48,7 @@ class ELBOTerms(NamedTuple):
         return -self.bound.mean()
 
 
-def _is_decoder(value) -> bool:
+def _is_decoder(value: object) -> bool:
     """Whether it has a ``log_prob`` that can be called with (x, z), or can itself."""
     log_prob = getattr(value, "log_prob", value.forward if isinstance(value, nn.Module) else value)
     try:
@@ -192,7 +193,7 @@ class ELBO(nn.Module):
         x_scale: float = 1.0,
         prior=None,
         key: Tensor | None = None,
-        generator=None,
+        generator: Generators | None = None,
     ) -> ELBOTerms:
         """The bound of each data point of x.
 
@@ -230,7 +231,7 @@ class ELBO(nn.Module):
             noise = {"n_samples": n_samples, "key": F.key_for(q.mu, key, generator)}  # one for all blocks
         sources = (q.mu, q.scale_param, p, x, decoder)
 
-        def log_likelihood(z):
+        def log_likelihood(z: Tensor):
             log_prob = getattr(decoder, "log_prob", decoder)
             value = log_prob(x, z) if x_scale == 1 else log_prob(x, z, x_scale=x_scale)
             return _of_rows(value, z, q, "the decoder must give log p(x | z)")
@@ -381,16 +382,16 @@ class _WeighedThroughPort(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z, event_dims):
+    def forward(z: Tensor, event_dims):
         dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
         return z.clone(), z.new_zeros(z.shape[: z.dim() - event_dims], dtype=dtype)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs, output: Tensor):
         ctx.event_dims = inputs[1]
 
     @staticmethod
-    def backward(ctx, z_cotangent, weights):
+    def backward(ctx: Any, z_cotangent: Tensor, weights: Tensor):
         weights = weights[(..., *(None,) * ctx.event_dims)]
         return (z_cotangent * weights).to(z_cotangent.dtype), None
 
@@ -401,15 +402,15 @@ class _LogMeanExpWithPort(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(log_weights, port):
+    def forward(log_weights: Tensor, port: Tensor):
         return _log_mean_exp(log_weights)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs, output: Tensor):
         ctx.save_for_backward(inputs[0])
 
     @staticmethod
-    def backward(ctx, cotangent):
+    def backward(ctx: Any, cotangent: Tensor):
         weights = ctx.saved_tensors[0].detach().softmax(0)
         return cotangent * weights, weights
 
@@ -487,7 +488,7 @@ def _prior_of(given, q: DiagonalGaussian):
     return p
 
 
-def _of_rows(value, z: Tensor, q: DiagonalGaussian, what: str) -> Tensor:
+def _of_rows(value: object, z: Tensor, q: DiagonalGaussian, what: str) -> Tensor:
     """``value``, one for each data point and sample of z."""
     rows = z.shape[: z.dim() - q.event_dims]
     if not isinstance(value, Tensor):

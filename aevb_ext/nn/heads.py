@@ -328,7 +328,7 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, kind) for kind in kinds)
 
 
-def through(modules: Iterable[nn.Module], h):
+def through(modules: Iterable[nn.Module], h: Tensor):
     """What comes of h, one module after another: a part of an ``nn.Sequential``."""
     for module in modules:
         h = module(h)

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,14 +158,14 @@ class _Streamed(torch.autograd.Function):
     """Results that are known, of inputs that are found: gradients go where autograd's own would, all at once."""
 
     @staticmethod
-    def forward(ctx, recomputation, results, *inputs):
+    def forward(ctx: Any, recomputation, results, *inputs):
         ctx.recomputation = recomputation
         ctx.save_for_backward(*inputs)  # so that one which was changed in place is noticed
         return results
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *cotangents):
+    def backward(ctx: Any, *cotangents):
         inputs, recomputation = ctx.saved_tensors, ctx.recomputation
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
         sums = [None] * len(inputs)
@@ -193,7 +194,7 @@ class _Streamed(torch.autograd.Function):
 class _State:
     """What a block depends on beside tensors: the generators' states and autocast's, both as they are now."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
         self._device = None
         if torch.cuda.is_available() and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():

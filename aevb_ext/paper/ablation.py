@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._files import write_csv, write_whole
+from .._types import StrPath
 from ..train.saved_run import SavedRun
 from . import figure2, published
 from .figure2 import TITLES
@@ -40,7 +41,7 @@ _CHANGES = {
 }
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
+def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
     """Some curves of Figure 2, as it has them and with one change each."""
     return [
         _changed(run, change)
@@ -58,7 +59,7 @@ def _changed(run: PlannedRun, change: dict) -> PlannedRun:
     return replace(run, name=run.name + name, keys=run.keys | change)
 
 
-def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write ablation.csv and ablation.md into ``out``; returns the page."""
     header = ("data", "latent", "learner", "change", "seed", "samples_seen", "train", "test", "the paper's test")
     rows = []

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from .._files import write_csv, write_whole
+from .._types import StrPath
 from ..estimators import evaluate_bound
 from ..train.saved_run import SavedRun
 from . import published
@@ -49,7 +51,7 @@ _NOISES = 3
 _SPREAD_SAMPLES = 10**6
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
+def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
     """Seed 0 of every curve to ``samples_seen``, the other seeds to a million samples at most."""
     return [
         planned(data, learner, latent, budget(samples_seen, seed), seed, data_dir)
@@ -65,7 +67,9 @@ def budget(samples_seen: int, seed: int) -> int:
     return samples_seen if seed == 0 else min(samples_seen, _SPREAD_SAMPLES)
 
 
-def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir=None) -> PlannedRun:
+def planned(
+    data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir: StrPath | None = None
+) -> PlannedRun:
     """One curve, at the paper's settings (section 5).
 
     Two it does not say, and are what comes to where its curves are (docs/paper/differences.md): which estimator is
@@ -89,7 +93,7 @@ def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int =
     return PlannedRun.of(f"{data}-{learner}-nz{latent}-seed{seed}", keys, data_dir)
 
 
-def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write figure2.png, figure2.csv and figure2.md into ``out``; returns the page."""
     found = [run for run in runs.values() if run.evaluations]
     write_whole(out / "figure2.png", draw(found, published.curves2(data_dir)))
@@ -134,7 +138,7 @@ def about(run: SavedRun) -> tuple[str, int, str, int]:
 def noise_variance(run: SavedRun) -> float:
     """Of the test bound: over the noise z is drawn with, the data points being the same."""
 
-    def score(model, x, progress):
+    def score(model, x: Tensor, progress):
         bound = evaluate_bound(model, x, repeats=_NOISES, progress=progress)
         # That of the mean over all noises is so many times smaller.
         return {"variance": _NOISES * bound.noise_stderr**2}

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from .. import data as datasets
+from .._types import StrPath
 from ..data import Data, load
 from ..models import ARCHITECTURES, make_model
 from ..train import Settings
@@ -30,7 +31,7 @@ class PlannedRun:
     keys: dict
 
     @classmethod
-    def of(cls, name: str, keys: dict, data_dir=None) -> "PlannedRun":
+    def of(cls, name: str, keys: dict, data_dir: StrPath | None = None) -> "PlannedRun":
         """With the place of the data where it is not the usual one."""
         return cls(name, keys if data_dir is None else {**keys, "data_dir": str(data_dir)})
 

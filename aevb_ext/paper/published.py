@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+from .._types import StrPath
+
 __all__ = ["FIGURE2", "FIGURE3", "IWAE_NLL", "LEARNERS", "curves2", "curves3"]
 
 # The paper's learners as the curves' files call them.
@@ -46,7 +48,7 @@ IWAE_NLL = {1: 88.71, 5: 87.63, 50: 87.10}
 Curve = tuple[list[float], list[float]]
 
 
-def curves2(data_dir) -> dict[tuple[str, int, str, str], Curve]:
+def curves2(data_dir: StrPath) -> dict[tuple[str, int, str, str], Curve]:
     """The curves of Figure 2 in ``data_dir/paper/figure2_digitised.csv``; none where there is no such file.
 
     Returns:
@@ -57,13 +59,13 @@ def curves2(data_dir) -> dict[tuple[str, int, str, str], Curve]:
     )
 
 
-def curves3(data_dir) -> dict[tuple[int, str, str], Curve]:
+def curves3(data_dir: StrPath) -> dict[tuple[int, str, str], Curve]:
     """The curves of Figure 3, likewise: (training points, learner, split) to (samples, marginal log-likelihoods)."""
     found = _read(data_dir, "figure3_digitised.csv", lambda n, *rest: (int(n), *rest))
     return {key: ([1e6 * s for s in samples], values) for key, (samples, values) in found.items()}
 
 
-def _read(data_dir, name: str, key) -> dict:
+def _read(data_dir: StrPath, name: str, key) -> dict:
     path = None if data_dir is None else Path(data_dir) / "paper" / name
     if path is None or not path.is_file():
         return {}

@@ -128,5 +128,5 @@ def _row(tag: str, cells) -> str:
     return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     return html.escape(str(value))

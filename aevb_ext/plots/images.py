@@ -16,6 +16,7 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from .._files import atomic_write
+from .._types import Shape, StrPath
 from ..data import Data, first
 from ..models import VAE
 from ..noise import keys_at
@@ -43,7 +44,7 @@ _WIDTH = 900
 
 
 def save_all(
-    folder, model: VAE, data: Data, history, seed: int = 0, encodes: bool = True, score: str = "bound"
+    folder: StrPath, model: VAE, data: Data, history: History, seed: int = 0, encodes: bool = True, score: str = "bound"
 ) -> None:
     """Write every picture that makes sense for this model and data into ``folder``.
 
@@ -79,7 +80,9 @@ def canvases(model: VAE, data: Data, seed: int = 0, encodes: bool = True) -> dic
 
 
 @torch.no_grad()
-def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4, seed: int = 0) -> Tensor:
+def reconstructions(
+    model: VAE, x: Tensor, image_shape: Shape, columns: int = 12, rows: int = 4, seed: int = 0
+) -> Tensor:
     """A canvas of the first data points of x, and below each its reconstruction at the posterior's mean.
 
     Args:
@@ -96,19 +99,19 @@ def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4
     return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))
 
 
-def samples(model: VAE, image_shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
+def samples(model: VAE, image_shape: Shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
     """A canvas of ``n`` new data points, as in Figure 5; arguments as of :meth:`~aevb_ext.models.VAE.generate`."""
     key = keys_at(seed, "generation", torch.arange(n)).to(next(model.parameters()).device)
     images = _images(model.generate(n, sampled=sampled, key=key), image_shape)
     return _grid(images, math.ceil(math.sqrt(n)))
 
 
-def manifold(model: VAE, image_shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
+def manifold(model: VAE, image_shape: Shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
     """A canvas of a plane through latent space (Figure 4); arguments as of :meth:`~aevb_ext.models.VAE.manifold`."""
     return _grid(_images(model.manifold(side, dims), image_shape), side)
 
 
-def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape, steps: int = 8) -> Tensor:
+def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape: Shape, steps: int = 8) -> Tensor:
     """A canvas of a row for each pair: x, the way from its reconstruction to that of y, y.
 
     Args:
@@ -121,7 +124,7 @@ def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape, steps: int = 8
     return _side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape)
 
 
-def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
+def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
     """A canvas of a row for each data point: itself, then ``n`` variants of it.
 
     Args:
@@ -136,7 +139,7 @@ def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float 
     return _side_by_side([(x * model.x_scale)[None], found], image_shape)
 
 
-def curve(history, name: str, score: str = "bound") -> bytes:
+def curve(history: History, name: str, score: str = "bound") -> bytes:
     """The train and test bound (or what ``score`` says) against training samples seen, as in Figure 2: a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -207,7 +210,7 @@ def png(canvas: Tensor) -> bytes:
     return file.getvalue()
 
 
-def _images(x: Tensor, image_shape) -> Tensor:
+def _images(x: Tensor, image_shape: Shape) -> Tensor:
     """Rows of numbers as ``[N, height, width]``, or ``[N, height, width, 3]`` in colour, on the CPU."""
     images = x.float().cpu().reshape(-1, *image_shape)
     if images.dim() == 3:
@@ -216,7 +219,7 @@ def _images(x: Tensor, image_shape) -> Tensor:
     return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
 
 
-def _side_by_side(groups: list[Tensor], image_shape) -> Tensor:
+def _side_by_side(groups: list[Tensor], image_shape: Shape) -> Tensor:
     """A canvas of a row for each data point, of groups ``[columns, B, *event]`` that are set apart."""
     canvases = []
     for group in groups:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._arguments import described
 from .._checks import check_count, check_positive
+from .._types import Device, StrPath
 from ..data import SPLITS, Data, Rows, prefetch, rows_of
 from ..models import VAE
 from ..nn import BernoulliDecoder, GaussianDecoder
@@ -35,7 +36,9 @@ __all__ = [
 _DTYPES = (torch.bool, torch.uint8)
 
 
-def check_arguments(*, device, out, resume, override, keep, checkpoint_every, validate, progress, processes) -> None:
+def check_arguments(
+    *, device: Device, out: StrPath, resume, override, keep, checkpoint_every, validate, progress, processes
+) -> None:
     """Check the types of what :func:`~aevb_ext.train.fit` takes beside the model, the data and the settings.
 
     Raises:

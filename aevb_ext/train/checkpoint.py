@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._files import write_whole
+from .._types import Shape, StrPath
 from .._version import __version__
 from ..models import VAE, make_model
 
@@ -42,7 +43,9 @@ class Checkpoint:
     samples_seen: int
 
 
-def save_checkpoint(path, model: VAE, *, data: str, image_shape=None, samples_seen: int = 0) -> None:
+def save_checkpoint(
+    path: StrPath, model: VAE, *, data: str, image_shape: Shape | None = None, samples_seen: int = 0
+) -> None:
     """Write a model to ``path`` (a safetensors file), replacing what is there only once the new file is whole.
 
     It holds the model alone: training does not go on from it.
@@ -54,7 +57,7 @@ def save_checkpoint(path, model: VAE, *, data: str, image_shape=None, samples_se
     write(path, model_tensors(model), {"model": model.config, "data": about, "samples_seen": samples_seen})
 
 
-def load_checkpoint(path, model: VAE | None = None) -> Checkpoint:
+def load_checkpoint(path: StrPath, model: VAE | None = None) -> Checkpoint:
     """Read the model of a checkpoint. Nothing in the file is executed.
 
     Args:
@@ -100,7 +103,7 @@ def model_tensors(model: VAE) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def write(path, tensors: dict[str, Tensor], content: dict) -> None:
+def write(path: StrPath, tensors: dict[str, Tensor], content: dict) -> None:
     """Write tensors and what JSON can hold, replacing what is at ``path`` only once the new file is whole.
 
     Raises:
@@ -114,7 +117,7 @@ def write(path, tensors: dict[str, Tensor], content: dict) -> None:
     write_whole(path, raw)
 
 
-def read(path) -> tuple[dict[str, Tensor], dict]:
+def read(path: StrPath) -> tuple[dict[str, Tensor], dict]:
     """The tensors, on the CPU, and the rest of what was written to ``path``.
 
     Raises:
@@ -167,12 +170,12 @@ def model_file(folder: Path) -> Path | None:
     return best if best.is_file() else next(reversed(checkpoints_of(folder)), None)
 
 
-def plain(value):
+def plain(value: object):
     """What JSON gives back of it."""
     return json.loads(json.dumps(value))
 
 
-def is_count(value) -> bool:
+def is_count(value: object) -> bool:
     """Whether JSON gave an integer that counts something."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 

@@ -19,6 +19,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from .._types import Device
+
 __all__ = ["AnyProcess", "PeerFailed", "Processes", "joined"]
 
 # How long a process waits for the others: longer than the first one takes to write pictures and a checkpoint.
@@ -66,7 +68,7 @@ class Processes:
         """Whether there are others."""
         return self.world_size > 1
 
-    def device(self, device) -> torch.device:
+    def device(self, device: Device) -> torch.device:
         """The device of this process: of several on one machine each takes the CUDA device of its number.
 
         Raises:
@@ -129,7 +131,7 @@ class Processes:
         distributed.all_reduce(tensor, how, group=self.group)
         return tensor
 
-    def gather(self, value) -> list:
+    def gather(self, value: object) -> list:
         """What each process has given, in order; anything that can be pickled."""
         values = [value] * self.world_size
         if self.are_several:

@@ -73,7 +73,7 @@ def shared_marginal(
     return Bound.of(_shared(values, model, x, processes, count), skip_non_finite=skip_non_finite)
 
 
-def _shared(values_of: Callable[..., Tensor], model: VAE, x, processes: Processes, count: int | None) -> Tensor:
+def _shared(values_of: Callable[..., Tensor], model: VAE, x: Tensor, processes: Processes, count: int | None) -> Tensor:
     """The value of each data point, float64 ``[n]``."""
     n = len(x) if count is None else min(len(x), count)
     blocks = range(0, n, _BLOCK)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from .._typed import typed
+from .._types import Device, StrPath
 from ..data import Data
 from ..estimators import Bound
 from ..learners.optimization import matmul_precision
@@ -56,8 +57,8 @@ def fit(
     model: VAE,
     data: Data,
     *,
-    device="cpu",
-    out=None,
+    device: Device = "cpu",
+    out: StrPath | None = None,
     resume: bool = False,
     override: Iterable[str] = (),
     keep: int = 3,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from .._typed import typed
+from .._types import StrPath
 from ..data import SPLITS, BinarizedRows, Data, Rows, SubsetRows, rows_of
 from ..models import VAE
 from ..noise import keys_at
@@ -51,7 +52,7 @@ def sampled_splits(about: dict) -> str:
     )
 
 
-def check_resume(path, content: dict, now: dict, override: Iterable[str] = ()) -> dict[str, list]:
+def check_resume(path: StrPath, content: dict, now: dict, override: Iterable[str] = ()) -> dict[str, list]:
     """Compare what a checkpoint says with what :func:`described` gives now, ``like`` it.
 
     Names are those of settings, and ``model.X`` and ``data.X``. ``log_every``, ``evaluate_every``, ``patience`` and

@@ -34,7 +34,7 @@ class Signals:
             signal.signal(number, self._remember)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number in self._taken:
             signal.signal(number, _DEFAULTS[number])
 

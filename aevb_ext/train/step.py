@@ -8,6 +8,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from .._types import Device
 from ..data import Rows, prefetch, rows_of
 from ..learners.learner import Learner
 from ..noise import keys_at, seed_for
@@ -36,7 +37,9 @@ class MinibatchSampler:
         ValueError: it does not.
     """
 
-    def __init__(self, n_data: int, batch_size: int, seed: int, device="cpu", *, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, n_data: int, batch_size: int, seed: int, device: Device = "cpu", *, rank: int = 0, world_size: int = 1
+    ):
         if batch_size % world_size:
             raise ValueError(f"batch_size must divide by the number of processes, got {batch_size} and {world_size}")
         self.n_data, self._batch, self._seed = n_data, batch_size, seed

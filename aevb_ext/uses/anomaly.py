@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .._types import Device, StrPath
 from ..data import SPLITS, Data, subset
 from ..estimators.result import plus_minus
 from ..learners import LEARNERS
@@ -98,11 +99,11 @@ def held_out(
     data: Data,
     make: Callable[[Data], VAE],
     settings: Settings,
-    out,
+    out: StrPath,
     *,
     labels: Iterable[int] | None = None,
     n_samples: int = 50,
-    device="cpu",
+    device: Device = "cpu",
     show: Show = _unshown,
 ) -> Iterator[HeldOut]:
     """For each label: train without it, then score the whole test split.
