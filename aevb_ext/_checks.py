@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from numbers import Real
+from typing import Any
 
 __all__ = ["check_count", "check_name", "check_positive", "check_sizes", "is_python_integer", "is_python_number"]
 
@@ -10,7 +11,7 @@ __all__ = ["check_count", "check_name", "check_positive", "check_sizes", "is_pyt
 _TOO_LARGE = 2**63
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raise ValueError naming ``name`` unless the value is an integer of at least ``least``, and one of int64."""
     if not is_python_integer(value) or value < least:
         raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
@@ -32,7 +33,7 @@ def check_name(name: str, value: object, names: Iterable[str]) -> None:
 
 def check_positive(name: str, value: object) -> None:
     """Raise ValueError naming ``name`` unless the value is a positive, finite number."""
-    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf):
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf):  # type: ignore[operator]  # a Real has no order in typeshed
         raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 

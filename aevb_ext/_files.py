@@ -4,8 +4,10 @@ import csv
 import io
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ._types import StrPath
 
@@ -14,7 +16,7 @@ _PART = ".part"
 
 
 @contextmanager
-def atomic_write(path: StrPath):
+def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     """A binary file that appears at ``path`` whole or not at all, and is on the disk when the block has ended.
 
     Written next to ``path``, flushed to the disk, then renamed over it. When the block raises, ``path`` stays as it
@@ -37,7 +39,7 @@ def atomic_write(path: StrPath):
 
 
 @contextmanager
-def naming(path: StrPath):
+def naming(path: StrPath) -> Iterator[None]:
     """A context of writing ``path`` whose OSErrors say so: that of a disk that is full names no file."""
     try:
         yield
@@ -51,7 +53,7 @@ def write_whole(path: StrPath, raw: bytes) -> None:
         file.write(raw)
 
 
-def write_csv(path: StrPath, header, rows) -> None:
+def write_csv(path: StrPath, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file, likewise; numbers as short as they can be read back, None as nothing."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")

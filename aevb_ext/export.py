@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ._library import ops
 from ._types import StrPath
 from .models import VAE
 from .models.vae import mu_logvar
+from .nn.heads import Decoder
 from .nn.linear import scaled
 
 __all__ = ["ExportError", "export_onnx", "export_programs"]
@@ -69,8 +71,12 @@ def export_programs(model: VAE, folder: StrPath, x: Tensor | None = None) -> lis
         file.seek(0)
         with _quiet():
             loaded = torch.export.load(file).module()
-        _check(f"{name}.pt2", lambda t, run=loaded: _tuple(run(t)), network, given)
+        _check(f"{name}.pt2", partial(_called, loaded), network, given)
     return _written(Path(folder), contents)
+
+
+def _called(loaded: nn.Module, given: Tensor) -> tuple[Tensor, ...]:
+    return _tuple(loaded(given))
 
 
 def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Path]:
@@ -89,7 +95,7 @@ def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Pa
     program = _program(name, network, given)
     try:
         with _quiet():
-            content = torch.onnx.export(
+            exported = torch.onnx.export(
                 program.module(),
                 (given,),
                 input_names=["z"],
@@ -97,7 +103,8 @@ def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Pa
                 dynamic_shapes=({0: "batch"},),
                 dynamo=True,
                 verbose=False,
-            ).model_proto.SerializeToString()
+            )
+            content = exported.model_proto.SerializeToString()  # type: ignore[union-attr]  # with dynamo there is one
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     # Whatever is raised by a converter about a network of one's own.
     except Exception as error:
@@ -122,7 +129,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, decoder: nn.Module):
+    def __init__(self, decoder: Decoder):
         super().__init__()
         self.decoder = decoder
 
@@ -173,7 +180,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool, x_scale:
 
 def _halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """What :func:`aevb_ext.halves` computes."""
-    return params.chunk(2, dim)
+    first, second = params.chunk(2, dim)
+    return first, second
 
 
 @torch.no_grad()

@@ -99,7 +99,8 @@ def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         ValueError: it has an odd size.
     """
     try:
-        return ops.halves(params, dim)
+        result: tuple[Tensor, Tensor] = ops.halves(params, dim)
+        return result
     except Exception:
         explain(halves, locals())
         raise
@@ -145,7 +146,8 @@ def rsample(
             return reference.rsample(
                 mu, logvar, n_samples=n_samples, first_sample=first_sample, key=key, generator=generator, spread=spread
             )
-        return ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread)
+        result: Tensor = ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread)
+        return result
     except Exception:
         explain(rsample, locals())
         raise
@@ -189,7 +191,8 @@ def gaussian_kl(
             return reference.gaussian_kl(
                 mu, logvar, prior_mu, prior_logvar, spread=spread, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.gaussian_kl(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims)
+        result: Tensor = ops.gaussian_kl(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims)
+        return result
     except Exception:
         explain(gaussian_kl, locals())
         raise
@@ -235,9 +238,10 @@ def rsample_kl(
                 reduction=reduction,
                 batch_dims=batch_dims,
             )
-        return ops.rsample_kl(
+        result: tuple[Tensor, Tensor] = ops.rsample_kl(
             mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread, reduction, batch_dims
         )
+        return result
     except Exception:
         explain(rsample_kl, locals())
         raise
@@ -275,7 +279,8 @@ def bernoulli_log_prob(
     try:
         if logits.device.type not in _COMPILED:
             return reference.bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
-        return ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
+        result: Tensor = ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
+        return result
     except Exception:
         explain(bernoulli_log_prob, locals())
         raise
@@ -318,7 +323,8 @@ def bernoulli_log_prob_of_probs(
             return reference.bernoulli_log_prob_of_probs(
                 x, probs, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
+        result: Tensor = ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
+        return result
     except Exception:
         explain(bernoulli_log_prob_of_probs, locals())
         raise
@@ -361,7 +367,8 @@ def gaussian_log_prob(
             return reference.gaussian_log_prob(
                 x, mu, logvar, spread=spread, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
+        result: Tensor = ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
+        return result
     except Exception:
         explain(gaussian_log_prob, locals())
         raise
@@ -404,7 +411,8 @@ def binarize(
     try:
         if x.device.type not in _COMPILED:
             return reference.binarize(x, key, generator=generator, x_scale=x_scale)
-        return ops.binarize(x, _key(x, key, generator, "x"), x_scale)
+        result: Tensor = ops.binarize(x, _key(x, key, generator, "x"), x_scale)
+        return result
     except Exception:
         explain(binarize, locals())
         raise
@@ -428,7 +436,8 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
     try:
         if packed.device.type not in _COMPILED:
             return reference.unpack_bits(packed, n)
-        return ops.unpack_bits(packed, n)
+        result: Tensor = ops.unpack_bits(packed, n)
+        return result
     except Exception:
         explain(unpack_bits, locals())
         raise
@@ -475,7 +484,8 @@ def linear_bernoulli_log_prob(
             return reference.linear_bernoulli_log_prob(
                 x, h, weight, bias, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.linear_bernoulli_log_prob(x, h, weight, bias, x_scale, reduction, batch_dims)
+        result: Tensor = ops.linear_bernoulli_log_prob(x, h, weight, bias, x_scale, reduction, batch_dims)
+        return result
     except Exception:
         explain(linear_bernoulli_log_prob, locals())
         raise
@@ -518,13 +528,16 @@ def linear_gaussian_log_prob(
             return reference.linear_gaussian_log_prob(
                 x, h, weight, bias, logvar, sigmoid=sigmoid, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.linear_gaussian_log_prob(x, h, weight, bias, logvar, sigmoid, x_scale, reduction, batch_dims)
+        result: Tensor = ops.linear_gaussian_log_prob(
+            x, h, weight, bias, logvar, sigmoid, x_scale, reduction, batch_dims
+        )
+        return result
     except Exception:
         explain(linear_gaussian_log_prob, locals())
         raise
 
 
-def _device(device: Device, generator: Generators | None) -> torch.device:
+def _device(device: Device | None, generator: Generators | None) -> torch.device:
     if device is not None:
         return torch.device(device)
     if isinstance(generator, (list, tuple)):
@@ -532,15 +545,18 @@ def _device(device: Device, generator: Generators | None) -> torch.device:
     return generator.device if generator is not None else torch.get_default_device()
 
 
-def _fresh_key(device: Device, generator: Generators | None) -> Tensor:
+def _fresh_key(device: Device | None, generator: Generators | None) -> Tensor:
     if torch.jit.is_tracing():
         return _traced_key(device, generator)
     if isinstance(generator, (list, tuple)):
         return keys_of(generator, ops.noise_key, device)
-    return ops.noise_key(device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0)
+    result: Tensor = ops.noise_key(
+        device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0
+    )
+    return result
 
 
-def _traced_key(device: Device, generator: Generators | None) -> Tensor:
+def _traced_key(device: Device | None, generator: Generators | None) -> Tensor:
     """For torch.jit.trace, which takes no operator with a device among its arguments: the key that it would draw.
 
     (On the CPU. On CUDA a key of the same generator.)

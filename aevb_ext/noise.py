@@ -22,11 +22,12 @@ The functions here are that definition in plain PyTorch. The compiled operators 
 
 import math
 import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ._arguments import KINDS, described, explained, instance, integer, kind, tensor
+from ._arguments import KINDS, Check, described, explained, instance, integer, kind, tensor
 from ._types import Device
 
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
@@ -34,7 +35,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
 
-def _words(count: int):
+def _words(count: int) -> Check:
     """A check that an argument is so many words."""
 
     def fits(value: object) -> bool:
@@ -191,7 +192,7 @@ def _splitmix(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def keys_of(generators: list, draw, device: Device) -> Tensor:
+def keys_of(generators: Sequence[torch.Generator], draw: Callable[..., Tensor], device: Device | None) -> Tensor:
     """``[len(generators), 2]``: the key that ``draw(device, generator=g)`` gives of each."""
     keys = [draw(device=device, generator=g) for g in generators]
     return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)

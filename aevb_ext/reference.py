@@ -57,7 +57,8 @@ def rsample(
     eps = standard_normal(key, (*samples, *of_one), mu32.dtype, start=first_sample * math.prod(of_one))
     if samples:
         eps = eps.movedim(keys, 0)
-    return (mu32 + (0.5 * logvar32).exp() * eps).to(mu.dtype)
+    z: Tensor = (mu32 + (0.5 * logvar32).exp() * eps).to(mu.dtype)
+    return z
 
 
 def gaussian_kl(
@@ -74,7 +75,7 @@ def gaussian_kl(
     mu, v = _wide(mu), _logvar(_wide(logvar), spread)
     if prior_mu is not None:
         mu = mu - _wide(prior_mu)
-    precision = 1.0
+    precision: Tensor | float = 1.0
     if prior_logvar is not None:
         prior_v = _logvar(_wide(prior_logvar), spread)
         v, precision = v - prior_v, (-prior_v).exp()
@@ -93,8 +94,7 @@ def rsample_kl(
     reduction: str = "sample",
     batch_dims: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    noise = {"n_samples": n_samples, "first_sample": first_sample, "key": key, "generator": generator}
-    z = rsample(mu, logvar, spread=spread, **noise)
+    z = rsample(mu, logvar, n_samples=n_samples, first_sample=first_sample, key=key, generator=generator, spread=spread)
     return z, gaussian_kl(mu, logvar, spread=spread, reduction=reduction, batch_dims=batch_dims)
 
 
@@ -143,16 +143,26 @@ def binarize(
     shape = x.shape[key.dim() - 1 :]
     # Beyond these ends all is 0 or all is 1; in whole numbers the comparison is exact.
     most = (_wide(x) * (x_scale * 2.0**32)).ceil().clamp(0, 2.0**32).nan_to_num(0).long()
-    return (words(key, math.prod(shape)).reshape(x.shape) < most).to(torch.uint8)
+    return words(key, math.prod(shape)).reshape(x.shape).less(most).to(torch.uint8)
 
 
-def unpack_bits(packed: Tensor, n) -> Tensor:
+def unpack_bits(packed: Tensor, n: int) -> Tensor:
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
-    return ((packed.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :n]
+    return packed.unsqueeze(-1).bitwise_right_shift(shifts).bitwise_and(1).flatten(-2)[..., :n]
 
 
-def linear_bernoulli_log_prob(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None = None, **options) -> Tensor:
-    return bernoulli_log_prob(x, F.linear(h, weight, bias), **options)
+def linear_bernoulli_log_prob(
+    x: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    logits = F.linear(h, weight, bias)
+    return bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
 def linear_gaussian_log_prob(
@@ -163,12 +173,15 @@ def linear_gaussian_log_prob(
     logvar: Tensor | None = None,
     *,
     sigmoid: bool = False,
-    **options,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
 ) -> Tensor:
     mean = F.linear(h, weight, bias)
     if logvar is None:
         mean, logvar = mean.chunk(2, -1)
-    return gaussian_log_prob(x, _wide(mean).sigmoid() if sigmoid else mean, logvar, **options)
+    mean = _wide(mean).sigmoid() if sigmoid else mean
+    return gaussian_log_prob(x, mean, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
 def _wide(t: Tensor) -> Tensor:

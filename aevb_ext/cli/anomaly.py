@@ -9,9 +9,10 @@ from ..estimators import ESTIMATORS
 from ..progress_bar import bar
 from ..uses import HeldOut, held_out, write_scores
 from . import common
-from .common import Verbs, file_to_write
+from .common import file_to_write
 from .config import add_flags, count, data_of_keys, model_of_keys, read_config, resolved, settings_of_keys, whole
 from .train import default_device
+from .verbs import Verbs
 
 __all__ = ["add_anomaly", "add_held_out"]
 

@@ -10,8 +10,9 @@ from .._files import write_whole
 from ..progress_bar import bar
 from ..uses import L2S, probe_latents, probe_pixels, writing_npz
 from . import common
-from .common import Verbs, file_to_write
+from .common import file_to_write
 from .config import whole
+from .verbs import Verbs
 
 __all__ = ["add_encode", "add_probe"]
 

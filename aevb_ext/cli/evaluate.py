@@ -4,6 +4,7 @@ import argparse
 
 from torch import Tensor
 
+from ..data import Rows
 from ..estimators import (
     ESTIMATORS,
     LogLikelihood,
@@ -13,10 +14,11 @@ from ..estimators import (
     marginal_likelihood,
     quadrature_log_likelihood,
 )
+from ..models import VAE
 from ..progress_bar import bar
 from . import common
-from .common import Verbs
 from .config import count, whole
+from .verbs import Verbs
 
 __all__ = ["add"]
 

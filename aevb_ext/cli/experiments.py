@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..factor_analysis import compare, simulated, table
 from ..paper import FIGURES, make
-from .common import Verbs
 from .config import count, whole
+from .verbs import Verbs
 
 __all__ = ["add_factor_analysis", "add_paper"]
 

@@ -7,7 +7,7 @@ from ..export import export_onnx, export_programs, missing_for_onnx
 from ..train import load_checkpoint
 from ..train.saved_run import folder_of
 from . import common
-from .common import Verbs
+from .verbs import Verbs
 
 __all__ = ["add"]
 

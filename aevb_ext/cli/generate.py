@@ -16,8 +16,9 @@ from ..progress_bar import bar
 from ..train import Checkpoint, load_checkpoint
 from ..uses import write_npy, writing_npz
 from . import common
-from .common import Verbs, checked_shape, file_to_write, write_picture
+from .common import checked_shape, file_to_write, write_picture
 from .config import count, whole
+from .verbs import Verbs
 
 __all__ = ["add_augment", "add_latent_space", "add_sample"]
 

@@ -18,8 +18,8 @@ from ..train import NonFiniteBound, PeerFailed, joined
 from ..train.memory import OutOfMemory, out_of_memory
 from ..uses import NotConverged
 from . import anomaly, encode, evaluate, experiments, export, generate, report, train
-from .common import Verbs
 from .config import KEYS
+from .verbs import Verbs
 
 __all__ = ["main"]
 

@@ -8,7 +8,8 @@ from ..report import compare, comparison, report
 from ..train import load_checkpoint
 from ..train.saved_run import open_run
 from . import common
-from .common import Verbs, file_to_write
+from .common import file_to_write
+from .verbs import Verbs
 
 __all__ = ["add"]
 

@@ -10,9 +10,9 @@ from .. import data as datasets
 from .._library import build_info
 from ..train import fit
 from ..train.saved_run import CONFIG
-from .common import Verbs
 from .config import add_flags, data_of_keys, model_of_keys, resolved, settings_of_keys
 from .config import count as count_of
+from .verbs import Verbs
 
 __all__ = ["add", "default_device"]
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Data:
     x_scale: float = 1.0
     image_shape: tuple[int, ...] | None = None
     valid: Tensor | Rows | None = None
-    source: dict | None = None
+    source: dict[str, Any] | None = None
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
     valid_labels: Tensor | None = None

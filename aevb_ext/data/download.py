@@ -41,7 +41,7 @@ class RemoteFile:
         if self.checksum is None or path.name != self.name:
             return True
         algorithm, _, expected = self.checksum.partition(":")
-        return pooch.file_hash(str(path), algorithm) == expected
+        return bool(pooch.file_hash(str(path), algorithm) == expected)
 
 
 def fetch(remote: RemoteFile, folder: StrPath) -> Path:
@@ -75,11 +75,11 @@ def fetch(remote: RemoteFile, folder: StrPath) -> Path:
 class _Downloader(pooch.HTTPDownloader):
     """Shows its progress, and looks at what arrived before pooch gives it its name."""
 
-    def __init__(self, check):
+    def __init__(self, check: Callable[[Path], object] | None):
         super().__init__(progressbar=True)
         self._check = check
 
-    def __call__(self, url, output_file, pooch, check_only=False):
+    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
         super().__call__(url, output_file, pooch, check_only)
         if self._check is not None:
             self._check(Path(output_file))

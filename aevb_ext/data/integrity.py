@@ -1,6 +1,7 @@
 """Whether a file is whole, and the right one."""
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .._memory import out_of_memory
@@ -14,7 +15,7 @@ class FileError(ValueError):
 
 
 @contextmanager
-def reading(path: StrPath, kind: str):
+def reading(path: StrPath, kind: str) -> Iterator[None]:
     """A context in which others' parsers read a file: whatever they stumble over is a FileError that names it.
 
     Args:
@@ -35,7 +36,7 @@ def reading(path: StrPath, kind: str):
         raise FileError(f"{path} is truncated, damaged or not {kind}: {told}") from None
 
 
-def verify(content, checksum: str, what: object) -> None:
+def verify(content: bytes, checksum: str, what: object) -> None:
     """Raise ValueError naming ``what`` unless ``content`` has ``checksum``: ``"md5:..."`` or ``"sha256:..."``."""
     algorithm, _, expected = checksum.partition(":")
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()

@@ -115,19 +115,19 @@ class Known:
         except DownloadError as error:
             warnings.warn(f"{self.title} goes without its labels: {error}", stacklevel=3)
 
-    def _fetch(self, data_dir: StrPath, file: RemoteFile) -> None:
+    def _fetch(self, data_dir: StrPath | None, file: RemoteFile) -> None:
         path = self._find(data_dir, file)
         if path is None or not file.may_be(path):
             fetch(file, Path(data_dir) / self.name)
 
-    def _find(self, data_dir: StrPath, file: RemoteFile) -> Path | None:
+    def _find(self, data_dir: StrPath | None, file: RemoteFile) -> Path | None:
         paths = (place / name for place in self._places(data_dir) for name in (*file.other_names, file.name))
         return next((path for path in paths if path.is_file()), None)
 
-    def _places(self, data_dir: StrPath) -> list[Path]:
+    def _places(self, data_dir: StrPath | None) -> list[Path]:
         return [] if data_dir is None else [Path(data_dir) / self.name, Path(data_dir)]
 
-    def _missing(self, data_dir: StrPath, file: RemoteFile) -> str:
+    def _missing(self, data_dir: StrPath | None, file: RemoteFile) -> str:
         places = " and ".join(str(place) for place in self._places(data_dir))
         names = " or ".join((*file.other_names, file.name))
         looked = f"{names} was looked for in {places}" if places else "no data_dir was given"
@@ -138,7 +138,7 @@ class Known:
         )
 
 
-def _read_digits(known: Known, _) -> Data:
+def _read_digits(known: Known, _: list[Path]) -> Data:
     with np.load(Path(__file__).parents[1] / "datasets" / "digits.npz") as file:
         counts, labels = shuffled(file["images"]), _labels(shuffled(file["labels"]))
     # Each value counts the dark pixels of a 4 x 4 block of the 32 x 32 scan. Given back as 16 grey pixels, it has the

@@ -5,6 +5,7 @@ from dataclasses import replace
 from numbers import Real
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ _CHUNK = 4096
 
 
 def load(
-    data: str | os.PathLike,
+    data: StrPath,
     data_dir: StrPath | None = None,
     *,
     binarize: str | None = None,
@@ -126,7 +127,12 @@ def load(
         loaded = _data(str(path.resolve()), found, x_scale, test_fraction)
     if train_count is not None:
         loaded = _with_train_count(loaded, train_count)
-    given = {"binarize": binarize, "x_scale": x_scale, "colour": colour or None, "train_count": train_count}
+    given: dict[str, object] = {
+        "binarize": binarize,
+        "x_scale": x_scale,
+        "colour": colour or None,
+        "train_count": train_count,
+    }
     given |= {"image_shape": None if image_shape is None else list(image_shape), "array": array}
     given["data_dir"] = None if data_dir is None else str(Path(data_dir).resolve())
     given["test_fraction"] = None if test_fraction == _TEST_FRACTION else test_fraction
@@ -135,9 +141,9 @@ def load(
 
 
 def from_dataset(
-    train: Dataset,
-    test: Dataset | None = None,
-    valid: Dataset | None = None,
+    train: Dataset[Any],
+    test: Dataset[Any] | None = None,
+    valid: Dataset[Any] | None = None,
     *,
     name: str | None = None,
     binarize: str | None = None,
@@ -181,7 +187,7 @@ def download(name: str, data_dir: StrPath) -> None:
     KNOWN[name].download(data_dir)
 
 
-def _existing(data) -> Path:
+def _existing(data: StrPath) -> Path:
     path = Path(data)
     if not str(data) or not path.exists():
         kinds = "a folder of images, or a .npy or .npz file"
@@ -192,13 +198,13 @@ def _existing(data) -> Path:
     return path
 
 
-def _data(name: str, found: FoundData, x_scale, test_fraction: float) -> Data:
+def _data(name: str, found: FoundData, x_scale: float | None, test_fraction: float) -> Data:
     """Data of these splits, whose points must be alike."""
     splits = found.splits
     kinds = {split: (rows_of(rows).dtype, rows_of(rows).event_shape) for split, rows in splits.items()}
     if len(set(kinds.values())) > 1:
-        kinds = ", ".join(f"{split}: {dtype} {list(shape)}" for split, (dtype, shape) in kinds.items())
-        raise ValueError(f"{name}: data points differ from split to split: {kinds}")
+        told = ", ".join(f"{split}: {dtype} {list(shape)}" for split, (dtype, shape) in kinds.items())
+        raise ValueError(f"{name}: data points differ from split to split: {told}")
     labels, has_test = dict(found.labels.splits), "test" in splits
     if not has_test:
         if len(splits["train"]) < 2:
@@ -224,19 +230,19 @@ def _data(name: str, found: FoundData, x_scale, test_fraction: float) -> Data:
     )
 
 
-def _check_options(binarize, x_scale, test_fraction) -> None:
+def _check_options(binarize: object, x_scale: object, test_fraction: object) -> None:
     if binarize is not None and binarize not in BINARIZE:
         raise ValueError(f"binarize must be None or one of {', '.join(BINARIZE)}, got {binarize!r}")
     _check_type("x_scale", x_scale, (Real, type(None)), "a number")
     _check_type("test_fraction", test_fraction, Real, "a number")
 
 
-def _check_type(name: str, value: object, kinds, expected: str) -> None:
+def _check_type(name: str, value: object, kinds: type | tuple[type, ...], expected: str) -> None:
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise TypeError(f"{name} must be {expected}, got {described(value)}")
 
 
-def _check_unused(what: object, image_shape: Shape, array) -> None:
+def _check_unused(what: object, image_shape: Shape | None, array: str | None) -> None:
     for name, value in (("image_shape", image_shape), ("array", array)):
         if value is not None:
             raise ValueError(
@@ -244,7 +250,7 @@ def _check_unused(what: object, image_shape: Shape, array) -> None:
             )
 
 
-def _image_shape(shape: Shape) -> tuple[int, ...] | None:
+def _image_shape(shape: Shape | None) -> tuple[int, ...] | None:
     """The shape as a tuple, if it is one of pictures."""
     if shape is None:
         return None

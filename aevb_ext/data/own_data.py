@@ -1,5 +1,6 @@
 """What was found in files of one's own: data points and labels, and how it is told."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,11 +23,16 @@ class Labels:
         unread: why there are not more, in words.
     """
 
-    def __init__(self, splits: dict[str, Tensor] | None = None, classes: tuple[str, ...] | None = None, unread=()):
+    def __init__(
+        self,
+        splits: dict[str, Tensor] | None = None,
+        classes: tuple[str, ...] | None = None,
+        unread: Iterable[str] = (),
+    ):
         self.splits, self.classes, self.unread = splits or {}, classes, list(unread)
 
     @classmethod
-    def of_names(cls, names: dict[str, list[str]], unread=()) -> "Labels":
+    def of_names(cls, names: dict[str, list[str]], unread: Iterable[str] = ()) -> "Labels":
         """Of a name for each data point: names are numbered in their order, over all splits."""
         classes = tuple(sorted(set().union(*names.values())))
         number = {name: i for i, name in enumerate(classes)}

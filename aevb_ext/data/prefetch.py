@@ -1,7 +1,7 @@
 """Minibatches that are ready when they are asked for."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -12,6 +12,10 @@ from .._types import Device
 from .rows import Rows, rows_of
 
 __all__ = ["chunks", "first", "prefetch"]
+
+
+# The noise keys of data points of these numbers.
+Keys = Callable[[Tensor], Tensor]
 
 
 def prefetch(
@@ -44,13 +48,15 @@ def prefetch(
     for name, value in (("depth", depth), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    batches = (batch if isinstance(batch, tuple) else (batch, None) for batch in batches)
+    pairs = (batch if isinstance(batch, tuple) else (batch, None) for batch in batches)
     if rows.resident:
-        return (_gather(rows, *batch).to(device) for batch in batches)
-    return _prefetch(_Fetch(rows, device), batches, depth, workers)
+        return (_gather(rows, *batch).to(device) for batch in pairs)
+    return _prefetch(_Fetch(rows, device), pairs, depth, workers)
 
 
-def _prefetch(fetch: "_Fetch", batches, depth: int, workers: int) -> Iterator[Tensor]:
+def _prefetch(
+    fetch: "_Fetch", batches: Iterator[tuple[Tensor, Tensor | None]], depth: int, workers: int
+) -> Iterator[Tensor]:
     pool = ThreadPoolExecutor(workers, "aevb-prefetch")
     try:
         ready = deque(pool.submit(fetch, *batch) for batch in islice(batches, depth))
@@ -93,7 +99,7 @@ class _Fetch:
         return x
 
 
-def chunks(data: Tensor | Rows, size: int, device: Device | None = None, keys=None) -> Iterator[Tensor]:
+def chunks(data: Tensor | Rows, size: int, device: Device | None = None, keys: Keys | None = None) -> Iterator[Tensor]:
     """All data points in order, ``size`` at a time.
 
     Args:
@@ -113,7 +119,7 @@ def chunks(data: Tensor | Rows, size: int, device: Device | None = None, keys=No
     return prefetch(rows, ((i, None if keys is None else keys(i)) for i in index), device)
 
 
-def first(data: Tensor | Rows, n: int, device: Device | None = None, keys=None) -> Tensor:
+def first(data: Tensor | Rows, n: int, device: Device | None = None, keys: Keys | None = None) -> Tensor:
     """The first ``n`` data points, or all where there are fewer; arguments as of :func:`chunks`."""
     rows = rows_of(data)
     index = torch.arange(min(n, len(rows)))

@@ -240,7 +240,7 @@ def subset(data: Tensor | Rows, index: Tensor) -> Tensor | Rows:
 
 def shuffled(images: np.ndarray) -> np.ndarray:
     """In another order, the same each time."""
-    return images[_permutation(len(images))]
+    return np.take(images, _permutation(len(images)), 0)
 
 
 def _permutation(count: int) -> np.ndarray:

@@ -46,9 +46,10 @@ class Bernoulli(Factorised):
         batch_dims: int = 1,
         validate_args: bool | None = None,
     ):
-        if (probs is None) == (logits is None):
+        given = probs if logits is None else logits
+        if given is None or (probs is not None and logits is not None):
             raise ValueError(f"give either probs or logits; got {'neither' if probs is None else 'both'}")
-        self.param_name, self.param = ("probs", probs) if logits is None else ("logits", logits)
+        self.param_name, self.param = "probs" if logits is None else "logits", given
         check_dtype(self.param_name, self.param)
         super().__init__(self.param.shape, self.param_name, batch_dims, validate_args)
 
@@ -58,7 +59,7 @@ class Bernoulli(Factorised):
         return {self.param_name: self._arg_constraint(of_one, self.param)}
 
     @property
-    def has_enumerate_support(self) -> bool:
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]  # an attribute in torch, which nobody sets
         return not self.event_dims
 
     @property
@@ -85,8 +86,8 @@ class Bernoulli(Factorised):
     def mode(self) -> Tensor:
         """The likelier of 0 and 1, and NaN where both are as likely, as in torch.distributions; shape as the mean."""
         middle = 0.5 if self.param_name == "probs" else 0.0
-        likelier = (self.param >= middle).to(self.param.dtype)
-        return likelier.masked_fill((self.param == middle) | self.param.isnan(), torch.nan)
+        likelier = self.param.ge(middle).to(self.param.dtype)
+        return likelier.masked_fill(self.param.eq(middle) | self.param.isnan(), torch.nan)
 
     @property
     def variance(self) -> Tensor:
@@ -129,7 +130,7 @@ class Bernoulli(Factorised):
                 n_samples=n_samples,
                 **self._noise(self.param.device, key, generator),
             ).reshape(shape)
-            return (noise < threshold).to(self.param.dtype).masked_fill(threshold.isnan(), torch.nan)
+            return noise.less(threshold).to(self.param.dtype).masked_fill(threshold.isnan(), torch.nan)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-likelihood in nats: :func:`aevb_ext.bernoulli_log_prob`, or of probabilities
@@ -165,7 +166,7 @@ class Bernoulli(Factorised):
         return _reduce((-a).exp().log1p() + a * (-a).sigmoid(), self.event_dims, "sample")
 
     @explained()
-    def kl(self, other) -> Tensor:
+    def kl(self, other: Distribution) -> Tensor:
         r"""KL divergence of this to ``other`` in nats: :math:`\sum_i p \log(p / q) + (1 - p) \log((1 - p) / (1 - q))`.
 
         Near equality that cancels; there, with d the difference of the log odds and :math:`\varphi(x) = e^x - 1 - x`,

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def clamp_logvar(values: Tensor, bounds: tuple[float, float], soft: bool) -> Ten
     return torch.logaddexp(below, torch.full_like(values, low))
 
 
-def check_clamp(name: str, bounds) -> tuple[float, float]:
+def check_clamp(name: str, bounds: Iterable[float]) -> tuple[float, float]:
     """The bounds, if they are two numbers in rising order."""
     try:
         low, high = (float(bound) for bound in bounds)
@@ -202,8 +203,9 @@ class DiagonalGaussian(Factorised):
     def expand(self, batch_shape: Shape, _instance: Distribution | None = None) -> "DiagonalGaussian":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
         mu = self.mu.expand((*batch_shape, *self._event_shape))
-        options = {"spread": self.spread, "batch_dims": len(batch_shape)}
-        return self._expanded(DiagonalGaussian, _instance, mu, self.scale_param, **options)
+        return self._expanded(
+            DiagonalGaussian, _instance, mu, self.scale_param, spread=self.spread, batch_dims=len(batch_shape)
+        )
 
     @explained()
     def rsample(
@@ -259,7 +261,7 @@ class DiagonalGaussian(Factorised):
         return self._in_sample_shape(z, sample_shape), kl
 
     @explained()
-    def kl(self, other=None) -> Tensor:
+    def kl(self, other: Distribution | None = None) -> Tensor:
         """KL divergence of this to ``other`` in nats; without it, to N(0, I): :func:`aevb_ext.gaussian_kl`.
 
         What ``torch.distributions.kl_divergence`` computes too. (Under torch.compile take this one: what calls that one

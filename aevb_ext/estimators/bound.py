@@ -1,6 +1,7 @@
 """The SGVB estimators of the variational lower bound (section 2.3), and the bound of a data set."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,10 +80,24 @@ def evaluate_bound(
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    values = []
+    values: list[Tensor] = []
     for repeat in range(repeats):
-        before = sum(map(len, values))
-        told = None if progress is None else lambda done, before=before: progress(before + done)
-        options = {"estimator": estimator, "n_samples": n_samples, "seed": seed, "count": count}
-        values.append(bound_values(model, x, **options, repeat=repeat, progress=told))
+        before = sum(len(value) for value in values)
+        told = None if progress is None else partial(_told, progress, before)
+        values.append(
+            bound_values(
+                model,
+                x,
+                estimator=estimator,
+                n_samples=n_samples,
+                seed=seed,
+                count=count,
+                repeat=repeat,
+                progress=told,
+            )
+        )
     return Bound.of(torch.stack(values), skip_non_finite=skip_non_finite)
+
+
+def _told(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)

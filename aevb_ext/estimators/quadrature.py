@@ -73,7 +73,7 @@ def quadrature_log_likelihood(
     return LogLikelihood.joined(found)
 
 
-def _grid(latent: int, device: Device, dtype) -> Tensor:
+def _grid(latent: int, device: Device, dtype: torch.dtype) -> Tensor:
     """The middles of the first cells, ``[K, latent]``."""
     line = torch.arange(-_REACH + 0.5 * _SPACING[latent], _REACH, _SPACING[latent], dtype=dtype, device=device)
     return torch.cartesian_prod(*[line] * latent).reshape(-1, latent)

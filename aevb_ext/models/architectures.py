@@ -1,8 +1,9 @@
 """Models by the name of their architecture."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from inspect import Parameter, signature
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from .vae import VAE
 __all__ = ["ARCHITECTURES", "make_model"]
 
 # Each architecture's function, and what it has to know of the data.
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, tuple[Callable[..., VAE], str]] = {
     "mlp": (mlp_vae, "x_dim"),
     "deep-mlp": (deep_mlp_vae, "x_dim"),
     "conv": (conv_vae, "image_shape"),
@@ -23,7 +24,7 @@ ARCHITECTURES = {
 
 
 def make_model(
-    architecture: str = "mlp", *, x_dim: int | None = None, image_shape: Shape | None = None, **options
+    architecture: str = "mlp", *, x_dim: int | None = None, image_shape: Shape | None = None, **options: Any
 ) -> VAE:
     """A model by name: ``"mlp"``, ``"deep-mlp"`` or ``"conv"``.
 

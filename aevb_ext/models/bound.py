@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,6 +60,7 @@ def terms_a(
     """
     mu, logvar = q = model.posterior(x)
     terms = sample_terms(model, x, q, F.key_for(mu, key, generator))  # one key for all blocks
+    sums: Sequence[Tensor]
     if block is None or block >= n_samples:
         sums = [value.sum(0) for value in terms(0, n_samples)[0]]
     else:
@@ -118,7 +119,7 @@ def terms_iwae(
     return _terms(ELBO(n_samples, importance_weighted=True, block=block), model, x, key, generator)
 
 
-def _terms(elbo: ELBO, model: VAE, x: Tensor, key, generator: Generators | None) -> ELBOTerms:
+def _terms(elbo: ELBO, model: VAE, x: Tensor, key: Tensor | None, generator: Generators | None) -> ELBOTerms:
     return elbo(x, model.posterior(x), model.log_likelihood, key=key, generator=generator)
 
 

@@ -7,12 +7,13 @@ are known, as activation checkpoints do; the last block alone is kept from the f
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import Node
 from torch.distributions import Distribution
 
 __all__ = ["Totals", "streamed"]
@@ -26,7 +27,8 @@ class Totals:
     """
 
     def __init__(self, weighted: bool):
-        self.weighted, self.sums = weighted, None
+        self.weighted = weighted
+        self.sums: list[Tensor] | None = None
 
     def add(self, values: tuple[Tensor, ...]) -> None:
         """``[n, *batch]`` each."""
@@ -64,7 +66,7 @@ Terms = tuple[tuple[Tensor, ...], Tensor | None]
 
 
 def streamed(
-    terms: Callable[[int, int], Terms], n_samples: int, block: int, sources: tuple, *, weighted: bool
+    terms: Callable[[int, int], Terms], n_samples: int, block: int, sources: tuple[object, ...], *, weighted: bool
 ) -> tuple[Tensor, ...]:
     """The sums over samples of each value, and before them, where ``weighted``, the log-sum-exp of log weights.
 
@@ -88,7 +90,8 @@ def streamed(
     edges = [0, *range(n_samples % block or block, n_samples + 1, block)]
     blocks = [(first, end - first) for first, end in itertools.pairwise(edges)]
     if torch.is_grad_enabled():
-        return _recording(terms, blocks, sources, weighted)
+        recorded: tuple[Tensor, ...] = _recording(terms, blocks, sources, weighted)
+        return recorded
     totals = Totals(weighted)
     for each in blocks:
         totals.add(terms(*each)[0])
@@ -96,16 +99,19 @@ def streamed(
 
 
 def _results(totals: Totals) -> tuple[Tensor, ...]:
-    return (totals.log_sum, *totals.sums) if totals.weighted else tuple(totals.sums)
+    sums = totals.sums or []
+    return (totals.log_sum, *sums) if totals.weighted else tuple(sums)
 
 
 @torch.compiler.disable
-def _recording(terms, blocks, sources, weighted) -> tuple[Tensor, ...]:
+def _recording(
+    terms: Callable[[int, int], Terms], blocks: list[tuple[int, int]], sources: tuple[object, ...], weighted: bool
+) -> tuple[Tensor, ...]:
     totals, state = Totals(weighted), _State()
     with torch.no_grad(), state.without_autocast_cache():
         for each in blocks[:-1]:
             totals.add(terms(*each)[0])
-    begun = torch.zeros((), requires_grad=True).clone().grad_fn._sequence_nr()
+    begun = _number(torch.zeros((), requires_grad=True).clone().grad_fn)
     kept = terms(*blocks[-1])
     with torch.no_grad():
         totals.add(kept[0])
@@ -115,14 +121,24 @@ def _recording(terms, blocks, sources, weighted) -> tuple[Tensor, ...]:
         return results
     inputs = _inputs(outputs, _tensors(sources), begun)
     recomputation = _Recomputation(terms, blocks, kept, totals, state, _is_any_of_another(inputs))
-    return _Streamed.apply(recomputation, results, *inputs)
+    streamed_results: tuple[Tensor, ...] = _Streamed.apply(recomputation, results, *inputs)
+    return streamed_results
 
 
 class _Recomputation:
     """What the backward needs beside tensors."""
 
-    def __init__(self, terms, blocks, kept, totals: Totals, state: "_State", nested: bool):
-        self.terms, self.blocks, self.kept, self.state, self.nested = terms, blocks, kept, state, nested
+    def __init__(
+        self,
+        terms: Callable[[int, int], Terms],
+        blocks: list[tuple[int, int]],
+        kept: Terms,
+        totals: Totals,
+        state: "_State",
+        nested: bool,
+    ):
+        self.terms, self.blocks, self.state, self.nested = terms, blocks, state, nested
+        self.kept: Terms | None = kept
         self.log_sum = totals.log_sum if totals.weighted else None
 
     def evaluated(self) -> Iterator[Terms]:
@@ -158,17 +174,19 @@ class _Streamed(torch.autograd.Function):
     """Results that are known, of inputs that are found: gradients go where autograd's own would, all at once."""
 
     @staticmethod
-    def forward(ctx: Any, recomputation, results, *inputs):
+    def forward(
+        ctx: Any, recomputation: _Recomputation, results: tuple[Tensor, ...], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.recomputation = recomputation
         ctx.save_for_backward(*inputs)  # so that one which was changed in place is noticed
         return results
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *cotangents):
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         inputs, recomputation = ctx.saved_tensors, ctx.recomputation
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
-        sums = [None] * len(inputs)
+        sums: list[Tensor | None] = [None] * len(inputs)
         owned = [False] * len(inputs)
         with torch.enable_grad():
             for terms in recomputation.evaluated():
@@ -183,10 +201,13 @@ class _Streamed(torch.autograd.Function):
                     for i, g in zip(wanted, gradients, strict=True):
                         if g is None:
                             continue
-                        if owned[i]:
-                            sums[i].add_(g)
-                        else:  # what autograd hands out may be shared
-                            sums[i], owned[i] = (g, False) if sums[i] is None else (sums[i] + g, True)
+                        before = sums[i]
+                        if before is None:  # what autograd hands out may be shared
+                            sums[i] = g
+                        elif owned[i]:
+                            before.add_(g)
+                        else:
+                            sums[i], owned[i] = before + g, True
                 del gradients
         return None, None, *sums
 
@@ -203,7 +224,7 @@ class _State:
         self._autocast = [(d, torch.get_autocast_dtype(d)) for d in devices if torch.is_autocast_enabled(d)]
 
     @contextlib.contextmanager
-    def without_autocast_cache(self):
+    def without_autocast_cache(self) -> Iterator[None]:
         """A cast that is kept from where gradients are off has none to give where they are on."""
         with contextlib.ExitStack() as stack:
             for device, dtype in self._autocast:
@@ -211,7 +232,7 @@ class _State:
             yield
 
     @contextlib.contextmanager
-    def again(self):
+    def again(self) -> Iterator[None]:
         """As it was."""
         with torch.random.fork_rng(devices=[] if self._device is None else None), self.without_autocast_cache():
             torch.set_rng_state(self._cpu)
@@ -221,7 +242,7 @@ class _State:
 
 
 @contextlib.contextmanager
-def _without_hooks(tensors):
+def _without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Hooks of the user are for the whole gradient, and are called with it: not with the part of each block."""
     hooks = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
     for registered, _ in hooks:
@@ -234,7 +255,7 @@ def _without_hooks(tensors):
 
 
 @contextlib.contextmanager
-def _ending_at(tensors):
+def _ending_at(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Gradients go no further than these: what they were computed from gets its part afterwards, of the sum."""
     nodes = {t.grad_fn for t in tensors if t.grad_fn is not None}
     handles = [node.register_prehook(lambda cotangents: (None,) * len(cotangents)) for node in nodes]
@@ -245,7 +266,7 @@ def _ending_at(tensors):
             handle.remove()
 
 
-def _tensors(source) -> Iterator[Tensor]:
+def _tensors(source: Any) -> Iterator[Tensor]:
     """Those in tuples, distributions and what functions are bound to, without their modules' parameters."""
     match source:
         case Tensor():
@@ -264,19 +285,20 @@ def _tensors(source) -> Iterator[Tensor]:
 def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> list[Tensor]:
     """The leaves, and of the candidates computed before node number ``begun``, that the outputs' graph begins with."""
     outside = {(t.grad_fn, t.output_nr): t for t in candidates if t.grad_fn is not None}
-    found, seen = {}, set()
+    found: dict[int, Tensor] = {}
+    seen: set[tuple[Node, int | None]] = set()
     edges = [(t.grad_fn, t.output_nr) for t in outputs]
     while edges:
         edge = edges.pop()
         node = edge[0]
-        if node is None or edge in seen:
+        if node is None or (node, edge[1]) in seen:
             continue
-        seen.add(edge)
+        seen.add((node, edge[1]))
         if edge in outside:
             found[id(outside[edge])] = outside[edge]
         elif hasattr(node, "variable"):
             found[id(node.variable)] = node.variable
-        elif node._sequence_nr() < begun:
+        elif _number(node) < begun:
             raise NotImplementedError(
                 f"the decoder uses a tensor that was computed outside of it ({node.name()}) and has a gradient: where "
                 "samples are taken a block at a time, it must be given as an argument, be in the decoder's closure, or "
@@ -288,11 +310,18 @@ def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> 
     return list(found.values())
 
 
+def _number(node: Any) -> int:
+    """Of a node of the graph: later ones have larger numbers."""
+    number: int = node._sequence_nr()
+    return number
+
+
 def _is_any_of_another(inputs: list[Tensor]) -> bool:
     """Whether one of them was computed from another: a log variance from the mean, a mean by weights that are tied."""
-    ends = {t.grad_fn for t in inputs} - {None}
+    ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
     leaves = {id(t) for t in inputs if t.grad_fn is None}
-    nodes, seen = [node for end in ends for node, _ in end.next_functions], set()
+    nodes = [node for end in ends for node, _ in end.next_functions]
+    seen: set[Node] = set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:

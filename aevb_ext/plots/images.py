@@ -6,7 +6,9 @@ the images.
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from matplotlib import colormaps
@@ -43,8 +45,27 @@ SCORED = {"bound": "bound", "marginal": "marginal log-likelihood"}
 _WIDTH = 900
 
 
+class Evaluated(Protocol):
+    """What a curve is drawn of: a :class:`aevb_ext.train.Record`."""
+
+    @property
+    def samples_seen(self) -> int: ...
+
+    @property
+    def train(self) -> float: ...
+
+    @property
+    def test(self) -> float: ...
+
+
 def save_all(
-    folder: StrPath, model: VAE, data: Data, history: History, seed: int = 0, encodes: bool = True, score: str = "bound"
+    folder: StrPath,
+    model: VAE,
+    data: Data,
+    history: Sequence[Evaluated],
+    seed: int = 0,
+    encodes: bool = True,
+    score: str = "bound",
 ) -> None:
     """Write every picture that makes sense for this model and data into ``folder``.
 
@@ -139,7 +160,7 @@ def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature:
     return _side_by_side([(x * model.x_scale)[None], found], image_shape)
 
 
-def curve(history: History, name: str, score: str = "bound") -> bytes:
+def curve(history: Sequence[Evaluated], name: str, score: str = "bound") -> bytes:
     """The train and test bound (or what ``score`` says) against training samples seen, as in Figure 2: a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -169,9 +190,9 @@ def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: d
     right, up = mean[:, list(dims)].float().cpu().unbind(1)
     classes = [None] if labels is None else labels.unique().tolist()
     for i, label in enumerate(classes):
-        of_it = torch.ones(len(mean), dtype=torch.bool) if label is None else labels.cpu() == label
-        colour = colormaps["tab10" if len(classes) <= 10 else "turbo"]
-        colour = colour(i if len(classes) <= 10 else i / (len(classes) - 1))
+        of_it = torch.ones(len(mean), dtype=torch.bool) if labels is None else labels.cpu() == label
+        colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+        colour = colours(i if len(classes) <= 10 else i / (len(classes) - 1))
         # Many points lie on each other: small ones, through which the next are seen.
         axes.scatter(right[of_it], up[of_it], s=min(16, 4e4 / len(mean)), color=colour, alpha=0.6, linewidths=0)
     axes.set(xlabel=f"z{dims[0]}", ylabel=f"z{dims[1]}", aspect="equal")
@@ -180,7 +201,8 @@ def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: d
         texts = [(names or {}).get(label, str(label)) for label in classes]
         legend = axes.legend(axes.collections, texts, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3)
         for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
-            handle.set_alpha(1)
+            if handle is not None:
+                handle.set_alpha(1)
             text.set_parse_math(False)
     return _drawn(figure)
 
@@ -221,7 +243,7 @@ def _images(x: Tensor, image_shape: Shape) -> Tensor:
 
 def _side_by_side(groups: list[Tensor], image_shape: Shape) -> Tensor:
     """A canvas of a row for each data point, of groups ``[columns, B, *event]`` that are set apart."""
-    canvases = []
+    canvases: list[Tensor] = []
     for group in groups:
         if canvases:
             height, _, *colours = canvases[0].shape
@@ -242,4 +264,5 @@ def _grid(images: Tensor, columns: int) -> Tensor:
     cells = images.new_full((rows * columns, height + gap, width + gap, *images.shape[3:]), math.nan)
     cells[:count, :height, :width] = images
     canvas = cells.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
-    return canvas[:-gap, :-gap]
+    grid: Tensor = canvas[:-gap, :-gap]
+    return grid

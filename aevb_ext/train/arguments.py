@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import fields
 from functools import reduce
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._arguments import described
 from .._checks import check_count, check_positive
-from .._types import Device, StrPath
 from ..data import SPLITS, Data, Rows, prefetch, rows_of
 from ..models import VAE
 from ..nn import BernoulliDecoder, GaussianDecoder
@@ -37,7 +37,16 @@ _DTYPES = (torch.bool, torch.uint8)
 
 
 def check_arguments(
-    *, device: Device, out: StrPath, resume, override, keep, checkpoint_every, validate, progress, processes
+    *,
+    device: object,
+    out: object,
+    resume: object,
+    override: object,
+    keep: object,
+    checkpoint_every: object,
+    validate: object,
+    progress: object,
+    processes: object,
 ) -> None:
     """Check the types of what :func:`~aevb_ext.train.fit` takes beside the model, the data and the settings.
 
@@ -62,7 +71,7 @@ def check_arguments(
         raise ValueError("resume needs out, the folder of the run to go on with, got None")
 
 
-def checked_callbacks(callbacks) -> list[Callback]:
+def checked_callbacks(callbacks: Any) -> list[Callback]:
     """The callbacks.
 
     Raises:
@@ -71,14 +80,14 @@ def checked_callbacks(callbacks) -> list[Callback]:
     expected = "callbacks must be a list of instances of aevb_ext.train.Callback"
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"{expected}, got {callbacks!r}")
-    methods, callbacks = [name for name in vars(Callback) if name.startswith("on_")], list(callbacks)
-    for callback in callbacks:
+    methods, those = [name for name in vars(Callback) if name.startswith("on_")], list(callbacks)
+    for callback in those:
         if isinstance(callback, type) or not all(hasattr(callback, method) for method in methods):
             raise TypeError(f"{expected}, got {callback!r} among them")
-    return callbacks
+    return those
 
 
-def check_model(model) -> None:
+def check_model(model: Any) -> None:
     """Check that there is a model with something to learn.
 
     Raises:
@@ -95,7 +104,7 @@ def check_model(model) -> None:
         raise ValueError("model has nothing to learn: none of its parameters has requires_grad=True")
 
 
-def check_data(data, model: VAE) -> None:
+def check_data(data: object, model: VAE) -> None:
     """Check that there is data, in a form that can be trained on, and of the shape that the model says it takes.
 
     Raises:
@@ -140,7 +149,7 @@ def _check_shape(name: str, shape: list[int], of_train: list[int], model: VAE) -
         )
 
 
-def settings_of(settings: Settings | None, options: dict) -> Settings:
+def settings_of(settings: Settings | None, options: dict[str, Any]) -> Settings:
     """The settings, given as one or one by one.
 
     Raises:
@@ -230,7 +239,7 @@ def _joined(a: Range | None, b: Range | None) -> Range | None:
     return torch.minimum(a[0], b[0]), torch.maximum(a[1], b[1])
 
 
-def _warn_of_constants(decoder, low: Tensor, high: Tensor) -> None:
+def _warn_of_constants(decoder: object, low: Tensor, high: Tensor) -> None:
     # Where no number of x has a variance of its own, or none that may become as small as it likes, there is a limit.
     if not isinstance(decoder, GaussianDecoder):
         return

@@ -8,7 +8,7 @@ import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -113,12 +113,12 @@ class MetricsFile(Callback):
     def on_evaluation(self, run: Run, record: Record) -> None:
         self._write({"event": "evaluation", **_finite_numbers(record)})
 
-    def _write(self, line: dict) -> None:
+    def _write(self, line: dict[str, Any]) -> None:
         with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def _finite_numbers(what: object) -> dict:
+def _finite_numbers(what: Log | Record) -> dict[str, Any]:
     values = {key: value for key, value in asdict(what).items() if value is not None}
     return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
@@ -137,7 +137,7 @@ def _rewind(path: Path, steps: int) -> None:
     write_whole(path, "".join(f"{line}\n" for line in kept).encode())
 
 
-def path_in(run: Run, path: StrPath, name: str, who: str) -> Path:
+def path_in(run: Run, path: StrPath | None, name: str, who: str) -> Path:
     """``path``; or where it is None, ``name`` in the run's folder."""
     if path is not None:
         return Path(path)
@@ -166,7 +166,7 @@ class ConfigFile(Callback):
             write_whole(run.folder / name, text.encode() + b"\n")
 
 
-def _toml(table: dict) -> str:
+def _toml(table: dict[str, Any]) -> str:
     """Strings, numbers, booleans and lists of them are TOML as JSON writes them; what is None is left out."""
     lines = [f"{key} = {_value(value)}" for key, value in table.items() if value is not None and not _is_table(value)]
     for key, inner in table.items():
@@ -199,9 +199,10 @@ class Progress(Callback):
         on_terminal = show and self._console.is_terminal
         self._lines = show and not on_terminal
         self._bar = training_bar(self._console, on_terminal)
-        self._evaluated, self._log, self._skipped = "", None, ""
+        self._evaluated, self._skipped = "", ""
+        self._log: Log | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -253,6 +254,8 @@ class Progress(Callback):
 
     def _state(self) -> str:
         log = self._log
+        if log is None:
+            return ""
         return f"bound {log.bound:.2f}  KL {log.kl:.2f}  {log.rate:,.0f}/s{self._skipped}"
 
 

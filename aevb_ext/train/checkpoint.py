@@ -9,7 +9,9 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -103,7 +105,7 @@ def model_tensors(model: VAE) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def write(path: StrPath, tensors: dict[str, Tensor], content: dict) -> None:
+def write(path: StrPath, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
     """Write tensors and what JSON can hold, replacing what is at ``path`` only once the new file is whole.
 
     Raises:
@@ -117,7 +119,7 @@ def write(path: StrPath, tensors: dict[str, Tensor], content: dict) -> None:
     write_whole(path, raw)
 
 
-def read(path: StrPath) -> tuple[dict[str, Tensor], dict]:
+def read(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the rest of what was written to ``path``.
 
     Raises:
@@ -170,7 +172,7 @@ def model_file(folder: Path) -> Path | None:
     return best if best.is_file() else next(reversed(checkpoints_of(folder)), None)
 
 
-def plain(value: object):
+def plain(value: object) -> Any:
     """What JSON gives back of it."""
     return json.loads(json.dumps(value))
 
@@ -180,12 +182,12 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def bytes_of(tensor: Tensor):
+def bytes_of(tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """The bytes of a contiguous tensor on the CPU, without a copy."""
     return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
-def _build(path: Path, config: dict, tensors: dict[str, Tensor]) -> VAE:
+def _build(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
     message = f"{path} is of another model"
     # Each size is one of a tensor; as many layers as somebody likes to ask for would take for ever to make.
     most = sum(t.numel() for t in tensors.values())

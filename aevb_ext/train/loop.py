@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 from .._typed import typed
 from .._types import Device, StrPath
@@ -68,7 +69,7 @@ def fit(
     callbacks: Iterable[Callback] = (),
     settings: Settings | None = None,
     processes: Processes | None = None,
-    **options,
+    **options: Any,
 ) -> Result:
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1), or another ``learner``.
 

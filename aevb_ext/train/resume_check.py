@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ _HARMLESS = {"log_every", "evaluate_every", "patience", "non_finite"}
 _ABSENT = "nothing"
 
 
-def run_description(model: VAE, data: Data, settings: Settings, like: dict | None = None) -> dict:
+def run_description(model: VAE, data: Data, settings: Settings, like: dict[str, Any] | None = None) -> dict[str, Any]:
     """What a checkpoint says of the model, the data and the settings; JSON knows all of it.
 
     The fingerprint of a split is the SHA-256 of its rows: of all where the split is in memory and has at most 256 MiB,
@@ -43,7 +44,7 @@ def run_description(model: VAE, data: Data, settings: Settings, like: dict | Non
     return plain({"model": model.config, "data": about, "settings": settings.as_dict()})
 
 
-def sampled_splits(about: dict) -> str:
+def sampled_splits(about: dict[str, Any]) -> str:
     """Which splits are known by a sample of their rows alone, by what :func:`described` gave; "" where none is."""
     splits = {split: about["data"][split] for split in SPLITS if about["data"][split] is not None}
     counts = {split: (told.get("fingerprint_rows", _ROWS_BEFORE), told["count"]) for split, told in splits.items()}
@@ -52,7 +53,9 @@ def sampled_splits(about: dict) -> str:
     )
 
 
-def check_resume(path: StrPath, content: dict, now: dict, override: Iterable[str] = ()) -> dict[str, list]:
+def check_resume(
+    path: StrPath, content: dict[str, Any], now: dict[str, Any], override: Iterable[str] = ()
+) -> dict[str, list[Any]]:
     """Compare what a checkpoint says with what :func:`described` gives now, ``like`` it.
 
     Names are those of settings, and ``model.X`` and ``data.X``. ``log_every``, ``evaluate_every``, ``patience`` and
@@ -97,7 +100,7 @@ def check_resume(path: StrPath, content: dict, now: dict, override: Iterable[str
     return changed
 
 
-def _split(rows: Rows, like: dict | None) -> dict:
+def _split(rows: Rows, like: dict[str, Any] | None) -> dict[str, Any]:
     about = {
         "count": len(rows),
         "shape": list(rows.event_shape),
@@ -141,7 +144,7 @@ def _undrawn(rows: Rows) -> Rows:
     return rows
 
 
-def _flat(about: dict) -> dict:
+def _flat(about: dict[str, Any]) -> dict[str, Any]:
     flat = dict(about["settings"])
     for key in ("model", "data"):
         for name, value in (about.get(key) or {}).items():

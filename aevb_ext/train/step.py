@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class MinibatchSampler:
         # Whole epochs, but for less than a step.
         self._ahead = max(1, math.ceil(n_data / batch_size))
         self._next = self._end = 0  # the step whose visits are next on the device, and where they end
-        self._epochs = {}
+        self._epochs: dict[int, Tensor] = {}
         self._visits = torch.empty(self._ahead * self._share, dtype=torch.int64, device=device)
         self._place = torch.arange(self._share, device=device)
 
@@ -107,7 +108,8 @@ class Prefetcher:
 
     def __init__(self, rows: Rows, order: MinibatchSampler, seed: int, device: torch.device):
         self._rows, self._order, self._seed, self._device = rows, order, seed, device
-        self._next, self._minibatches = 0, None
+        self._next = 0
+        self._minibatches: Generator[Tensor, None, None] | None = None
 
     def of_step(self, step: int) -> Tensor:
         """The minibatch of the step that comes after ``step`` steps: ``[M / world_size, *event]`` on the device.
@@ -154,7 +156,7 @@ class Step:
         processes = {"rank": rank, "world_size": world_size}
         self._order = MinibatchSampler(len(self.rows), learner.batch_size, seed, learner.device, **processes)
         self._prefetcher = None if self.rows.resident else Prefetcher(self.rows, self._order, seed, learner.device)
-        self._x = None  # the minibatch of rows that are not resident
+        self._x: Tensor | None = None  # the minibatch of rows that are not resident
 
     def __call__(self) -> Tensor:
         """Take the step.
@@ -199,11 +201,13 @@ class GraphedStep(Step):
     # Steps before the capture, as many as PyTorch's documentation takes.
     _EAGER = 3
 
-    def __init__(self, learner: Learner, data: Tensor | Rows, **kwargs):
+    def __init__(self, learner: Learner, data: Tensor | Rows, **kwargs: Any):
         super().__init__(learner, data, **kwargs)
-        self._eager_left = self._EAGER
+        self._eager_left: float = self._EAGER
         self._stream = torch.cuda.Stream(learner.device)
-        self._graph = self._bound = self._place = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._bound: Tensor | None = None
+        self._place: Tensor | None = None
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -251,7 +255,7 @@ class GraphedStep(Step):
         self._graph = graph
 
 
-def make_step(learner: Learner, data: Tensor | Rows, **kwargs) -> Step:
+def make_step(learner: Learner, data: Tensor | Rows, **kwargs: Any) -> Step:
     """The quickest step there is for these: captured on CUDA; eager elsewhere, and memory is kept between steps.
 
     Arguments are those of :class:`Step`. With several processes a step is not captured: one line says so.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextmanager
-def _unshown(title: str, total: int):
+def _unshown(title: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda done: None
 
 
@@ -153,7 +154,7 @@ def without_label(data: Data, label: int) -> Data:
     Raises:
         ValueError: a split has no labels, or nothing but that one.
     """
-    splits = {}
+    splits: dict[str, Any] = {}
     for split in SPLITS:
         if getattr(data, split) is None:
             continue
@@ -169,9 +170,11 @@ def without_label(data: Data, label: int) -> Data:
 def _scored(label: int, model: VAE, data: Data, n_samples: int, seed: int, folder: Path, show: Show) -> HeldOut:
     x, labels = data.split("test")
     scores = {}
-    for name, how in (("bound", {}), ("iwae", {"estimator": "iwae", "n_samples": n_samples})):
+    for name, estimator, samples in (("bound", "b", 1), ("iwae", "iwae", n_samples)):
         with show(f"scoring without {label}: {name}", len(x)) as told:
-            scores[name] = model.anomaly_scores(x, seed=seed, **how, progress=told).cpu()
+            scores[name] = model.anomaly_scores(
+                x, estimator=estimator, n_samples=samples, seed=seed, progress=told
+            ).cpu()
     write_scores(folder / "scores.csv", labels, scores)
     is_held_out = labels == label
     normal, anomalous = ({name: s[kind] for name, s in scores.items()} for kind in (~is_held_out, is_held_out))
@@ -179,8 +182,10 @@ def _scored(label: int, model: VAE, data: Data, n_samples: int, seed: int, folde
         label,
         len(anomalous["bound"]),
         len(normal["bound"]),
-        *(auc(normal[name], anomalous[name]) for name in scores),
-        *(-kind["bound"].mean().item() for kind in (anomalous, normal)),
+        auc(normal["bound"], anomalous["bound"]),
+        auc(normal["iwae"], anomalous["iwae"]),
+        -anomalous["bound"].mean().item(),
+        -normal["bound"].mean().item(),
     )
 
 

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 from torch import Tensor
@@ -46,7 +47,7 @@ def writing_npz(path: StrPath) -> Iterator[Write]:
         yield write
 
 
-def _write(file, blocks: Iterable[Tensor], count: int) -> None:
+def _write(file: IO[bytes], blocks: Iterable[Tensor], count: int) -> None:
     kind, written = None, 0
     for block in blocks:
         array = np.ascontiguousarray(block.numpy())
