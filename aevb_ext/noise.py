@@ -30,6 +30,8 @@ from torch import Tensor
 from ._arguments import KINDS, Check, described, explained, instance, integer, kind, tensor
 from ._types import Device
 
+__all__ = ["keys_at", "keys_of", "philox4x32", "rekeyed", "seed_for", "standard_normal", "words"]
+
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF

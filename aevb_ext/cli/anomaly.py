@@ -84,7 +84,7 @@ def _held_out(a: argparse.Namespace) -> None:
         settings = replace(settings, evaluate_every=settings.samples_seen)
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    results = []
+    results: list[HeldOut] = []
     for result in held_out(
         data,
         lambda data: model_of_keys(keys, data, settings.seed),

@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .. import plots
 from .._files import write_whole
-from .._types import Shape, StrPath
+from .._types import StrPath
 from ..data import SPLITS, Data
 from ..learners import LEARNERS
 from ..models import VAE
@@ -86,7 +87,7 @@ def learner_without_encoder(path: StrPath) -> str | None:
     return learner if learner in LEARNERS and not LEARNERS[learner].ENCODES else None
 
 
-def setting(path: StrPath, name: str):
+def setting(path: StrPath, name: str) -> Any:
     """A setting of a run; of a checkpoint out of its run's folder the default."""
     try:
         return open_run(path).config.get(name, getattr(Settings, name))
@@ -141,7 +142,7 @@ def file_to_write(*suffixes: str) -> Callable[[str], str]:
     return path
 
 
-def checked_shape(image_shape: Shape, name: str) -> tuple[int, ...]:
+def checked_shape(image_shape: tuple[int, ...] | None, name: str) -> tuple[int, ...]:
     """The shape of the pictures of the data of that name.
 
     Raises:

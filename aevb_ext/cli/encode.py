@@ -59,10 +59,11 @@ def _encode(a: argparse.Namespace) -> None:
 def _dims(asked: list[int] | None, mean: Tensor) -> tuple[int, int]:
     latent = mean.shape[1]
     if asked is None and latent >= 2:
-        return tuple(mean.var(0).topk(2).indices.sort().values.tolist())
+        right, up = mean.var(0).topk(2).indices.sort().values.tolist()
+        return right, up
     if asked is None or asked[0] == asked[1] or not all(0 <= dim < latent for dim in asked):
         raise ValueError(f"--dims: a picture is of two of the {latent} dimensions of z, 0 to {latent - 1}, got {asked}")
-    return tuple(asked)
+    return asked[0], asked[1]
 
 
 def add_probe(verbs: Verbs) -> None:

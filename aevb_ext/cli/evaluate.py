@@ -1,12 +1,15 @@
 """``aevb evaluate``."""
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from ..data import Rows
 from ..estimators import (
     ESTIMATORS,
+    Bound,
     LogLikelihood,
     annealed_importance_sampling,
     evaluate_bound,
@@ -23,7 +26,7 @@ from .verbs import Verbs
 __all__ = ["add"]
 
 # Those that estimate log p(x) itself; None: what they draw is not a number of samples.
-_OF_LOG_LIKELIHOOD = {
+_OF_LOG_LIKELIHOOD: dict[str, tuple[Callable[..., LogLikelihood], int | None]] = {
     "marginal": (marginal_likelihood, 50),
     "ais": (annealed_importance_sampling, 16),
     "quadrature": (quadrature_log_likelihood, None),
@@ -83,8 +86,8 @@ def _evaluate(a: argparse.Namespace) -> None:
         print(f"{split} {line}", flush=True)
 
 
-def _line(model: VAE, x: Tensor | Rows, a: argparse.Namespace, skip: bool, progress) -> str:
-    options = {"seed": a.seed, "count": a.count, "progress": progress}
+def _line(model: VAE, x: Tensor | Rows, a: argparse.Namespace, skip: bool, progress: Callable[[int], None]) -> str:
+    options: dict[str, Any] = {"seed": a.seed, "count": a.count, "progress": progress}
     if a.estimator in _OF_LOG_LIKELIHOOD:
         estimate, samples = _OF_LOG_LIKELIHOOD[a.estimator]
         if samples is not None:
@@ -111,7 +114,7 @@ def _told(found: LogLikelihood, samples: int | None, skip: bool) -> str:
     return line
 
 
-def _noise(bound) -> str:
+def _noise(bound: Bound) -> str:
     return "" if bound.noise_stderr is None else f", +- {bound.noise_stderr:.2g} of it by the noise"
 
 

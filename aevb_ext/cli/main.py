@@ -6,15 +6,16 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from .. import doctor
 from .._typed import in_shell
 from .._version import __version__
 from ..estimators import UntrustedEstimate
 from ..export import ExportError
-from ..train import NonFiniteBound, PeerFailed, joined
+from ..train import NonFiniteBound, PeerFailed, Processes, joined
 from ..train.memory import OutOfMemory, out_of_memory
 from ..uses import NotConverged
 from . import anomaly, encode, evaluate, experiments, export, generate, report, train
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return _ended(processes, argv)
 
 
-def _ended(processes, argv: list[str]) -> int:
+def _ended(processes: Processes, argv: list[str]) -> int:
     parser, verbs = _parser()
     arguments = None
     try:
@@ -113,10 +114,10 @@ def _as_typed(message: str, verbs: Verbs, arguments: argparse.Namespace | None, 
 
 
 @contextmanager
-def _warnings_as_lines(spelt: Callable[[str], str]):
+def _warnings_as_lines(spelt: Callable[[str], str]) -> Iterator[None]:
     """A context in which warnings for whoever uses a program are a line each, without a place in its source."""
 
-    def shown(message, category, *where, **how):
+    def shown(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
         if issubclass(category, UserWarning):
             print(f"warning: {spelt(str(message))}", file=sys.stderr, flush=True)
         else:

@@ -90,7 +90,9 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
         if role := _role(name):
             roles.setdefault(role, []).append(name)
     points = {role[0]: found for role, found in roles.items() if not role[1]}
-    of_splits = {split: points[split] for split in ("train", "test", "valid") if split in points}
+    of_splits: dict[str | None, list[str]] = {
+        split: points[split] for split in ("train", "test", "valid") if split in points
+    }
     others = [name for name in names if (role := _role(name)) is None or not role[1]]
     if array is not None:
         points = {"train": [array]}
@@ -118,7 +120,7 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
                 f"{there}, of which {' and '.join(found)} are the same by their names: leave one, or name the one that "
                 f"is the data ({typed('array=...', '--array')})"
             )
-    first_of, labels_of = ({split: found[0] for split, found in of.items()} for of in (points, labels))
+    first_of, labels_of = ({split: found[0] for split, found in of.items() if split} for of in (points, labels))
     return first_of, labels_of
 
 

@@ -1,5 +1,6 @@
 """Data points in the files of NumPy: an array, read into memory or left in the file."""
 
+import io
 import math
 import mmap
 import warnings
@@ -93,7 +94,8 @@ class StoredRows:
         width = self.event_shape.numel() * dtype.itemsize
         # Bytes, since in a file numbers may begin anywhere.
         file = np.memmap(path, np.uint8, mode="r", offset=offset, shape=(shape[0], width))
-        self._map, self._skipped, self._end = file._mmap, offset % mmap.ALLOCATIONGRANULARITY, offset + file.nbytes
+        self._map: mmap.mmap = file._mmap  # type: ignore[attr-defined]  # not in NumPy's stubs
+        self._skipped, self._end = offset % mmap.ALLOCATIONGRANULARITY, offset + file.nbytes
         self._is_large = file.nbytes > memory_limit() // 2
         if self._is_large:
             # Where memory cannot hold the file, what is read along with a data point is gone before it is its turn.
@@ -129,7 +131,7 @@ class StoredRows:
             rows = rows.reshape(-1, *self._shape[1:]).movedim(-1, 1)
         return rows.reshape(len(index), -1)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["StoredRows"], tuple[object, ...]]:
         # Another process maps the file for itself.
         return StoredRows, self._given
 
@@ -161,10 +163,10 @@ class ArrayFile:
         path, start: where it can be mapped: the file, and where in it the header begins. None: nowhere.
     """
 
-    file: object
+    file: io.BufferedIOBase
     what: str
     size: int
-    path: object = None
+    path: StrPath | None = None
     start: int | None = None
 
 
@@ -194,7 +196,7 @@ def read_rows(
             f"{list(shape)}), got {'x'.join(map(str, event))}"
         )
     channels_last = layout(event)[1]
-    if math.prod(shape) * dtype.itemsize > resident_bytes and source.start is not None:
+    if math.prod(shape) * dtype.itemsize > resident_bytes and source.path is not None and source.start is not None:
         if in_fortran_order:
             raise FileError(
                 f"{source.what} is in Fortran order, where a data point is scattered over the whole file; save it as "
@@ -230,15 +232,14 @@ def _content(source: ArrayFile, shape: tuple[int, ...], in_fortran_order: bool, 
         content = np.empty(nbytes, np.uint8)
         filled = 0
         while filled < nbytes:
-            got = source.file.readinto(memoryview(content)[filled:])
+            got = source.file.readinto(content.data[filled:])
             if not got:
                 raise FileError(f"{source.what} is truncated: it ends after {filled} of {nbytes} bytes")
             filled += got
         # A zip file's checksum is looked at behind the last byte.
         source.file.read(1)
-        if in_fortran_order:
-            return content.view(dtype).reshape(shape[::-1]).T
-        return content.view(dtype).reshape(shape)
+        array: np.ndarray = content.view(dtype)
+        return array.reshape(shape[::-1]).T if in_fortran_order else array.reshape(shape)
 
 
 def _header(source: ArrayFile) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -189,6 +189,7 @@ def _size(image: Image.Image) -> tuple[int, int]:
 
 def _decode(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
     """(uint8 of this shape, what was done to it)."""
+    image: Image.Image
     with _opened(path) as image:
         _check_size(path, _size(image), shape)
         kinds = _kinds(path, image)
@@ -222,7 +223,8 @@ def _is_deep(path: Path, image: Image.Image) -> bool:
 
 def _packing(image: Image.Image) -> str | None:
     """How Pillow unpacks the file: its raw mode."""
-    packed = image.tile[0].args if image.tile else None
+    tile = image.tile if isinstance(image, ImageFile.ImageFile) else None
+    packed = tile[0].args if tile else None
     packed = packed[0] if isinstance(packed, tuple) and packed else packed
     return packed if isinstance(packed, str) else None
 

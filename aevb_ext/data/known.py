@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,14 +75,14 @@ class Known:
     Attributes:
         name: its own, and that of its folder.
         title: what people call it.
-        read: the data set out of this and the paths of its files, then of its labels (None of one that is missing).
+        read: the data set out of this, the paths of its files, and those of its labels (None of one that is missing).
         files: what is read, and where others keep it.
         labels: files of labels, which are read where they are there.
     """
 
     name: str
     title: str
-    read: Callable[["Known", list[Path | None]], Data]
+    read: Callable[["Known", list[Path], list[Path | None]], Data]
     files: tuple[RemoteFile, ...] = ()
     labels: tuple[RemoteFile, ...] = ()
 
@@ -92,11 +93,13 @@ class Known:
             FileNotFoundError: a file is missing; says where it was looked for and where it can be had.
             ValueError: a file is not what it should be.
         """
-        paths = [self._find(data_dir, file) for file in self.files]
-        for path, file in zip(paths, self.files, strict=True):
+        paths = []
+        for file in self.files:
+            path = self._find(data_dir, file)
             if path is None:
                 raise FileNotFoundError(self._missing(data_dir, file))
-        return self.read(self, paths + [self._find(data_dir, file) for file in self.labels])
+            paths.append(path)
+        return self.read(self, paths, [self._find(data_dir, file) for file in self.labels])
 
     def download(self, data_dir: StrPath) -> None:
         """Fetch into ``data_dir/name`` what is not there, or is damaged.
@@ -115,7 +118,7 @@ class Known:
         except DownloadError as error:
             warnings.warn(f"{self.title} goes without its labels: {error}", stacklevel=3)
 
-    def _fetch(self, data_dir: StrPath | None, file: RemoteFile) -> None:
+    def _fetch(self, data_dir: StrPath, file: RemoteFile) -> None:
         path = self._find(data_dir, file)
         if path is None or not file.may_be(path):
             fetch(file, Path(data_dir) / self.name)
@@ -138,7 +141,7 @@ class Known:
         )
 
 
-def _read_digits(known: Known, _: list[Path]) -> Data:
+def _read_digits(known: Known, *_: object) -> Data:
     with np.load(Path(__file__).parents[1] / "datasets" / "digits.npz") as file:
         counts, labels = shuffled(file["images"]), _labels(shuffled(file["labels"]))
     # Each value counts the dark pixels of a 4 x 4 block of the 32 x 32 scan. Given back as 16 grey pixels, it has the
@@ -148,9 +151,11 @@ def _read_digits(known: Known, _: list[Path]) -> Data:
     return Data(known.name, *splits, 1 / 16, (32, 32), train_labels=labels[:1500], test_labels=labels[1500:])
 
 
-def _read_idx_images(known: Known, paths: list[Path | None]) -> Data:
-    train, test, train_labels, test_labels = (
-        path and read_idx(path, file.checksum) for path, file in zip(paths, (*known.files, *known.labels), strict=True)
+def _read_idx_images(known: Known, paths: list[Path], label_paths: list[Path | None]) -> Data:
+    train, test = (read_idx(path, file.checksum) for path, file in zip(paths, known.files, strict=True))
+    train_labels, test_labels = (
+        None if path is None else read_idx(path, file.checksum)
+        for path, file in zip(label_paths, known.labels, strict=True)
     )
     labels = {}
     if train_labels is not None:
@@ -161,7 +166,7 @@ def _read_idx_images(known: Known, paths: list[Path | None]) -> Data:
     return Data(known.name, *splits, 1 / 255, (28, 28), valid=_rows(train[50000:]), **labels)
 
 
-def _read_freyface(known: Known, paths: list[Path]) -> Data:
+def _read_freyface(known: Known, paths: list[Path], _: object) -> Data:
     images = shuffled(_faces(*paths))
     return Data(known.name, _rows(images[:1600]), _rows(images[1600:]), 1 / 256, (28, 20))
 
@@ -176,13 +181,13 @@ def _faces(path: Path) -> np.ndarray:
     return images.reshape(1965, 560)
 
 
-def _read_binarized_mnist(known: Known, paths: list[Path]) -> Data:
-    splits = {}
+def _read_binarized_mnist(known: Known, paths: list[Path], _: object) -> Data:
+    splits: dict[str, BitRows] = {}
     for path, (split, checksum) in zip(paths, _BINARIZED_BITS.items(), strict=True):
         packed = _read_npy(path) if path.suffix == ".npy" else _read_amat(path)
         verify(np.ascontiguousarray(packed).tobytes(), checksum, f"the bits of {path}")
         splits[split] = BitRows(torch.from_numpy(packed.reshape(-1, 98)), (784,))
-    return Data(known.name, image_shape=(28, 28), **splits)
+    return Data(known.name, splits["train"], splits["test"], image_shape=(28, 28), valid=splits["valid"])
 
 
 def _read_amat(path: Path) -> np.ndarray:
@@ -207,7 +212,8 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
     except ImportError:
         raise ImportError(f"reading {path} needs scipy: pip install scipy") from None
     with reading(path, f"a MATLAB file with the variable {key}"):
-        return loadmat(path)[key]
+        variable: np.ndarray = loadmat(path)[key]
+        return variable
 
 
 def _rows(images: np.ndarray) -> Tensor:
@@ -218,7 +224,7 @@ def _labels(labels: np.ndarray) -> Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options) -> RemoteFile:
+def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options: Any) -> RemoteFile:
     """A file of ``mirrors``: folders that hold the same, by their URLs."""
     return RemoteFile(name, tuple(mirror + name for mirror in mirrors), checksum, **options)
 

@@ -166,10 +166,10 @@ def from_dataset(
         TypeError, ValueError: a dataset or its items are not as :class:`~aevb_ext.data.DatasetRows` needs them.
     """
     _check_options(binarize, x_scale, test_fraction)
-    given = {"train": train, "test": test, "valid": valid}
-    splits = {s: DatasetRows(dataset, s) for s, dataset in given.items() if dataset is not None or s == "train"}
+    splits = {"train": DatasetRows(train, "train")}
+    splits |= {s: DatasetRows(dataset, s) for s, dataset in (("test", test), ("valid", valid)) if dataset is not None}
     image_shape, channels_last = layout(tuple(splits["train"].item_shape))
-    found = FoundData(splits, None if channels_last else image_shape, dataset_labels(splits))
+    found = FoundData(dict(splits), None if channels_last else image_shape, dataset_labels(splits))
     loaded = _data(name or type(train).__name__, found, x_scale, test_fraction)
     return loaded if binarize is None else _binarized(loaded, binarize)
 
@@ -205,7 +205,8 @@ def _data(name: str, found: FoundData, x_scale: float | None, test_fraction: flo
     if len(set(kinds.values())) > 1:
         told = ", ".join(f"{split}: {dtype} {list(shape)}" for split, (dtype, shape) in kinds.items())
         raise ValueError(f"{name}: data points differ from split to split: {told}")
-    labels, has_test = dict(found.labels.splits), "test" in splits
+    labels: dict[str, Any] = dict(found.labels.splits)
+    has_test = "test" in splits
     if not has_test:
         if len(splits["train"]) < 2:
             raise ValueError(
@@ -219,13 +220,14 @@ def _data(name: str, found: FoundData, x_scale: float | None, test_fraction: flo
     description = summary(name, found, None if has_test else test_fraction, x_scale)
     if x_scale is None:
         x_scale = 1 / 255 if rows_of(splits["train"]).dtype == torch.uint8 else 1.0
+    of_splits: dict[str, Any] = dict(splits)
     return Data(
         name,
         x_scale=x_scale,
         image_shape=found.image_shape,
         classes=found.labels.classes,
         description=description,
-        **splits,
+        **of_splits,
         **{f"{split}_labels": of for split, of in labels.items()},
     )
 

@@ -161,8 +161,8 @@ def summary(name: str, found: FoundData, held_out: float | None, x_scale: float 
         told = ", ".join(found.skipped[:_NAMES]) + (f" and {more} more" if more > 0 else "")
         lines.append(f"skipped: {told}")
     rows = found.splits["train"]
-    is_known = x_scale is not None or not isinstance(rows, Tensor) or rows.dtype != torch.uint8
-    if not is_known and 0 < (high := int(rows.max())) < _DARK:
+    is_unknown = x_scale is None and rows_of(rows).dtype == torch.uint8
+    if is_unknown and isinstance(rows, Tensor) and 0 < (high := int(rows.max())) < _DARK:
         lines.append(
             f"no byte of train is above {high}, and bytes are multiplied by 1/255: if {high} is white, "
             f"{typed('x_scale', '--x-scale')} is {1 / high:.6g}"

@@ -1,7 +1,7 @@
 """Minibatches that are ready when they are asked for."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -25,7 +25,7 @@ def prefetch(
     *,
     depth: int = 2,
     workers: int = 1,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """The data points of each batch of numbers, in their order, on ``device``.
 
     Rows that are not resident are gathered in threads while the caller computes; the copy to a CUDA device runs beside
@@ -56,7 +56,7 @@ def prefetch(
 
 def _prefetch(
     fetch: "_Fetch", batches: Iterator[tuple[Tensor, Tensor | None]], depth: int, workers: int
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     pool = ThreadPoolExecutor(workers, "aevb-prefetch")
     try:
         ready = deque(pool.submit(fetch, *batch) for batch in islice(batches, depth))

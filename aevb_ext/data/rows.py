@@ -222,12 +222,18 @@ def hold_out(data: Tensor | Rows, fraction: float) -> tuple[Tensor | Rows, Tenso
     if not 0 < fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1, got {fraction}")
     rows = rows_of(data)
-    if len(rows) < 2:
-        raise ValueError(f"data must have at least two data points to hold one out for the test, got {len(rows)}")
-    permutation = _permutation(len(rows))
-    count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-    test, train = (torch.from_numpy(np.sort(part)) for part in (permutation[:count], permutation[count:]))
+    train, test = held_out_numbers(len(rows), fraction)
     return subset(data, train), subset(data, test)
+
+
+def held_out_numbers(count: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """The numbers of the data points that :func:`hold_out` keeps, and of those that it holds out, int64."""
+    if count < 2:
+        raise ValueError(f"data must have at least two data points to hold one out for the test, got {count}")
+    permutation = _permutation(count)
+    held = min(max(round(fraction * count), 1), count - 1)
+    test, train = (torch.from_numpy(np.sort(part)) for part in (permutation[:held], permutation[held:]))
+    return train, test
 
 
 def subset(data: Tensor | Rows, index: Tensor) -> Tensor | Rows:

@@ -133,4 +133,5 @@ class _ELBO(ELBO):
         if self.processes is None:
             return super()._mean_over_points(values)
         total, count = self.processes.sum(torch.stack([values.nansum(0), (~values.isnan()).sum(0).to(values.dtype)]))
-        return total / count
+        mean: Tensor = total / count
+        return mean

@@ -370,7 +370,8 @@ class ELBO(nn.Module):
                 f"free_bits_groups is {self.free_bits_groups}: z's event {list(q.event_shape)} cannot be "
                 "cut into as many equal groups"
             )
-        return kl.unflatten(-1, (self.free_bits_groups, -1)).sum(-1)
+        grouped: Tensor = kl.unflatten(-1, (self.free_bits_groups, -1)).sum(-1)
+        return grouped
 
     def _with_free_bits(self, groups: Tensor) -> Tensor:
         # NaN stays what it is, and says nothing about the minibatch's other data points.

@@ -29,6 +29,10 @@ class Totals:
     def __init__(self, weighted: bool):
         self.weighted = weighted
         self.sums: list[Tensor] | None = None
+        self._largest: Tensor
+        self._shift: Tensor
+        self._total: Tensor
+        self._squares: Tensor
 
     def add(self, values: tuple[Tensor, ...]) -> None:
         """``[n, *batch]`` each."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .._files import write_csv, write_whole
 from .._types import StrPath
@@ -30,7 +31,7 @@ _CURVES = (
 # The paper chose the stepsize among three, on the first few iterations (section 5), and does not say which; nor does it
 # say which of its two estimators is plotted, or how fast log-variances follow. It says that minibatches are of 100, but
 # its curves of Frey Face have a point at multiples of 500 samples alone.
-_CHANGES = {
+_CHANGES: dict[str, dict[str, Any]] = {
     "as in Figure 2": {},
     "estimator A": {"estimator": "a"},
     "estimator B": {"estimator": "b"},

@@ -1,5 +1,6 @@
 """Figure 2: the bound against training samples, AEVB and Wake-Sleep, of every latent size."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,6 +9,7 @@ from torch import Tensor
 from .._files import write_csv, write_whole
 from .._types import StrPath
 from ..estimators import evaluate_bound
+from ..models import VAE
 from ..train.saved_run import SavedRun
 from . import published
 from .planning import PlannedRun, evaluation_at
@@ -107,7 +109,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = Non
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
     """The paper's layout: a row for each data set, a panel for each latent size; the paper's curves behind ours."""
     figure = Figure(figsize=(15, 6.2), layout="constrained")
-    *rows, below = figure.subfigures(len(LATENT) + 1, 1, height_ratios=(6, 6, 1))
+    *rows, below = figure.subfigures(len(LATENT) + 1, 1, height_ratios=(6, 6, 1))  # type: ignore[misc]  # an array of them
     for row, (data, sizes) in zip(rows, LATENT.items(), strict=True):
         for column, (axes, latent) in enumerate(zip(row.subplots(1, len(sizes)), sizes, strict=True)):
             for learner in _LEARNERS:
@@ -138,12 +140,13 @@ def about(run: SavedRun) -> tuple[str, int, str, int]:
 def noise_variance(run: SavedRun) -> float:
     """Of the test bound: over the noise z is drawn with, the data points being the same."""
 
-    def score(model, x: Tensor, progress):
+    def score(model: VAE, x: Tensor, progress: Callable[[int], None]) -> dict[str, float]:
         bound = evaluate_bound(model, x, repeats=_NOISES, progress=progress)
         # That of the mean over all noises is so many times smaller.
-        return {"variance": _NOISES * bound.noise_stderr**2}
+        return {"variance": _NOISES * bound.noise_stderr**2}  # type: ignore[operator]  # of repeats there is one
 
-    return scored_once(run, "noise-variance", score, _NOISES)["variance"]
+    variance: float = scored_once(run, "noise-variance", score, _NOISES)["variance"]
+    return variance
 
 
 def _page(runs: list[SavedRun]) -> str:
@@ -162,7 +165,7 @@ def _page(runs: list[SavedRun]) -> str:
 
 def _variances(runs: list[SavedRun]) -> str:
     # The paper: "the estimator variance was small (< 1) and omitted".
-    largest = {}
+    largest: dict[str, float] = {}
     for run in runs:
         if run.checkpoint:
             data, _, learner, _ = about(run)

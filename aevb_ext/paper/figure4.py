@@ -32,7 +32,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = Non
     figure = Figure(figsize=(15, 9.4), layout="constrained")
     for axes, run in zip(figure.subplots(1, len(runs)), runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)
-        show(axes, plots.manifold(checkpoint.model, checkpoint.image_shape), _TITLES[run.config["data"]])
+        show(axes, plots.manifold(checkpoint.model, checkpoint.image_shape or ()), _TITLES[run.config["data"]])
     write_whole(out / "figure4.png", png_bytes(figure))
     rows = bounds(runs)
     write_csv(out / "figure4.csv", BOUNDS, rows)

@@ -34,7 +34,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = Non
     for axes, letter, run in zip(figure.subplots(1, len(runs)), "abcd", runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)
         title = f"({letter}) {checkpoint.model.latent}-D latent space"
-        show(axes, plots.samples(checkpoint.model, checkpoint.image_shape), title)
+        show(axes, plots.samples(checkpoint.model, checkpoint.image_shape or ()), title)
     write_whole(out / "figure5.png", png_bytes(figure))
     rows = bounds(runs)
     write_csv(out / "figure5.csv", BOUNDS, rows)

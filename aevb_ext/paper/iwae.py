@@ -1,5 +1,6 @@
 """The importance-weighted autoencoder on the fixed binarisation, against the values of Burda et al. 2016."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -7,6 +8,7 @@ from torch import Tensor
 from .._files import write_csv, write_whole
 from .._types import StrPath
 from ..estimators import evaluate_bound
+from ..models import VAE
 from ..train.saved_run import SavedRun
 from . import published
 from .planning import PlannedRun
@@ -31,7 +33,7 @@ def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list
     return [_planned(k, seed, samples_seen, data_dir) for seed in range(seeds) for k in published.IWAE_NLL]
 
 
-def _planned(k: int, seed: int, samples_seen: int, data_dir: StrPath) -> PlannedRun:
+def _planned(k: int, seed: int, samples_seen: int, data_dir: StrPath | None) -> PlannedRun:
     keys = {
         "data": "binarized_mnist",
         "architecture": "deep-mlp",
@@ -85,7 +87,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = Non
 def _score(run: SavedRun, samples: int) -> dict:
     """The test log-likelihood."""
 
-    def score(model, x: Tensor, progress):
+    def score(model: VAE, x: Tensor, progress: Callable[[int], None]) -> dict[str, float]:
         bound = evaluate_bound(model, x, estimator="iwae", n_samples=samples, progress=progress)
         return {"mean": bound.mean, "stderr": bound.stderr}
 

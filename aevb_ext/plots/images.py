@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from matplotlib import colormaps
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .._files import atomic_write
 from .._types import Shape, StrPath
-from ..data import Data, first
+from ..data import Data, Rows, first
 from ..models import VAE
 from ..noise import keys_at
 
@@ -102,7 +102,7 @@ def canvases(model: VAE, data: Data, seed: int = 0, encodes: bool = True) -> dic
 
 @torch.no_grad()
 def reconstructions(
-    model: VAE, x: Tensor, image_shape: Shape, columns: int = 12, rows: int = 4, seed: int = 0
+    model: VAE, x: Tensor | Rows, image_shape: Shape, columns: int = 12, rows: int = 4, seed: int = 0
 ) -> Tensor:
     """A canvas of the first data points of x, and below each its reconstruction at the posterior's mean.
 
@@ -188,7 +188,7 @@ def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: d
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
     right, up = mean[:, list(dims)].float().cpu().unbind(1)
-    classes = [None] if labels is None else labels.unique().tolist()
+    classes: list[Any] = [None] if labels is None else labels.unique().tolist()
     for i, label in enumerate(classes):
         of_it = torch.ones(len(mean), dtype=torch.bool) if labels is None else labels.cpu() == label
         colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
@@ -228,7 +228,8 @@ def png(canvas: Tensor) -> bytes:
     opaque = canvas[..., :1].isfinite().to(canvas.dtype)
     pixels = torch.cat([canvas.nan_to_num(0).clamp(0, 1), opaque], -1)
     file = io.BytesIO()
-    imsave(file, pixels.numpy(), format="png", metadata={"Software": None})
+    nothing: Any = {"Software": None}  # which matplotlib's stub does not foresee
+    imsave(file, pixels.numpy(), format="png", metadata=nothing)
     return file.getvalue()
 
 

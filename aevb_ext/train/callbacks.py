@@ -163,7 +163,7 @@ class ConfigFile(Callback):
             "processes": run.processes.world_size,
         }
         for name, text in (("config.toml", _toml(config)), ("environment.json", json.dumps(environment, indent=2))):
-            write_whole(run.folder / name, text.encode() + b"\n")
+            write_whole(path_in(run, None, name, "ConfigFile"), text.encode() + b"\n")
 
 
 def _toml(table: dict[str, Any]) -> str:

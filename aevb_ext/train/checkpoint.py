@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -74,9 +73,10 @@ def load_checkpoint(path: StrPath, model: VAE | None = None) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        folder, path = path, model_file(path)
-        if path is None:
+        folder, found = path, model_file(path)
+        if found is None:
             raise FileNotFoundError(f"there is no checkpoint in {folder}: neither {BEST} nor any of a step")
+        path = found
     tensors, content = read(path)
     try:
         name, shape = content["data"]["name"], content["data"]["image_shape"]
@@ -182,9 +182,9 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def bytes_of(tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU, without a copy."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _build(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:

@@ -18,7 +18,7 @@ __all__ = ["MARGINAL_POINTS", "shared_bound", "shared_marginal"]
 MARGINAL_POINTS = 1000
 
 # The paper's, for its Figure 3 (appendix D).
-_MARGINAL = {"n_samples": 50, "leapfrog_steps": 4}
+_MARGINAL: dict[str, Any] = {"n_samples": 50, "leapfrog_steps": 4}
 
 # Data points that are evaluated together whatever the number of processes, so that the bits of the result do not depend
 # on it.

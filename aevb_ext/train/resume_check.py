@@ -41,7 +41,8 @@ def run_description(model: VAE, data: Data, settings: Settings, like: dict[str, 
     for split in SPLITS:
         rows, their = getattr(data, split), theirs.get(split) if isinstance(theirs, dict) else None
         about[split] = None if rows is None else _split(rows_of(rows), their if isinstance(their, dict) else None)
-    return plain({"model": model.config, "data": about, "settings": settings.as_dict()})
+    described: dict[str, Any] = plain({"model": model.config, "data": about, "settings": settings.as_dict()})
+    return described
 
 
 def sampled_splits(about: dict[str, Any]) -> str:

@@ -292,7 +292,9 @@ class Run:
         return state
 
     def _checked_values(self, values: dict[str, Any]) -> tuple[int, float, int, History]:
-        steps, seconds, history = values.get("steps"), values.get("seconds"), values.get("history", ())
+        steps: Any = values.get("steps")
+        seconds: Any = values.get("seconds")
+        history: Any = values.get("history")
         # Checkpoints from before it was counted do not say.
         skipped = values.get("skipped", 0)
         try:

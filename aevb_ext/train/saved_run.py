@@ -3,9 +3,10 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from .._types import StrPath
 from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS
@@ -98,7 +99,7 @@ _MODEL_CHOICES = {
 _EVENTS = ("log", "evaluation", "resumed")
 
 
-def _parsed(path: Path, parse):
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -163,7 +164,7 @@ def _lines(path: Path) -> list[dict]:
     return found
 
 
-def _line(line) -> dict:
+def _line(line: Any) -> dict:
     """A line of the metrics, if it has what is read of it."""
     if not isinstance(line, dict):
         raise ValueError(f"expected an object, got {_short(line)}")

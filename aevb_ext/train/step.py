@@ -119,9 +119,11 @@ class Prefetcher:
         if self._minibatches is None or step != self._next:
             self.close()
             batches = _batches(self._rows, self._order, self._seed, step)
-            self._minibatches = prefetch(self._rows, batches, self._device)
+            minibatches = self._minibatches = prefetch(self._rows, batches, self._device)
+        else:
+            minibatches = self._minibatches
         self._next = step + 1
-        return next(self._minibatches)
+        return next(minibatches)
 
     def close(self) -> None:
         """End the thread."""
@@ -182,7 +184,7 @@ class Step:
     def _update(self) -> Tensor:
         visits = self._order.advance()
         index = visits % self._order.n_data
-        x = self._gathered(visits, index) if self._prefetcher is None else self._x
+        x = self._gathered(visits, index) if self._x is None else self._x
         return self.learner.update(x, keys_at(self.seed, "posterior", visits), index)
 
     def _gathered(self, visits: Tensor, index: Tensor) -> Tensor:
@@ -211,7 +213,7 @@ class GraphedStep(Step):
 
     def _prepare(self) -> None:
         super()._prepare()
-        if self._prefetcher is not None:
+        if self._x is not None:
             # The graph reads each minibatch where it has read the first.
             self._place = self._x.clone() if self._place is None else self._place.copy_(self._x)
             self._x = self._place
@@ -225,7 +227,7 @@ class GraphedStep(Step):
                 reason = str(error).partition("\n")[0]
                 warnings.warn(f"the training step is not captured in a CUDA graph: {reason}", stacklevel=2)
                 self._eager_left = math.inf
-        if self._graph is None:
+        if self._graph is None or self._bound is None:
             self._eager_left -= 1
             return self._eager()
         self._graph.replay()

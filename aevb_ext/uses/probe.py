@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..data import Data, Rows, chunks, hold_out
+from ..data import Data, Rows, chunks
+from ..data.rows import held_out_numbers
 from ..estimators.result import plus_minus
 from ..models import VAE
 from ..noise import keys_at
@@ -201,7 +202,7 @@ def _probe(features: Callable[[Tensor | Rows], Tensor], data: Data, progress: To
         splits[split] = features(x), labels
     if data.valid is None:
         x, labels = splits["train"]
-        for split, index in zip(("train", "valid"), hold_out(torch.arange(len(x)), _VALID_FRACTION), strict=True):
+        for split, index in zip(("train", "valid"), held_out_numbers(len(x), _VALID_FRACTION), strict=True):
             splits[split] = x[index], labels[index]
     return linear_probe(**splits, progress=progress)
 
