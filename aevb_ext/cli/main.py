@@ -151,7 +151,7 @@ def _parsed(parser: _Parser, verbs: Verbs, argv: list[str]) -> argparse.Namespac
     if not argv:
         parser.print_help(sys.stderr)
         raise SystemExit(2)
-    verb = verbs.choices.get(next((token for token in argv if not token.startswith("-")), None))
+    verb = verbs.choices.get(next((token for token in argv if not token.startswith("-")), ""))
     # Before what is missing is missed: it may be what was mistyped.
     for token in argv if verb else ():
         flag = token.partition("=")[0]
@@ -163,7 +163,7 @@ def _parsed(parser: _Parser, verbs: Verbs, argv: list[str]) -> argparse.Namespac
     return arguments
 
 
-def _parser() -> tuple[_Parser, argparse.Action]:
+def _parser() -> tuple[_Parser, Verbs]:
     """The parser, and what has those of the verbs."""
     parser = _Parser(prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014).")
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")

@@ -1,8 +1,8 @@
 """What the verbs of the command are added to."""
 
 import argparse
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 __all__ = ["Verbs"]
 
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[Any]"

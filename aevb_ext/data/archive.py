@@ -140,6 +140,7 @@ def _opened(archive: zipfile.ZipFile, path: Path, member: zipfile.ZipInfo) -> It
     is_stored = member.compress_type == zipfile.ZIP_STORED
     start, size = (_start_of_member(path, member), member.compress_size) if is_stored else (None, member.file_size)
     with archive.open(member) as file:
+        assert isinstance(file, zipfile.ZipExtFile)  # which typeshed calls IO[bytes]
         yield ArrayFile(file, f"{path}: {member.filename}", size, path, start)
 
 

@@ -4,6 +4,7 @@ import io
 import math
 import mmap
 import warnings
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,7 +164,7 @@ class ArrayFile:
         path, start: where it can be mapped: the file, and where in it the header begins. None: nowhere.
     """
 
-    file: io.BufferedIOBase
+    file: io.BufferedReader | zipfile.ZipExtFile
     what: str
     size: int
     path: StrPath | None = None

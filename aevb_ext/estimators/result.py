@@ -114,8 +114,11 @@ class LogLikelihood:
     @classmethod
     def joined(cls, parts: list["LogLikelihood"]) -> "LogLikelihood":
         """Those of several batches, one after another."""
-        columns: Any = ([getattr(part, field.name) for part in parts] for field in fields(cls))
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+        columns: dict[str, list[Any]] = {
+            field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)
+        }
+        joined: dict[str, Any] = {n: None if values[0] is None else torch.cat(values) for n, values in columns.items()}
+        return cls(**joined)
 
 
 def plus_minus(value: float, error: float | None, digits: int = 2, sign: str = "+-") -> str:

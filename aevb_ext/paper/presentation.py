@@ -97,7 +97,7 @@ def page(*parts: str) -> str:
 
 def environments(runs: list[SavedRun]) -> str:
     """Of which versions, on which machine, with which seeds runs were trained: one sentence for each that differs."""
-    found: dict[str, set[object]] = {}
+    found: dict[str, set[int]] = {}
     for run in runs:
         keys = ("commit", "torch", "python", "machine", "device", "threads")
         about = json.dumps({key: run.environment.get(key) for key in keys})

@@ -73,10 +73,10 @@ def load_checkpoint(path: StrPath, model: VAE | None = None) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        folder, found = path, model_file(path)
-        if found is None:
+        folder, newest = path, model_file(path)
+        if newest is None:
             raise FileNotFoundError(f"there is no checkpoint in {folder}: neither {BEST} nor any of a step")
-        path = found
+        path = newest
     tensors, content = read(path)
     try:
         name, shape = content["data"]["name"], content["data"]["image_shape"]
