@@ -25,6 +25,8 @@ PUBLIC = (
 SETTINGS = """
 [mypy]
 strict = True
+# Tensor.backward is not typed.
+untyped_calls_exclude = torch
 # Where the package lies beside the tests, its own errors are another test's.
 [mypy-aevb_ext.*]
 follow_imports = silent
@@ -32,8 +34,17 @@ follow_imports = silent
 ignore_missing_imports = True
 """
 
-# What may be of any type: options that are handed on, and dicts of what JSON can hold.
-MEANT = (r"\*\*(?:\w+: )?Any", r"dict\[(?:builtins\.)?str, Any\]", r"dict\[(?:builtins\.)?int, Any\]")
+# What may be of any type: options that are handed on, functions with arguments of their own, dicts of what JSON can
+# hold, the items of other people's data sets, and the elements of NumPy's arrays.
+MEANT = (
+    r"\*Any, \*\*Any",
+    r"\*\*(?:\w+: )?Any",
+    r"dict\[(?:builtins\.)?(?:str|int), Any\]",
+    r"Dataset\[Any\]",
+    r"ndarray\[tuple\[Any, \.\.\.\], ",
+    r"dtype\[Any\]",
+)
+
 
 WRONG = """
 import torch

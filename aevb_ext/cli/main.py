@@ -153,10 +153,11 @@ def _parsed(parser: _Parser, verbs: Verbs, argv: list[str]) -> argparse.Namespac
         raise SystemExit(2)
     verb = verbs.choices.get(next((token for token in argv if not token.startswith("-")), ""))
     # Before what is missing is missed: it may be what was mistyped.
-    for token in argv if verb else ():
-        flag = token.partition("=")[0]
-        if flag.startswith("--") and not any(known.startswith(flag) for known in verb._option_string_actions):
-            verb.refuse(flag)
+    if verb is not None:
+        for token in argv:
+            flag = token.partition("=")[0]
+            if flag.startswith("--") and not any(known.startswith(flag) for known in verb._option_string_actions):
+                verb.refuse(flag)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         verbs.choices[arguments.verb].refuse(unknown[0].partition("=")[0])

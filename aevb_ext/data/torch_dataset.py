@@ -79,7 +79,7 @@ class DatasetRows:
             row.copy_(x.flatten())
         return rows
 
-    def items(self, numbers: list[int]) -> Iterator[Any]:
+    def items(self, numbers: list[int]) -> Iterator[object]:
         """The items of these numbers, as the dataset gives them.
 
         Raises:

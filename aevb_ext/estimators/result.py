@@ -114,9 +114,8 @@ class LogLikelihood:
     @classmethod
     def joined(cls, parts: list["LogLikelihood"]) -> "LogLikelihood":
         """Those of several batches, one after another."""
-        columns: dict[str, list[Any]] = {
-            field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)
-        }
+        names = [field.name for field in fields(cls)]
+        columns: dict[str, list[Any]] = {name: [getattr(part, name) for part in parts] for name in names}
         joined: dict[str, Any] = {n: None if values[0] is None else torch.cat(values) for n, values in columns.items()}
         return cls(**joined)
 

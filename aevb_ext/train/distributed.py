@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -21,6 +21,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from .._types import Device
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 __all__ = ["AnyProcess", "PeerFailed", "Processes", "joined"]
 
@@ -37,6 +40,9 @@ _SENDS_BUFFERS = next(
 
 class PeerFailed(RuntimeError):
     """Another of the processes that train together raised an error, ended, or did not answer in time."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Processes:
     local_rank: int = 0
     group: distributed.ProcessGroup | None = None
     control: distributed.ProcessGroup | None = None
-    store: distributed.Store | None = None
+    store: Store | None = None
 
     @property
     def is_first(self) -> bool:
@@ -131,7 +137,7 @@ class Processes:
         distributed.all_reduce(tensor, how, group=self.group)
         return tensor
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """What each process has given, in order; anything that can be pickled."""
         values = [value] * self.world_size
         if self.are_several:
@@ -254,7 +260,7 @@ def joined() -> Iterator[Processes]:
         distributed.destroy_process_group()
 
 
-def _of_default_group(store: distributed.Store | None = None) -> Processes:
+def _of_default_group(store: Store | None = None) -> Processes:
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     local_rank = _number("LOCAL_RANK", rank % max(1, torch.cuda.device_count()))
     control = None
