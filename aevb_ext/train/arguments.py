@@ -227,8 +227,9 @@ def warn_of_range(model: VAE, found: Range | None, processes: Processes) -> None
             x are the same in all of it, and the variance can go to 0 there, so that the bound has no limit; or its
             scale is far from that at which a mean that is not squashed begins.
     """
-    low, high = reduce(_joined, processes.gather(found))
-    if processes.is_first:
+    joined = reduce(_joined, processes.gather(found))
+    if processes.is_first and joined is not None:
+        low, high = joined
         _warn_of_constants(model.decoder, low, high)
         _warn_of_scale(model, max(-low.min().item(), high.max().item()) * model.x_scale)
 
