@@ -2,7 +2,7 @@
 # make test     the tests, in the same .venv (ARGS="-k kl")
 # make conformance   other people's programs on these operators, with their packages from the index (ARGS="-k pythae"),
 #               and of the packages' own tests a selection (ARGS="--whole-suites -k own": all)
-# make lint     ruff and clang-format
+# make lint     ruff, mypy and clang-format
 # make docs     this documentation as a site that works offline: build/site/index.html
 # make cuda     the CUDA build in .venv-cuda, checked without a GPU
 # make bench    in .venv: every operator and step against its rivals, JAX too (ARGS="--only gaussian")
@@ -40,6 +40,7 @@ conformance: .venv/installed-conformance
 lint: .venv/installed-lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs .venv/bin/clang-format --dry-run -Werror
 
 # From the sources alone: nothing is compiled or imported.

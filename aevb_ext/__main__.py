@@ -3,7 +3,7 @@
 try:
     from .cli import main
 except ModuleNotFoundError as missing:
-    if missing.name.partition(".")[0] == __package__:
+    if (missing.name or "").partition(".")[0] == __package__:
         raise
     raise SystemExit(
         f"aevb: error: the package {missing.name} is not installed; `pip install --no-build-isolation .` in the source "

@@ -16,20 +16,29 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+from ._types import Shape
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Of a name and of what was given there, whatever it is; raises TypeError or ValueError.
+Check = Callable[[str, Any], object]
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DATA = (*FLOATING, torch.uint8, torch.bool)
 
 
-def check_dtype(name: str, t: Tensor, *, data: bool = False) -> None:
+def check_dtype(name: str, t: object, *, data: bool = False) -> None:
     """Raise TypeError unless ``t`` is a tensor of a dtype that the operators take (as ``data``: as their x)."""
     check_tensor(name, t, DATA if data else FLOATING)
 
 
-def check_tensor(name: str, t: Tensor, dtypes: tuple[torch.dtype, ...] = (), hint: str = "") -> None:
+def check_tensor(name: str, t: object, dtypes: tuple[torch.dtype, ...] = (), hint: str = "") -> None:
     """Raise TypeError unless ``t`` is a dense tensor of one of the dtypes, or of any without them."""
     if isinstance(t, Tensor) and (not dtypes or t.dtype in dtypes) and t.layout is torch.strided and not t.is_nested:
         return
@@ -43,19 +52,19 @@ def check_tensor(name: str, t: Tensor, dtypes: tuple[torch.dtype, ...] = (), hin
     raise TypeError(f"{name} must be {expected}{hint}, got {_short(t.dtype)}")
 
 
-def sizes(shape) -> torch.Size:
+def sizes(shape: Shape) -> Shape:
     """The sizes of this call, to be compared: torch.jit.trace has tensors for them, of whose comparison it warns."""
     if not torch.jit.is_tracing():
         return shape
     state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]  # torch has no stub of it
     try:
         return torch.Size(map(int, shape))
     finally:
-        torch._C._set_tracing_state(state)
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]  # likewise
 
 
-def described(value) -> str:
+def described(value: object) -> str:
     """What came, in a few words: numbers and names as they are, of everything else its type."""
     if value is None or isinstance(value, (bool, int, float, complex, torch.dtype, torch.device)):
         return repr(value)
@@ -73,7 +82,7 @@ def described(value) -> str:
     return type(value).__name__
 
 
-def is_integer(value) -> bool:
+def is_integer(value: Any) -> bool:
     """Whether it is one number that counts: Python's, NumPy's, a compiler's, or a tensor's."""
     if isinstance(value, (int, torch.SymInt)):
         return True
@@ -83,16 +92,16 @@ def is_integer(value) -> bool:
         return False
 
 
-def is_number(value) -> bool:
+def is_number(value: Any) -> bool:
     """Whether it is one real number: Python's, NumPy's, a compiler's, or a tensor's."""
     if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
         return True
     if isinstance(value, Tensor) or hasattr(value, "dtype"):
-        return value.ndim == 0 and not str(value.dtype).startswith(("complex", "torch.complex"))
+        return bool(value.ndim == 0) and not str(value.dtype).startswith(("complex", "torch.complex"))
     return hasattr(value, "__float__")
 
 
-def explain(function: Callable, arguments: Mapping, **kinds: Callable | None) -> None:
+def explain(function: Callable[..., object], arguments: Mapping[str, object], **kinds: Check | None) -> None:
     """Raise TypeError or ValueError where an argument of a call that failed is of the wrong kind.
 
     Args:
@@ -110,15 +119,16 @@ def explain(function: Callable, arguments: Mapping, **kinds: Callable | None) ->
             raise error from None  # whatever it was that failed of it
 
 
-def explained(**kinds: Callable | None) -> Callable:
+def explained(**kinds: Check | None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: when the function fails, its arguments are explained."""
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def call(*args, **kwargs):
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return function(*args, **kwargs)
             except Exception:
+                given: inspect.BoundArguments | None
                 try:
                     given = inspect.signature(function).bind(*args, **kwargs)
                 except TypeError:
@@ -133,33 +143,33 @@ def explained(**kinds: Callable | None) -> Callable:
     return decorate
 
 
-def kind(fits: Callable[[object], bool], expected: str) -> Callable:
+def kind(fits: Callable[[object], bool], expected: str) -> Check:
     """A check that an argument ``fits``."""
 
-    def check(name: str, value) -> None:
+    def check(name: str, value: object) -> None:
         if not fits(value):
             raise TypeError(f"{name} must be {expected}, got {described(value)}")
 
     return check
 
 
-def tensor(*dtypes: torch.dtype, hint: str = "") -> Callable:
+def tensor(*dtypes: torch.dtype, hint: str = "") -> Check:
     """A check that an argument is a dense tensor."""
     return lambda name, value: check_tensor(name, value, dtypes, hint)
 
 
-def instance(of: type | tuple[type, ...], expected: str) -> Callable:
+def instance(of: type | tuple[type, ...], expected: str) -> Check:
     """A check that an argument is an instance."""
     return kind(lambda value: isinstance(value, of), expected)
 
 
-def _is_generator(value) -> bool:
+def _is_generator(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(isinstance(each, torch.Generator) for each in value)
     return isinstance(value, torch.Generator)
 
 
-def integer(name: str, value) -> None:
+def integer(name: str, value: object) -> None:
     """Check that an argument is an integer, of those that an operator takes."""
     if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {described(value)}")
@@ -167,11 +177,11 @@ def integer(name: str, value) -> None:
         raise ValueError(f"{name} must be an integer of 64 bits, got {value}")
 
 
-def _is_shape(value) -> bool:
+def _is_shape(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(map(is_integer, value))
 
 
-def _check_device(name: str, value) -> None:
+def _check_device(name: str, value: Any) -> None:
     try:
         torch.device(value)
     except (TypeError, RuntimeError):
@@ -194,7 +204,7 @@ truth = kind(lambda value: isinstance(value, int) or type(value).__name__ in ("b
 shape = kind(_is_shape, "a tuple of integers")
 
 # What a name stands for wherever it is an argument.
-KINDS: dict[str, Callable] = {
+KINDS: dict[str, Check] = {
     **dict.fromkeys(("mu", "logvar", "prior_mu", "prior_logvar", "logits", "probs", "h", "weight", "bias"), floating),
     **dict.fromkeys(("input", "recon_x"), floating),
     **dict.fromkeys(("x", "value", "target"), data),

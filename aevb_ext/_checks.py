@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from numbers import Real
+from typing import Any
 
 __all__ = ["check_count", "check_name", "check_positive", "check_sizes", "is_python_integer", "is_python_number"]
 
@@ -10,7 +11,7 @@ __all__ = ["check_count", "check_name", "check_positive", "check_sizes", "is_pyt
 _TOO_LARGE = 2**63
 
 
-def check_count(name: str, value, least: int = 1) -> None:
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raise ValueError naming ``name`` unless the value is an integer of at least ``least``, and one of int64."""
     if not is_python_integer(value) or value < least:
         raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
@@ -24,23 +25,23 @@ def check_sizes(**sizes: int) -> None:
         check_count(name, size)
 
 
-def check_name(name: str, value, names: Iterable[str]) -> None:
+def check_name(name: str, value: object, names: Iterable[str]) -> None:
     """Raise ValueError naming ``name`` unless the value is one of ``names``."""
     if not isinstance(value, str) or value not in names:
         raise ValueError(f"{name} must be one of {', '.join(names)}, got {value!r}")
 
 
-def check_positive(name: str, value) -> None:
+def check_positive(name: str, value: object) -> None:
     """Raise ValueError naming ``name`` unless the value is a positive, finite number."""
-    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf):
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf):  # type: ignore[operator]  # a Real has no order in typeshed
         raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
-def is_python_integer(value) -> bool:
+def is_python_integer(value: object) -> bool:
     """Whether it is an integer of Python's, which True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_python_number(value) -> bool:
+def is_python_number(value: object) -> bool:
     """Whether it is an integer or a float, which JSON and TOML can hold."""
     return is_python_integer(value) or isinstance(value, float)

@@ -4,15 +4,19 @@ import csv
 import io
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from ._types import StrPath
 
 # What a file is called until it is whole: .NAME.random.part
 _PART = ".part"
 
 
 @contextmanager
-def atomic_write(path):
+def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     """A binary file that appears at ``path`` whole or not at all, and is on the disk when the block has ended.
 
     Written next to ``path``, flushed to the disk, then renamed over it. When the block raises, ``path`` stays as it
@@ -35,7 +39,7 @@ def atomic_write(path):
 
 
 @contextmanager
-def naming(path):
+def naming(path: StrPath) -> Iterator[None]:
     """A context of writing ``path`` whose OSErrors say so: that of a disk that is full names no file."""
     try:
         yield
@@ -43,13 +47,13 @@ def naming(path):
         raise type(error)(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
 
 
-def write_whole(path, raw: bytes) -> None:
+def write_whole(path: StrPath, raw: bytes) -> None:
     """Write a file, whole or not at all; an OSError says which."""
     with naming(path), atomic_write(path) as file:
         file.write(raw)
 
 
-def write_csv(path, header, rows) -> None:
+def write_csv(path: StrPath, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file, likewise; numbers as short as they can be read back, None as nothing."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")

@@ -7,6 +7,8 @@ import sysconfig
 import warnings
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
 
@@ -26,7 +28,7 @@ class _Missing:
     def __init__(self, why: str):
         self.why = why
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> NoReturn:
         raise ImportError(self.why)
 
 
@@ -42,13 +44,13 @@ def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
     """
     csrc, fault, outdated = package.parent / "csrc", None, None
     if beside := PathFinder.find_spec("aevb_ext._C", [str(package)]):
-        library = Path(beside.origin)
+        library = _file_of(beside)
         fault = of_another_torch(library)
         outdated = None if fault else of_earlier_sources(library, csrc)
         if fault is None and outdated is None:
             return beside, ""
     if (csrc / "library.cpp").is_file() and (installed := _installed(package, path)):
-        library = Path(installed.origin)
+        library = _file_of(installed)
         hidden = _of_other_sources(library, csrc) or of_another_torch(library)
         if hidden is None:
             return installed, ""
@@ -56,6 +58,10 @@ def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
     if outdated:
         return beside, outdated
     return None, fault or _not_built(package)
+
+
+def _file_of(spec: ModuleSpec) -> Path:
+    return Path(spec.origin)  # type: ignore[arg-type]  # of a library there is one
 
 
 def _installed(package: Path, path: list[str]) -> ModuleSpec | None:
@@ -127,13 +133,13 @@ def _not_built(package: Path) -> str:
     )
 
 
-def _load(spec: ModuleSpec):
+def _load(spec: ModuleSpec) -> tuple[ModuleType | None, str]:
     """The module, or None and why it does not load."""
-    library = Path(spec.origin)
+    library = _file_of(spec)
     noted = _build_note.read(library).get("torch")
     try:
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        spec.loader.exec_module(module)  # type: ignore[union-attr]  # of a file there is one
     except ImportError as error:
         built_for = f"torch {noted}" if noted else "another torch"
         return None, (
@@ -154,19 +160,22 @@ if _spec:
     _fault = _why or _fault
 if _fault:
     warnings.warn(_fault, RuntimeWarning, stacklevel=3)  # the line that imports aevb_ext
-ops = _Missing(_fault) if _C is None else torch.ops.aevb_ext
+ops: Any = _Missing(_fault) if _C is None else torch.ops.aevb_ext
 
 
 def widened(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``t.to(dtype)`` of a wider dtype, whose gradient comes back bounded where ``t``'s dtype cannot hold it."""
-    return t if t.dtype == dtype else ops.widened(t, dtype)
+    if t.dtype == dtype:
+        return t
+    wider: torch.Tensor = ops.widened(t, dtype)
+    return wider
 
 
 def is_loaded() -> bool:
     return _C is not None
 
 
-def build_info() -> dict:
+def build_info() -> dict[str, Any]:
     """How the compiled library was built and what it uses here.
 
     Returns:
@@ -177,6 +186,7 @@ def build_info() -> dict:
     Raises:
         ImportError: the compiled library does not load; the message names the cure.
     """
-    if not is_loaded():
-        raise ImportError(ops.why)
-    return _C.build_info()
+    if _C is None:
+        raise ImportError(_fault)
+    info: dict[str, Any] = _C.build_info()
+    return info

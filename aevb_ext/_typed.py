@@ -1,5 +1,6 @@
 """What a message tells people to type: Python, or within the command ``aevb`` its flags."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -9,7 +10,7 @@ _IN_SHELL = ContextVar("in_shell", default=False)
 
 
 @contextmanager
-def in_shell():
+def in_shell() -> Iterator[None]:
     """A context in which :func:`typed` speaks of flags."""
     before = _IN_SHELL.set(True)
     try:

@@ -1,5 +1,7 @@
 """Batching rules, by which a vmapped dimension becomes one more of rows and of keys; and vmap's `randomness`."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
@@ -89,7 +91,7 @@ def _unpack_bits(info, in_dims, packed, n):
 
 def _noise_key(*, device, generator=None, n=None, call=0):
     """A draw inside vmap, by its `randomness`. Of "different" elements: the keys that a loop over them would draw."""
-    vmap = retrieve_current_functorch_interpreter()
+    vmap: Any = retrieve_current_functorch_interpreter()
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)):
         match vmap.randomness():
             case "error":
@@ -121,7 +123,7 @@ def _linear(info, in_dims, x, weight, bias, tanh, x_scale=1.0):
 def _linear_log_prob(operator, two_steps, info, in_dims, x, h, layer, batch_dims, reduction, *settings):
     """Of one layer for all elements, more rows; where each has its own, the two-step form."""
     if any(dim is not None for dim in in_dims[2:]):
-        return two_steps(*_linear(info, in_dims[1:4], h, *layer[:2], False))
+        return two_steps(*_linear(info, in_dims[1:4], h, layer[0], layer[1], False))
     h = _whole(h, in_dims[1], info.batch_size)
     event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
     x = _front(x, in_dims[0], h.dim() - 1)

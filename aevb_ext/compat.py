@@ -17,6 +17,7 @@ direction, except where its docstring says otherwise. What differs from PyTorch,
 
 import math
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -255,9 +256,9 @@ def _bernoulli(input: Tensor, target: Tensor, **weights: Tensor | None) -> tuple
     check_dtype("target", target, data=True)
     if sizes(target.shape) != sizes(input.shape):
         raise ValueError(f"target must be of input's shape {tuple(input.shape)}, got {tuple(target.shape)}")
-    weights = {name: weight for name, weight in weights.items() if weight is not None}
-    _check_device(input, target=target, **weights)
-    for name, weight in weights.items():
+    given = {name: weight for name, weight in weights.items() if weight is not None}
+    _check_device(input, target=target, **given)
+    for name, weight in given.items():
         pairs = zip(reversed(sizes(weight.shape)), reversed(sizes(input.shape)), strict=False)
         if weight.dim() > input.dim() or any(own not in (1, size) for own, size in pairs):
             raise ValueError(f"{name} must broadcast to input's shape {tuple(input.shape)}, got {tuple(weight.shape)}")
@@ -266,7 +267,12 @@ def _bernoulli(input: Tensor, target: Tensor, **weights: Tensor | None) -> tuple
 
 
 def _loss(
-    log_prob, x: Tensor, parameter: Tensor, reduction: str, weight: Tensor | None = None, offset: float = 0.0
+    log_prob: Callable[..., Tensor],
+    x: Tensor,
+    parameter: Tensor,
+    reduction: str,
+    weight: Tensor | None = None,
+    offset: float = 0.0,
 ) -> Tensor:
     """``offset`` minus a log-likelihood for each element, reduced as PyTorch's losses are."""
     batch_dims = min(1, x.dim())
@@ -279,7 +285,9 @@ def _loss(
 def _reduce(losses: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
     if weight is not None:
         losses = losses * _wide_weight(weight, losses.dtype)
-    return losses if reduction == "none" else getattr(losses, reduction)()
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
 
 
 def _wide_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -339,7 +347,7 @@ def _broadcast(**tensors: Tensor) -> tuple[Tensor, Tensor]:
         ) from None
 
 
-def _check_var(name: str, value) -> None:
+def _check_var(name: str, value: object) -> None:
     if isinstance(value, Tensor):
         check_dtype(name, value)
     elif not is_number(value):

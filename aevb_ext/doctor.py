@@ -1,12 +1,15 @@
 """``aevb doctor``: what a bug report needs, and the cure of common faults."""
 
+import contextlib
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +45,7 @@ def facts() -> dict[str, str]:
         info = _library.build_info()
         cuda = f"CUDA {info['cuda']} for {info['arch_list']}" if info["cuda"] else "no CUDA"
         found["library"] = f"{info['version']}, commit {info['commit']}, torch {info['torch']}, {cuda}"
-        found["library's file"] = _library._C.__file__
+        found["library's file"] = str(_library._C.__file__)
         found["compiler"] = info["compiler"]
         found["instruction set"] = f"{info['cpu_in_use']} (built: {', '.join(info['cpu_built'])})"
     if torch.cuda.is_available():
@@ -60,7 +63,7 @@ def faults() -> list[str]:
         return [_library.ops.why]
     info = _library.build_info()
     found = [
-        _library.of_earlier_sources(Path(_library._C.__file__), _library.CSRC),
+        _library.of_earlier_sources(Path(str(_library._C.__file__)), _library.CSRC),
         _gpu_not_used(info),
         _gpu_not_built_for(info),
     ]
@@ -141,7 +144,7 @@ def runs_on(arch_list: str, capability: tuple[int, int]) -> bool:
     alone), PTX on everything later.
     """
     for arch in arch_list.split(";"):
-        major, minor, specific, ptx = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch).groups()
+        major, minor, specific, ptx = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch).groups()  # type: ignore[union-attr]  # the build wrote it so
         built = int(major), int(minor)
         if capability == built or (not specific and capability > built and (ptx or capability[0] == built[0])):
             return True
@@ -149,10 +152,10 @@ def runs_on(arch_list: str, capability: tuple[int, int]) -> bool:
 
 
 def _cpu_name() -> str:
-    try:
-        return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        if named := re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()):
+            return named[1]
+    return platform.processor() or platform.machine()
 
 
 def _nvcc() -> str:
@@ -180,7 +183,7 @@ _CALLS = {
 }
 
 
-def _run(module, call, device: str) -> list[torch.Tensor]:
+def _run(module: Any, call: Callable[..., Any], device: str) -> list[torch.Tensor]:
     """The values, and the gradients of their sum."""
     count = torch.arange(3 * 37, dtype=torch.float32).reshape(3, 37)
     mu, logvar, x = (wave.to(device).requires_grad_() for wave in (count.sin(), count.cos(), count.sin() ** 2))

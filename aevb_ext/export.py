@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from ._files import naming, write_whole
 from ._library import ops
+from ._types import StrPath
 from .models import VAE
 from .models.vae import mu_logvar
+from .nn.heads import Decoder
 from .nn.linear import scaled
 
 __all__ = ["ExportError", "export_onnx", "export_programs"]
@@ -38,7 +41,7 @@ class ExportError(RuntimeError):
     """A network cannot be exported, or its export does something else; the message says which and why."""
 
 
-def export_programs(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
+def export_programs(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Path]:
     """Write ``encoder.pt2`` and ``decoder.pt2``, for ``torch.export.load(path).module()``.
 
     The encoder takes x ``[B, *event]``, already multiplied by ``x_scale`` (pixels from 0 to 1), and gives
@@ -68,11 +71,15 @@ def export_programs(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
         file.seek(0)
         with _quiet():
             loaded = torch.export.load(file).module()
-        _check(f"{name}.pt2", lambda t, run=loaded: _tuple(run(t)), network, given)
+        _check(f"{name}.pt2", partial(_called, loaded), network, given)
     return _written(Path(folder), contents)
 
 
-def export_onnx(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
+def _called(loaded: nn.Module, given: Tensor) -> tuple[Tensor, ...]:
+    return _tuple(loaded(given))
+
+
+def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Path]:
     """Write ``decoder.onnx``: from ``z`` ``[batch, *latent]`` to ``mean``, E[x | z] ``[batch, *event]``.
 
     Arguments, result and errors are those of :func:`export_programs`; and
@@ -88,7 +95,7 @@ def export_onnx(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
     program = _program(name, network, given)
     try:
         with _quiet():
-            content = torch.onnx.export(
+            exported = torch.onnx.export(
                 program.module(),
                 (given,),
                 input_names=["z"],
@@ -96,7 +103,8 @@ def export_onnx(model: VAE, folder, x: Tensor | None = None) -> list[Path]:
                 dynamic_shapes=({0: "batch"},),
                 dynamo=True,
                 verbose=False,
-            ).model_proto.SerializeToString()
+            )
+            content = exported.model_proto.SerializeToString()  # type: ignore[union-attr]  # with dynamo there is one
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     # Whatever is raised by a converter about a network of one's own.
     except Exception as error:
@@ -121,7 +129,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, decoder: nn.Module):
+    def __init__(self, decoder: Decoder):
         super().__init__()
         self.decoder = decoder
 
@@ -172,7 +180,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, tanh: bool, x_scale:
 
 def _halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """What :func:`aevb_ext.halves` computes."""
-    return params.chunk(2, dim)
+    first, second = params.chunk(2, dim)
+    return first, second
 
 
 @torch.no_grad()

@@ -2,9 +2,10 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .data import Data
 from .learners.cavi import cavi, variational_em
@@ -60,7 +61,7 @@ def compare(
     generator = torch.Generator().manual_seed(seed)
     start = FactorAnalysis(x.shape[1], latent, generator=generator)
     start.start_(x)
-    options = {"samples_seen": samples_seen, "lr": lr, "seed": seed, "progress": progress}
+    options: dict[str, Any] = {"samples_seen": samples_seen, "lr": lr, "seed": seed, "progress": progress}
 
     learnt = deepcopy(start)
     variational_em(learnt, x)
@@ -86,7 +87,8 @@ def simulated(n: int = 1000, x_dim: int = 10, latent: int = 3, seed: int = 0) ->
     with torch.no_grad():
         model.logvar.normal_(-1, 0.5, generator=generator)
         z = torch.randn(n, latent, generator=generator)
-        return model.net(z) + (0.5 * model.logvar).exp() * torch.randn(n, x_dim, generator=generator)
+        noise = torch.randn(n, x_dim, generator=generator)
+        return model.net(z) + model.logvar.mul(0.5).exp() * noise
 
 
 def table(rows: list[Comparison]) -> str:
@@ -102,7 +104,7 @@ def table(rows: list[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def _encoder(model: FactorAnalysis, x: Tensor, *, learn_model: bool, seed: int, **options):
+def _encoder(model: FactorAnalysis, x: Tensor, *, learn_model: bool, seed: int, **options: Any) -> nn.Module:
     """That of AEVB, trained for the model, or together with it (in place)."""
     generator = torch.Generator().manual_seed(seed)
     vae = factor_analysis_vae(x.shape[1], latent=model.net.in_features, generator=generator)
@@ -114,11 +116,11 @@ def _encoder(model: FactorAnalysis, x: Tensor, *, learn_model: bool, seed: int, 
 
 
 @torch.no_grad()
-def _compared(parameters: str, model: FactorAnalysis, x: Tensor, encoder=None) -> Comparison:
+def _compared(parameters: str, model: FactorAnalysis, x: Tensor, encoder: nn.Module | None = None) -> Comparison:
     found, exact, x = cavi(model, x), deepcopy(model).double(), x.double()
     precision = exact.precision()
     spread = precision.diagonal().sqrt()
     correlation = (precision / spread / spread[:, None]).triu(1).abs().max()
-    values = [exact.marginal().log_prob(x).mean(), found.bound.mean()]
+    evidence, cavi_bound = exact.marginal().log_prob(x).mean().item(), found.bound.mean().item()
     aevb = None if encoder is None else exact.bound(x, *deepcopy(encoder).double()(x)).mean().item()
-    return Comparison(parameters, *(v.item() for v in values), aevb, exact.gap().item(), correlation.item())
+    return Comparison(parameters, evidence, cavi_bound, aevb, exact.gap().item(), correlation.item())

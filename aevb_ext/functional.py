@@ -30,6 +30,7 @@ from torch import Tensor
 from . import reference
 from ._arguments import explain, sizes
 from ._library import ops
+from ._types import Device, Generators
 from .noise import keys_of
 
 __all__ = [
@@ -51,7 +52,7 @@ __all__ = [
 _COMPILED = frozenset(("cpu", "cuda", "meta"))
 
 
-def noise_key(device=None, generator=None) -> Tensor:
+def noise_key(device: Device | None = None, generator: Generators | None = None) -> Tensor:
     """Draw a noise key: what makes the random functions here a pure function of their tensors.
 
     The key comes from ``generator`` (default: PyTorch's own for ``device``), so ``torch.manual_seed`` and
@@ -98,7 +99,8 @@ def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         ValueError: it has an odd size.
     """
     try:
-        return ops.halves(params, dim)
+        result: tuple[Tensor, Tensor] = ops.halves(params, dim)
+        return result
     except Exception:
         explain(halves, locals())
         raise
@@ -111,7 +113,7 @@ def rsample(
     n_samples: int | None = None,
     first_sample: int = 0,
     key: Tensor | None = None,
-    generator=None,
+    generator: Generators | None = None,
     spread: str = "logvar",
 ) -> Tensor:
     r"""Reparameterised samples :math:`z = \mu + \sigma \epsilon`, :math:`\epsilon \sim N(0, I)` (section 2.4).
@@ -144,7 +146,8 @@ def rsample(
             return reference.rsample(
                 mu, logvar, n_samples=n_samples, first_sample=first_sample, key=key, generator=generator, spread=spread
             )
-        return ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread)
+        result: Tensor = ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread)
+        return result
     except Exception:
         explain(rsample, locals())
         raise
@@ -188,7 +191,8 @@ def gaussian_kl(
             return reference.gaussian_kl(
                 mu, logvar, prior_mu, prior_logvar, spread=spread, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.gaussian_kl(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims)
+        result: Tensor = ops.gaussian_kl(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims)
+        return result
     except Exception:
         explain(gaussian_kl, locals())
         raise
@@ -201,7 +205,7 @@ def rsample_kl(
     n_samples: int | None = None,
     first_sample: int = 0,
     key: Tensor | None = None,
-    generator=None,
+    generator: Generators | None = None,
     spread: str = "logvar",
     reduction: str = "sample",
     batch_dims: int = 1,
@@ -234,9 +238,10 @@ def rsample_kl(
                 reduction=reduction,
                 batch_dims=batch_dims,
             )
-        return ops.rsample_kl(
+        result: tuple[Tensor, Tensor] = ops.rsample_kl(
             mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread, reduction, batch_dims
         )
+        return result
     except Exception:
         explain(rsample_kl, locals())
         raise
@@ -274,7 +279,8 @@ def bernoulli_log_prob(
     try:
         if logits.device.type not in _COMPILED:
             return reference.bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
-        return ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
+        result: Tensor = ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
+        return result
     except Exception:
         explain(bernoulli_log_prob, locals())
         raise
@@ -317,7 +323,8 @@ def bernoulli_log_prob_of_probs(
             return reference.bernoulli_log_prob_of_probs(
                 x, probs, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
+        result: Tensor = ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
+        return result
     except Exception:
         explain(bernoulli_log_prob_of_probs, locals())
         raise
@@ -360,20 +367,23 @@ def gaussian_log_prob(
             return reference.gaussian_log_prob(
                 x, mu, logvar, spread=spread, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
+        result: Tensor = ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
+        return result
     except Exception:
         explain(gaussian_log_prob, locals())
         raise
 
 
-def key_for(mu: Tensor, key: Tensor | None, generator) -> Tensor:
+def key_for(mu: Tensor, key: Tensor | None, generator: Generators | None) -> Tensor:
     """The key that :func:`rsample` of these takes its noise from; not public."""
     if mu.device.type not in _COMPILED:
         return reference.noise_key(mu.device, generator) if key is None else key
     return _key(mu, key, generator)
 
 
-def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: float = 1.0) -> Tensor:
+def binarize(
+    x: Tensor, key: Tensor | None = None, *, generator: Generators | None = None, x_scale: float = 1.0
+) -> Tensor:
     """Draw each element as a bit that is 1 with probability ``x * x_scale``: dynamic binarisation of grey data.
 
     A bit is a pure function of its probability, its key and its index: the same on every device and instruction set,
@@ -401,7 +411,8 @@ def binarize(x: Tensor, key: Tensor | None = None, *, generator=None, x_scale: f
     try:
         if x.device.type not in _COMPILED:
             return reference.binarize(x, key, generator=generator, x_scale=x_scale)
-        return ops.binarize(x, _key(x, key, generator, "x"), x_scale)
+        result: Tensor = ops.binarize(x, _key(x, key, generator, "x"), x_scale)
+        return result
     except Exception:
         explain(binarize, locals())
         raise
@@ -425,7 +436,8 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
     try:
         if packed.device.type not in _COMPILED:
             return reference.unpack_bits(packed, n)
-        return ops.unpack_bits(packed, n)
+        result: Tensor = ops.unpack_bits(packed, n)
+        return result
     except Exception:
         explain(unpack_bits, locals())
         raise
@@ -472,7 +484,8 @@ def linear_bernoulli_log_prob(
             return reference.linear_bernoulli_log_prob(
                 x, h, weight, bias, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.linear_bernoulli_log_prob(x, h, weight, bias, x_scale, reduction, batch_dims)
+        result: Tensor = ops.linear_bernoulli_log_prob(x, h, weight, bias, x_scale, reduction, batch_dims)
+        return result
     except Exception:
         explain(linear_bernoulli_log_prob, locals())
         raise
@@ -515,13 +528,16 @@ def linear_gaussian_log_prob(
             return reference.linear_gaussian_log_prob(
                 x, h, weight, bias, logvar, sigmoid=sigmoid, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
-        return ops.linear_gaussian_log_prob(x, h, weight, bias, logvar, sigmoid, x_scale, reduction, batch_dims)
+        result: Tensor = ops.linear_gaussian_log_prob(
+            x, h, weight, bias, logvar, sigmoid, x_scale, reduction, batch_dims
+        )
+        return result
     except Exception:
         explain(linear_gaussian_log_prob, locals())
         raise
 
 
-def _device(device, generator) -> torch.device:
+def _device(device: Device | None, generator: Generators | None) -> torch.device:
     if device is not None:
         return torch.device(device)
     if isinstance(generator, (list, tuple)):
@@ -529,15 +545,18 @@ def _device(device, generator) -> torch.device:
     return generator.device if generator is not None else torch.get_default_device()
 
 
-def _fresh_key(device, generator) -> Tensor:
+def _fresh_key(device: Device | None, generator: Generators | None) -> Tensor:
     if torch.jit.is_tracing():
         return _traced_key(device, generator)
     if isinstance(generator, (list, tuple)):
         return keys_of(generator, ops.noise_key, device)
-    return ops.noise_key(device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0)
+    result: Tensor = ops.noise_key(
+        device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0
+    )
+    return result
 
 
-def _traced_key(device, generator) -> Tensor:
+def _traced_key(device: Device | None, generator: Generators | None) -> Tensor:
     """For torch.jit.trace, which takes no operator with a device among its arguments: the key that it would draw.
 
     (On the CPU. On CUDA a key of the same generator.)
@@ -561,10 +580,10 @@ def _call() -> int:
 
 # What torch.compiler.assume_constant_result does, but for importing the compiler, which takes longer than all of this
 # package.
-_call._dynamo_marked_constant = True
+_call._dynamo_marked_constant = True  # type: ignore[attr-defined]  # any function has attributes
 
 
-def _key(points: Tensor, key: Tensor | None, generator, name: str = "mu") -> Tensor:
+def _key(points: Tensor, key: Tensor | None, generator: Generators | None, name: str = "mu") -> Tensor:
     if key is None:
         if isinstance(generator, (list, tuple)) and sizes(points.shape)[:1] != (len(generator),):
             raise ValueError(

@@ -4,7 +4,7 @@ Nothing here waits for the device, and a transition is a function of its tensors
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,13 @@ def log_prior(z: Tensor) -> Tensor:
     return F.gaussian_log_prob(z, zero.expand_as(z), zero, batch_dims=z.dim() - 1)
 
 
-def log_joint(model, x: Tensor) -> Callable[[Tensor], Tensor]:
+class Likelihood(Protocol):
+    """A model, for all that is asked of it here."""
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor: ...
+
+
+def log_joint(model: Likelihood, x: Tensor) -> Callable[[Tensor], Tensor]:
     """log p(x, z) = log p(z) + log p(x | z) of a VAE as a function of z.
 
     Args:

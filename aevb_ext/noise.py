@@ -22,21 +22,25 @@ The functions here are that definition in plain PyTorch. The compiled operators 
 
 import math
 import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ._arguments import KINDS, described, explained, instance, integer, kind, tensor
+from ._arguments import KINDS, Check, described, explained, instance, integer, kind, tensor
+from ._types import Device
+
+__all__ = ["keys_at", "keys_of", "philox4x32", "rekeyed", "seed_for", "standard_normal", "words"]
 
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
 
-def _words(count: int):
+def _words(count: int) -> Check:
     """A check that an argument is so many words."""
 
-    def fits(value) -> bool:
+    def fits(value: object) -> bool:
         return isinstance(value, (list, tuple)) and len(value) == count and all(map(torch.is_tensor, value))
 
     return kind(fits, f"a list of {count} tensors of int64")
@@ -190,7 +194,7 @@ def _splitmix(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def keys_of(generators: list, draw, device) -> Tensor:
+def keys_of(generators: Sequence[torch.Generator], draw: Callable[..., Tensor], device: Device | None) -> Tensor:
     """``[len(generators), 2]``: the key that ``draw(device, generator=g)`` gives of each."""
     keys = [draw(device=device, generator=g) for g in generators]
     return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -9,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 __all__ = ["bar", "training_bar"]
 
 
-def training_bar(console: Console, shown: bool, **options) -> Progress:
+def training_bar(console: Console, shown: bool, **options: Any) -> Progress:
     """A bar as wide as the terminal, with the field "state" of its task, the time taken and the time left."""
     columns = BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn()
     left = TextColumn("left"), TimeRemainingColumn()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._types import Device, Generators
 from .noise import keys_of, standard_normal, words
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def noise_key(device=None, generator=None) -> Tensor:
+def noise_key(device: Device | None = None, generator: Generators | None = None) -> Tensor:
     if isinstance(generator, (list, tuple)):
         return keys_of(generator, noise_key, device)
     if device is None:
@@ -37,7 +38,16 @@ def noise_key(device=None, generator=None) -> Tensor:
     return torch.cat([seed, torch.zeros_like(seed)])
 
 
-def rsample(mu, logvar, *, n_samples=None, first_sample=0, key=None, generator=None, spread="logvar") -> Tensor:
+def rsample(
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    n_samples: int | None = None,
+    first_sample: int = 0,
+    key: Tensor | None = None,
+    generator: Generators | None = None,
+    spread: str = "logvar",
+) -> Tensor:
     if key is None:
         key = noise_key(mu.device, generator)
     mu32, logvar32 = _wide(mu), _logvar(_wide(logvar), spread)
@@ -47,17 +57,25 @@ def rsample(mu, logvar, *, n_samples=None, first_sample=0, key=None, generator=N
     eps = standard_normal(key, (*samples, *of_one), mu32.dtype, start=first_sample * math.prod(of_one))
     if samples:
         eps = eps.movedim(keys, 0)
-    return (mu32 + (0.5 * logvar32).exp() * eps).to(mu.dtype)
+    z: Tensor = (mu32 + (0.5 * logvar32).exp() * eps).to(mu.dtype)
+    return z
 
 
 def gaussian_kl(
-    mu, logvar, prior_mu=None, prior_logvar=None, *, spread="logvar", reduction="sample", batch_dims=1
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
+    *,
+    spread: str = "logvar",
+    reduction: str = "sample",
+    batch_dims: int = 1,
 ) -> Tensor:
     event_dims = mu.dim() - batch_dims
     mu, v = _wide(mu), _logvar(_wide(logvar), spread)
     if prior_mu is not None:
         mu = mu - _wide(prior_mu)
-    precision = 1.0
+    precision: Tensor | float = 1.0
     if prior_logvar is not None:
         prior_v = _logvar(_wide(prior_logvar), spread)
         v, precision = v - prior_v, (-prior_v).exp()
@@ -65,30 +83,33 @@ def gaussian_kl(
 
 
 def rsample_kl(
-    mu,
-    logvar,
+    mu: Tensor,
+    logvar: Tensor,
     *,
-    n_samples=None,
-    first_sample=0,
-    key=None,
-    generator=None,
-    spread="logvar",
-    reduction="sample",
-    batch_dims=1,
+    n_samples: int | None = None,
+    first_sample: int = 0,
+    key: Tensor | None = None,
+    generator: Generators | None = None,
+    spread: str = "logvar",
+    reduction: str = "sample",
+    batch_dims: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    noise = {"n_samples": n_samples, "first_sample": first_sample, "key": key, "generator": generator}
-    z = rsample(mu, logvar, spread=spread, **noise)
+    z = rsample(mu, logvar, n_samples=n_samples, first_sample=first_sample, key=key, generator=generator, spread=spread)
     return z, gaussian_kl(mu, logvar, spread=spread, reduction=reduction, batch_dims=batch_dims)
 
 
-def bernoulli_log_prob(x, logits, *, x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:
+def bernoulli_log_prob(
+    x: Tensor, logits: Tensor, *, x_scale: float = 1.0, reduction: str = "sample", batch_dims: int = 1
+) -> Tensor:
     event_dims = x.dim() - batch_dims
     logits = _wide(logits)
     x = x.to(logits.dtype) * x_scale
     return _reduce(x * logits + F.logsigmoid(-logits), event_dims, reduction)
 
 
-def bernoulli_log_prob_of_probs(x, probs, *, x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:
+def bernoulli_log_prob_of_probs(
+    x: Tensor, probs: Tensor, *, x_scale: float = 1.0, reduction: str = "sample", batch_dims: int = 1
+) -> Tensor:
     event_dims = x.dim() - batch_dims
     probs = _wide(probs)
     x = (x.to(probs.dtype) * x_scale).expand_as(probs)
@@ -98,36 +119,69 @@ def bernoulli_log_prob_of_probs(x, probs, *, x_scale=1.0, reduction="sample", ba
     return _reduce(-losses.masked_fill(outside, math.nan), event_dims, reduction)
 
 
-def gaussian_log_prob(x, mu, logvar, *, spread="logvar", x_scale=1.0, reduction="sample", batch_dims=1) -> Tensor:
+def gaussian_log_prob(
+    x: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    spread: str = "logvar",
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
     event_dims = x.dim() - batch_dims
     mu, v = _wide(mu), _logvar(_wide(logvar), spread)
     x = x.to(mu.dtype) * x_scale
     return _reduce(-0.5 * (math.log(2 * math.pi) + v + (x - mu).square() * (-v).exp()), event_dims, reduction)
 
 
-def binarize(x, key=None, *, generator=None, x_scale=1.0) -> Tensor:
+def binarize(
+    x: Tensor, key: Tensor | None = None, *, generator: Generators | None = None, x_scale: float = 1.0
+) -> Tensor:
     if key is None:
         key = noise_key(x.device, generator)
     shape = x.shape[key.dim() - 1 :]
     # Beyond these ends all is 0 or all is 1; in whole numbers the comparison is exact.
     most = (_wide(x) * (x_scale * 2.0**32)).ceil().clamp(0, 2.0**32).nan_to_num(0).long()
-    return (words(key, math.prod(shape)).reshape(x.shape) < most).to(torch.uint8)
+    return words(key, math.prod(shape)).reshape(x.shape).less(most).to(torch.uint8)
 
 
-def unpack_bits(packed, n) -> Tensor:
+def unpack_bits(packed: Tensor, n: int) -> Tensor:
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
-    return ((packed.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :n]
+    return packed.unsqueeze(-1).bitwise_right_shift(shifts).bitwise_and(1).flatten(-2)[..., :n]
 
 
-def linear_bernoulli_log_prob(x, h, weight, bias=None, **options) -> Tensor:
-    return bernoulli_log_prob(x, F.linear(h, weight, bias), **options)
+def linear_bernoulli_log_prob(
+    x: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
+    logits = F.linear(h, weight, bias)
+    return bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
-def linear_gaussian_log_prob(x, h, weight, bias=None, logvar=None, *, sigmoid=False, **options) -> Tensor:
+def linear_gaussian_log_prob(
+    x: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    logvar: Tensor | None = None,
+    *,
+    sigmoid: bool = False,
+    x_scale: float = 1.0,
+    reduction: str = "sample",
+    batch_dims: int = 1,
+) -> Tensor:
     mean = F.linear(h, weight, bias)
     if logvar is None:
         mean, logvar = mean.chunk(2, -1)
-    return gaussian_log_prob(x, _wide(mean).sigmoid() if sigmoid else mean, logvar, **options)
+    mean = _wide(mean).sigmoid() if sigmoid else mean
+    return gaussian_log_prob(x, mean, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
 def _wide(t: Tensor) -> Tensor:

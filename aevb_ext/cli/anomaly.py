@@ -1,5 +1,6 @@
 """Anomalies: ``aevb anomaly`` and ``aevb held-out``."""
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from . import common
 from .common import file_to_write
 from .config import add_flags, count, data_of_keys, model_of_keys, read_config, resolved, settings_of_keys, whole
 from .train import default_device
+from .verbs import Verbs
 
 __all__ = ["add_anomaly", "add_held_out"]
 
 
-def add_anomaly(verbs) -> None:
+def add_anomaly(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "anomaly",
@@ -35,7 +37,7 @@ def add_anomaly(verbs) -> None:
     parser.add_argument("--samples", type=count, default=1, metavar="L", help="of z a data point; default: %(default)s")
 
 
-def _anomaly(a) -> None:
+def _anomaly(a: argparse.Namespace) -> None:
     model, data = common.encoder_and_data(a)
     x, labels = data.split(a.split)
     how = {"estimator": a.estimator, "n_samples": a.samples, "seed": a.seed}
@@ -49,7 +51,7 @@ def _anomaly(a) -> None:
 _SAMPLES_SEEN = 300_000
 
 
-def add_held_out(verbs) -> None:
+def add_held_out(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "held-out",
@@ -70,7 +72,7 @@ def add_held_out(verbs) -> None:
     add_flags(parser)
 
 
-def _held_out(a) -> None:
+def _held_out(a: argparse.Namespace) -> None:
     keys = resolved(a)
     given = {} if a.config is None else read_config(a.config)
     if not any(given.get(name) or getattr(a, name) for name in ("samples_seen", "epochs")):
@@ -82,7 +84,7 @@ def _held_out(a) -> None:
         settings = replace(settings, evaluate_every=settings.samples_seen)
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    results = []
+    results: list[HeldOut] = []
     for result in held_out(
         data,
         lambda data: model_of_keys(keys, data, settings.seed),

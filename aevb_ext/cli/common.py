@@ -3,11 +3,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .. import plots
 from .._files import write_whole
+from .._types import StrPath
 from ..data import SPLITS, Data
 from ..learners import LEARNERS
 from ..models import VAE
@@ -79,13 +81,13 @@ def encoder_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
     return model_and_data(a)
 
 
-def learner_without_encoder(path) -> str | None:
+def learner_without_encoder(path: StrPath) -> str | None:
     """The learner of a run, if it trains no encoder; of a checkpoint out of its run's folder nobody knows."""
     learner = setting(path, "learner")
     return learner if learner in LEARNERS and not LEARNERS[learner].ENCODES else None
 
 
-def setting(path, name: str):
+def setting(path: StrPath, name: str) -> Any:
     """A setting of a run; of a checkpoint out of its run's folder the default."""
     try:
         return open_run(path).config.get(name, getattr(Settings, name))
@@ -140,7 +142,7 @@ def file_to_write(*suffixes: str) -> Callable[[str], str]:
     return path
 
 
-def checked_shape(image_shape, name: str) -> tuple[int, ...]:
+def checked_shape(image_shape: tuple[int, ...] | None, name: str) -> tuple[int, ...]:
     """The shape of the pictures of the data of that name.
 
     Raises:
@@ -151,7 +153,7 @@ def checked_shape(image_shape, name: str) -> tuple[int, ...]:
     return image_shape
 
 
-def write_picture(path, canvas: Tensor) -> None:
+def write_picture(path: StrPath, canvas: Tensor) -> None:
     """Write a canvas as a PNG, and say so.
 
     Raises:

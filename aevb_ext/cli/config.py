@@ -7,11 +7,12 @@ import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
 from .. import data as datasets
+from .._types import StrPath
 from ..data import NAMES, Data
 from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS, VAE, make_model
 from ..train.settings import CHOICES, Settings
@@ -74,11 +75,11 @@ def whole(text: str) -> int:
 def _integer(text: str) -> int | None:
     for read in (int, float):
         try:
-            value = read(text)
+            value: int | float = read(text)
         except ValueError:
             continue
         # int() of a float is exact.
-        return int(value) if read is int or value.is_integer() else None
+        return int(value) if isinstance(value, int) or value.is_integer() else None
     return None
 
 
@@ -113,11 +114,11 @@ MODEL = {
     "mean_activation": str,
     "logvar_scale": float,
 }
-_TYPES = {int: whole, float: float, str: str}
+_TYPES: dict[Any, Any] = {int: whole, float: float, str: str}
 # "int", or "int | None".
 SETTINGS = {field.name: _TYPES[(get_args(field.type) or [field.type])[0]] for field in fields(Settings)}
 # What is no part of Settings, but says how long a run is.
-KEYS = {**DATA, **MODEL, **SETTINGS, "epochs": float}
+KEYS: dict[str, Any] = {**DATA, **MODEL, **SETTINGS, "epochs": float}
 _BOTH_LENGTHS = "{} and {} were both given: each says how long to train, give one"
 
 
@@ -126,14 +127,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     meanings = _meanings()
     for key, kind in KEYS.items():
         names = [f"--{key.replace('_', '-')}", *_ALIASES.get(key, [])]
-        options = {"dest": key, "help": meanings.get(key)}
         if kind is bool:
-            parser.add_argument(*names, action="store_true", default=None, **options)
+            parser.add_argument(*names, action="store_true", default=None, dest=key, help=meanings.get(key))
         else:
-            parser.add_argument(*names, type=kind, choices=_CHOICES.get(key), **options)
+            parser.add_argument(*names, type=kind, choices=_CHOICES.get(key), dest=key, help=meanings.get(key))
 
 
-def read_config(path) -> dict:
+def read_config(path: StrPath) -> dict:
     """The keys of a TOML file: those of data and settings at its top, those of the model there or under ``[model]``.
 
     Raises:
@@ -165,7 +165,7 @@ def read_config(path) -> dict:
     return {key: of_kind(path, key, value) for key, value in keys.items()}
 
 
-def of_kind(path: Path, key: str, value):
+def of_kind(path: Path, key: str, value: Any) -> Any:
     """The value of a key, if it is of the key's type: a number may be whole or not where it is one of either."""
     kind = KEYS[key]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -230,7 +230,7 @@ def _meanings() -> dict[str, str]:
         "epochs": "training length, in passes over the training data",
         "samples_seen": f"training length in data points; default: {_by_data('samples_seen')}",
     }
-    for entry in re.split(r"\n {8}(?=\S)", Settings.__doc__.partition("Attributes:")[2]):
+    for entry in re.split(r"\n {8}(?=\S)", (Settings.__doc__ or "").partition("Attributes:")[2]):
         name, colon, text = " ".join(entry.split()).partition(": ")
         if colon and name in SETTINGS and name not in found:
             default = next(field.default for field in fields(Settings) if field.name == name)
@@ -243,7 +243,7 @@ def _meanings() -> dict[str, str]:
 def _by_data(key: str) -> str:
     """The default of a key, and of which data it is another."""
     usual = DEFAULTS["digits"][key]
-    others = {}
+    others: dict[object, list[str]] = {}
     for name, defaults in DEFAULTS.items():
         if defaults[key] != usual:
             others.setdefault(defaults[key], []).append(name)

@@ -1,5 +1,6 @@
 """Representations: ``aevb encode`` and ``aevb probe``."""
 
+import argparse
 from functools import partial
 
 from torch import Tensor
@@ -11,11 +12,12 @@ from ..uses import L2S, probe_latents, probe_pixels, writing_npz
 from . import common
 from .common import file_to_write
 from .config import whole
+from .verbs import Verbs
 
 __all__ = ["add_encode", "add_probe"]
 
 
-def add_encode(verbs) -> None:
+def add_encode(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "encode",
@@ -37,7 +39,7 @@ def add_encode(verbs) -> None:
     )
 
 
-def _encode(a) -> None:
+def _encode(a: argparse.Namespace) -> None:
     model, data = common.encoder_and_data(a)
     x, labels = data.split(a.split)
     with bar("encoding", len(x)) as told:
@@ -57,13 +59,14 @@ def _encode(a) -> None:
 def _dims(asked: list[int] | None, mean: Tensor) -> tuple[int, int]:
     latent = mean.shape[1]
     if asked is None and latent >= 2:
-        return tuple(mean.var(0).topk(2).indices.sort().values.tolist())
+        right, up = mean.var(0).topk(2).indices.sort().values.tolist()
+        return right, up
     if asked is None or asked[0] == asked[1] or not all(0 <= dim < latent for dim in asked):
         raise ValueError(f"--dims: a picture is of two of the {latent} dimensions of z, 0 to {latent - 1}, got {asked}")
-    return tuple(asked)
+    return asked[0], asked[1]
 
 
-def add_probe(verbs) -> None:
+def add_probe(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "probe",
@@ -79,7 +82,7 @@ def add_probe(verbs) -> None:
     parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
 
-def _probe(a) -> None:
+def _probe(a: argparse.Namespace) -> None:
     model, data = common.encoder_and_data(a)
     for name, run in (("latent means", partial(probe_latents, model)), ("pixels", probe_pixels)):
         with bar(f"a classifier of {name}", len(L2S)) as told:

@@ -1,7 +1,15 @@
 """``aevb evaluate``."""
 
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..data import Rows
 from ..estimators import (
     ESTIMATORS,
+    Bound,
     LogLikelihood,
     annealed_importance_sampling,
     evaluate_bound,
@@ -9,21 +17,23 @@ from ..estimators import (
     marginal_likelihood,
     quadrature_log_likelihood,
 )
+from ..models import VAE
 from ..progress_bar import bar
 from . import common
 from .config import count, whole
+from .verbs import Verbs
 
 __all__ = ["add"]
 
 # Those that estimate log p(x) itself; None: what they draw is not a number of samples.
-_OF_LOG_LIKELIHOOD = {
+_OF_LOG_LIKELIHOOD: dict[str, tuple[Callable[..., LogLikelihood], int | None]] = {
     "marginal": (marginal_likelihood, 50),
     "ais": (annealed_importance_sampling, 16),
     "quadrature": (quadrature_log_likelihood, None),
 }
 
 
-def add(verbs) -> None:
+def add(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "evaluate",
@@ -62,7 +72,7 @@ def add(verbs) -> None:
     parser.add_argument("--device", help="default: cuda where there is one and the build has it, else cpu")
 
 
-def _evaluate(a) -> None:
+def _evaluate(a: argparse.Namespace) -> None:
     _check(a)
     model, data = common.model_and_data(a)
     # What training skipped is skipped here too.
@@ -76,8 +86,8 @@ def _evaluate(a) -> None:
         print(f"{split} {line}", flush=True)
 
 
-def _line(model, x, a, skip: bool, progress) -> str:
-    options = {"seed": a.seed, "count": a.count, "progress": progress}
+def _line(model: VAE, x: Tensor | Rows, a: argparse.Namespace, skip: bool, progress: Callable[[int], None]) -> str:
+    options: dict[str, Any] = {"seed": a.seed, "count": a.count, "progress": progress}
     if a.estimator in _OF_LOG_LIKELIHOOD:
         estimate, samples = _OF_LOG_LIKELIHOOD[a.estimator]
         if samples is not None:
@@ -104,11 +114,11 @@ def _told(found: LogLikelihood, samples: int | None, skip: bool) -> str:
     return line
 
 
-def _noise(bound) -> str:
+def _noise(bound: Bound) -> str:
     return "" if bound.noise_stderr is None else f", +- {bound.noise_stderr:.2g} of it by the noise"
 
 
-def _check(a) -> None:
+def _check(a: argparse.Namespace) -> None:
     """What could be found out only after a while.
 
     Raises:

@@ -1,15 +1,17 @@
 """``aevb paper`` and ``aevb factor-analysis``."""
 
+import argparse
 from pathlib import Path
 
 from ..factor_analysis import compare, simulated, table
 from ..paper import FIGURES, make
 from .config import count, whole
+from .verbs import Verbs
 
 __all__ = ["add_factor_analysis", "add_paper"]
 
 
-def add_paper(verbs) -> None:
+def add_paper(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "paper",
@@ -30,7 +32,7 @@ def add_paper(verbs) -> None:
     parser.add_argument("--workers", type=count, metavar="N", help="runs trained at a time; default: one for each core")
 
 
-def _paper(a) -> int:
+def _paper(a: argparse.Namespace) -> int:
     failed = make(
         a.figure,
         a.out,
@@ -47,7 +49,7 @@ def _paper(a) -> int:
     return 1 if failed else 0
 
 
-def add_factor_analysis(verbs) -> None:
+def add_factor_analysis(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "factor-analysis",
@@ -65,6 +67,6 @@ def add_factor_analysis(verbs) -> None:
     parser.add_argument("--seed", type=whole, default=0, help="default: %(default)s")
 
 
-def _factor_analysis(a) -> None:
+def _factor_analysis(a: argparse.Namespace) -> None:
     x = simulated(a.n, a.x_dim, a.latent, a.seed)
     print(table(compare(x, a.latent, samples_seen=a.samples_seen, seed=a.seed)))

@@ -1,16 +1,18 @@
 """``aevb export``."""
 
+import argparse
 from pathlib import Path
 
 from ..export import export_onnx, export_programs, missing_for_onnx
 from ..train import load_checkpoint
 from ..train.saved_run import folder_of
 from . import common
+from .verbs import Verbs
 
 __all__ = ["add"]
 
 
-def add(verbs) -> None:
+def add(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "export",
@@ -24,7 +26,7 @@ def add(verbs) -> None:
     parser.add_argument("--out", metavar="DIR", help="default: export in the run's folder")
 
 
-def _export(a) -> None:
+def _export(a: argparse.Namespace) -> None:
     model = load_checkpoint(a.checkpoint).model
     out = folder_of(Path(a.checkpoint)) / "export" if a.out is None else Path(a.out)
     missing = missing_for_onnx()

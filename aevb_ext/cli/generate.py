@@ -18,13 +18,14 @@ from ..uses import write_npy, writing_npz
 from . import common
 from .common import checked_shape, file_to_write, write_picture
 from .config import count, whole
+from .verbs import Verbs
 
 __all__ = ["add_augment", "add_latent_space", "add_sample"]
 
 _SAMPLES_AT_ONCE = 1000
 
 
-def add_sample(verbs) -> None:
+def add_sample(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "sample",
@@ -46,7 +47,7 @@ def add_sample(verbs) -> None:
     parser.add_argument("--seed", type=whole, default=0, help="default: %(default)s")
 
 
-def _sample(a) -> None:
+def _sample(a: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(a.checkpoint)
     for out in map(Path, a.out):
         if out.suffix.lower() == ".npy":
@@ -61,7 +62,7 @@ def _sample(a) -> None:
         print(f"written to {out}")
 
 
-def _blocks(a, checkpoint: Checkpoint) -> Iterator[Tensor]:
+def _blocks(a: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Tensor]:
     model = checkpoint.model.eval()
     with bar("sampling", a.n) as told:
         for index in torch.arange(a.n).split(_SAMPLES_AT_ONCE):
@@ -75,7 +76,7 @@ _POINTS_AT_ONCE = 500
 _POINTS, _VARIANTS = 10, 9
 
 
-def add_augment(verbs) -> None:
+def add_augment(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "augment",
@@ -107,7 +108,7 @@ def _temperature(text: str) -> float:
     return value
 
 
-def _augment(a) -> None:
+def _augment(a: argparse.Namespace) -> None:
     out = Path(a.out)
     model, data = common.encoder_and_data(a)
     x, labels = data.split(a.split)
@@ -124,7 +125,7 @@ def _augment(a) -> None:
         write_picture(out.with_suffix(".png"), canvas)
 
 
-def _variants(model: VAE, data: Data, x: Tensor | Rows, a) -> Iterator[Tensor]:
+def _variants(model: VAE, data: Data, x: Tensor | Rows, a: argparse.Namespace) -> Iterator[Tensor]:
     device = next(model.parameters()).device
     parts = torch.arange(len(x)).split(_POINTS_AT_ONCE)
     batches = chunks(x, _POINTS_AT_ONCE, device, lambda index: _data_keys(a, index))
@@ -138,12 +139,12 @@ def _variants(model: VAE, data: Data, x: Tensor | Rows, a) -> Iterator[Tensor]:
             told(int(index[-1]) + 1)
 
 
-def _data_keys(a, index: Tensor) -> Tensor:
+def _data_keys(a: argparse.Namespace, index: Tensor) -> Tensor:
     """Of data that is drawn."""
     return keys_at(a.seed, "evaluation binarize", index)
 
 
-def add_latent_space(verbs) -> None:
+def add_latent_space(verbs: Verbs) -> None:
     """The verbs."""
     parser = verbs.add_parser(
         "manifold",
@@ -184,13 +185,13 @@ def add_latent_space(verbs) -> None:
     )
 
 
-def _manifold(a) -> None:
+def _manifold(a: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(a.checkpoint)
     shape = checked_shape(checkpoint.image_shape, checkpoint.data)
     write_picture(a.out, plots.manifold(checkpoint.model.eval(), shape, a.side, a.dims))
 
 
-def _interpolate(a) -> None:
+def _interpolate(a: argparse.Namespace) -> None:
     model, data = common.encoder_and_data(a)
     shape = checked_shape(data.image_shape, data.name)
     rows = rows_of(data.split(a.split)[0])

@@ -6,19 +6,21 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from .. import doctor
 from .._typed import in_shell
 from .._version import __version__
 from ..estimators import UntrustedEstimate
 from ..export import ExportError
-from ..train import NonFiniteBound, PeerFailed, joined
+from ..train import NonFiniteBound, PeerFailed, Processes, joined
 from ..train.memory import OutOfMemory, out_of_memory
 from ..uses import NotConverged
 from . import anomaly, encode, evaluate, experiments, export, generate, report, train
 from .config import KEYS
+from .verbs import Verbs
 
 __all__ = ["main"]
 
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return _ended(processes, argv)
 
 
-def _ended(processes, argv: list[str]) -> int:
+def _ended(processes: Processes, argv: list[str]) -> int:
     parser, verbs = _parser()
     arguments = None
     try:
@@ -86,7 +88,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _as_typed(message: str, verbs, arguments: argparse.Namespace | None, argv: list[str]) -> str:
+def _as_typed(message: str, verbs: Verbs, arguments: argparse.Namespace | None, argv: list[str]) -> str:
     """The message, with flags in the place of the names that arguments have in Python.
 
     At its beginning that is the flag that was typed. Elsewhere it may be one that was not; there only names that are no
@@ -112,10 +114,10 @@ def _as_typed(message: str, verbs, arguments: argparse.Namespace | None, argv: l
 
 
 @contextmanager
-def _warnings_as_lines(spelt: Callable[[str], str]):
+def _warnings_as_lines(spelt: Callable[[str], str]) -> Iterator[None]:
     """A context in which warnings for whoever uses a program are a line each, without a place in its source."""
 
-    def shown(message, category, *where, **how):
+    def shown(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
         if issubclass(category, UserWarning):
             print(f"warning: {spelt(str(message))}", file=sys.stderr, flush=True)
         else:
@@ -130,7 +132,7 @@ def _warnings_as_lines(spelt: Callable[[str], str]):
 class _Parser(argparse.ArgumentParser):
     """Names what comes nearest to what was typed, where that is nothing that there is."""
 
-    def _check_value(self, action: argparse.Action, value) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
             near = difflib.get_close_matches(str(value), map(str, action.choices), 1)
             choices = ", ".join(map(str, action.choices))
@@ -145,23 +147,24 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"there is no argument {flag}" + (f": {near[0]}?" if near else ""))
 
 
-def _parsed(parser: _Parser, verbs, argv: list[str]) -> argparse.Namespace:
+def _parsed(parser: _Parser, verbs: Verbs, argv: list[str]) -> argparse.Namespace:
     if not argv:
         parser.print_help(sys.stderr)
         raise SystemExit(2)
-    verb = verbs.choices.get(next((token for token in argv if not token.startswith("-")), None))
+    verb = verbs.choices.get(next((token for token in argv if not token.startswith("-")), ""))
     # Before what is missing is missed: it may be what was mistyped.
-    for token in argv if verb else ():
-        flag = token.partition("=")[0]
-        if flag.startswith("--") and not any(known.startswith(flag) for known in verb._option_string_actions):
-            verb.refuse(flag)
+    if verb is not None:
+        for token in argv:
+            flag = token.partition("=")[0]
+            if flag.startswith("--") and not any(known.startswith(flag) for known in verb._option_string_actions):
+                verb.refuse(flag)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         verbs.choices[arguments.verb].refuse(unknown[0].partition("=")[0])
     return arguments
 
 
-def _parser() -> tuple[_Parser, argparse.Action]:
+def _parser() -> tuple[_Parser, Verbs]:
     """The parser, and what has those of the verbs."""
     parser = _Parser(prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014).")
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")

@@ -1,5 +1,6 @@
 """``aevb report`` and ``aevb compare``: pages about runs."""
 
+import argparse
 from pathlib import Path
 
 from .._files import write_whole
@@ -8,11 +9,12 @@ from ..train import load_checkpoint
 from ..train.saved_run import open_run
 from . import common
 from .common import file_to_write
+from .verbs import Verbs
 
 __all__ = ["add"]
 
 
-def add(verbs) -> None:
+def add(verbs: Verbs) -> None:
     """The verbs."""
     parser = verbs.add_parser("report", help="one HTML page about a run")
     parser.set_defaults(run=_report)
@@ -30,7 +32,7 @@ def add(verbs) -> None:
     )
 
 
-def _report(a) -> None:
+def _report(a: argparse.Namespace) -> None:
     run = open_run(a.checkpoint)
     model = data = None
     missing = "There is no checkpoint yet: pictures and latent dimensions are left out."
@@ -48,7 +50,7 @@ def _report(a) -> None:
     print(f"written to {out}")
 
 
-def _compare(a) -> None:
+def _compare(a: argparse.Namespace) -> None:
     runs = [open_run(folder) for folder in a.folders]
     header, rows = comparison(runs)
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]

@@ -1,5 +1,6 @@
 """``aevb train``."""
 
+import argparse
 from itertools import count
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from ..train import fit
 from ..train.saved_run import CONFIG
 from .config import add_flags, data_of_keys, model_of_keys, resolved, settings_of_keys
 from .config import count as count_of
+from .verbs import Verbs
 
 __all__ = ["add", "default_device"]
 
 
-def add(verbs) -> None:
+def add(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "train",
@@ -41,7 +43,7 @@ def add(verbs) -> None:
     add_flags(parser)
 
 
-def _run(a) -> None:
+def _run(a: argparse.Namespace) -> None:
     if a.resume and a.out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with")
     if a.resume and a.config is None and (own := Path(a.out) / CONFIG).is_file():

@@ -4,6 +4,7 @@ import os
 import re
 import struct
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,9 +52,9 @@ def read_arrays(
     return FoundData({"train": rows}, layout(event)[0], Labels())
 
 
-def _read_npz(path: Path, resident_bytes: int, image_shape, array: str | None) -> FoundData:
+def _read_npz(path: Path, resident_bytes: int, image_shape: tuple[int, ...] | None, array: str | None) -> FoundData:
     with reading(path, "a .npz file"), zipfile.ZipFile(path) as archive:
-        members = {}
+        members: dict[str, zipfile.ZipInfo] = {}
         for member in archive.infolist():
             name = Path(member.filename).stem
             if member.is_dir() or any(is_hidden(part) for part in Path(member.filename).parts):
@@ -84,12 +85,14 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
     there = f"{path} has the arrays {', '.join(names) or '(none)'}"
     if array is not None and array not in names:
         raise FileError(f"array must be one of {', '.join(names) or '(none)'}, which {path} has, got {array!r}")
-    roles = {}
+    roles: dict[Role, list[str]] = {}
     for name in names:
         if role := _role(name):
             roles.setdefault(role, []).append(name)
     points = {role[0]: found for role, found in roles.items() if not role[1]}
-    of_splits = {split: points[split] for split in ("train", "test", "valid") if split in points}
+    of_splits: dict[str | None, list[str]] = {
+        split: points[split] for split in ("train", "test", "valid") if split in points
+    }
     others = [name for name in names if (role := _role(name)) is None or not role[1]]
     if array is not None:
         points = {"train": [array]}
@@ -117,7 +120,8 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
                 f"{there}, of which {' and '.join(found)} are the same by their names: leave one, or name the one that "
                 f"is the data ({typed('array=...', '--array')})"
             )
-    return tuple({split: found[0] for split, found in of.items()} for of in (points, labels))
+    first_of, labels_of = ({split: found[0] for split, found in of.items() if split} for of in (points, labels))
+    return first_of, labels_of
 
 
 def _role(name: str) -> Role | None:
@@ -131,11 +135,12 @@ def _role(name: str) -> Role | None:
 
 
 @contextmanager
-def _opened(archive: zipfile.ZipFile, path: Path, member: zipfile.ZipInfo):
+def _opened(archive: zipfile.ZipFile, path: Path, member: zipfile.ZipInfo) -> Iterator[ArrayFile]:
     """The array that is a member, mappable where it is not compressed."""
     is_stored = member.compress_type == zipfile.ZIP_STORED
     start, size = (_start_of_member(path, member), member.compress_size) if is_stored else (None, member.file_size)
     with archive.open(member) as file:
+        assert isinstance(file, zipfile.ZipExtFile)  # which typeshed calls IO[bytes]
         yield ArrayFile(file, f"{path}: {member.filename}", size, path, start)
 
 
@@ -143,5 +148,5 @@ def _start_of_member(path: Path, member: zipfile.ZipInfo) -> int:
     """Where the bytes of an uncompressed member begin: after its local header, name and extra field."""
     with open(path, "rb") as file:
         file.seek(member.header_offset)
-        lengths = struct.unpack_from("<HH", file.read(_ZIP_HEADER), _ZIP_LENGTHS)
+        lengths: tuple[int, int] = struct.unpack_from("<HH", file.read(_ZIP_HEADER), _ZIP_LENGTHS)
     return member.header_offset + _ZIP_HEADER + sum(lengths)

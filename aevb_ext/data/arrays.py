@@ -1,8 +1,10 @@
 """Data points in the files of NumPy: an array, read into memory or left in the file."""
 
+import io
 import math
 import mmap
 import warnings
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._memory import memory_limit
+from .._types import Device, StrPath
 from .integrity import FileError, reading
 from .rows import Rows
 
@@ -29,7 +32,7 @@ __all__ = [
 NATIVE = {np.dtype(name): getattr(torch, name) for name in ("bool", "uint8", "float16", "float32", "float64")}
 
 
-def dtype_of(dtype: np.dtype, what) -> torch.dtype:
+def dtype_of(dtype: np.dtype, what: object) -> torch.dtype:
     """What data of these numbers is of: itself in this machine's byte order, or bytes, of any other integers.
 
     Raises:
@@ -44,7 +47,7 @@ def dtype_of(dtype: np.dtype, what) -> torch.dtype:
     return found
 
 
-def native(array: np.ndarray, what) -> np.ndarray:
+def native(array: np.ndarray, what: object) -> np.ndarray:
     """The numbers as :func:`dtype_of` says.
 
     Raises:
@@ -82,7 +85,9 @@ class StoredRows:
 
     resident, draws, device = False, False, torch.device("cpu")
 
-    def __init__(self, path, offset: int, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool = False):
+    def __init__(
+        self, path: StrPath, offset: int, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool = False
+    ):
         self._given = path, offset, tuple(shape), dtype, channels_last
         self._path, self._shape, self._stored, self._channels_last = path, tuple(shape), dtype, channels_last
         self.dtype = dtype_of(dtype, path)
@@ -90,7 +95,8 @@ class StoredRows:
         width = self.event_shape.numel() * dtype.itemsize
         # Bytes, since in a file numbers may begin anywhere.
         file = np.memmap(path, np.uint8, mode="r", offset=offset, shape=(shape[0], width))
-        self._map, self._skipped, self._end = file._mmap, offset % mmap.ALLOCATIONGRANULARITY, offset + file.nbytes
+        self._map: mmap.mmap = file._mmap  # type: ignore[attr-defined]  # not in NumPy's stubs
+        self._skipped, self._end = offset % mmap.ALLOCATIONGRANULARITY, offset + file.nbytes
         self._is_large = file.nbytes > memory_limit() // 2
         if self._is_large:
             # Where memory cannot hold the file, what is read along with a data point is gone before it is its turn.
@@ -126,7 +132,7 @@ class StoredRows:
             rows = rows.reshape(-1, *self._shape[1:]).movedim(-1, 1)
         return rows.reshape(len(index), -1)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["StoredRows"], tuple[object, ...]]:
         # Another process maps the file for itself.
         return StoredRows, self._given
 
@@ -142,7 +148,7 @@ class StoredRows:
         for start, length in zip(begin.tolist(), (end - begin).tolist(), strict=True):
             self._map.madvise(mmap.MADV_WILLNEED, start, length)
 
-    def to(self, device) -> "StoredRows":
+    def to(self, device: Device) -> "StoredRows":
         """Itself: files stay where they are."""
         return self
 
@@ -158,10 +164,10 @@ class ArrayFile:
         path, start: where it can be mapped: the file, and where in it the header begins. None: nowhere.
     """
 
-    file: object
+    file: io.BufferedReader | zipfile.ZipExtFile
     what: str
     size: int
-    path: object = None
+    path: StrPath | None = None
     start: int | None = None
 
 
@@ -191,7 +197,7 @@ def read_rows(
             f"{list(shape)}), got {'x'.join(map(str, event))}"
         )
     channels_last = layout(event)[1]
-    if math.prod(shape) * dtype.itemsize > resident_bytes and source.start is not None:
+    if math.prod(shape) * dtype.itemsize > resident_bytes and source.path is not None and source.start is not None:
         if in_fortran_order:
             raise FileError(
                 f"{source.what} is in Fortran order, where a data point is scattered over the whole file; save it as "
@@ -227,15 +233,14 @@ def _content(source: ArrayFile, shape: tuple[int, ...], in_fortran_order: bool, 
         content = np.empty(nbytes, np.uint8)
         filled = 0
         while filled < nbytes:
-            got = source.file.readinto(memoryview(content)[filled:])
+            got = source.file.readinto(content.data[filled:])
             if not got:
                 raise FileError(f"{source.what} is truncated: it ends after {filled} of {nbytes} bytes")
             filled += got
         # A zip file's checksum is looked at behind the last byte.
         source.file.read(1)
-        if in_fortran_order:
-            return content.view(dtype).reshape(shape[::-1]).T
-        return content.view(dtype).reshape(shape)
+        array: np.ndarray = content.view(dtype)
+        return array.reshape(shape[::-1]).T if in_fortran_order else array.reshape(shape)
 
 
 def _header(source: ArrayFile) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -253,7 +258,7 @@ def _header(source: ArrayFile) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, in_fortran_order, dtype
 
 
-def check_finite(rows: Tensor, what) -> None:
+def check_finite(rows: Tensor, what: object) -> None:
     """Raise ValueError naming the first data point of rows ``[N, D]`` that has a NaN or an infinity."""
     if rows.is_floating_point() and not (finite := rows.isfinite().all(1)).all():
         raise FileError(f"{what}: data point {int(finite.int().argmin())} has a number that is not finite")

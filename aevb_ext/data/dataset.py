@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
+from .._types import Device
 from .rows import Rows, rows_of
 
 __all__ = ["SPLITS", "Data"]
@@ -40,7 +42,7 @@ class Data:
     x_scale: float = 1.0
     image_shape: tuple[int, ...] | None = None
     valid: Tensor | Rows | None = None
-    source: dict | None = None
+    source: dict[str, Any] | None = None
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
     valid_labels: Tensor | None = None
@@ -52,7 +54,7 @@ class Data:
         """How many numbers one data point is."""
         return math.prod(rows_of(self.train).event_shape)
 
-    def to(self, device) -> "Data":
+    def to(self, device: Device) -> "Data":
         """The same data on ``device``, where it is resident."""
         valid = None if self.valid is None else self.valid.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), valid=valid)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pooch
 
+from .._types import StrPath
+
 __all__ = ["DownloadError", "RemoteFile", "fetch"]
 
 # Of each mirror, after the first attempt: a connection that broke once may hold the second time.
@@ -39,10 +41,10 @@ class RemoteFile:
         if self.checksum is None or path.name != self.name:
             return True
         algorithm, _, expected = self.checksum.partition(":")
-        return pooch.file_hash(str(path), algorithm) == expected
+        return bool(pooch.file_hash(str(path), algorithm) == expected)
 
 
-def fetch(remote: RemoteFile, folder) -> Path:
+def fetch(remote: RemoteFile, folder: StrPath) -> Path:
     """The file in ``folder``, downloaded unless the right one is there, with a progress bar on stderr.
 
     What arrives lies under another name until its checksum is found right. Each mirror is tried three times.
@@ -73,11 +75,11 @@ def fetch(remote: RemoteFile, folder) -> Path:
 class _Downloader(pooch.HTTPDownloader):
     """Shows its progress, and looks at what arrived before pooch gives it its name."""
 
-    def __init__(self, check):
+    def __init__(self, check: Callable[[Path], object] | None):
         super().__init__(progressbar=True)
         self._check = check
 
-    def __call__(self, url, output_file, pooch, check_only=False):
+    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
         super().__call__(url, output_file, pooch, check_only)
         if self._check is not None:
             self._check(Path(output_file))

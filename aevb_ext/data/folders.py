@@ -95,8 +95,9 @@ class _Look:
             for ending, name in Image.registered_extensions().items()
             if name in Image.OPEN and name not in _NOT_DECODED
         }
-        self._folder, self._seen, self._known = folder, {_identity(folder)}, {}
-        self.skipped = []
+        self._folder, self._seen = folder, {_identity(folder)}
+        self._known: dict[Path, tuple[list[Path], list[Path]]] = {}
+        self.skipped: list[str] = []
 
     def __call__(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """The folders and the pictures right in a folder, hidden ones left out."""
@@ -141,7 +142,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _splits(place: Path, folders: list[Path]) -> dict[str, Path]:
     """The folders that are splits, in the order of :data:`SPLIT_OF`; none where nothing is called so."""
-    found = {}
+    found: dict[str, Path] = {}
     for folder in folders:
         if split := SPLIT_OF.get(folder.name.lower()):
             if split in found:
@@ -159,10 +160,10 @@ def _splits(place: Path, folders: list[Path]) -> dict[str, Path]:
         )
     else:
         for folder in folders:
-            if len(split := _named_in(folder)) == 1 and folder not in found.values() and not split & set(found):
+            if len(named := _named_in(folder)) == 1 and folder not in found.values() and not named & set(found):
                 raise FileError(
                     f"{place} has the folder {folder.name} beside {found['train'].name}: if it is a split, rename it "
-                    f"to {split.pop()}, else move it elsewhere"
+                    f"to {named.pop()}, else move it elsewhere"
                 )
     return {split: found[split] for split in ("train", "test", "valid") if split in found}
 
@@ -191,20 +192,21 @@ def _in_split(look: _Look, folders: list[Path], pictures: list[Path]) -> list[tu
             break
         _check_not_mixed(folders[0], inner[0])
         folders, pictures = inner
-    found = [(path, None) for path in pictures]
+    found: list[tuple[Path, str | None]] = [(path, None) for path in pictures]
     found += [(path, folder.name) for folder in folders for path in look.inside(folder)]
     return sorted(found, key=lambda pair: pair[0])
 
 
 def _labels(found: dict[str, list[tuple[Path, str | None]]]) -> Labels:
-    names, unread = {}, []
+    names: dict[str, list[str]] = {}
+    unread = []
     for split, pairs in found.items():
         of = [name for _, name in pairs]
         if alone := of.count(None):
             if alone < len(of):
                 unread.append(f"{alone} pictures of {split} are in no folder, so that the others' are no classes")
         else:
-            names[split] = of
+            names[split] = [name for name in of if name is not None]
     if len(set().union(*names.values())) < 2:
         return Labels(unread=unread)
     return Labels.of_names(names, unread)

@@ -3,21 +3,24 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 from tqdm import tqdm
 
+from .._types import Device
 from .folders import find_pictures
 from .integrity import FileError, reading
 from .own_data import FoundData
+from .rows import Rows
 
 __all__ = ["ImageRows", "read_images"]
 
@@ -88,7 +91,7 @@ class ImageRows:
     def _decode(self, i: int) -> Tensor:
         return torch.from_numpy(_decode(self.paths[i], self._shape)[0]).flatten()
 
-    def to(self, device) -> "ImageRows":
+    def to(self, device: Device) -> "ImageRows":
         """Itself: files stay where they are."""
         return self
 
@@ -109,8 +112,10 @@ def read_images(folder: Path, colour: bool, resident_bytes: int) -> FoundData:
     pictures = find_pictures(folder)
     height, width = _look(pictures.paths["train"][0])[0]
     shape = (3, height, width) if colour else (height, width)
-    done = Counter()
-    splits = {split: _rows(paths, shape, resident_bytes, done) for split, paths in pictures.paths.items()}
+    done: Counter[str] = Counter()
+    splits: dict[str, Tensor | Rows] = {
+        split: _rows(paths, shape, resident_bytes, done) for split, paths in pictures.paths.items()
+    }
     told = [_TURNED, _DEEP, _WHITE, *([] if colour else [_TO_GREY]), _FRAMES]
     converted = [f"{done[kind]} {kind}" for kind in told if done[kind]]
     origins = {
@@ -119,11 +124,11 @@ def read_images(folder: Path, colour: bool, resident_bytes: int) -> FoundData:
     return FoundData(splits, shape, pictures.labels, origins, converted, pictures.skipped)
 
 
-def _rows(paths: list[Path], shape: tuple[int, ...], resident_bytes: int, done: Counter) -> Tensor | ImageRows:
+def _rows(paths: list[Path], shape: tuple[int, ...], resident_bytes: int, done: Counter[str]) -> Tensor | ImageRows:
     """The pictures of these files; what is done to them is counted."""
     if len(paths) * math.prod(shape) > resident_bytes:
         for path, (size, kinds) in zip(paths, _in_threads(_look, paths, "looking at images"), strict=True):
-            _check_size(path, size, shape[-2:])
+            _check_size(path, size, shape)
             done.update(kinds)
         return ImageRows(paths, shape)
     rows = torch.empty(len(paths), math.prod(shape), dtype=torch.uint8)
@@ -134,7 +139,10 @@ def _rows(paths: list[Path], shape: tuple[int, ...], resident_bytes: int, done: 
     return rows
 
 
-def _in_threads(function, paths: list[Path], title: str) -> Iterable:
+T = TypeVar("T")
+
+
+def _in_threads(function: Callable[[Path], T], paths: list[Path], title: str) -> Iterator[T]:
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from tqdm(pool.map(function, paths), title, len(paths), disable=None)
 
@@ -146,7 +154,7 @@ def _look(path: Path) -> tuple[tuple[int, int], list[str]]:
 
 
 @contextmanager
-def _opened(path: Path):
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     # By its name, Pillow would map a file into memory: it turns such TIFFs wrongly, and one that is cut off meanwhile
     # ends the process.
     with reading(path, "an image"), open(path, "rb") as file, Image.open(file) as image:
@@ -168,7 +176,8 @@ def _orientation(image: Image.Image) -> int:
     # A PNG is decoded to look for EXIF behind its pixels, where hardly one has any.
     if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}:
         return 1
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
@@ -180,8 +189,9 @@ def _size(image: Image.Image) -> tuple[int, int]:
 
 def _decode(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
     """(uint8 of this shape, what was done to it)."""
+    image: Image.Image
     with _opened(path) as image:
-        _check_size(path, _size(image), shape[-2:])
+        _check_size(path, _size(image), shape)
         kinds = _kinds(path, image)
         turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
         if _DEEP in kinds:
@@ -213,7 +223,8 @@ def _is_deep(path: Path, image: Image.Image) -> bool:
 
 def _packing(image: Image.Image) -> str | None:
     """How Pillow unpacks the file: its raw mode."""
-    packed = image.tile[0].args if image.tile else None
+    tile = image.tile if isinstance(image, ImageFile.ImageFile) else None
+    packed = tile[0].args if tile else None
     packed = packed[0] if isinstance(packed, tuple) and packed else packed
     return packed if isinstance(packed, str) else None
 
@@ -241,13 +252,14 @@ def _made_bytes(path: Path, image: Image.Image) -> np.ndarray:
     return ((pixels + 128) // 257).astype(np.uint8)
 
 
-def _with_lower(args):
+def _with_lower(args: Any) -> Any:
     if isinstance(args, tuple):
         return (_LOWER[args[0]], *args[1:])
     return "RGBA" if args == _GREY_AND_ALPHA else _LOWER[args]
 
 
-def _check_size(path: Path, size: tuple[int, int], expected: tuple[int, int]) -> None:
+def _check_size(path: Path, size: tuple[int, int], shape: tuple[int, ...]) -> None:
+    expected = shape[-2:]
     if size != expected:
         raise FileError(
             f"{path} is {size[1]} pixels wide and {size[0]} high, the first image {expected[1]} and {expected[0]}: "

@@ -1,9 +1,11 @@
 """Whether a file is whole, and the right one."""
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .._memory import out_of_memory
+from .._types import StrPath
 
 __all__ = ["FileError", "reading", "verify"]
 
@@ -13,7 +15,7 @@ class FileError(ValueError):
 
 
 @contextmanager
-def reading(path, kind: str):
+def reading(path: StrPath, kind: str) -> Iterator[None]:
     """A context in which others' parsers read a file: whatever they stumble over is a FileError that names it.
 
     Args:
@@ -34,7 +36,7 @@ def reading(path, kind: str):
         raise FileError(f"{path} is truncated, damaged or not {kind}: {told}") from None
 
 
-def verify(content, checksum: str, what) -> None:
+def verify(content: bytes, checksum: str, what: object) -> None:
     """Raise ValueError naming ``what`` unless ``content`` has ``checksum``: ``"md5:..."`` or ``"sha256:..."``."""
     algorithm, _, expected = checksum.partition(":")
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .._typed import typed
+from .._types import StrPath
 from .arrays import ArrayFile, read_array
 from .dataset import Data
 from .download import DownloadError, RemoteFile, fetch
@@ -24,7 +26,7 @@ __all__ = ["KNOWN", "Known", "read_idx"]
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_idx(path, checksum: str | None = None) -> np.ndarray:
+def read_idx(path: StrPath, checksum: str | None = None) -> np.ndarray:
     """Read a gzipped idx file (the format of MNIST), uint8 or another of its number types.
 
     Args:
@@ -73,31 +75,33 @@ class Known:
     Attributes:
         name: its own, and that of its folder.
         title: what people call it.
-        read: the data set out of this and the paths of its files, then of its labels (None of one that is missing).
+        read: the data set out of this, the paths of its files, and those of its labels (None of one that is missing).
         files: what is read, and where others keep it.
         labels: files of labels, which are read where they are there.
     """
 
     name: str
     title: str
-    read: Callable[["Known", list[Path | None]], Data]
+    read: Callable[["Known", list[Path], list[Path | None]], Data]
     files: tuple[RemoteFile, ...] = ()
     labels: tuple[RemoteFile, ...] = ()
 
-    def load(self, data_dir=None) -> Data:
+    def load(self, data_dir: StrPath | None = None) -> Data:
         """Read from ``data_dir/name`` or ``data_dir``.
 
         Raises:
             FileNotFoundError: a file is missing; says where it was looked for and where it can be had.
             ValueError: a file is not what it should be.
         """
-        paths = [self._find(data_dir, file) for file in self.files]
-        for path, file in zip(paths, self.files, strict=True):
+        paths = []
+        for file in self.files:
+            path = self._find(data_dir, file)
             if path is None:
                 raise FileNotFoundError(self._missing(data_dir, file))
-        return self.read(self, paths + [self._find(data_dir, file) for file in self.labels])
+            paths.append(path)
+        return self.read(self, paths, [self._find(data_dir, file) for file in self.labels])
 
-    def download(self, data_dir) -> None:
+    def download(self, data_dir: StrPath) -> None:
         """Fetch into ``data_dir/name`` what is not there, or is damaged.
 
         Nothing is trained on labels: where no mirror has them, that is a warning.
@@ -114,19 +118,19 @@ class Known:
         except DownloadError as error:
             warnings.warn(f"{self.title} goes without its labels: {error}", stacklevel=3)
 
-    def _fetch(self, data_dir, file: RemoteFile) -> None:
+    def _fetch(self, data_dir: StrPath, file: RemoteFile) -> None:
         path = self._find(data_dir, file)
         if path is None or not file.may_be(path):
             fetch(file, Path(data_dir) / self.name)
 
-    def _find(self, data_dir, file: RemoteFile) -> Path | None:
+    def _find(self, data_dir: StrPath | None, file: RemoteFile) -> Path | None:
         paths = (place / name for place in self._places(data_dir) for name in (*file.other_names, file.name))
         return next((path for path in paths if path.is_file()), None)
 
-    def _places(self, data_dir) -> list[Path]:
+    def _places(self, data_dir: StrPath | None) -> list[Path]:
         return [] if data_dir is None else [Path(data_dir) / self.name, Path(data_dir)]
 
-    def _missing(self, data_dir, file: RemoteFile) -> str:
+    def _missing(self, data_dir: StrPath | None, file: RemoteFile) -> str:
         places = " and ".join(str(place) for place in self._places(data_dir))
         names = " or ".join((*file.other_names, file.name))
         looked = f"{names} was looked for in {places}" if places else "no data_dir was given"
@@ -137,7 +141,7 @@ class Known:
         )
 
 
-def _read_digits(known: Known, _) -> Data:
+def _read_digits(known: Known, *_: object) -> Data:
     with np.load(Path(__file__).parents[1] / "datasets" / "digits.npz") as file:
         counts, labels = shuffled(file["images"]), _labels(shuffled(file["labels"]))
     # Each value counts the dark pixels of a 4 x 4 block of the 32 x 32 scan. Given back as 16 grey pixels, it has the
@@ -147,9 +151,11 @@ def _read_digits(known: Known, _) -> Data:
     return Data(known.name, *splits, 1 / 16, (32, 32), train_labels=labels[:1500], test_labels=labels[1500:])
 
 
-def _read_idx_images(known: Known, paths: list[Path | None]) -> Data:
-    train, test, train_labels, test_labels = (
-        path and read_idx(path, file.checksum) for path, file in zip(paths, (*known.files, *known.labels), strict=True)
+def _read_idx_images(known: Known, paths: list[Path], label_paths: list[Path | None]) -> Data:
+    train, test = (read_idx(path, file.checksum) for path, file in zip(paths, known.files, strict=True))
+    train_labels, test_labels = (
+        None if path is None else read_idx(path, file.checksum)
+        for path, file in zip(label_paths, known.labels, strict=True)
     )
     labels = {}
     if train_labels is not None:
@@ -160,7 +166,7 @@ def _read_idx_images(known: Known, paths: list[Path | None]) -> Data:
     return Data(known.name, *splits, 1 / 255, (28, 28), valid=_rows(train[50000:]), **labels)
 
 
-def _read_freyface(known: Known, paths: list[Path]) -> Data:
+def _read_freyface(known: Known, paths: list[Path], _: object) -> Data:
     images = shuffled(_faces(*paths))
     return Data(known.name, _rows(images[:1600]), _rows(images[1600:]), 1 / 256, (28, 20))
 
@@ -175,13 +181,13 @@ def _faces(path: Path) -> np.ndarray:
     return images.reshape(1965, 560)
 
 
-def _read_binarized_mnist(known: Known, paths: list[Path]) -> Data:
-    splits = {}
+def _read_binarized_mnist(known: Known, paths: list[Path], _: object) -> Data:
+    splits: dict[str, BitRows] = {}
     for path, (split, checksum) in zip(paths, _BINARIZED_BITS.items(), strict=True):
         packed = _read_npy(path) if path.suffix == ".npy" else _read_amat(path)
         verify(np.ascontiguousarray(packed).tobytes(), checksum, f"the bits of {path}")
         splits[split] = BitRows(torch.from_numpy(packed.reshape(-1, 98)), (784,))
-    return Data(known.name, image_shape=(28, 28), **splits)
+    return Data(known.name, splits["train"], splits["test"], image_shape=(28, 28), valid=splits["valid"])
 
 
 def _read_amat(path: Path) -> np.ndarray:
@@ -206,7 +212,8 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
     except ImportError:
         raise ImportError(f"reading {path} needs scipy: pip install scipy") from None
     with reading(path, f"a MATLAB file with the variable {key}"):
-        return loadmat(path)[key]
+        variable: np.ndarray = loadmat(path)[key]
+        return variable
 
 
 def _rows(images: np.ndarray) -> Tensor:
@@ -217,7 +224,7 @@ def _labels(labels: np.ndarray) -> Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options) -> RemoteFile:
+def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options: Any) -> RemoteFile:
     """A file of ``mirrors``: folders that hold the same, by their URLs."""
     return RemoteFile(name, tuple(mirror + name for mirror in mirrors), checksum, **options)
 

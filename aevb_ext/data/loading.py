@@ -5,6 +5,7 @@ from dataclasses import replace
 from numbers import Real
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from .._arguments import described
 from .._typed import typed
+from .._types import Device, Shape, StrPath
 from .archive import read_arrays
 from .arrays import layout
 from .dataset import SPLITS, Data
@@ -35,8 +37,8 @@ _CHUNK = 4096
 
 
 def load(
-    data: str | os.PathLike,
-    data_dir=None,
+    data: StrPath,
+    data_dir: StrPath | None = None,
     *,
     binarize: str | None = None,
     x_scale: float | None = None,
@@ -125,7 +127,12 @@ def load(
         loaded = _data(str(path.resolve()), found, x_scale, test_fraction)
     if train_count is not None:
         loaded = _with_train_count(loaded, train_count)
-    given = {"binarize": binarize, "x_scale": x_scale, "colour": colour or None, "train_count": train_count}
+    given: dict[str, object] = {
+        "binarize": binarize,
+        "x_scale": x_scale,
+        "colour": colour or None,
+        "train_count": train_count,
+    }
     given |= {"image_shape": None if image_shape is None else list(image_shape), "array": array}
     given["data_dir"] = None if data_dir is None else str(Path(data_dir).resolve())
     given["test_fraction"] = None if test_fraction == _TEST_FRACTION else test_fraction
@@ -134,9 +141,9 @@ def load(
 
 
 def from_dataset(
-    train: Dataset,
-    test: Dataset | None = None,
-    valid: Dataset | None = None,
+    train: Dataset[Any],
+    test: Dataset[Any] | None = None,
+    valid: Dataset[Any] | None = None,
     *,
     name: str | None = None,
     binarize: str | None = None,
@@ -159,15 +166,15 @@ def from_dataset(
         TypeError, ValueError: a dataset or its items are not as :class:`~aevb_ext.data.DatasetRows` needs them.
     """
     _check_options(binarize, x_scale, test_fraction)
-    given = {"train": train, "test": test, "valid": valid}
-    splits = {s: DatasetRows(dataset, s) for s, dataset in given.items() if dataset is not None or s == "train"}
+    splits = {"train": DatasetRows(train, "train")}
+    splits |= {s: DatasetRows(dataset, s) for s, dataset in (("test", test), ("valid", valid)) if dataset is not None}
     image_shape, channels_last = layout(tuple(splits["train"].item_shape))
-    found = FoundData(splits, None if channels_last else image_shape, dataset_labels(splits))
+    found = FoundData(dict(splits), None if channels_last else image_shape, dataset_labels(splits))
     loaded = _data(name or type(train).__name__, found, x_scale, test_fraction)
     return loaded if binarize is None else _binarized(loaded, binarize)
 
 
-def download(name: str, data_dir) -> None:
+def download(name: str, data_dir: StrPath) -> None:
     """Fetch the files of named data that are not there into a folder of that name in ``data_dir``; verify checksums.
 
     Raises:
@@ -180,7 +187,7 @@ def download(name: str, data_dir) -> None:
     KNOWN[name].download(data_dir)
 
 
-def _existing(data) -> Path:
+def _existing(data: StrPath) -> Path:
     path = Path(data)
     if not str(data) or not path.exists():
         kinds = "a folder of images, or a .npy or .npz file"
@@ -191,14 +198,15 @@ def _existing(data) -> Path:
     return path
 
 
-def _data(name: str, found: FoundData, x_scale, test_fraction: float) -> Data:
+def _data(name: str, found: FoundData, x_scale: float | None, test_fraction: float) -> Data:
     """Data of these splits, whose points must be alike."""
     splits = found.splits
     kinds = {split: (rows_of(rows).dtype, rows_of(rows).event_shape) for split, rows in splits.items()}
     if len(set(kinds.values())) > 1:
-        kinds = ", ".join(f"{split}: {dtype} {list(shape)}" for split, (dtype, shape) in kinds.items())
-        raise ValueError(f"{name}: data points differ from split to split: {kinds}")
-    labels, has_test = dict(found.labels.splits), "test" in splits
+        told = ", ".join(f"{split}: {dtype} {list(shape)}" for split, (dtype, shape) in kinds.items())
+        raise ValueError(f"{name}: data points differ from split to split: {told}")
+    labels: dict[str, Any] = dict(found.labels.splits)
+    has_test = "test" in splits
     if not has_test:
         if len(splits["train"]) < 2:
             raise ValueError(
@@ -212,30 +220,31 @@ def _data(name: str, found: FoundData, x_scale, test_fraction: float) -> Data:
     description = summary(name, found, None if has_test else test_fraction, x_scale)
     if x_scale is None:
         x_scale = 1 / 255 if rows_of(splits["train"]).dtype == torch.uint8 else 1.0
+    of_splits: dict[str, Any] = dict(splits)
     return Data(
         name,
         x_scale=x_scale,
         image_shape=found.image_shape,
         classes=found.labels.classes,
         description=description,
-        **splits,
+        **of_splits,
         **{f"{split}_labels": of for split, of in labels.items()},
     )
 
 
-def _check_options(binarize, x_scale, test_fraction) -> None:
+def _check_options(binarize: object, x_scale: object, test_fraction: object) -> None:
     if binarize is not None and binarize not in BINARIZE:
         raise ValueError(f"binarize must be None or one of {', '.join(BINARIZE)}, got {binarize!r}")
     _check_type("x_scale", x_scale, (Real, type(None)), "a number")
     _check_type("test_fraction", test_fraction, Real, "a number")
 
 
-def _check_type(name: str, value, kinds, expected: str) -> None:
+def _check_type(name: str, value: object, kinds: type | tuple[type, ...], expected: str) -> None:
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise TypeError(f"{name} must be {expected}, got {described(value)}")
 
 
-def _check_unused(what, image_shape, array) -> None:
+def _check_unused(what: object, image_shape: Shape | None, array: str | None) -> None:
     for name, value in (("image_shape", image_shape), ("array", array)):
         if value is not None:
             raise ValueError(
@@ -243,7 +252,7 @@ def _check_unused(what, image_shape, array) -> None:
             )
 
 
-def _image_shape(shape) -> tuple[int, ...] | None:
+def _image_shape(shape: Shape | None) -> tuple[int, ...] | None:
     """The shape as a tuple, if it is one of pictures."""
     if shape is None:
         return None
@@ -309,5 +318,5 @@ class _AtLeastHalf:
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
         return self._rows.gather(index) * self._x_scale >= 0.5
 
-    def to(self, device) -> "_AtLeastHalf":
+    def to(self, device: Device) -> "_AtLeastHalf":
         return _AtLeastHalf(self._rows.to(device), self._x_scale)

@@ -1,5 +1,6 @@
 """What was found in files of one's own: data points and labels, and how it is told."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,11 +23,16 @@ class Labels:
         unread: why there are not more, in words.
     """
 
-    def __init__(self, splits: dict[str, Tensor] | None = None, classes: tuple[str, ...] | None = None, unread=()):
+    def __init__(
+        self,
+        splits: dict[str, Tensor] | None = None,
+        classes: tuple[str, ...] | None = None,
+        unread: Iterable[str] = (),
+    ):
         self.splits, self.classes, self.unread = splits or {}, classes, list(unread)
 
     @classmethod
-    def of_names(cls, names: dict[str, list[str]], unread=()) -> "Labels":
+    def of_names(cls, names: dict[str, list[str]], unread: Iterable[str] = ()) -> "Labels":
         """Of a name for each data point: names are numbered in their order, over all splits."""
         classes = tuple(sorted(set().union(*names.values())))
         number = {name: i for i, name in enumerate(classes)}
@@ -155,8 +161,8 @@ def summary(name: str, found: FoundData, held_out: float | None, x_scale: float 
         told = ", ".join(found.skipped[:_NAMES]) + (f" and {more} more" if more > 0 else "")
         lines.append(f"skipped: {told}")
     rows = found.splits["train"]
-    is_known = x_scale is not None or not isinstance(rows, Tensor) or rows.dtype != torch.uint8
-    if not is_known and 0 < (high := int(rows.max())) < _DARK:
+    is_unknown = x_scale is None and rows_of(rows).dtype == torch.uint8
+    if is_unknown and isinstance(rows, Tensor) and 0 < (high := int(rows.max())) < _DARK:
         lines.append(
             f"no byte of train is above {high}, and bytes are multiplied by 1/255: if {high} is white, "
             f"{typed('x_scale', '--x-scale')} is {1 / high:.6g}"

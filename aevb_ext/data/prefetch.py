@@ -1,26 +1,31 @@
 """Minibatches that are ready when they are asked for."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from .._types import Device
 from .rows import Rows, rows_of
 
 __all__ = ["chunks", "first", "prefetch"]
 
 
+# The noise keys of data points of these numbers.
+Keys = Callable[[Tensor], Tensor]
+
+
 def prefetch(
     data: Tensor | Rows,
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]],
-    device=None,
+    device: Device | None = None,
     *,
     depth: int = 2,
     workers: int = 1,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """The data points of each batch of numbers, in their order, on ``device``.
 
     Rows that are not resident are gathered in threads while the caller computes; the copy to a CUDA device runs beside
@@ -43,13 +48,15 @@ def prefetch(
     for name, value in (("depth", depth), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    batches = (batch if isinstance(batch, tuple) else (batch, None) for batch in batches)
+    pairs = (batch if isinstance(batch, tuple) else (batch, None) for batch in batches)
     if rows.resident:
-        return (_gather(rows, *batch).to(device) for batch in batches)
-    return _prefetch(_Fetch(rows, device), batches, depth, workers)
+        return (_gather(rows, *batch).to(device) for batch in pairs)
+    return _prefetch(_Fetch(rows, device), pairs, depth, workers)
 
 
-def _prefetch(fetch: "_Fetch", batches, depth: int, workers: int) -> Iterator[Tensor]:
+def _prefetch(
+    fetch: "_Fetch", batches: Iterator[tuple[Tensor, Tensor | None]], depth: int, workers: int
+) -> Generator[Tensor, None, None]:
     pool = ThreadPoolExecutor(workers, "aevb-prefetch")
     try:
         ready = deque(pool.submit(fetch, *batch) for batch in islice(batches, depth))
@@ -92,7 +99,7 @@ class _Fetch:
         return x
 
 
-def chunks(data: Tensor | Rows, size: int, device=None, keys=None) -> Iterator[Tensor]:
+def chunks(data: Tensor | Rows, size: int, device: Device | None = None, keys: Keys | None = None) -> Iterator[Tensor]:
     """All data points in order, ``size`` at a time.
 
     Args:
@@ -112,7 +119,7 @@ def chunks(data: Tensor | Rows, size: int, device=None, keys=None) -> Iterator[T
     return prefetch(rows, ((i, None if keys is None else keys(i)) for i in index), device)
 
 
-def first(data: Tensor | Rows, n: int, device=None, keys=None) -> Tensor:
+def first(data: Tensor | Rows, n: int, device: Device | None = None, keys: Keys | None = None) -> Tensor:
     """The first ``n`` data points, or all where there are fewer; arguments as of :func:`chunks`."""
     rows = rows_of(data)
     index = torch.arange(min(n, len(rows)))

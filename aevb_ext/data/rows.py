@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
+from .._types import Device
 
 __all__ = ["BinarizedRows", "BitRows", "Rows", "SubsetRows", "TensorRows", "hold_out", "rows_of", "shuffled", "subset"]
 
@@ -46,7 +47,7 @@ class Rows(Protocol):
             ``[B, *event_shape]`` on ``device``.
         """
 
-    def to(self, device) -> "Rows":
+    def to(self, device: Device) -> "Rows":
         """The same data points, on ``device`` where they are resident."""
 
 
@@ -68,7 +69,7 @@ class TensorRows:
         """``tensor[index]``; keys are not looked at."""
         return self.tensor.index_select(0, index)
 
-    def to(self, device) -> "TensorRows":
+    def to(self, device: Device) -> "TensorRows":
         """The same on ``device``."""
         return TensorRows(self.tensor.to(device))
 
@@ -130,7 +131,7 @@ class BitRows:
         bits = F.unpack_bits(self.packed.index_select(0, index), self.event_shape.numel())
         return bits.reshape(len(index), *self.event_shape)
 
-    def to(self, device) -> "BitRows":
+    def to(self, device: Device) -> "BitRows":
         """The same on ``device``."""
         return BitRows(self.packed.to(device), self.event_shape)
 
@@ -166,7 +167,7 @@ class BinarizedRows:
             raise ValueError(f"rows that are drawn need keys [{len(index)}, 2], one for each index; got {given}")
         return F.binarize(self.rows.gather(index), keys, x_scale=self.x_scale)
 
-    def to(self, device) -> "BinarizedRows":
+    def to(self, device: Device) -> "BinarizedRows":
         """The same, of the rows on ``device`` where they are resident."""
         return BinarizedRows(self.rows.to(device), self.x_scale)
 
@@ -204,7 +205,7 @@ class SubsetRows:
         """What the other rows give of ``self.index[index]``."""
         return self.rows.gather(self.index.index_select(0, index), keys)
 
-    def to(self, device) -> "SubsetRows":
+    def to(self, device: Device) -> "SubsetRows":
         """The same, of the other rows on ``device`` where they are resident."""
         return SubsetRows(self.rows.to(device), self.index)
 
@@ -221,12 +222,18 @@ def hold_out(data: Tensor | Rows, fraction: float) -> tuple[Tensor | Rows, Tenso
     if not 0 < fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1, got {fraction}")
     rows = rows_of(data)
-    if len(rows) < 2:
-        raise ValueError(f"data must have at least two data points to hold one out for the test, got {len(rows)}")
-    permutation = _permutation(len(rows))
-    count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-    test, train = (torch.from_numpy(np.sort(part)) for part in (permutation[:count], permutation[count:]))
+    train, test = held_out_numbers(len(rows), fraction)
     return subset(data, train), subset(data, test)
+
+
+def held_out_numbers(count: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """The numbers of the data points that :func:`hold_out` keeps, and of those that it holds out, int64."""
+    if count < 2:
+        raise ValueError(f"data must have at least two data points to hold one out for the test, got {count}")
+    permutation = _permutation(count)
+    held = min(max(round(fraction * count), 1), count - 1)
+    test, train = (torch.from_numpy(np.sort(part)) for part in (permutation[:held], permutation[held:]))
+    return train, test
 
 
 def subset(data: Tensor | Rows, index: Tensor) -> Tensor | Rows:
@@ -239,7 +246,7 @@ def subset(data: Tensor | Rows, index: Tensor) -> Tensor | Rows:
 
 def shuffled(images: np.ndarray) -> np.ndarray:
     """In another order, the same each time."""
-    return images[_permutation(len(images))]
+    return np.take(images, _permutation(len(images)), 0)
 
 
 def _permutation(count: int) -> np.ndarray:

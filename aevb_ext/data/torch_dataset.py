@@ -1,6 +1,7 @@
 """Data points of a torch Dataset."""
 
 from collections.abc import Iterator, Sized
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from tqdm import tqdm
 
+from .._types import Device
 from .arrays import dtype_of, native
 from .own_data import Labels
 
@@ -39,7 +41,7 @@ class DatasetRows:
 
     resident, draws, device = False, False, torch.device("cpu")
 
-    def __init__(self, dataset: Dataset, name: str = "dataset"):
+    def __init__(self, dataset: Dataset[Any], name: str = "dataset"):
         self._name = name
         if _length(dataset, name) == 0:
             raise ValueError(f"{name} must have at least one item, got none")
@@ -57,7 +59,7 @@ class DatasetRows:
             raise ValueError(f"{name}[0] has shape {list(example.shape)}, expected numbers")
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset)  # type: ignore[arg-type]  # it was asked for its length above
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
         """The items, flat, on the CPU; keys are not looked at.
@@ -77,7 +79,7 @@ class DatasetRows:
             row.copy_(x.flatten())
         return rows
 
-    def items(self, numbers: list[int]) -> Iterator:
+    def items(self, numbers: list[int]) -> Iterator[object]:
         """The items of these numbers, as the dataset gives them.
 
         Raises:
@@ -98,7 +100,7 @@ class DatasetRows:
                     f"{self._name} says that it has {len(self)} items, and {self._name}[{i}] raised IndexError: {error}"
                 ) from error
 
-    def _point(self, item, i: int) -> Tensor:
+    def _point(self, item: Any, i: int) -> Tensor:
         x, what = (item[0] if isinstance(item, (tuple, list)) and item else item), f"{self._name}[{i}]"
         if isinstance(x, np.ndarray):
             dtype_of(x.dtype, what)
@@ -116,7 +118,7 @@ class DatasetRows:
         x = x.detach().cpu()
         return x if x.dtype in _TAKEN else torch.from_numpy(native(x.numpy(), what))
 
-    def to(self, device) -> "DatasetRows":
+    def to(self, device: Device) -> "DatasetRows":
         """Itself: items are made on the CPU."""
         return self
 
@@ -137,7 +139,7 @@ def dataset_labels(splits: dict[str, DatasetRows]) -> Labels:
     return Labels(found)
 
 
-def _labels(dataset: Dataset, rows: DatasetRows, split: str) -> Tensor | None:
+def _labels(dataset: Dataset[Any], rows: DatasetRows, split: str) -> Tensor | None:
     if (at_hand := _at_hand(dataset)) is not None:
         return at_hand
     if _label(rows.dataset[0]) is None:
@@ -154,7 +156,7 @@ def _labels(dataset: Dataset, rows: DatasetRows, split: str) -> Tensor | None:
     return labels
 
 
-def _at_hand(dataset) -> Tensor | None:
+def _at_hand(dataset: Any) -> Tensor | None:
     """The labels of a dataset that has them all in a tensor, or is a part of one that has."""
     if type(dataset) is Subset:
         labels = _at_hand(dataset.dataset)
@@ -164,7 +166,7 @@ def _at_hand(dataset) -> Tensor | None:
     return None
 
 
-def _label(item) -> int | None:
+def _label(item: Any) -> int | None:
     """The second entry of an item, if it is a whole number."""
     if not isinstance(item, (tuple, list)) or len(item) < 2:
         return None
@@ -176,7 +178,7 @@ def _label(item) -> int | None:
     return int(label) if isinstance(label, (int, np.integer)) else None
 
 
-def _length(dataset, name: str) -> int:
+def _length(dataset: object, name: str) -> int:
     try:
         if isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
             return len(dataset)

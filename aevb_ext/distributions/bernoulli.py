@@ -2,12 +2,13 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.utils import probs_to_logits
 from torch.nn.functional import logsigmoid
 
 from .. import functional as F
 from .._arguments import check_dtype, explained
+from .._types import Generators, Shape
 from ..reference import _reduce
 from .factorised import Factorised, samples, wide
 
@@ -45,9 +46,10 @@ class Bernoulli(Factorised):
         batch_dims: int = 1,
         validate_args: bool | None = None,
     ):
-        if (probs is None) == (logits is None):
+        given = probs if logits is None else logits
+        if given is None or (probs is not None and logits is not None):
             raise ValueError(f"give either probs or logits; got {'neither' if probs is None else 'both'}")
-        self.param_name, self.param = ("probs", probs) if logits is None else ("logits", logits)
+        self.param_name, self.param = "probs" if logits is None else "logits", given
         check_dtype(self.param_name, self.param)
         super().__init__(self.param.shape, self.param_name, batch_dims, validate_args)
 
@@ -57,7 +59,7 @@ class Bernoulli(Factorised):
         return {self.param_name: self._arg_constraint(of_one, self.param)}
 
     @property
-    def has_enumerate_support(self) -> bool:
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]  # an attribute in torch, which nobody sets
         return not self.event_dims
 
     @property
@@ -84,8 +86,8 @@ class Bernoulli(Factorised):
     def mode(self) -> Tensor:
         """The likelier of 0 and 1, and NaN where both are as likely, as in torch.distributions; shape as the mean."""
         middle = 0.5 if self.param_name == "probs" else 0.0
-        likelier = (self.param >= middle).to(self.param.dtype)
-        return likelier.masked_fill((self.param == middle) | self.param.isnan(), torch.nan)
+        likelier = self.param.ge(middle).to(self.param.dtype)
+        return likelier.masked_fill(self.param.eq(middle) | self.param.isnan(), torch.nan)
 
     @property
     def variance(self) -> Tensor:
@@ -94,13 +96,15 @@ class Bernoulli(Factorised):
         return p * q
 
     @explained()
-    def expand(self, batch_shape, _instance=None) -> "Bernoulli":
+    def expand(self, batch_shape: Shape, _instance: Distribution | None = None) -> "Bernoulli":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
         param = self.param.expand((*batch_shape, *self._event_shape))
         return self._expanded(Bernoulli, _instance, **{self.param_name: param}, batch_dims=len(batch_shape))
 
     @explained()
-    def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
+    def sample(
+        self, sample_shape: Shape = (), *, generator: Generators | None = None, key: Tensor | None = None
+    ) -> Tensor:
         r"""Samples: 1 where the key's standard normal noise is below :math:`\Phi^{-1}(p)`, which has probability p.
 
         They are a pure function of the key, as those of a Gaussian are: the same in eager and compiled code, and (of a
@@ -126,7 +130,7 @@ class Bernoulli(Factorised):
                 n_samples=n_samples,
                 **self._noise(self.param.device, key, generator),
             ).reshape(shape)
-            return (noise < threshold).to(self.param.dtype).masked_fill(threshold.isnan(), torch.nan)
+            return noise.less(threshold).to(self.param.dtype).masked_fill(threshold.isnan(), torch.nan)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-likelihood in nats: :func:`aevb_ext.bernoulli_log_prob`, or of probabilities
@@ -162,7 +166,7 @@ class Bernoulli(Factorised):
         return _reduce((-a).exp().log1p() + a * (-a).sigmoid(), self.event_dims, "sample")
 
     @explained()
-    def kl(self, other) -> Tensor:
+    def kl(self, other: Distribution) -> Tensor:
         r"""KL divergence of this to ``other`` in nats: :math:`\sum_i p \log(p / q) + (1 - p) \log((1 - p) / (1 - q))`.
 
         Near equality that cancels; there, with d the difference of the log odds and :math:`\varphi(x) = e^x - 1 - x`,

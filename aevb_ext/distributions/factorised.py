@@ -1,6 +1,8 @@
 """What the distributions share: the shapes, the noise, and how a value meets the parameters."""
 
 import math
+from collections.abc import Callable
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Size, Tensor
@@ -9,6 +11,7 @@ from torch.distributions.kl import _KL_REGISTRY
 
 from .._arguments import check_dtype, sizes
 from .._library import widened
+from .._types import Generators, Shape
 from ..functional import noise_key
 
 # Whose values are taken as numbers (the operators take uint8 as it is).
@@ -27,7 +30,7 @@ def check_broadcasts(name: str, shape: Size, other_name: str, other: Size) -> No
 def broadcast(name: str, shape: Size, other_name: str, other: Size) -> Size:
     """The shape to which both broadcast; ValueError naming both if there is none."""
     try:
-        common = torch.broadcast_shapes(sizes(shape), sizes(other))
+        common: Size = torch.broadcast_shapes(sizes(shape), sizes(other))
     except RuntimeError:
         raise ValueError(
             f"{name} has shape {list(shape)}, which does not broadcast with {other_name}, of shape {list(other)}"
@@ -41,8 +44,18 @@ def broadcast(name: str, shape: Size, other_name: str, other: Size) -> Size:
     return Size([*longer[:first], *(theirs if size == 1 else own for own, theirs, size in chosen)])
 
 
+D = TypeVar("D", bound="Factorised")
+
+
 def _of_events(of_one: constraints.Constraint, event_dims: int) -> constraints.Constraint:
     return constraints.independent(of_one, event_dims) if event_dims else of_one
+
+
+class Noise(TypedDict):
+    """Where noise comes from, as the functions of :mod:`aevb_ext.functional` take it."""
+
+    key: Tensor | None
+    generator: torch.Generator | None
 
 
 class Factorised(Distribution):
@@ -66,6 +79,10 @@ class Factorised(Distribution):
             )
         super().__init__(shape[:batch_dims], shape[batch_dims:], validate_args)
 
+    def kl(self, other: Distribution) -> Tensor:
+        """KL divergence of this to ``other`` in nats, ``[*batch_shape]``."""
+        raise NotImplementedError
+
     @property
     def event_dims(self) -> int:
         """How many dimensions the event has."""
@@ -79,14 +96,17 @@ class Factorised(Distribution):
         """``of_one`` number, for those dimensions of the event that a parameter has (which may broadcast to others)."""
         return _of_events(of_one, min(self.event_dims, parameter.dim()))
 
-    def _expanded(self, cls: type, instance, *parameters, **options) -> "Factorised":
+    def _expanded(self: D, cls: type[D], instance: Distribution | None, *parameters: Tensor, **options: Any) -> D:
         """What ``cls`` makes of these: in ``instance``, where a subclass's expand gives one to be filled."""
         options |= {"validate_args": False}  # they are valid if this one's are
-        if instance is None and type(self).__init__ is cls.__init__:
-            new = type(self)(*parameters, **options)
+        # Their own __init__, of which nothing is known here.
+        begin: Callable[..., None] = cls.__init__
+        if instance is None and type(self).__init__ is begin:
+            new = type(self).__new__(type(self))
+            begin(new, *parameters, **options)
         else:
             new = self._get_checked_instance(cls, instance)
-            cls.__init__(new, *parameters, **options)
+            begin(new, *parameters, **options)
         new._validate_args = self._validate_args
         return new
 
@@ -98,15 +118,16 @@ class Factorised(Distribution):
             )
         return broadcast("p's batch", self.batch_shape, "q's batch", other.batch_shape) + self.event_shape
 
-    def _kl_to_another(self, other) -> Tensor:
+    def _kl_to_another(self, other: Distribution) -> Tensor:
         """:func:`torch.distributions.kl_divergence` to one of another class.
 
         What is registered for just these two is called without PyTorch's table of what has been looked up: compiled
         code that reads that table is compiled again whenever it grows.
         """
-        return _KL_REGISTRY.get((type(self), type(other)), kl_divergence)(self, other)
+        kl: Callable[[Distribution, Distribution], Tensor] = _KL_REGISTRY.get((type(self), type(other)), kl_divergence)
+        return kl(self, other)
 
-    def _noise(self, device: torch.device, key: Tensor | None, generator) -> dict:
+    def _noise(self, device: torch.device, key: Tensor | None, generator: Generators | None) -> Noise:
         """``key`` and ``generator`` for :mod:`aevb_ext.functional`: a list of generators as one key for each point."""
         if not isinstance(generator, (list, tuple)):
             return {"key": key, "generator": generator}
@@ -142,7 +163,7 @@ def wide(t: Tensor) -> Tensor:
     return widened(t, torch.promote_types(t.dtype, torch.float32))
 
 
-def samples(sample_shape) -> int | None:
+def samples(sample_shape: Shape) -> int | None:
     """How many samples a ``sample_shape`` asks for, as the operators count them: None for ``()``."""
     if any(size < 0 for size in sizes(sample_shape)):
         raise ValueError(f"sample_shape must have no negative size, got {list(sample_shape)}")

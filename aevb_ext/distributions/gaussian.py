@@ -2,14 +2,16 @@
 
 import functools
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from .. import functional as F
 from .._arguments import check_dtype, explained, sizes
 from .._library import widened
+from .._types import Generators, Shape
 from ..reference import _logvar, _reduce
 from .factorised import Factorised, check_broadcasts, samples, wide
 
@@ -38,7 +40,7 @@ def clamp_logvar(values: Tensor, bounds: tuple[float, float], soft: bool) -> Ten
     return torch.logaddexp(below, torch.full_like(values, low))
 
 
-def check_clamp(name: str, bounds) -> tuple[float, float]:
+def check_clamp(name: str, bounds: Iterable[float]) -> tuple[float, float]:
     """The bounds, if they are two numbers in rising order."""
     try:
         low, high = (float(bound) for bound in bounds)
@@ -198,14 +200,17 @@ class DiagonalGaussian(Factorised):
         return variance.expand(self.mu.shape)
 
     @explained()
-    def expand(self, batch_shape, _instance=None) -> "DiagonalGaussian":
+    def expand(self, batch_shape: Shape, _instance: Distribution | None = None) -> "DiagonalGaussian":
         """The same distribution for a ``batch_shape`` to which its own broadcasts; nothing is copied."""
         mu = self.mu.expand((*batch_shape, *self._event_shape))
-        options = {"spread": self.spread, "batch_dims": len(batch_shape)}
-        return self._expanded(DiagonalGaussian, _instance, mu, self.scale_param, **options)
+        return self._expanded(
+            DiagonalGaussian, _instance, mu, self.scale_param, spread=self.spread, batch_dims=len(batch_shape)
+        )
 
     @explained()
-    def rsample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
+    def rsample(
+        self, sample_shape: Shape = (), *, generator: Generators | None = None, key: Tensor | None = None
+    ) -> Tensor:
         """Reparameterised samples: :func:`aevb_ext.rsample`.
 
         Args:
@@ -230,14 +235,18 @@ class DiagonalGaussian(Factorised):
         z = F.rsample(mu, scale_param, n_samples=n_samples, spread=self.spread, **noise)
         return self._in_sample_shape(z, sample_shape)
 
-    def sample(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> Tensor:
+    def sample(
+        self, sample_shape: Shape = (), *, generator: Generators | None = None, key: Tensor | None = None
+    ) -> Tensor:
         """:meth:`rsample` without a gradient."""
         with torch.no_grad():
             z = self.rsample(sample_shape, generator=generator, key=key)
         return z.detach() if torch.jit.is_tracing() else z  # torch.jit.trace keeps nothing of no_grad
 
     @explained()
-    def rsample_kl(self, sample_shape=(), *, generator=None, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def rsample_kl(
+        self, sample_shape: Shape = (), *, generator: Generators | None = None, key: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """:meth:`rsample` and :meth:`kl` to N(0, I), ``[*batch_shape]``, in one pass: :func:`aevb_ext.rsample_kl`."""
         n_samples = samples(sample_shape)
         if n_samples == 0:
@@ -252,7 +261,7 @@ class DiagonalGaussian(Factorised):
         return self._in_sample_shape(z, sample_shape), kl
 
     @explained()
-    def kl(self, other=None) -> Tensor:
+    def kl(self, other: Distribution | None = None) -> Tensor:
         """KL divergence of this to ``other`` in nats; without it, to N(0, I): :func:`aevb_ext.gaussian_kl`.
 
         What ``torch.distributions.kl_divergence`` computes too. (Under torch.compile take this one: what calls that one
@@ -324,7 +333,7 @@ class DiagonalGaussian(Factorised):
         dtype = torch.promote_types(self.mu.dtype, self.scale_param.dtype)
         return widened(self.mu, dtype), widened(self.scale_param, dtype)
 
-    def _in_sample_shape(self, z: Tensor, sample_shape) -> Tensor:
+    def _in_sample_shape(self, z: Tensor, sample_shape: Shape) -> Tensor:
         return z.reshape(*sample_shape, *self.mu.shape) if len(sample_shape) else z
 
     def __repr__(self) -> str:

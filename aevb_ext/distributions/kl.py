@@ -2,7 +2,7 @@
 
 from torch import Tensor
 from torch import distributions as torch_distributions
-from torch.distributions import Independent, Normal, register_kl
+from torch.distributions import Distribution, Independent, Normal, register_kl
 from torch.distributions.kl import _KL_MEMOIZE, _KL_REGISTRY, _dispatch_kl
 
 from .bernoulli import Bernoulli
@@ -17,7 +17,7 @@ register_kl(Bernoulli, Bernoulli)(Bernoulli.kl)
 @register_kl(DiagonalGaussian, Independent)
 @register_kl(Bernoulli, torch_distributions.Bernoulli)
 @register_kl(Bernoulli, Independent)
-def _ours_theirs(p: Factorised, q) -> Tensor:
+def _ours_theirs(p: Factorised, q: Distribution) -> Tensor:
     return p.kl(_as_ours(q, p))
 
 
@@ -25,7 +25,7 @@ def _ours_theirs(p: Factorised, q) -> Tensor:
 @register_kl(Independent, DiagonalGaussian)
 @register_kl(torch_distributions.Bernoulli, Bernoulli)
 @register_kl(Independent, Bernoulli)
-def _theirs_ours(p, q: Factorised) -> Tensor:
+def _theirs_ours(p: Distribution, q: Factorised) -> Tensor:
     return _as_ours(p, q).kl(q)
 
 
@@ -35,7 +35,7 @@ for _pair in [pair for pair in _KL_REGISTRY if DiagonalGaussian in pair or Berno
     _KL_MEMOIZE[_pair] = _dispatch_kl(*_pair)
 
 
-def _as_ours(theirs, like: Factorised) -> Factorised:
+def _as_ours(theirs: Distribution, like: Factorised) -> Factorised:
     """PyTorch's distribution as one of ours beside ``like``, of the same kind.
 
     One without ``Independent`` (a ``Normal``, the prior of each latent dimension say) is read as the product of what it
@@ -56,7 +56,8 @@ def _as_ours(theirs, like: Factorised) -> Factorised:
     if isinstance(like, Bernoulli) and isinstance(base, torch_distributions.Bernoulli):
         # What it was made with: of the other, computed from it, a digit may be lost.
         name = "logits" if vars(base).get("logits") is base._param else "probs"
-        return Bernoulli(**{name: base._param.expand(shape)}, batch_dims=batch_dims)
+        param: Tensor = base._param.expand(shape)
+        return Bernoulli(param if name == "probs" else None, param if name == "logits" else None, batch_dims=batch_dims)
     raise NotImplementedError(
         f"no KL divergence is known between {type(like).__name__} and Independent({type(base).__name__}, ...)"
     )

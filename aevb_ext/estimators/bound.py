@@ -1,10 +1,12 @@
 """The SGVB estimators of the variational lower bound (section 2.3), and the bound of a data set."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from .._types import Generators
 from ..data import Rows
 from ..models import VAE
 from ..models.bound import bound_values, terms_a, terms_b
@@ -13,7 +15,9 @@ from .result import Bound
 __all__ = ["bound_a", "bound_b", "evaluate_bound"]
 
 
-def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
+def bound_a(
+    model: VAE, x: Tensor, n_samples: int = 1, generator: Generators | None = None, *, key: Tensor | None = None
+) -> Tensor:
     r"""Estimator A (eq. 6) of each data point's bound.
 
     .. math:: \frac1L \sum_l \log p(x, z_l) - \log q(z_l | x), \quad z_l \sim q(z | x) \text{ reparameterised}
@@ -30,7 +34,9 @@ def bound_a(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: T
     return terms_a(model, x, n_samples, key=key, generator=generator).bound
 
 
-def bound_b(model: VAE, x: Tensor, n_samples: int = 1, generator=None, *, key: Tensor | None = None) -> Tensor:
+def bound_b(
+    model: VAE, x: Tensor, n_samples: int = 1, generator: Generators | None = None, *, key: Tensor | None = None
+) -> Tensor:
     r"""Estimator B (eq. 7): as :func:`bound_a`, with the Kullback-Leibler divergence in closed form (lower variance).
 
     .. math:: -D_{KL}(q(z | x) \| p(z)) + \frac1L \sum_l \log p(x | z_l)
@@ -74,10 +80,24 @@ def evaluate_bound(
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    values = []
+    values: list[Tensor] = []
     for repeat in range(repeats):
-        before = sum(map(len, values))
-        told = None if progress is None else lambda done, before=before: progress(before + done)
-        options = {"estimator": estimator, "n_samples": n_samples, "seed": seed, "count": count}
-        values.append(bound_values(model, x, **options, repeat=repeat, progress=told))
+        before = sum(len(value) for value in values)
+        told = None if progress is None else partial(_told, progress, before)
+        values.append(
+            bound_values(
+                model,
+                x,
+                estimator=estimator,
+                n_samples=n_samples,
+                seed=seed,
+                count=count,
+                repeat=repeat,
+                progress=told,
+            )
+        )
     return Bound.of(torch.stack(values), skip_non_finite=skip_non_finite)
+
+
+def _told(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)

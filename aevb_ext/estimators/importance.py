@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._types import Generators
 from ..data import Rows
 from ..models import VAE
 from ..models.bound import ROWS, data_points, sample_terms, terms_iwae
@@ -16,7 +17,13 @@ __all__ = ["importance_weighted_bound", "importance_weighted_log_likelihood"]
 
 
 def importance_weighted_bound(
-    model: VAE, x: Tensor, n_samples: int, *, block: int | None = None, key: Tensor | None = None, generator=None
+    model: VAE,
+    x: Tensor,
+    n_samples: int,
+    *,
+    block: int | None = None,
+    key: Tensor | None = None,
+    generator: Generators | None = None,
 ) -> Tensor:
     r"""The importance-weighted bound of each data point (Burda et al. 2016, arXiv 1509.00519, eq. 8).
 

@@ -1,6 +1,7 @@
 """Which latent dimensions a model uses."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -49,10 +50,10 @@ def latent_use(model: VAE, x: Tensor | Rows, seed: int = 0) -> LatentUse:
     """
     if len(x) == 0:
         raise ValueError("x must have at least one data point, got none")
-    means, kl = [], 0.0
+    means, kl = [], []
     device = next((p.device for p in model.parameters()), None)
     for batch in chunks(x, _ROWS, device, lambda index: keys_at(seed, "evaluation binarize", index)):
         mu, logvar = model.posterior(batch)
         means.append(mu.flatten(1).double())
-        kl = kl + F.gaussian_kl(mu, logvar, reduction="none").flatten(1).double().sum(0)
-    return LatentUse((kl / len(x)).cpu(), torch.cat(means).var(0, correction=0).cpu())
+        kl.append(F.gaussian_kl(mu, logvar, reduction="none").flatten(1).double().sum(0))
+    return LatentUse((reduce(torch.add, kl) / len(x)).cpu(), torch.cat(means).var(0, correction=0).cpu())

@@ -110,4 +110,5 @@ def _gaussian(fitted: Tensor, z: Tensor) -> Tensor:
     root, _ = torch.linalg.cholesky_ex(covariance + ridge)
     whitened = torch.linalg.solve_triangular(root, (z - mean).permute(1, 2, 0), upper=False)
     log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * (whitened.square().sum(1).T + latent * math.log(2 * math.pi)) - log_det
+    density: Tensor = -0.5 * (whitened.square().sum(1).T + latent * math.log(2 * math.pi)) - log_det
+    return density

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._types import Device
 from ..data import Rows
 from ..hmc import log_joint, with_gradient
 from ..models import VAE
@@ -72,7 +73,7 @@ def quadrature_log_likelihood(
     return LogLikelihood.joined(found)
 
 
-def _grid(latent: int, device, dtype) -> Tensor:
+def _grid(latent: int, device: Device, dtype: torch.dtype) -> Tensor:
     """The middles of the first cells, ``[K, latent]``."""
     line = torch.arange(-_REACH + 0.5 * _SPACING[latent], _REACH, _SPACING[latent], dtype=dtype, device=device)
     return torch.cartesian_prod(*[line] * latent).reshape(-1, latent)

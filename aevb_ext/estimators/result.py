@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,8 +114,10 @@ class LogLikelihood:
     @classmethod
     def joined(cls, parts: list["LogLikelihood"]) -> "LogLikelihood":
         """Those of several batches, one after another."""
-        columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+        names = [field.name for field in fields(cls)]
+        columns: dict[str, list[Any]] = {name: [getattr(part, name) for part in parts] for name in names}
+        joined: dict[str, Any] = {n: None if values[0] is None else torch.cat(values) for n, values in columns.items()}
+        return cls(**joined)
 
 
 def plus_minus(value: float, error: float | None, digits: int = 2, sign: str = "+-") -> str:
@@ -150,7 +153,9 @@ def warn_of_latent(latent: int) -> None:
 
 def warn_of_weights(found: LogLikelihood, n: int, what: str) -> None:
     """Where more than 5 % of the data points have weights that are worth less than :func:`least_ess`."""
-    share = (~(found.ess >= least_ess(n))).double().mean().item()
+    if found.ess is None:
+        return
+    share = found.ess.ge(least_ess(n)).logical_not().double().mean().item()
     if share > _SHARE:
         _warn(
             f"{share:.0%} of the data points have an effective sample size below {least_ess(n):g} of {n} {what}: "
@@ -160,6 +165,8 @@ def warn_of_weights(found: LogLikelihood, n: int, what: str) -> None:
 
 def warn_of_chains(found: LogLikelihood) -> None:
     """Where the mean acceptance probability is far from 0.9: below 0.6 or above 0.99."""
+    if found.accept_prob is None:
+        return
     mean = found.accept_prob.mean().item()
     if not _ACCEPTANCE[0] <= mean <= _ACCEPTANCE[1]:
         _warn(f"the chains accept {mean:.0%} of their proposals, far from 90 %: their stepsize is not adapted")

@@ -72,7 +72,7 @@ def _normals(p: Normal, q: Normal) -> Tensor:
 
 def _fused(p: Normal, q: Normal, event_dims: int) -> Tensor:
     """The KL of two Normals, summed over the last ``event_dims`` dimensions of what they broadcast to."""
-    parameters = p.loc, p.scale, q.loc, q.scale
+    parameters: Sequence[Tensor] = (p.loc, p.scale, q.loc, q.scale)
     if not are_dense(*parameters):
         return NotImplemented
     dtype, device = p.loc.dtype, p.loc.device

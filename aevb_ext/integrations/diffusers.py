@@ -11,6 +11,9 @@ The class is imported by name in some thirty files of diffusers: its methods are
 and ``var``) stays, since those are public attributes, and instances may outlive the patch.
 """
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,8 +51,8 @@ def patch(*, strict: bool = True) -> Patch:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     kl, nll = (_strict_kl, _strict_nll) if strict else (_kl, _nll)
-    methods = {"sample": _sample, "kl": kl, "nll": nll}
-    return Patch("diffusers", [Replacement(DiagonalGaussianDistribution, *method) for method in methods.items()])
+    methods: dict[str, Callable[..., Any]] = {"sample": _sample, "kl": kl, "nll": nll}
+    return Patch("diffusers", [Replacement(DiagonalGaussianDistribution, name, by) for name, by in methods.items()])
 
 
 def _sample(self, generator=None):
@@ -93,7 +96,7 @@ def _kl_over(self, other, dims):
     if not _has(self.mean, dims):
         return NotImplemented
     rows = _Rows(self.mean, dims)
-    prior = ()
+    prior: Iterable[Tensor] = ()
     if other is not None:
         if not _is_mean_and_logvar(other) or other.mean.shape != self.mean.shape or _dtype(other) != _dtype(self):
             return NotImplemented

@@ -7,4 +7,9 @@ from .wake_sleep import WakeSleep
 
 __all__ = ["AEVB", "LEARNERS", "MCEM", "FullVB", "WakeSleep"]
 
-LEARNERS = {"aevb": AEVB, "wake-sleep": WakeSleep, "mcem": MCEM, "full-vb": FullVB}
+LEARNERS: dict[str, type[AEVB] | type[FullVB] | type[MCEM] | type[WakeSleep]] = {
+    "aevb": AEVB,
+    "wake-sleep": WakeSleep,
+    "mcem": MCEM,
+    "full-vb": FullVB,
+}

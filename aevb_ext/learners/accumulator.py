@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._types import Device
 from ..nn import ELBOTerms
+from .processes import Processes
 
 __all__ = ["Accumulator", "Totals"]
 
@@ -33,7 +35,7 @@ class Totals(NamedTuple):
 class Accumulator:
     """Sums over data points, and counts: of those whose bound is not finite, and of updates that were left out."""
 
-    def __init__(self, device):
+    def __init__(self, device: Device):
         # Of bound, reconstruction and KL; of how many data points; how many were not finite.
         self._sums = torch.zeros(5, dtype=torch.float64, device=device)
         self._step = torch.ones((), dtype=torch.int64, device=device)
@@ -61,15 +63,15 @@ class Accumulator:
         """So many steps were taken before."""
         self._step.fill_(steps + 1)
 
-    def read(self, processes=None) -> Totals:
+    def read(self, processes: Processes | None = None) -> Totals:
         """The totals since the last time, over all processes; waits for the device."""
         sums, first_bad = self._sums, self._first_bad
         if processes is not None:
             sums, first_bad = processes.sum(sums), processes.minimum(first_bad)
-        *sums, count, bad = sums.tolist()
-        first, skipped = first_bad.item(), self._skipped.item()
+        *values, count, bad = sums.tolist()
+        first, skipped = int(first_bad.item()), int(self._skipped.item())
         self._sums.zero_()
         self._skipped.zero_()
         self._first_bad.fill_(_NEVER)
-        means = [total / count if count else float("nan") for total in sums]
-        return Totals(*means, int(bad), None if first == _NEVER else first, skipped)
+        bound, reconstruction, kl = (total / count if count else float("nan") for total in values)
+        return Totals(bound, reconstruction, kl, int(bad), None if first == _NEVER else first, skipped)

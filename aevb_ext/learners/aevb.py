@@ -1,5 +1,7 @@
 """Auto-Encoding Variational Bayes (Algorithm 1)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from ..estimators import ESTIMATORS
 from ..models import VAE
 from ..nn import ELBO
 from .learner import Ascent, Learner, Objective
+from .processes import Processes
 
 __all__ = ["AEVB", "Bounds"]
 
@@ -37,11 +40,19 @@ class AEVB(Learner):
         beta: float = 1.0,
         beta_warmup: int = 0,
         free_bits: float = 0.0,
-        processes=None,
-        **options,
+        processes: Processes | None = None,
+        **options: Any,
     ):
-        bent = {"beta": beta, "beta_warmup": beta_warmup, "free_bits": free_bits}
-        bounds = Bounds(model, estimator, n_samples, **bent, sample_block=sample_block, processes=processes)
+        bounds = Bounds(
+            model,
+            estimator,
+            n_samples,
+            beta=beta,
+            beta_warmup=beta_warmup,
+            free_bits=free_bits,
+            sample_block=sample_block,
+            processes=processes,
+        )
         super().__init__(bounds, n_data, processes=processes, **options)
 
 
@@ -61,6 +72,8 @@ class Bounds(Objective):
         ValueError: an unknown estimator, or a number out of range.
     """
 
+    elbo: "_ELBO | None"
+
     def __init__(
         self,
         model: VAE,
@@ -71,7 +84,7 @@ class Bounds(Objective):
         beta_warmup: int = 0,
         free_bits: float = 0.0,
         sample_block: int | None = None,
-        processes=None,
+        processes: Processes | None = None,
     ):
         super().__init__(model)
         if estimator not in ESTIMATORS:
@@ -85,8 +98,7 @@ class Bounds(Objective):
             raise ValueError(f'beta, beta_warmup and free_bits need estimator "b", got {estimator!r}')
         self._estimator, self.elbo = ESTIMATORS[estimator], None
         if bent:
-            options = {"beta": beta, "warmup_steps": beta_warmup, "free_bits": free_bits, "block": sample_block}
-            self.elbo = _ELBO(n_samples, **options)
+            self.elbo = _ELBO(n_samples, beta=beta, warmup_steps=beta_warmup, free_bits=free_bits, block=sample_block)
             self.elbo.processes = processes
 
     def forward(self, x: Tensor, key: Tensor | None = None) -> Ascent:
@@ -115,10 +127,11 @@ class Bounds(Objective):
 class _ELBO(ELBO):
     """Whose free bits are of the minibatch of all processes together."""
 
-    processes = None
+    processes: Processes | None = None
 
     def _mean_over_points(self, values: Tensor) -> Tensor:
         if self.processes is None:
             return super()._mean_over_points(values)
         total, count = self.processes.sum(torch.stack([values.nansum(0), (~values.isnan()).sum(0).to(values.dtype)]))
-        return total / count
+        mean: Tensor = total / count
+        return mean

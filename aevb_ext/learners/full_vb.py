@@ -1,6 +1,8 @@
 """Full variational Bayes: a posterior over the generative parameters too (appendix F, Algorithm 2)."""
 
 import math
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +40,9 @@ class FullVB(Learner):
 
     OPTIONS = ("estimator", "n_samples", "seed")
 
-    def __init__(self, model: VAE, n_data: int, *, estimator: str = "b", n_samples: int = 1, seed: int = 0, **options):
+    def __init__(
+        self, model: VAE, n_data: int, *, estimator: str = "b", n_samples: int = 1, seed: int = 0, **options: Any
+    ):
         super().__init__(ParameterPosterior(model, n_data, estimator, n_samples, seed=seed), n_data, **options)
 
 
@@ -64,6 +68,8 @@ class ParameterPosterior(Objective):
     """
 
     has_prior = False
+
+    steps: Tensor
 
     def __init__(self, model: VAE, n_data: int, estimator: str = "b", n_samples: int = 1, *, seed: int = 0):
         super().__init__(model)
@@ -91,14 +97,14 @@ class ParameterPosterior(Objective):
         """
         count = len(self.logvar)
         keys = keys_at(self.seed, "theta", number * count + torch.arange(count, device=number.device))
-        theta, divergence = [], 0.0
+        theta, divergences = [], []
         for mu, logvar, key in zip(self.means, self.logvar, keys, strict=True):
             # A parameter that is one number is one data point.
             rows = torch.atleast_1d(mu), torch.atleast_1d(logvar)
             drawn, kl = F.rsample_kl(*rows, key=key, reduction="sum")
             theta.append(drawn.view_as(mu))
-            divergence = divergence + kl
-        return theta, divergence
+            divergences.append(kl)
+        return theta, reduce(torch.add, divergences)
 
     @property
     def means(self) -> list[Tensor]:

@@ -1,9 +1,10 @@
 """What takes minibatch ascent steps, and what is ascended."""
 
 import math
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ..models import VAE
 from ..nn import ELBOTerms
 from .accumulator import Accumulator
 from .optimization import Adagrad, ParameterAverage, Schedule, autocast, check_precision, masked_update
+from .processes import Passes, Processes
 
 __all__ = ["OPTIMIZERS", "Ascent", "Learner", "Objective"]
 
@@ -41,12 +43,18 @@ class Objective(nn.Module):
     has_prior = True
     """Whether the parameters that it learns have the prior N(0, I) (MAP)."""
 
-    current_beta = 1.0
-    """The weight of the divergence at the next step."""
-
     def __init__(self, model: VAE):
         super().__init__()
         self.model = model
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, key: Tensor | None = None) -> Ascent: ...
+
+    @property
+    def current_beta(self) -> float:
+        """The weight of the divergence at the next step."""
+        return 1.0
 
     @property
     def learnt(self) -> list[Tensor]:
@@ -106,7 +114,7 @@ class Learner:
     """Whether it learns the encoder, which the bound needs."""
 
     @staticmethod
-    def passes(settings) -> int:
+    def passes(settings: Passes) -> int:
         """How many evaluations of a data point's likelihood a step is counted as, with these settings."""
         return 1
 
@@ -126,7 +134,7 @@ class Learner:
         skip_non_finite: bool = False,
         accumulate: int = 1,
         silent_steps: int = ADAGRAD_SILENT_STEPS,
-        processes=None,
+        processes: Processes | None = None,
     ):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
@@ -143,9 +151,12 @@ class Learner:
         self.objective = objective.to(device)
         self._parameters, self._buffers = objective.learnt, list(self.model.buffers())
         # The objective's own buffers (beta, the count of steps) are the same everywhere without being sent.
-        sent = {"buffers": any(True for _ in self.model.buffers())}
-        self._synchronised = self.objective if processes is None else processes.synchronised(self.objective, **sent)
-        self._unsynchronised = getattr(self._synchronised, "no_sync", nullcontext)
+        sent = any(True for _ in self.model.buffers())
+        together = None if processes is None else processes.synchronised(self.objective, buffers=sent)
+        self._synchronised: nn.Module = self.objective if together is None else together
+        self._unsynchronised: Callable[[], AbstractContextManager[object]] = getattr(
+            self._synchronised, "no_sync", nullcontext
+        )
         self._world_size = 1 if processes is None else processes.world_size
         self.schedule = Schedule(silent_steps if optimizer == "adagrad" else 0, lr_warmup, total_steps)
         prior = batch_size / n_data if objective.has_prior else 0.0
@@ -229,17 +240,20 @@ class Learner:
             self._ascend()
         return reduce(torch.add, sums) / len(x)
 
-    def _parts(self, x: Tensor, key: Tensor | None) -> list[tuple]:
+    def _parts(self, x: Tensor, key: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         if self.accumulate == 1:
             return [(x, key)]
         xs = x.chunk(self.accumulate)
-        keys = key.chunk(self.accumulate) if key is not None and key.dim() > 1 else [key] * len(xs)
+        keys: Sequence[Tensor | None] = (
+            key.chunk(self.accumulate) if key is not None and key.dim() > 1 else [key] * len(xs)
+        )
         return list(zip(xs, keys, strict=True))
 
     def _add_gradient(self, x: Tensor, key: Tensor | None) -> Tensor:
         """Add that of what is ascended to the parameters', and give the sum of x's bounds."""
         with autocast(self.precision, x.device.type):
-            ascended, terms = self._synchronised(x, key)
+            ascent: Ascent = self._synchronised(x, key)
+            ascended, terms = ascent
             total = ascended.sum()
         scaled = total if self.scaler is None else self.scaler.scale(total)
         scaled.backward(self._descend)
@@ -273,16 +287,15 @@ def state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def _optimizer(name: str, parameters: list[Tensor], lr: float, prior: float) -> torch.optim.Optimizer:
     weights = [p for p in parameters if p.dim() > 1]
     biases = [p for p in parameters if p.dim() <= 1]
-    groups = [{"params": weights, "weight_decay": prior}, {"params": biases}]
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": prior}, {"params": biases}]
+    rate: float | Tensor = lr
     on_cpu = all(p.device.type == "cpu" for p in parameters)
     if not on_cpu:
         # On the device, where a CUDA graph reads it at each replay.
-        lr = torch.tensor(lr, device=parameters[0].device)
-    match name:
-        case "adagrad":
-            return Adagrad(groups, lr)
-        case "adam":
-            # Capturable: its count of steps is on the device too.
-            return torch.optim.Adam(groups, lr, fused=True, capturable=not on_cpu)
-        case "sgd":
-            return torch.optim.SGD(groups, lr, fused=True)
+        rate = torch.tensor(lr, device=parameters[0].device)
+    if name == "adagrad":
+        return Adagrad(groups, rate)
+    if name == "adam":
+        # Capturable: its count of steps is on the device too.
+        return torch.optim.Adam(groups, rate, fused=True, capturable=not on_cpu)
+    return torch.optim.SGD(groups, rate, fused=True)

@@ -1,5 +1,7 @@
 """Monte Carlo EM (appendix E), the paper's second comparison: no encoder, the posterior is sampled."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from ..models import VAE
 from ..nn import ELBOTerms
 from ..noise import keys_at, rekeyed
 from .learner import Ascent, Learner, Objective
+from .processes import Passes, Processes
 
 __all__ = ["MCEM"]
 
@@ -47,8 +50,10 @@ class MCEM(Learner):
     OPTIONS = ("hmc_steps", "weight_updates", "seed")
     ENCODES = False
 
+    objective: "Chains"
+
     @staticmethod
-    def passes(settings) -> int:
+    def passes(settings: Passes) -> int:
         """Leapfrog steps and weight updates: 15 by default, as Figure 3 counts."""
         return settings.hmc_steps + settings.weight_updates
 
@@ -61,8 +66,8 @@ class MCEM(Learner):
         hmc_steps: int = 10,
         weight_updates: int = 5,
         seed: int = 0,
-        processes=None,
-        **options,
+        processes: Processes | None = None,
+        **options: Any,
     ):
         for name, count in (("hmc_steps", hmc_steps), ("weight_updates", weight_updates)):
             if count < 1:
@@ -100,6 +105,9 @@ class Chains(Objective):
         chains: ``[N, latent]``.
         stepsize: of the leapfrog, a scalar on the device.
     """
+
+    chains: Tensor
+    stepsize: Tensor
 
     def __init__(self, model: VAE, n_data: int, seed: int = 0):
         super().__init__(model)

@@ -1,9 +1,11 @@
 """How parameters follow a gradient: optimiser, learning rate schedule, precision, masked updates, average."""
 
 import math
-from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +31,13 @@ class Adagrad(torch.optim.Adagrad):
     graph could change it.
     """
 
-    def __init__(self, params, lr):
+    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float | Tensor):
         super().__init__(params, lr, fused=not isinstance(lr, torch.Tensor))
         # What a GradScaler asks: it then leaves its scale and what it found on this object.
         self._step_supports_amp_scaling = True
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # without a closure, which nobody here has
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -51,18 +53,41 @@ class Adagrad(torch.optim.Adagrad):
             if found_inf is None:
                 _foreach(params, gradients, sums, *settings)
             else:
-                with masked_update(found_inf > 0, lambda tensors=params + sums: tensors):
+                with masked_update(found_inf > 0, partial(list, params + sums)):
                     _foreach(params, gradients, sums, *settings)
 
 
-def _fused(params, gradients, sums, steps, lr, weight_decay, eps, scale, found_inf) -> None:
-    constants = {"lr": lr, "lr_decay": 0.0, "weight_decay": weight_decay, "eps": eps, "maximize": False}
-    torch._fused_adagrad_(params, gradients, sums, steps, **constants, grad_scale=scale, found_inf=found_inf)
+def _fused(
+    params: list[Tensor],
+    gradients: list[Tensor],
+    sums: list[Tensor],
+    steps: list[Tensor],
+    lr: float,
+    weight_decay: float,
+    eps: float,
+    scale: Tensor | None,
+    found_inf: Tensor | None,
+) -> None:
+    torch._fused_adagrad_(
+        params,
+        gradients,
+        sums,
+        steps,
+        lr=lr,
+        lr_decay=0.0,
+        weight_decay=weight_decay,
+        eps=eps,
+        maximize=False,
+        grad_scale=scale,
+        found_inf=found_inf,
+    )
 
 
-def _foreach(params, gradients, sums, lr, weight_decay, eps) -> None:
+def _foreach(
+    params: list[Tensor], gradients: list[Tensor], sums: list[Tensor], lr: Tensor, weight_decay: float, eps: float
+) -> None:
     if weight_decay:
-        gradients = torch._foreach_add(gradients, params, alpha=weight_decay)
+        gradients = list(torch._foreach_add(gradients, params, alpha=weight_decay))
     torch._foreach_addcmul_(sums, gradients, gradients)
     roots = torch._foreach_sqrt(sums)
     torch._foreach_add_(roots, eps)
@@ -98,7 +123,7 @@ class Schedule:
 
 @contextmanager
 @torch.no_grad()
-def masked_update(bad: Tensor, tensors: Callable[[], list[Tensor]]):
+def masked_update(bad: Tensor, tensors: Callable[[], list[Tensor]]) -> Iterator[None]:
     """A context that leaves ``tensors()`` as they were where ``bad`` is true: without the host ever knowing.
 
     Args:
@@ -134,7 +159,7 @@ class ParameterAverage:
 
     @contextmanager
     @torch.no_grad()
-    def in_place(self):
+    def in_place(self) -> Iterator[None]:
         """A context in which the parameters *are* the average."""
         own = [p.clone() for p in self._parameters]
         torch._foreach_copy_(self._parameters, self.values)
@@ -156,7 +181,7 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise ValueError(f'precision "tf32" is of CUDA devices, but the model is on {device}')
 
 
-def autocast(precision: str, device_type: str):
+def autocast(precision: str, device_type: str) -> AbstractContextManager[object]:
     """The context in which a step's forward runs."""
     dtype = PRECISIONS[precision]
     # Without its cache, whose entries would not live through a CUDA graph's replays.
@@ -164,7 +189,7 @@ def autocast(precision: str, device_type: str):
 
 
 @contextmanager
-def matmul_precision(precision: str):
+def matmul_precision(precision: str) -> Iterator[None]:
     """float32 products in tf32 where that is asked for; PyTorch's switch, which is the process's, is set back after."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32

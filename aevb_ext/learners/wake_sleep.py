@@ -1,5 +1,7 @@
 """The wake-sleep algorithm (Hinton, Dayan, Frey & Neal 1995), the paper's first comparison."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ class WakeSleep(Learner):
         TypeError: (at a step) the decoder gives something else.
     """
 
-    def __init__(self, model: VAE, n_data: int, **options):
+    def __init__(self, model: VAE, n_data: int, **options: Any):
         super().__init__(Phases(model), n_data, **options)
 
 

@@ -1,12 +1,14 @@
 """Models by the name of their architecture."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from inspect import Parameter, signature
+from typing import Any
 
 import torch
 
 from .._checks import check_name, is_python_integer
+from .._types import Shape
 from .conv import conv_vae
 from .mlp import deep_mlp_vae, mlp_vae
 from .vae import VAE
@@ -14,14 +16,16 @@ from .vae import VAE
 __all__ = ["ARCHITECTURES", "make_model"]
 
 # Each architecture's function, and what it has to know of the data.
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, tuple[Callable[..., VAE], str]] = {
     "mlp": (mlp_vae, "x_dim"),
     "deep-mlp": (deep_mlp_vae, "x_dim"),
     "conv": (conv_vae, "image_shape"),
 }
 
 
-def make_model(architecture: str = "mlp", *, x_dim: int | None = None, image_shape=None, **options) -> VAE:
+def make_model(
+    architecture: str = "mlp", *, x_dim: int | None = None, image_shape: Shape | None = None, **options: Any
+) -> VAE:
     """A model by name: ``"mlp"``, ``"deep-mlp"`` or ``"conv"``.
 
     ``make_model(**model.config)`` has the architecture of ``model``, with new parameters::
@@ -58,7 +62,7 @@ def make_model(architecture: str = "mlp", *, x_dim: int | None = None, image_sha
     return build(size, **options)
 
 
-def _numbers(image_shape) -> int:
+def _numbers(image_shape: Shape) -> int:
     """How many numbers an image of that shape is."""
     sizes = list(image_shape) if isinstance(image_shape, Iterable) else []
     if not sizes or not all(is_python_integer(size) and size >= 1 for size in sizes):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import functional as F
+from .._types import Generators
 from ..data import Rows, prefetch, rows_of
 from ..hmc import log_prior
 from ..nn import ELBO, ELBOTerms
@@ -40,7 +41,13 @@ ROWS = 5000
 
 
 def terms_a(
-    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+    model: VAE,
+    x: Tensor,
+    n_samples: int = 1,
+    *,
+    block: int | None = None,
+    key: Tensor | None = None,
+    generator: Generators | None = None,
 ) -> ELBOTerms:
     """Estimator A (eq. 6); ``kl`` is the mean over samples of log q(z | x) - log p(z).
 
@@ -53,6 +60,7 @@ def terms_a(
     """
     mu, logvar = q = model.posterior(x)
     terms = sample_terms(model, x, q, F.key_for(mu, key, generator))  # one key for all blocks
+    sums: Sequence[Tensor]
     if block is None or block >= n_samples:
         sums = [value.sum(0) for value in terms(0, n_samples)[0]]
     else:
@@ -74,7 +82,13 @@ def sample_terms(model: VAE, x: Tensor, q: tuple[Tensor, Tensor], key: Tensor) -
 
 
 def terms_b(
-    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+    model: VAE,
+    x: Tensor,
+    n_samples: int = 1,
+    *,
+    block: int | None = None,
+    key: Tensor | None = None,
+    generator: Generators | None = None,
 ) -> ELBOTerms:
     """Estimator B (eq. 7); ``kl`` is the divergence in closed form. Arguments are those of :func:`terms_a`."""
     if block is not None and block < n_samples:
@@ -90,7 +104,13 @@ def terms_b(
 
 
 def terms_iwae(
-    model: VAE, x: Tensor, n_samples: int = 1, *, block: int | None = None, key=None, generator=None
+    model: VAE,
+    x: Tensor,
+    n_samples: int = 1,
+    *,
+    block: int | None = None,
+    key: Tensor | None = None,
+    generator: Generators | None = None,
 ) -> ELBOTerms:
     """The importance-weighted bound of k samples (Burda et al. 2016, arXiv 1509.00519, eq. 8).
 
@@ -99,7 +119,7 @@ def terms_iwae(
     return _terms(ELBO(n_samples, importance_weighted=True, block=block), model, x, key, generator)
 
 
-def _terms(elbo: ELBO, model: VAE, x: Tensor, key, generator) -> ELBOTerms:
+def _terms(elbo: ELBO, model: VAE, x: Tensor, key: Tensor | None, generator: Generators | None) -> ELBOTerms:
     return elbo(x, model.posterior(x), model.log_likelihood, key=key, generator=generator)
 
 

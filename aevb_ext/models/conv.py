@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .._checks import check_sizes, is_python_integer
+from .._types import Shape
 from ..nn import Linear
 from .layers import decoder_of, he_normal_, likelihood_config
 from .vae import VAE
@@ -18,7 +19,7 @@ _SMALLEST_MAP = 8
 
 
 def conv_vae(
-    image_shape,
+    image_shape: Shape,
     *,
     latent: int,
     hidden: int = 256,
@@ -67,7 +68,7 @@ def conv_vae(
     return model
 
 
-def _checked(image_shape) -> tuple[int, int, int]:
+def _checked(image_shape: Shape) -> tuple[int, int, int]:
     shape = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
     is_shape = len(shape) in (2, 3) and all(is_python_integer(size) and size >= 1 for size in shape)
     if not is_shape or min(shape[-2:]) < 2:
@@ -75,20 +76,22 @@ def _checked(image_shape) -> tuple[int, int, int]:
             "image_shape must be (height, width) or (colours, height, width), each side at least 2 pixels, got "
             f"{image_shape!r}"
         )
-    return shape if len(shape) == 3 else (1, *shape)
+    *colours, height, width = shape
+    return (colours[0] if colours else 1), height, width
 
 
 def _maps(channels: int, height: int, width: int) -> list[tuple[int, int, int]]:
     """The shapes (channels, height, width) of the feature maps, from the largest to the smallest."""
-    maps = []
+    maps: list[tuple[int, int, int]] = []
     while not maps or min(height, width) > _SMALLEST_MAP:
         height, width = height // 2, width // 2
         maps.append((channels << len(maps), height, width))
     return maps
 
 
-def _encoder(image: tuple[int, int, int], maps: list, hidden: int, outputs: int) -> nn.Sequential:
-    layers, channels = [], image[0]
+def _encoder(image: tuple[int, int, int], maps: list[tuple[int, int, int]], hidden: int, outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    channels = image[0]
     for shape in maps:
         layers += [nn.Conv2d(channels, shape[0], 4, stride=2, padding=1), nn.SiLU()]
         channels = shape[0]
@@ -102,8 +105,8 @@ def _encoder(image: tuple[int, int, int], maps: list, hidden: int, outputs: int)
     )
 
 
-def _decoder(latent: int, hidden: int, maps: list, image: tuple[int, int, int]) -> nn.Sequential:
-    layers = []
+def _decoder(latent: int, hidden: int, maps: list[tuple[int, int, int]], image: tuple[int, int, int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
     first = (maps[0][0] // 2 or 1, *image[1:])
     for small, large in zip(maps[::-1], [*maps[-2::-1], first], strict=True):
         # A side of odd length has lost a pixel when it was halved.

@@ -1,5 +1,7 @@
 """Linear-Gaussian factor analysis: a VAE whose evidence, posterior and bound are known in closed form."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
@@ -27,6 +29,9 @@ class FactorAnalysis(GaussianDecoder):
     Raises:
         ValueError: a size is below 1.
     """
+
+    net: Linear
+    logvar: nn.Parameter
 
     def __init__(self, x_dim: int, latent: int, *, generator: torch.Generator | None = None):
         check_sizes(x_dim=x_dim, latent=latent)
@@ -127,6 +132,10 @@ class LinearEncoder(nn.Module):
         with torch.no_grad():
             self.mean.weight.normal_(0, 0.01, generator=generator)
             self.mean.bias.zero_()
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, logvar), each ``[N, latent]``, for x ``[N, x_dim]``."""

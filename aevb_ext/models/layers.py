@@ -8,6 +8,7 @@ from torch import nn
 
 from .._checks import check_name
 from ..nn import BernoulliDecoder, GaussianDecoder
+from ..nn.heads import Decoder
 
 __all__ = [
     "LIKELIHOODS",
@@ -48,23 +49,27 @@ def he_normal_(model: nn.Module, generator: torch.Generator | None = None) -> No
     for layer in model.modules():
         match layer:
             case nn.Linear() | nn.Conv2d():
-                n = layer.weight[0].numel()
+                n: float = layer.weight[0].numel()
             case nn.ConvTranspose2d():
                 n = layer.weight[:, 0].numel() / (layer.stride[0] * layer.stride[1])
             case _:
                 continue
         layer.weight.normal_(0, (2 / n) ** 0.5, generator=generator)
-        layer.bias.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
 
 
 # The decoder of each likelihood, and how many numbers it needs for each number of x.
-LIKELIHOODS = {"bernoulli": (BernoulliDecoder, 1), "gaussian": (GaussianDecoder, 2)}
+LIKELIHOODS: dict[str, tuple[type[BernoulliDecoder] | type[GaussianDecoder], int]] = {
+    "bernoulli": (BernoulliDecoder, 1),
+    "gaussian": (GaussianDecoder, 2),
+}
 
 # What a Gaussian's mean goes through last: the paper's sigmoid, for data in [0, 1], or nothing, for any.
 MEAN_ACTIVATIONS = ("sigmoid", "identity")
 
 
-def decoder_of(likelihood: str, mean_activation: str = "sigmoid") -> tuple[Callable[[nn.Module], nn.Module], int]:
+def decoder_of(likelihood: str, mean_activation: str = "sigmoid") -> tuple[Callable[[nn.Module], Decoder], int]:
     """What makes the decoder of that likelihood of a network, and how many numbers it needs for each number of x.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from .._checks import check_positive, check_sizes
 from ..data import Rows, chunks
 from ..distributions import DiagonalGaussian
 from ..nn import BernoulliDecoder
-from ..nn.heads import has_hooks, through
+from ..nn.heads import Decoder, has_hooks, through
 from ..nn.linear import Linear, scaled
 from ..noise import keys_at, rekeyed
 from .bound import bound_values
@@ -58,18 +59,22 @@ class VAE(nn.Module):
         ValueError: x_scale is no positive number.
     """
 
+    encoder: nn.Module
+    decoder: Decoder
+
     def __init__(
         self,
         encoder: nn.Module,
         decoder: nn.Module,
         latent: int | None = None,
         x_scale: float = 1.0,
-        config: dict | None = None,
+        config: dict[str, Any] | None = None,
     ):
         super().__init__()
         check_positive("x_scale", x_scale)
         self.encoder = encoder
-        self.decoder = decoder if hasattr(decoder, "log_prob") else BernoulliDecoder(decoder)
+        given = decoder if hasattr(decoder, "log_prob") else BernoulliDecoder(decoder)
+        self.decoder = given  # type: ignore[assignment]  # a module with the methods of a Decoder is as good
         self._latent, self.x_scale, self.config = latent, x_scale, config
 
     @property
@@ -101,7 +106,7 @@ class VAE(nn.Module):
             self._latent = mu[0].numel()
         return mu, logvar
 
-    def _encoded(self, x: Tensor, x_scale: float):
+    def _encoded(self, x: Tensor, x_scale: float) -> Any:
         """The encoder's output. A first layer that takes bytes is given bytes; floats come in the model's dtype."""
         if x.is_floating_point() and (parameter := next(self.parameters(), None)) is not None:
             x = x.to(parameter.dtype)
@@ -271,7 +276,7 @@ class VAE(nn.Module):
             return 0, 1
         if len(dims) != 2 or dims[0] == dims[1] or not all(0 <= d < self.latent for d in dims):
             raise ValueError(f"dims must be two different dimensions from 0 to {self.latent - 1}, got {tuple(dims)}")
-        return tuple(dims)
+        return dims[0], dims[1]
 
     def anomaly_scores(
         self,
@@ -301,7 +306,7 @@ class VAE(nn.Module):
         return -bound_values(self, x, estimator=estimator, n_samples=n_samples, seed=seed, progress=progress)
 
 
-def mu_logvar(q) -> tuple[Tensor, Tensor]:
+def mu_logvar(q: object) -> tuple[Tensor, Tensor]:
     """(mu, logvar) of what an encoder may give.
 
     Raises:

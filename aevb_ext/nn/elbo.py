@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,32 @@ from torch.distributions import Distribution, kl_divergence
 
 from .. import functional as F
 from .._arguments import described, explained, is_integer, is_number, kind, sizes
+from .._types import Generators
 from ..distributions import DiagonalGaussian
 from ..distributions.factorised import broadcast, check_broadcasts
-from .stream import streamed
+from .stream import Terms, streamed
 
 __all__ = ["ELBO", "ELBOTerms"]
+
+
+class _Density(Protocol):
+    """What the posterior is held to where that takes samples."""
+
+    def log_prob(self, value: Tensor, /) -> Tensor: ...
+
+
+# What p(z) may be given as.
+Prior = _Density | Distribution | tuple[Tensor, Tensor]
+
+
+class _Noise(TypedDict, total=False):
+    """Arguments of the samplers."""
+
+    n_samples: int | None
+    first_sample: int
+    key: Tensor | None
+    generator: Generators | None
+
 
 GRADIENTS = ("total", "stl", "dreg")
 
@@ -47,9 +69,9 @@ class ELBOTerms(NamedTuple):
         return -self.bound.mean()
 
 
-def _is_decoder(value) -> bool:
+def _is_decoder(value: object) -> bool:
     """Whether it has a ``log_prob`` that can be called with (x, z), or can itself."""
-    log_prob = getattr(value, "log_prob", value.forward if isinstance(value, nn.Module) else value)
+    log_prob: Any = getattr(value, "log_prob", value.forward if isinstance(value, nn.Module) else value)
     try:
         inspect.signature(log_prob).bind(None, None)
     except TypeError:
@@ -119,6 +141,10 @@ class ELBO(nn.Module):
         ValueError: a number is out of range, or options do not fit together; the message says why.
     """
 
+    beta: Tensor
+    capacity: Tensor | None
+    steps: Tensor
+
     def __init__(
         self,
         n_samples: int = 1,
@@ -182,17 +208,31 @@ class ELBO(nn.Module):
                 "it, so that its noise would become a bias"
             )
 
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            x: Tensor,
+            posterior: DiagonalGaussian | tuple[Tensor, Tensor],
+            decoder: nn.Module | Callable[..., Tensor],
+            *,
+            x_scale: float = 1.0,
+            prior: Prior | None = None,
+            key: Tensor | None = None,
+            generator: Generators | None = None,
+        ) -> ELBOTerms: ...
+
     @explained(x=None, decoder=_check_decoder)
     def forward(
         self,
         x: Tensor,
-        posterior,
-        decoder,
+        posterior: DiagonalGaussian | tuple[Tensor, Tensor],
+        decoder: nn.Module | Callable[..., Tensor],
         *,
         x_scale: float = 1.0,
-        prior=None,
+        prior: Prior | None = None,
         key: Tensor | None = None,
-        generator=None,
+        generator: Generators | None = None,
     ) -> ELBOTerms:
         """The bound of each data point of x.
 
@@ -225,12 +265,12 @@ class ELBO(nn.Module):
         q = posterior if isinstance(posterior, DiagonalGaussian) else _of_tuple("posterior", posterior)
         p = _prior_of(prior, q)
         n_samples = None if self.n_samples == 1 else self.n_samples
-        noise = {"n_samples": n_samples, "key": key, "generator": generator}
+        noise: _Noise = {"n_samples": n_samples, "key": key, "generator": generator}
         if self._streams:
             noise = {"n_samples": n_samples, "key": F.key_for(q.mu, key, generator)}  # one for all blocks
         sources = (q.mu, q.scale_param, p, x, decoder)
 
-        def log_likelihood(z):
+        def log_likelihood(z: Tensor) -> Tensor:
             log_prob = getattr(decoder, "log_prob", decoder)
             value = log_prob(x, z) if x_scale == 1 else log_prob(x, z, x_scale=x_scale)
             return _of_rows(value, z, q, "the decoder must give log p(x | z)")
@@ -244,11 +284,18 @@ class ELBO(nn.Module):
         # torch.jit.trace would keep the gradients of the example: it takes all samples at once, to the same noise.
         return self.block is not None and self.block < self.n_samples and not torch.jit.is_tracing()
 
-    def _in_closed_form(self, q: DiagonalGaussian, p, noise: dict, log_likelihood, sources: tuple) -> ELBOTerms:
+    def _in_closed_form(
+        self,
+        q: DiagonalGaussian,
+        p: _Density | None,
+        noise: _Noise,
+        log_likelihood: Callable[[Tensor], Tensor],
+        sources: tuple[object, ...],
+    ) -> ELBOTerms:
         reduction = "none" if self.free_bits else "sample"
-        if self._streams:
+        if self.block is not None and self._streams:
 
-            def terms(first, n):
+            def terms(first: int, n: int) -> Terms:
                 return (log_likelihood(_rsample(q, {**noise, "n_samples": n, "first_sample": first})),), None
 
             (total,) = streamed(terms, self.n_samples, self.block, sources, weighted=False)
@@ -260,17 +307,24 @@ class ELBO(nn.Module):
             groups = self._grouped(kl, q)
             kl, regulariser = groups.sum(-1), self._with_free_bits(groups).sum(-1)
         elif self.capacity is not None:
-            regulariser = (kl - self.current_capacity).abs()
+            regulariser = (kl - _now(self.capacity, self.steps, self.capacity_steps)).abs()
         else:
             regulariser = kl
         return ELBOTerms(reconstruction - self.current_beta * regulariser, reconstruction, kl)
 
-    def _of_samples(self, q: DiagonalGaussian, p, noise: dict, log_likelihood, sources: tuple) -> ELBOTerms:
+    def _of_samples(
+        self,
+        q: DiagonalGaussian,
+        p: _Density | None,
+        noise: _Noise,
+        log_likelihood: Callable[[Tensor], Tensor],
+        sources: tuple[object, ...],
+    ) -> ELBOTerms:
         n_samples = noise["n_samples"]
         density = q if self.gradient == "total" else _detached(q)
         squares_weights = self.gradient == "dreg" and n_samples is not None
 
-        def terms(first, n):
+        def terms(first: int, n: int | None) -> Terms:
             z, port = _rsample(q, {**noise, "n_samples": n, "first_sample": first}), None
             if squares_weights:
                 z, port = _WeighedThroughPort.apply(z, q.event_dims)
@@ -282,8 +336,8 @@ class ELBO(nn.Module):
             log_ratio = density.log_prob(z) - log_prior
             return (log_p, log_ratio), port
 
-        if self._streams:
-            return self._of_blocks(terms, sources)
+        if self.block is not None and self._streams:
+            return self._of_blocks(terms, self.block, sources)
         (log_p, log_ratio), port = terms(0, n_samples)
         if not self.importance_weighted:
             bound = _mean(log_p - self.current_beta * log_ratio, n_samples)
@@ -295,10 +349,8 @@ class ELBO(nn.Module):
             log_p, log_ratio = log_p.detach(), log_ratio.detach()
         return ELBOTerms(bound, _mean(log_p, n_samples), _mean(log_ratio, n_samples))
 
-    def _of_blocks(self, terms, sources: tuple) -> ELBOTerms:
-        *log_sum, log_p, log_ratio = streamed(
-            terms, self.n_samples, self.block, sources, weighted=self.importance_weighted
-        )
+    def _of_blocks(self, terms: Callable[[int, int], Terms], block: int, sources: tuple[object, ...]) -> ELBOTerms:
+        *log_sum, log_p, log_ratio = streamed(terms, self.n_samples, block, sources, weighted=self.importance_weighted)
         log_p, log_ratio = log_p / self.n_samples, log_ratio / self.n_samples
         if self.importance_weighted:
             bound = log_sum[0] - math.log(self.n_samples)
@@ -318,7 +370,8 @@ class ELBO(nn.Module):
                 f"free_bits_groups is {self.free_bits_groups}: z's event {list(q.event_shape)} cannot be "
                 "cut into as many equal groups"
             )
-        return kl.unflatten(-1, (self.free_bits_groups, -1)).sum(-1)
+        grouped: Tensor = kl.unflatten(-1, (self.free_bits_groups, -1)).sum(-1)
+        return grouped
 
     def _with_free_bits(self, groups: Tensor) -> Tensor:
         # NaN stays what it is, and says nothing about the minibatch's other data points.
@@ -381,17 +434,17 @@ class _WeighedThroughPort(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z, event_dims):
+    def forward(z: Tensor, event_dims: int) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
         return z.clone(), z.new_zeros(z.shape[: z.dim() - event_dims], dtype=dtype)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
         ctx.event_dims = inputs[1]
 
     @staticmethod
-    def backward(ctx, z_cotangent, weights):
-        weights = weights[(..., *(None,) * ctx.event_dims)]
+    def backward(ctx: Any, z_cotangent: Tensor, weights: Tensor) -> tuple[Tensor, None]:
+        weights = weights.reshape(*weights.shape, *(1,) * ctx.event_dims)
         return (z_cotangent * weights).to(z_cotangent.dtype), None
 
 
@@ -401,15 +454,15 @@ class _LogMeanExpWithPort(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(log_weights, port):
+    def forward(log_weights: Tensor, port: Tensor) -> Tensor:
         return _log_mean_exp(log_weights)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
 
     @staticmethod
-    def backward(ctx, cotangent):
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         weights = ctx.saved_tensors[0].detach().softmax(0)
         return cotangent * weights, weights
 
@@ -428,19 +481,19 @@ def _now(value: Tensor, steps: Tensor, growing_steps: int) -> Tensor:
     return value * (steps / growing_steps).clamp(max=1) if growing_steps else value.clone()
 
 
-def _rsample_kl(q: DiagonalGaussian, p, noise: dict, reduction: str) -> tuple[Tensor, Tensor]:
+def _rsample_kl(q: DiagonalGaussian, p: _Density | None, noise: _Noise, reduction: str) -> tuple[Tensor, Tensor]:
     """z, and the divergences ``[B]`` (``"sample"``) or those of z's dimensions (``"none"``)."""
     if p is None:
-        options = {"spread": q.spread, "reduction": reduction, "batch_dims": len(q.batch_shape)}
-        return F.rsample_kl(q.mu, q.scale_param, **noise, **options)
+        batch_dims = len(q.batch_shape)
+        return F.rsample_kl(q.mu, q.scale_param, spread=q.spread, reduction=reduction, batch_dims=batch_dims, **noise)
     return _rsample(q, noise), _kl(q, p, reduction)
 
 
-def _rsample(q: DiagonalGaussian, noise: dict) -> Tensor:
+def _rsample(q: DiagonalGaussian, noise: _Noise) -> Tensor:
     return F.rsample(q.mu, q.scale_param, spread=q.spread, **noise)
 
 
-def _kl(q: DiagonalGaussian, p, reduction: str) -> Tensor:
+def _kl(q: DiagonalGaussian, p: _Density | None, reduction: str) -> Tensor:
     if p is None:
         p = _standard_normal(q)
     elif isinstance(p, Distribution):
@@ -451,7 +504,8 @@ def _kl(q: DiagonalGaussian, p, reduction: str) -> Tensor:
             raise TypeError(f"free_bits needs a DiagonalGaussian or a tuple (mu, logvar) as the prior, got {p}")
         return kl_divergence(_elementwise(q), _elementwise(p))
     try:
-        return kl_divergence(q, p)
+        # Of what is no distribution it says that nothing is known.
+        return kl_divergence(q, p)  # type: ignore[arg-type]
     except NotImplementedError:
         raise NotImplementedError(
             f"the divergence of the posterior from this prior, {type(p).__name__}, is not known in closed form: "
@@ -460,7 +514,7 @@ def _kl(q: DiagonalGaussian, p, reduction: str) -> Tensor:
         ) from None
 
 
-def _of_tuple(name: str, given, q: DiagonalGaussian | None = None) -> DiagonalGaussian:
+def _of_tuple(name: str, given: object, q: DiagonalGaussian | None = None) -> DiagonalGaussian:
     """The Gaussian of (mu, logvar); as a prior for q, of q's event."""
     if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(t, Tensor) for t in given)):
         raise TypeError(f"{name} must be a DiagonalGaussian or a tuple (mu, logvar) of tensors, got {_kind(given)}")
@@ -472,7 +526,7 @@ def _of_tuple(name: str, given, q: DiagonalGaussian | None = None) -> DiagonalGa
     return DiagonalGaussian(mu, logvar, batch_dims=mu.dim() - q.event_dims)
 
 
-def _prior_of(given, q: DiagonalGaussian):
+def _prior_of(given: Any, q: DiagonalGaussian) -> Any:
     """The prior for q as a distribution, or as what has a log_prob; None is N(0, I)."""
     p = _of_tuple("prior", given, q) if isinstance(given, tuple) else given
     if p is not None and not callable(getattr(p, "log_prob", None)):
@@ -487,7 +541,7 @@ def _prior_of(given, q: DiagonalGaussian):
     return p
 
 
-def _of_rows(value, z: Tensor, q: DiagonalGaussian, what: str) -> Tensor:
+def _of_rows(value: object, z: Tensor, q: DiagonalGaussian, what: str) -> Tensor:
     """``value``, one for each data point and sample of z."""
     rows = z.shape[: z.dim() - q.event_dims]
     if not isinstance(value, Tensor):
@@ -499,7 +553,7 @@ def _of_rows(value, z: Tensor, q: DiagonalGaussian, what: str) -> Tensor:
     return value
 
 
-def _kind(given) -> str:
+def _kind(given: object) -> str:
     """Its type, and those of a tuple's elements: a tensor's numbers would have to come from the device."""
     if isinstance(given, tuple):
         return f"({', '.join(map(_kind, given))})"
@@ -521,6 +575,6 @@ def _standard_normal(q: DiagonalGaussian) -> DiagonalGaussian:
     return DiagonalGaussian(zero.expand_as(q.mu), zero, batch_dims=len(q.batch_shape))
 
 
-def _check_weight(name: str, number: float) -> None:
+def _check_weight(name: str, number: float | Tensor) -> None:
     if not is_number(number) or not 0 <= number < math.inf:
         raise ValueError(f"{name} must be a finite number, at least 0, got {described(number)}")

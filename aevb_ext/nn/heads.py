@@ -1,7 +1,8 @@
 """What makes distributions of a network's output: the posterior of an encoder, the likelihoods of a decoder."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class GaussianPosterior(nn.Module):
         check_spread(spread)
         self.net, self.dim, self.clamp, self.soft, self.spread = net, dim, clamp, soft, spread
 
+    if TYPE_CHECKING:
+
+        def __call__(self, *x: Tensor) -> DiagonalGaussian: ...
+
     def forward(self, *x: Tensor) -> DiagonalGaussian:
         """q(z | x) with batch shape ``[B]``, of all that ``net`` takes.
 
@@ -61,15 +66,25 @@ class GaussianPosterior(nn.Module):
 _LARGE = {"cpu": 2**23, "cuda": 2**28}
 
 
-class _Decoder(nn.Module):
+class Decoder(nn.Module):
     """What the likelihoods have in common: the network sees a batch of z, whatever dimensions of samples z has."""
 
     def __init__(self, net: nn.Module, latent_dims: int):
         super().__init__()
-        explain(_Decoder, locals())
+        explain(Decoder, locals())
         if latent_dims < 1:
             raise ValueError(f"latent_dims must be at least 1, got {latent_dims}")
         self.net, self.latent_dims = net, latent_dims
+
+    if TYPE_CHECKING:
+
+        def __call__(self, z: Tensor) -> Bernoulli | DiagonalGaussian: ...
+
+        def log_prob(self, x: Tensor, z: Tensor, x_scale: float = 1.0) -> Tensor: ...
+
+        def mean(self, z: Tensor) -> Tensor: ...
+
+        def check_support(self, x: Tensor, x_scale: float, name: str) -> None: ...
 
     def _rows(self, z: Tensor) -> torch.Size:
         if z.dim() < self.latent_dims:
@@ -83,7 +98,7 @@ class _Decoder(nn.Module):
         """
         return self._through(self.net, z)
 
-    def _through(self, net, z: Tensor) -> Tensor:
+    def _through(self, net: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
         rows = self._rows(z)
         return net(z.flatten(0, len(rows) - 1)).unflatten(0, rows) if len(rows) > 1 else net(z)
 
@@ -95,8 +110,9 @@ class _Decoder(nn.Module):
         if type(self.net) is not nn.Sequential or not len(self.net) or x.dim() != 2:
             return None
         *body, last = self.net
-        plain = type(last) is nn.Linear or (type(last) is Linear and not last.tanh)
-        if not plain or has_hooks(self.net) or has_hooks(last):
+        if not (type(last) is nn.Linear or (type(last) is Linear and not last.tanh)):
+            return None
+        if has_hooks(self.net) or has_hooks(last):
             return None
         # An exported or traced program is for batches of any size: it takes the two steps.
         if torch.compiler.is_exporting() or torch.jit.is_tracing():
@@ -106,7 +122,7 @@ class _Decoder(nn.Module):
         return self._through(lambda batch: through(body, batch), z), last
 
 
-class BernoulliDecoder(_Decoder):
+class BernoulliDecoder(Decoder):
     r""":math:`p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \mathrm{sigmoid}(l_i(z)))` (Kingma & Welling 2014, app. C.1).
 
     Called with z it gives the distribution; :meth:`log_prob` is fused and takes data as bytes.
@@ -122,6 +138,10 @@ class BernoulliDecoder(_Decoder):
     def __init__(self, net: nn.Module, *, latent_dims: int = 1):
         super().__init__(net, latent_dims)
         check_unbounded(net, "logits")
+
+    if TYPE_CHECKING:
+
+        def __call__(self, z: Tensor) -> Bernoulli: ...
 
     @explained()
     def forward(self, z: Tensor) -> Bernoulli:
@@ -151,7 +171,7 @@ class BernoulliDecoder(_Decoder):
         _check_unit(low, high, x_scale, name, "the support [0, 1] of the Bernoulli likelihood")
 
 
-class GaussianDecoder(_Decoder):
+class GaussianDecoder(Decoder):
     r""":math:`p(x | z) = N(x; m(z), \sigma^2(z) I)` (Kingma & Welling 2014, appendix C.2), diagonal.
 
     Called with z it gives the distribution; :meth:`log_prob` is fused and takes data as bytes.
@@ -173,6 +193,8 @@ class GaussianDecoder(_Decoder):
         ValueError: ``latent_dims`` is below 1; with ``sigmoid``, net ends in one itself, or in another module that
             bounds what it gives.
     """
+
+    logvar: nn.Parameter | None
 
     def __init__(
         self,
@@ -196,6 +218,10 @@ class GaussianDecoder(_Decoder):
             logvar = nn.Parameter(torch.as_tensor(logvar).detach().to(torch.get_default_dtype(), copy=True))
         self.register_parameter("logvar", logvar)
 
+    if TYPE_CHECKING:
+
+        def __call__(self, z: Tensor) -> DiagonalGaussian: ...
+
     @explained()
     def forward(self, z: Tensor) -> DiagonalGaussian:
         """p(x | z) for z ``[*samples, B, *latent]``: batch shape ``[*samples, B]``, event shape that of x."""
@@ -209,8 +235,9 @@ class GaussianDecoder(_Decoder):
         """
         if self._is_plain and (large := self._large_layer(x, z)):
             h, last = large
-            options = {"sigmoid": self.sigmoid, "x_scale": x_scale}
-            return F.linear_gaussian_log_prob(x, h, last.weight, last.bias, self.logvar, **options)
+            return F.linear_gaussian_log_prob(
+                x, h, last.weight, last.bias, self.logvar, sigmoid=self.sigmoid, x_scale=x_scale
+            )
         return F.gaussian_log_prob(x, *self._mean_logvar(z), x_scale=x_scale)
 
     @explained()
@@ -233,6 +260,7 @@ class GaussianDecoder(_Decoder):
 
     def _mean_logvar(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and log sigma^2 of p(x | z)."""
+        logvar: Tensor
         if self.logvar is None:
             # A dimension counted from the front is one of a single batch.
             dim = self.dim if self.dim < 0 else self.dim + len(self._rows(z)) - 1
@@ -280,7 +308,7 @@ def check_unbounded(net: nn.Module, what: str) -> None:
 def _last(net: nn.Module) -> nn.Module | None:
     """The module that net's values come from, as far as it is known; None of one that has none."""
     net = getattr(net, "_orig_mod", net)  # what torch.compile was given
-    if type(net).forward is not nn.Sequential.forward:
+    if not isinstance(net, nn.Sequential) or type(net).forward is not nn.Sequential.forward:
         return net
     ends = [each for each in net if not isinstance(each, _RESHAPING)]
     return _last(ends[-1]) if ends else None
@@ -328,7 +356,7 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, kind) for kind in kinds)
 
 
-def through(modules: Iterable[nn.Module], h):
+def through(modules: Iterable[nn.Module], h: Tensor) -> Any:
     """What comes of h, one module after another: a part of an ``nn.Sequential``."""
     for module in modules:
         h = module(h)

@@ -1,5 +1,7 @@
 """Layers as the trainer wants them."""
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,10 +26,14 @@ class Linear(nn.Linear):
         tanh: whether tanh follows.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, tanh: bool = False, **kwargs):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, tanh: bool = False, **kwargs: Any):
         explain(Linear, locals(), in_features=integer, out_features=integer, bias=truth)
         super().__init__(in_features, out_features, bias, **kwargs)
         self.tanh = tanh
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, x_scale: float = 1.0) -> Tensor: ...
 
     @explained(x=tensor())
     def forward(self, x: Tensor, x_scale: float = 1.0) -> Tensor:
@@ -45,10 +51,12 @@ class Linear(nn.Linear):
     def _with(self, weight: Tensor, x: Tensor, x_scale: float) -> Tensor:
         fused = x.is_cpu and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         if fused and x.dtype in (torch.uint8, torch.bool):
-            return ops.linear(x, weight, self.bias, self.tanh, x_scale)
+            y: Tensor = ops.linear(x, weight, self.bias, self.tanh, x_scale)
+            return y
         x = scaled(x, x_scale, weight.dtype)
         if fused and x.dtype == torch.float32:
-            return ops.linear(x, weight, self.bias, self.tanh)
+            y = ops.linear(x, weight, self.bias, self.tanh)
+            return y
         y = nn.functional.linear(x, weight, self.bias)
         return y.tanh() if self.tanh else y
 

@@ -5,11 +5,13 @@ By then the normalised weights are known. The last block alone is kept from the 
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import Node
 from torch.distributions import Distribution
 
 from .stream import Terms, Totals
@@ -18,13 +20,15 @@ __all__ = ["recorded"]
 
 
 @torch.compiler.disable
-def recorded(terms, blocks, sources, weighted) -> tuple[Tensor, ...]:
+def recorded(
+    terms: Callable[[int, int], Terms], blocks: list[tuple[int, int]], sources: tuple[object, ...], weighted: bool
+) -> tuple[Tensor, ...]:
     """What :func:`~.stream.streamed` gives, differentiable; blocks are (first sample, how many), one after another."""
     totals, state = Totals(weighted), _State()
     with torch.no_grad(), state.without_autocast_cache():
         for each in blocks[:-1]:
             totals.add(terms(*each)[0])
-    begun = torch.zeros((), requires_grad=True).clone().grad_fn._sequence_nr()
+    begun = _number(torch.zeros((), requires_grad=True).clone().grad_fn)
     kept = terms(*blocks[-1])
     with torch.no_grad():
         totals.add(kept[0])
@@ -34,14 +38,24 @@ def recorded(terms, blocks, sources, weighted) -> tuple[Tensor, ...]:
         return results
     inputs = _inputs(outputs, _tensors(sources), begun)
     recomputation = _Recomputation(terms, blocks, kept, totals, state, _is_any_of_another(inputs))
-    return _Streamed.apply(recomputation, results, *inputs)
+    streamed_results: tuple[Tensor, ...] = _Streamed.apply(recomputation, results, *inputs)
+    return streamed_results
 
 
 class _Recomputation:
     """What the backward needs beside tensors."""
 
-    def __init__(self, terms, blocks, kept, totals: Totals, state: "_State", nested: bool):
-        self.terms, self.blocks, self.kept, self.state, self.nested = terms, blocks, kept, state, nested
+    def __init__(
+        self,
+        terms: Callable[[int, int], Terms],
+        blocks: list[tuple[int, int]],
+        kept: Terms,
+        totals: Totals,
+        state: "_State",
+        nested: bool,
+    ):
+        self.terms, self.blocks, self.state, self.nested = terms, blocks, state, nested
+        self.kept: Terms | None = kept
         self.log_sum = totals.log_sum if totals.weighted else None
 
     def evaluated(self) -> Iterator[Terms]:
@@ -77,17 +91,19 @@ class _Streamed(torch.autograd.Function):
     """Results that are known, of inputs that are found: gradients go where autograd's own would, all at once."""
 
     @staticmethod
-    def forward(ctx, recomputation, results, *inputs):
+    def forward(
+        ctx: Any, recomputation: _Recomputation, results: tuple[Tensor, ...], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.recomputation = recomputation
         ctx.save_for_backward(*inputs)  # so that one which was changed in place is noticed
         return results
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *cotangents):
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         inputs, recomputation = ctx.saved_tensors, ctx.recomputation
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
-        sums = [None] * len(inputs)
+        sums: list[Tensor | None] = [None] * len(inputs)
         owned = [False] * len(inputs)
         with torch.enable_grad():
             for terms in recomputation.evaluated():
@@ -102,10 +118,13 @@ class _Streamed(torch.autograd.Function):
                     for i, g in zip(wanted, gradients, strict=True):
                         if g is None:
                             continue
-                        if owned[i]:
-                            sums[i].add_(g)
-                        else:  # what autograd hands out may be shared
-                            sums[i], owned[i] = (g, False) if sums[i] is None else (sums[i] + g, True)
+                        before = sums[i]
+                        if before is None:  # what autograd hands out may be shared
+                            sums[i] = g
+                        elif owned[i]:
+                            before.add_(g)
+                        else:
+                            sums[i], owned[i] = before + g, True
                 del gradients
         return None, None, *sums
 
@@ -113,7 +132,7 @@ class _Streamed(torch.autograd.Function):
 class _State:
     """What a block depends on beside tensors: the generators' states and autocast's, both as they are now."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
         self._device = None
         if torch.cuda.is_available() and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
@@ -122,7 +141,7 @@ class _State:
         self._autocast = [(d, torch.get_autocast_dtype(d)) for d in devices if torch.is_autocast_enabled(d)]
 
     @contextlib.contextmanager
-    def without_autocast_cache(self):
+    def without_autocast_cache(self) -> Iterator[None]:
         """A cast that is kept from where gradients are off has none to give where they are on."""
         with contextlib.ExitStack() as stack:
             for device, dtype in self._autocast:
@@ -130,7 +149,7 @@ class _State:
             yield
 
     @contextlib.contextmanager
-    def again(self):
+    def again(self) -> Iterator[None]:
         """As it was."""
         with torch.random.fork_rng(devices=[] if self._device is None else None), self.without_autocast_cache():
             torch.set_rng_state(self._cpu)
@@ -140,7 +159,7 @@ class _State:
 
 
 @contextlib.contextmanager
-def _without_hooks(tensors):
+def _without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Hooks of the user are for the whole gradient, and are called with it: not with the part of each block."""
     hooks = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
     for registered, _ in hooks:
@@ -153,7 +172,7 @@ def _without_hooks(tensors):
 
 
 @contextlib.contextmanager
-def _ending_at(tensors):
+def _ending_at(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Gradients go no further than these: what they were computed from gets its part afterwards, of the sum."""
     nodes = {t.grad_fn for t in tensors if t.grad_fn is not None}
     handles = [node.register_prehook(lambda cotangents: (None,) * len(cotangents)) for node in nodes]
@@ -164,7 +183,7 @@ def _ending_at(tensors):
             handle.remove()
 
 
-def _tensors(source) -> Iterator[Tensor]:
+def _tensors(source: Any) -> Iterator[Tensor]:
     """Those in tuples, distributions and what functions are bound to, without their modules' parameters."""
     match source:
         case Tensor():
@@ -183,19 +202,20 @@ def _tensors(source) -> Iterator[Tensor]:
 def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> list[Tensor]:
     """The leaves, and of the candidates computed before node number ``begun``, that the outputs' graph begins with."""
     outside = {(t.grad_fn, t.output_nr): t for t in candidates if t.grad_fn is not None}
-    found, seen = {}, set()
+    found: dict[int, Tensor] = {}
+    seen: set[tuple[Node, int | None]] = set()
     edges = [(t.grad_fn, t.output_nr) for t in outputs]
     while edges:
         edge = edges.pop()
         node = edge[0]
-        if node is None or edge in seen:
+        if node is None or (node, edge[1]) in seen:
             continue
-        seen.add(edge)
+        seen.add((node, edge[1]))
         if edge in outside:
             found[id(outside[edge])] = outside[edge]
         elif hasattr(node, "variable"):
             found[id(node.variable)] = node.variable
-        elif node._sequence_nr() < begun:
+        elif _number(node) < begun:
             raise NotImplementedError(
                 f"the decoder uses a tensor that was computed outside of it ({node.name()}) and has a gradient: where "
                 "samples are taken a block at a time, it must be given as an argument, be in the decoder's closure, or "
@@ -207,11 +227,18 @@ def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> 
     return list(found.values())
 
 
+def _number(node: Any) -> int:
+    """Of a node of the graph: later ones have larger numbers."""
+    number: int = node._sequence_nr()
+    return number
+
+
 def _is_any_of_another(inputs: list[Tensor]) -> bool:
     """Whether one of them was computed from another: a log variance from the mean, a mean by weights that are tied."""
-    ends = {t.grad_fn for t in inputs} - {None}
+    ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
     leaves = {id(t) for t in inputs if t.grad_fn is None}
-    nodes, seen = [node for end in ends for node, _ in end.next_functions], set()
+    nodes = [node for end in ends for node, _ in end.next_functions]
+    seen: set[Node] = set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:

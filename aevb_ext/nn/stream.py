@@ -20,7 +20,12 @@ class Totals:
     """
 
     def __init__(self, weighted: bool):
-        self.weighted, self.sums = weighted, None
+        self.weighted = weighted
+        self.sums: list[Tensor] | None = None
+        self._largest: Tensor
+        self._shift: Tensor
+        self._total: Tensor
+        self._squares: Tensor
 
     def add(self, values: tuple[Tensor, ...]) -> None:
         """``[n, *batch]`` each."""
@@ -44,7 +49,8 @@ class Totals:
 
     def results(self) -> tuple[Tensor, ...]:
         """The sums, and before them, where weighted, the log-sum-exp."""
-        return (self.log_sum, *self.sums) if self.weighted else tuple(self.sums)
+        sums = self.sums or []
+        return (self.log_sum, *sums) if self.weighted else tuple(sums)
 
     @property
     def log_sum(self) -> Tensor:
@@ -62,7 +68,7 @@ Terms = tuple[tuple[Tensor, ...], Tensor | None]
 
 
 def streamed(
-    terms: Callable[[int, int], Terms], n_samples: int, block: int, sources: tuple, *, weighted: bool
+    terms: Callable[[int, int], Terms], n_samples: int, block: int, sources: tuple[object, ...], *, weighted: bool
 ) -> tuple[Tensor, ...]:
     """The sums over samples of each value, and before them, where ``weighted``, the log-sum-exp of log weights.
 
@@ -88,7 +94,8 @@ def streamed(
     if torch.is_grad_enabled():
         from .recompute import recorded  # which imports PyTorch's compiler
 
-        return recorded(terms, blocks, sources, weighted)
+        results: tuple[Tensor, ...] = recorded(terms, blocks, sources, weighted)
+        return results
     totals = Totals(weighted)
     for each in blocks:
         totals.add(terms(*each)[0])

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .._files import write_csv, write_whole
+from .._types import StrPath
 from ..train.saved_run import SavedRun
 from . import figure2, published
 from .figure2 import TITLES
@@ -29,7 +31,7 @@ _CURVES = (
 # The paper chose the stepsize among three, on the first few iterations (section 5), and does not say which; nor does it
 # say which of its two estimators is plotted, or how fast log-variances follow. It says that minibatches are of 100, but
 # its curves of Frey Face have a point at multiples of 500 samples alone.
-_CHANGES = {
+_CHANGES: dict[str, dict[str, Any]] = {
     "as in Figure 2": {},
     "estimator A": {"estimator": "a"},
     "estimator B": {"estimator": "b"},
@@ -40,7 +42,7 @@ _CHANGES = {
 }
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
+def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
     """Some curves of Figure 2, as it has them and with one change each."""
     return [
         _changed(run, change)
@@ -58,7 +60,7 @@ def _changed(run: PlannedRun, change: dict) -> PlannedRun:
     return replace(run, name=run.name + name, keys=run.keys | change)
 
 
-def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write ablation.csv and ablation.md into ``out``; returns the page."""
     header = ("data", "latent", "learner", "change", "seed", "samples_seen", "train", "test", "the paper's test")
     rows = []

@@ -1,11 +1,15 @@
 """Figure 2: the bound against training samples, AEVB and Wake-Sleep, of every latent size."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from .._files import write_csv, write_whole
+from .._types import StrPath
 from ..estimators import evaluate_bound
+from ..models import VAE
 from ..train.saved_run import SavedRun
 from . import published
 from .planning import PlannedRun, evaluation_at
@@ -49,7 +53,7 @@ _NOISES = 3
 _SPREAD_SAMPLES = 10**6
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
+def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
     """Seed 0 of every curve to ``samples_seen``, the other seeds to a million samples at most."""
     return [
         planned(data, learner, latent, budget(samples_seen, seed), seed, data_dir)
@@ -65,7 +69,9 @@ def budget(samples_seen: int, seed: int) -> int:
     return samples_seen if seed == 0 else min(samples_seen, _SPREAD_SAMPLES)
 
 
-def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir=None) -> PlannedRun:
+def planned(
+    data: str, learner: str, latent: int, samples_seen: int, seed: int = 0, data_dir: StrPath | None = None
+) -> PlannedRun:
     """One curve, at the paper's settings (section 5).
 
     Two it does not say, and are what comes to where its curves are (docs/paper/differences.md): which estimator is
@@ -89,7 +95,7 @@ def planned(data: str, learner: str, latent: int, samples_seen: int, seed: int =
     return PlannedRun.of(f"{data}-{learner}-nz{latent}-seed{seed}", keys, data_dir)
 
 
-def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write figure2.png, figure2.csv and figure2.md into ``out``; returns the page."""
     found = [run for run in runs.values() if run.evaluations]
     write_whole(out / "figure2.png", draw(found, published.curves2(data_dir)))
@@ -103,7 +109,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
     """The paper's layout: a row for each data set, a panel for each latent size; the paper's curves behind ours."""
     figure = Figure(figsize=(15, 6.2), layout="constrained")
-    *rows, below = figure.subfigures(len(LATENT) + 1, 1, height_ratios=(6, 6, 1))
+    *rows, below = figure.subfigures(len(LATENT) + 1, 1, height_ratios=(6, 6, 1))  # type: ignore[misc]  # an array of them
     for row, (data, sizes) in zip(rows, LATENT.items(), strict=True):
         for column, (axes, latent) in enumerate(zip(row.subplots(1, len(sizes)), sizes, strict=True)):
             for learner in _LEARNERS:
@@ -134,12 +140,13 @@ def about(run: SavedRun) -> tuple[str, int, str, int]:
 def noise_variance(run: SavedRun) -> float:
     """Of the test bound: over the noise z is drawn with, the data points being the same."""
 
-    def score(model, x, progress):
+    def score(model: VAE, x: Tensor, progress: Callable[[int], None]) -> dict[str, float]:
         bound = evaluate_bound(model, x, repeats=_NOISES, progress=progress)
         # That of the mean over all noises is so many times smaller.
-        return {"variance": _NOISES * bound.noise_stderr**2}
+        return {"variance": _NOISES * bound.noise_stderr**2}  # type: ignore[operator]  # of repeats there is one
 
-    return scored_once(run, "noise-variance", score, _NOISES)["variance"]
+    variance: float = scored_once(run, "noise-variance", score, _NOISES)["variance"]
+    return variance
 
 
 def _page(runs: list[SavedRun]) -> str:
@@ -158,7 +165,7 @@ def _page(runs: list[SavedRun]) -> str:
 
 def _variances(runs: list[SavedRun]) -> str:
     # The paper: "the estimator variance was small (< 1) and omitted".
-    largest = {}
+    largest: dict[str, float] = {}
     for run in runs:
         if run.checkpoint:
             data, _, learner, _ = about(run)

@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .._files import write_csv, write_whole
+from .._types import StrPath
 from ..train.saved_run import SavedRun
 from . import published
 from .figure2 import LOGVAR_SCALE
@@ -35,7 +36,7 @@ _POINTS = (1000, 50000)
 _EVALUATIONS = 10
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
+def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
     """All three learners with 1000 training points; with 50000 too, unless it is to be quick."""
     points = _POINTS[:1] if samples_seen <= QUICK else _POINTS
     return [
@@ -46,7 +47,7 @@ def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     ]
 
 
-def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir=None) -> PlannedRun:
+def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir: StrPath | None = None) -> PlannedRun:
     """One curve, at the paper's settings (section 5, appendices D and E): 100 hidden units, 3 latent dimensions."""
     keys = {
         "data": "mnist",
@@ -70,7 +71,7 @@ def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir
     return PlannedRun.of(f"mnist{count}-{learner}-nz3-seed{seed}", keys, data_dir)
 
 
-def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write figure3.png, figure3.csv and figure3.md into ``out``; returns the page."""
     found = [run for run in runs.values() if run.evaluations]
     write_whole(out / "figure3.png", draw(found, published.curves3(data_dir)))

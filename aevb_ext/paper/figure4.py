@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from .._files import write_csv, write_whole
+from .._types import StrPath
 from ..train import load_checkpoint
 from ..train.saved_run import SavedRun
 from . import figure2
@@ -21,17 +22,17 @@ SAMPLES, QUICK = 10**7, 10**6
 _TITLES = {"freyface": "(a) Learnt Frey Face manifold", "mnist": "(b) Learnt MNIST manifold"}
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
+def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
     """A model with two latent dimensions of each data set; of the first seed."""
     return [figure2.planned(data, "aevb", 2, samples_seen, data_dir=data_dir) for data in _TITLES]
 
 
-def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write figure4.png, figure4.csv (the models' bounds) and figure4.md into ``out``; returns the page."""
     figure = Figure(figsize=(15, 9.4), layout="constrained")
     for axes, run in zip(figure.subplots(1, len(runs)), runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)
-        show(axes, plots.manifold(checkpoint.model, checkpoint.image_shape), _TITLES[run.config["data"]])
+        show(axes, plots.manifold(checkpoint.model, checkpoint.image_shape or ()), _TITLES[run.config["data"]])
     write_whole(out / "figure4.png", png_bytes(figure))
     rows = bounds(runs)
     write_csv(out / "figure4.csv", BOUNDS, rows)

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from .._files import write_csv, write_whole
+from .._types import StrPath
 from ..train import load_checkpoint
 from ..train.saved_run import SavedRun
 from . import figure2
@@ -22,18 +23,18 @@ SAMPLES, QUICK = 10**7, 10**6
 _LATENT = (2, 5, 10, 20)
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
+def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
     """A model of each latent size; of the first seed."""
     return [figure2.planned("mnist", "aevb", latent, samples_seen, data_dir=data_dir) for latent in _LATENT]
 
 
-def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write figure5.png, figure5.csv (the models' bounds) and figure5.md into ``out``; returns the page."""
     figure = Figure(figsize=(16, 4.3), layout="constrained")
     for axes, letter, run in zip(figure.subplots(1, len(runs)), "abcd", runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)
         title = f"({letter}) {checkpoint.model.latent}-D latent space"
-        show(axes, plots.samples(checkpoint.model, checkpoint.image_shape), title)
+        show(axes, plots.samples(checkpoint.model, checkpoint.image_shape or ()), title)
     write_whole(out / "figure5.png", png_bytes(figure))
     rows = bounds(runs)
     write_csv(out / "figure5.csv", BOUNDS, rows)

@@ -1,9 +1,14 @@
 """The importance-weighted autoencoder on the fixed binarisation, against the values of Burda et al. 2016."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from .._files import write_csv, write_whole
+from .._types import StrPath
 from ..estimators import evaluate_bound
+from ..models import VAE
 from ..train.saved_run import SavedRun
 from . import published
 from .planning import PlannedRun
@@ -20,7 +25,7 @@ SAMPLES, QUICK = 3 * 10**6, 2 * 10**5
 _EVALUATED, _EVALUATED_SHORT = 5000, 500
 
 
-def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
+def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
     """k = 1, 5, 50: the network, batch and optimiser of Burda et al. 2016 (section 5; arXiv 1509.00519).
 
     The learning rate falls along half a cosine: theirs is a staircase over as many passes as nobody has time for here.
@@ -28,7 +33,7 @@ def plan(samples_seen: int, seeds: int, data_dir=None) -> list[PlannedRun]:
     return [_planned(k, seed, samples_seen, data_dir) for seed in range(seeds) for k in published.IWAE_NLL]
 
 
-def _planned(k: int, seed: int, samples_seen: int, data_dir) -> PlannedRun:
+def _planned(k: int, seed: int, samples_seen: int, data_dir: StrPath | None) -> PlannedRun:
     keys = {
         "data": "binarized_mnist",
         "architecture": "deep-mlp",
@@ -49,7 +54,7 @@ def _planned(k: int, seed: int, samples_seen: int, data_dir) -> PlannedRun:
     return PlannedRun.of(f"binarized_mnist-iwae-k{k}-{samples_seen}-seed{seed}", keys, data_dir)
 
 
-def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
+def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write iwae.csv and iwae.md into ``out``; returns the page. The test split is scored first, once a model."""
     rows = []
     for run in runs.values():
@@ -82,7 +87,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir=None) -> str:
 def _score(run: SavedRun, samples: int) -> dict:
     """The test log-likelihood."""
 
-    def score(model, x, progress):
+    def score(model: VAE, x: Tensor, progress: Callable[[int], None]) -> dict[str, float]:
         bound = evaluate_bound(model, x, estimator="iwae", n_samples=samples, progress=progress)
         return {"mean": bound.mean, "stderr": bound.stderr}
 

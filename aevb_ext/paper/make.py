@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from .._types import StrPath
 from ..plots.evaluations import duration
 from . import ablation, figure2, figure3, figure4, figure5, iwae, planning
 from .training import cores, train_all
@@ -23,9 +24,9 @@ FIGURES: dict[str, ModuleType] = {
 
 def make(
     figure: str,
-    out,
+    out: StrPath,
     *,
-    data_dir=None,
+    data_dir: StrPath | None = None,
     samples_seen: int | None = None,
     seeds: int = 1,
     quick: bool = False,

@@ -4,10 +4,12 @@ import time
 from dataclasses import dataclass, fields
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import data as datasets
+from .._types import StrPath
 from ..data import Data, load
 from ..models import ARCHITECTURES, make_model
 from ..train import Settings
@@ -27,17 +29,18 @@ class PlannedRun:
     """
 
     name: str
-    keys: dict
+    keys: dict[str, Any]
 
     @classmethod
-    def of(cls, name: str, keys: dict, data_dir=None) -> "PlannedRun":
+    def of(cls, name: str, keys: dict[str, Any], data_dir: StrPath | None = None) -> "PlannedRun":
         """With the place of the data where it is not the usual one."""
         return cls(name, keys if data_dir is None else {**keys, "data_dir": str(data_dir)})
 
     @property
     def samples_seen(self) -> int:
         """How long it is, in training samples."""
-        return self.keys["samples_seen"]
+        samples_seen: int = self.keys["samples_seen"]
+        return samples_seen
 
     def saved(self, folder: Path) -> SavedRun | None:
         """What there is of it in ``folder``; None before it was begun.
@@ -99,7 +102,8 @@ def estimated_seconds(runs: list[PlannedRun]) -> float:
     Raises:
         FileNotFoundError, ValueError: data that a run needs is missing or damaged.
     """
-    loaded, rates = {}, {}
+    loaded: dict[tuple[Any, ...], Data] = {}
+    rates: dict[tuple[Any, ...], float] = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -114,7 +118,7 @@ def estimated_seconds(runs: list[PlannedRun]) -> float:
         torch.set_num_threads(threads)
 
 
-def _seconds_a_sample(keys: dict, loaded: dict[tuple, Data]) -> float:
+def _seconds_a_sample(keys: dict[str, Any], loaded: dict[tuple[Any, ...], Data]) -> float:
     source, settings, model = split_keys(keys)
     at = tuple(source.items())
     if at not in loaded:
@@ -126,7 +130,8 @@ def _seconds_a_sample(keys: dict, loaded: dict[tuple, Data]) -> float:
     run = Run(network, data, Settings(**settings))
     try:
         run.step()  # The first one allocates.
-        times, ends = [], time.perf_counter() + _SECONDS
+        times: list[float] = []
+        ends = time.perf_counter() + _SECONDS
         while not times or time.perf_counter() < ends:
             began, seen = time.perf_counter(), run.samples_seen
             run.step()

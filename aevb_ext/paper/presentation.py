@@ -2,10 +2,14 @@
 
 import io
 import json
+from collections.abc import Iterable
+from typing import Any, Literal
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from torch import Tensor
 
 from ..train.saved_run import SavedRun
 
@@ -31,10 +35,10 @@ NAMES = {"aevb": "AEVB", "wake-sleep": "Wake-Sleep", "mcem": "Monte Carlo EM"}
 COLOURS = {"aevb": "#c1121f", "wake-sleep": "#1b6e2e", "mcem": "#1d4e9e"}
 PUBLISHED = {"aevb": "#f4b6b6", "wake-sleep": "#b4dcb4", "mcem": "#b3cbee"}
 
-STYLES = {"test": "-", "train": "--"}
+STYLES: dict[str, Literal["-", "--"]] = {"test": "-", "train": "--"}
 
 
-def legend(learners, with_published: bool) -> list[Line2D]:
+def legend(learners: Iterable[str], with_published: bool) -> list[Line2D]:
     """What a legend shows: ours, and where there are any the paper's curves, of each learner and split."""
     kinds = [(COLOURS, 1.2, "")] + ([(PUBLISHED, 2.5, ", the paper's")] if with_published else [])
     return [
@@ -45,7 +49,7 @@ def legend(learners, with_published: bool) -> list[Line2D]:
     ]
 
 
-def series(run: SavedRun, split: str) -> tuple[list, list]:
+def series(run: SavedRun, split: str) -> tuple[list[Any], list[Any]]:
     """Samples seen, and the value of a split then."""
     return [line["samples_seen"] for line in run.evaluations], [line[split] for line in run.evaluations]
 
@@ -58,7 +62,7 @@ def png_bytes(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def show(axes, canvas, title: str) -> None:
+def show(axes: Axes, canvas: Tensor, title: str) -> None:
     """A canvas of :mod:`aevb_ext.plots`, dark where there is ink as in the paper, white between the images."""
     axes.imshow(canvas.nan_to_num(1.0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=11)
@@ -93,7 +97,7 @@ def page(*parts: str) -> str:
 
 def environments(runs: list[SavedRun]) -> str:
     """Of which versions, on which machine, with which seeds runs were trained: one sentence for each that differs."""
-    found = {}
+    found: dict[str, set[int]] = {}
     for run in runs:
         keys = ("commit", "torch", "python", "machine", "device", "threads")
         about = json.dumps({key: run.environment.get(key) for key in keys})

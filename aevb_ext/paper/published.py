@@ -1,7 +1,11 @@
 """What the paper reports: values of its Figures 2 and 3, and where there is a file of them, the whole curves."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from .._types import StrPath
 
 __all__ = ["FIGURE2", "FIGURE3", "IWAE_NLL", "LEARNERS", "curves2", "curves3"]
 
@@ -12,7 +16,7 @@ _DATA = {"mnist": "MNIST", "freyface": "FreyFace"}
 # Figure 2: (data, latent dimensions, learner) to {samples: (test, train)}, in nats per data point, as read off the
 # vector graphics of arXiv 1312.6114.
 _WAKE_SLEEP_FREY = {10**6: (567, 577), 10**7: (569, 578), 10**8: (569, 579)}
-FIGURE2 = {
+FIGURE2: dict[tuple[Any, ...], dict[Any, Any]] = {
     ("mnist", 3, "aevb"): {10**6: (-152.9, -155.3), 10**7: (-138.0, -138.3), 10**8: (-133.4, -130.3)},
     ("mnist", 3, "wake-sleep"): {10**6: (-155.1, -157.1), 10**7: (-144.8, -146.1), 10**8: (-138.9, -140.2)},
     ("mnist", 5, "aevb"): {10**6: (-138.9, -141.0), 10**7: (-124.1, -123.7), 10**8: (-119.1, -116.5)},
@@ -46,7 +50,7 @@ IWAE_NLL = {1: 88.71, 5: 87.63, 50: 87.10}
 Curve = tuple[list[float], list[float]]
 
 
-def curves2(data_dir) -> dict[tuple[str, int, str, str], Curve]:
+def curves2(data_dir: StrPath | None) -> dict[tuple[str, int, str, str], Curve]:
     """The curves of Figure 2 in ``data_dir/paper/figure2_digitised.csv``; none where there is no such file.
 
     Returns:
@@ -57,17 +61,17 @@ def curves2(data_dir) -> dict[tuple[str, int, str, str], Curve]:
     )
 
 
-def curves3(data_dir) -> dict[tuple[int, str, str], Curve]:
+def curves3(data_dir: StrPath | None) -> dict[tuple[int, str, str], Curve]:
     """The curves of Figure 3, likewise: (training points, learner, split) to (samples, marginal log-likelihoods)."""
     found = _read(data_dir, "figure3_digitised.csv", lambda n, *rest: (int(n), *rest))
     return {key: ([1e6 * s for s in samples], values) for key, (samples, values) in found.items()}
 
 
-def _read(data_dir, name: str, key) -> dict:
+def _read(data_dir: StrPath | None, name: str, key: Callable[..., Any]) -> dict[Any, Curve]:
     path = None if data_dir is None else Path(data_dir) / "paper" / name
     if path is None or not path.is_file():
         return {}
-    found = {}
+    found: dict[Any, Curve] = {}
     with open(path, encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         next(rows, None)

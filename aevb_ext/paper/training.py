@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,8 @@ def train_all(runs: list[PlannedRun], folder: Path, *, workers: int | None = Non
     waiting = sorted((run for run in runs if not run.is_complete(folder)), key=lambda run: -run.samples_seen)
     workers = min(workers or cores(), max(1, len(waiting)))
     done = {run.name: _seen(folder / run.name) for run in waiting}
-    failed, active = {}, []
+    failed = {}
+    active: list[_Training] = []
     with _shown(waiting, done) as show, _ended(active):
         while waiting or active:
             while waiting and len(active) < workers:
@@ -93,7 +94,7 @@ def _begin(run: PlannedRun, folder: Path, threads: int) -> _Training:
 
 
 @contextmanager
-def _ended(active: list[_Training]):
+def _ended(active: list[_Training]) -> Iterator[None]:
     """A context that leaves no process behind: each is told to end, which it does after a checkpoint."""
     try:
         yield
@@ -105,7 +106,7 @@ def _ended(active: list[_Training]):
 
 
 @contextmanager
-def _shown(runs: list[PlannedRun], done: dict[str, int]):
+def _shown(runs: list[PlannedRun], done: dict[str, int]) -> Iterator[Callable[[dict[str, int], list[str]], None]]:
     """A bar over all samples on a terminal; elsewhere a line now and then."""
     console = Console(stderr=True)
     total = sum(run.samples_seen for run in runs)
@@ -132,7 +133,8 @@ def _seen(folder: Path) -> int:
     try:
         with open(folder / "metrics.jsonl", "rb") as file:
             file.seek(max(0, os.path.getsize(file.name) - 4096))
-            return json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])["samples_seen"]
+            seen: int = json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])["samples_seen"]
+            return seen
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # Not begun yet, or in the middle of a line.
         return 0

@@ -2,10 +2,14 @@
 
 import io
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 __all__ = ["bars", "lines"]
@@ -17,7 +21,7 @@ _SERIES = [f"#f1000{i}" for i in range(1, 7)]
 _OUTSIDE = ("#3b7dd8", "#d9731f", "#2f9e54", "#9b59c9", "#cc4477", "#8a8a1e")
 # In inches: with the font's size, what a third of a page and a telephone show without shrinking the letters.
 _SIZE = (3.7, 2.4)
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "font.family": "sans-serif",
@@ -40,7 +44,13 @@ _STYLE = {
 
 
 def lines(
-    name: str, series: dict[str, tuple], ylabel: str, *, errors: dict | None = None, log_x: bool = False, bottom=None
+    name: str,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    ylabel: str,
+    *,
+    errors: Mapping[str, Sequence[float]] | None = None,
+    log_x: bool = False,
+    bottom: float | None = None,
 ) -> str:
     """Curves over training samples seen.
 
@@ -68,8 +78,8 @@ def lines(
         axes.set(xlabel="training samples seen", ylabel=ylabel)
         if log_x:
             axes.set_xscale("log")
-            low, high = axes.get_xlim()
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+            left, right = axes.get_xlim()
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if right < 30 * left else (1,)))
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if bottom is not None:
@@ -87,12 +97,12 @@ def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel:
         axes = figure.add_subplot()
         axes.bar(range(len(heights)), heights, color=[_SERIES[0] if on else _OFF for on in full])
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # a MaxNLocator
         axes.grid(True, axis="y")
         return _svg(figure, name)
 
 
-def _legend(axes, drawn: dict) -> None:
+def _legend(axes: Axes, drawn: Mapping[str, Line2D]) -> None:
     """What each line is. A label is text, whatever is in it: no mathematics, nor hidden where it begins with _."""
     legend = axes.legend(drawn.values(), map(str, range(len(drawn))))
     for text, label in zip(legend.get_texts(), drawn, strict=True):

@@ -1,6 +1,7 @@
 """The evaluations of a run as people read them: in text, in a table, as curves."""
 
 import math
+from typing import Any
 
 from .. import plots
 from ..estimators.result import plus_minus
@@ -13,7 +14,7 @@ SPLITS = ("test", "valid", "train")
 REACHED = ("samples seen", "steps", "time")
 
 
-def bound(evaluation: dict, split: str) -> str:
+def bound(evaluation: dict[str, Any], split: str) -> str:
     """The bound of a split with its standard error, where it has one, and how many data points are not in it.
 
     "-" where it was not evaluated.
@@ -32,12 +33,12 @@ def duration(seconds: float) -> str:
     return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{seconds:.1f} s"
 
 
-def present(evaluations: list[dict]) -> list[str]:
+def present(evaluations: list[dict[str, Any]]) -> list[str]:
     """The splits that were evaluated."""
     return [split for split in SPLITS if any(line.get(split) is not None for line in evaluations)]
 
 
-def chart(evaluations: list[dict], score: str = "bound") -> str:
+def chart(evaluations: list[dict[str, Any]], score: str = "bound") -> str:
     """The curves of the bounds, or what ``score`` says, with standard errors, as SVG."""
     values = {split: curve(evaluations, split) for split in present(evaluations)}
     errors = {split: [_error(line, split) for line in evaluations if line.get(split) is not None] for split in values}
@@ -45,25 +46,25 @@ def chart(evaluations: list[dict], score: str = "bound") -> str:
     return charts.lines(score, values, "nats per data point", errors=errors, log_x=True, bottom=bottom)
 
 
-def _error(line: dict, split: str) -> float:
+def _error(line: dict[str, Any], split: str) -> float:
     """The standard error; 0 where there is none to be drawn: NaN, null in files, is that of one data point."""
     error = line.get(f"{split}_stderr")
     return 0.0 if error is None or math.isnan(error) else error
 
 
-def curve(lines: list[dict], key: str) -> tuple[list, list]:
+def curve(lines: list[dict[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
     """Samples seen, and what was measured then: of the lines that have ``key``."""
     lines = [line for line in lines if line.get(key) is not None]
     return [line["samples_seen"] for line in lines], [line[key] for line in lines]
 
 
-def listed(evaluations: list[dict]) -> str:
+def listed(evaluations: list[dict[str, Any]]) -> str:
     """A table of all of them."""
     splits = present(evaluations)
     rows = [(*reached(line), *(bound(line, split) for split in splits)) for line in evaluations]
     return table((*REACHED, *splits), rows)
 
 
-def reached(line: dict) -> tuple[str, ...]:
+def reached(line: dict[str, Any]) -> tuple[str, ...]:
     """How far training had come, as ``REACHED`` names it."""
     return f"{line['samples_seen']:,}", f"{line['steps']:,}", duration(line["seconds"])

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["cards", "figure", "flattened", "grid", "image", "page", "pairs", "paragraph", "section", "table"]
 
@@ -64,8 +64,8 @@ def page(title: str, *body: str) -> str:
 
 def section(title: str, *body: str) -> str:
     """A headline and what is below it: HTML; nothing where there is nothing below it."""
-    body = [part for part in body if part]
-    return f"<section>\n<h2>{_text(title)}</h2>\n" + "\n".join(body) + "\n</section>" if body else ""
+    parts = [part for part in body if part]
+    return f"<section>\n<h2>{_text(title)}</h2>\n" + "\n".join(parts) + "\n</section>" if parts else ""
 
 
 def paragraph(text: str) -> str:
@@ -87,8 +87,8 @@ def _card(value: str, name: str) -> str:
 
 def grid(*figures: str) -> str:
     """Figures beside each other where there is room; nothing where there are none."""
-    figures = [figure for figure in figures if figure]
-    return '<div class="grid">\n' + "\n".join(figures) + "\n</div>" if figures else ""
+    shown = [figure for figure in figures if figure]
+    return '<div class="grid">\n' + "\n".join(shown) + "\n</div>" if shown else ""
 
 
 def figure(content: str, caption: str) -> str:
@@ -101,13 +101,13 @@ def image(content: bytes, description: str) -> str:
     return f'<img alt="{_text(description)}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
 
 
-def table(header, rows) -> str:
+def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """A table of text whose columns, but for the first, are numbers. It scrolls by itself where it is wide."""
     lines = [_row("th", header), *(_row("td", row) for row in rows)]
     return '<div class="scroll"><table class="numbers">' + "\n".join(lines) + "</table></div>"
 
 
-def pairs(content: dict) -> str:
+def pairs(content: Mapping[str, object]) -> str:
     """A table of names and values; a dict in it gives names with dots."""
     lines = [
         f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in flattened(content)
@@ -115,7 +115,7 @@ def pairs(content: dict) -> str:
     return '<div class="scroll"><table class="pairs">' + "\n".join(lines) + "</table></div>" if lines else ""
 
 
-def flattened(content: dict, prefix: str = "") -> Iterator[tuple]:
+def flattened(content: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """``(name, value)`` of all that is in a dict of dicts, the name of what lies deeper with dots."""
     for name, value in content.items():
         if isinstance(value, dict):
@@ -124,9 +124,9 @@ def flattened(content: dict, prefix: str = "") -> Iterator[tuple]:
             yield f"{prefix}{name}", value
 
 
-def _row(tag: str, cells) -> str:
+def _row(tag: str, cells: Iterable[object]) -> str:
     return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     return html.escape(str(value))

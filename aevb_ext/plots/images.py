@@ -6,7 +6,9 @@ the images.
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from matplotlib import colormaps
@@ -16,7 +18,8 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from .._files import atomic_write
-from ..data import Data, first
+from .._types import Shape, StrPath
+from ..data import Data, Rows, first
 from ..models import VAE
 from ..noise import keys_at
 
@@ -42,8 +45,27 @@ SCORED = {"bound": "bound", "marginal": "marginal log-likelihood"}
 _WIDTH = 900
 
 
+class Evaluated(Protocol):
+    """What a curve is drawn of: a :class:`aevb_ext.train.Record`."""
+
+    @property
+    def samples_seen(self) -> int: ...
+
+    @property
+    def train(self) -> float: ...
+
+    @property
+    def test(self) -> float: ...
+
+
 def save_all(
-    folder, model: VAE, data: Data, history, seed: int = 0, encodes: bool = True, score: str = "bound"
+    folder: StrPath,
+    model: VAE,
+    data: Data,
+    history: Sequence[Evaluated],
+    seed: int = 0,
+    encodes: bool = True,
+    score: str = "bound",
 ) -> None:
     """Write every picture that makes sense for this model and data into ``folder``.
 
@@ -79,7 +101,9 @@ def canvases(model: VAE, data: Data, seed: int = 0, encodes: bool = True) -> dic
 
 
 @torch.no_grad()
-def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4, seed: int = 0) -> Tensor:
+def reconstructions(
+    model: VAE, x: Tensor | Rows, image_shape: Shape, columns: int = 12, rows: int = 4, seed: int = 0
+) -> Tensor:
     """A canvas of the first data points of x, and below each its reconstruction at the posterior's mean.
 
     Args:
@@ -96,19 +120,19 @@ def reconstructions(model: VAE, x, image_shape, columns: int = 12, rows: int = 4
     return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))
 
 
-def samples(model: VAE, image_shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
+def samples(model: VAE, image_shape: Shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
     """A canvas of ``n`` new data points, as in Figure 5; arguments as of :meth:`~aevb_ext.models.VAE.generate`."""
     key = keys_at(seed, "generation", torch.arange(n)).to(next(model.parameters()).device)
     images = _images(model.generate(n, sampled=sampled, key=key), image_shape)
     return _grid(images, math.ceil(math.sqrt(n)))
 
 
-def manifold(model: VAE, image_shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
+def manifold(model: VAE, image_shape: Shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
     """A canvas of a plane through latent space (Figure 4); arguments as of :meth:`~aevb_ext.models.VAE.manifold`."""
     return _grid(_images(model.manifold(side, dims), image_shape), side)
 
 
-def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape, steps: int = 8) -> Tensor:
+def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape: Shape, steps: int = 8) -> Tensor:
     """A canvas of a row for each pair: x, the way from its reconstruction to that of y, y.
 
     Args:
@@ -121,7 +145,7 @@ def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape, steps: int = 8
     return _side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape)
 
 
-def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
+def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
     """A canvas of a row for each data point: itself, then ``n`` variants of it.
 
     Args:
@@ -136,7 +160,7 @@ def variants(model: VAE, x: Tensor, image_shape, n: int = 9, temperature: float 
     return _side_by_side([(x * model.x_scale)[None], found], image_shape)
 
 
-def curve(history, name: str, score: str = "bound") -> bytes:
+def curve(history: Sequence[Evaluated], name: str, score: str = "bound") -> bytes:
     """The train and test bound (or what ``score`` says) against training samples seen, as in Figure 2: a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -164,11 +188,11 @@ def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: d
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
     right, up = mean[:, list(dims)].float().cpu().unbind(1)
-    classes = [None] if labels is None else labels.unique().tolist()
+    classes: list[Any] = [None] if labels is None else labels.unique().tolist()
     for i, label in enumerate(classes):
-        of_it = torch.ones(len(mean), dtype=torch.bool) if label is None else labels.cpu() == label
-        colour = colormaps["tab10" if len(classes) <= 10 else "turbo"]
-        colour = colour(i if len(classes) <= 10 else i / (len(classes) - 1))
+        of_it = torch.ones(len(mean), dtype=torch.bool) if labels is None else labels.cpu() == label
+        colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+        colour = colours(i if len(classes) <= 10 else i / (len(classes) - 1))
         # Many points lie on each other: small ones, through which the next are seen.
         axes.scatter(right[of_it], up[of_it], s=min(16, 4e4 / len(mean)), color=colour, alpha=0.6, linewidths=0)
     axes.set(xlabel=f"z{dims[0]}", ylabel=f"z{dims[1]}", aspect="equal")
@@ -177,7 +201,8 @@ def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: d
         texts = [(names or {}).get(label, str(label)) for label in classes]
         legend = axes.legend(axes.collections, texts, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3)
         for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
-            handle.set_alpha(1)
+            if handle is not None:
+                handle.set_alpha(1)
             text.set_parse_math(False)
     return _drawn(figure)
 
@@ -203,11 +228,12 @@ def png(canvas: Tensor) -> bytes:
     opaque = canvas[..., :1].isfinite().to(canvas.dtype)
     pixels = torch.cat([canvas.nan_to_num(0).clamp(0, 1), opaque], -1)
     file = io.BytesIO()
-    imsave(file, pixels.numpy(), format="png", metadata={"Software": None})
+    nothing: Any = {"Software": None}  # which matplotlib's stub does not foresee
+    imsave(file, pixels.numpy(), format="png", metadata=nothing)
     return file.getvalue()
 
 
-def _images(x: Tensor, image_shape) -> Tensor:
+def _images(x: Tensor, image_shape: Shape) -> Tensor:
     """Rows of numbers as ``[N, height, width]``, or ``[N, height, width, 3]`` in colour, on the CPU."""
     images = x.float().cpu().reshape(-1, *image_shape)
     if images.dim() == 3:
@@ -216,9 +242,9 @@ def _images(x: Tensor, image_shape) -> Tensor:
     return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
 
 
-def _side_by_side(groups: list[Tensor], image_shape) -> Tensor:
+def _side_by_side(groups: list[Tensor], image_shape: Shape) -> Tensor:
     """A canvas of a row for each data point, of groups ``[columns, B, *event]`` that are set apart."""
-    canvases = []
+    canvases: list[Tensor] = []
     for group in groups:
         if canvases:
             height, _, *colours = canvases[0].shape
@@ -239,4 +265,5 @@ def _grid(images: Tensor, columns: int) -> Tensor:
     cells = images.new_full((rows * columns, height + gap, width + gap, *images.shape[3:]), math.nan)
     cells[:count, :height, :width] = images
     canvas = cells.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
-    return canvas[:-gap, :-gap]
+    grid: Tensor = canvas[:-gap, :-gap]
+    return grid

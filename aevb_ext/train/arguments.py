@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from functools import reduce
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,18 @@ __all__ = [
 _DTYPES = (torch.bool, torch.uint8)
 
 
-def check_arguments(*, device, out, resume, override, keep, checkpoint_every, validate, progress, processes) -> None:
+def check_arguments(
+    *,
+    device: object,
+    out: object,
+    resume: object,
+    override: object,
+    keep: object,
+    checkpoint_every: object,
+    validate: object,
+    progress: object,
+    processes: object,
+) -> None:
     """Check the types of what :func:`~aevb_ext.train.fit` takes beside the model, the data and the settings.
 
     Raises:
@@ -59,7 +71,7 @@ def check_arguments(*, device, out, resume, override, keep, checkpoint_every, va
         raise ValueError("resume needs out, the folder of the run to go on with, got None")
 
 
-def checked_callbacks(callbacks) -> list[Callback]:
+def checked_callbacks(callbacks: Any) -> list[Callback]:
     """The callbacks.
 
     Raises:
@@ -68,14 +80,14 @@ def checked_callbacks(callbacks) -> list[Callback]:
     expected = "callbacks must be a list of instances of aevb_ext.train.Callback"
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"{expected}, got {callbacks!r}")
-    methods, callbacks = [name for name in vars(Callback) if name.startswith("on_")], list(callbacks)
-    for callback in callbacks:
+    methods, those = [name for name in vars(Callback) if name.startswith("on_")], list(callbacks)
+    for callback in those:
         if isinstance(callback, type) or not all(hasattr(callback, method) for method in methods):
             raise TypeError(f"{expected}, got {callback!r} among them")
-    return callbacks
+    return those
 
 
-def check_model(model) -> None:
+def check_model(model: Any) -> None:
     """Check that there is a model with something to learn.
 
     Raises:
@@ -92,7 +104,7 @@ def check_model(model) -> None:
         raise ValueError("model has nothing to learn: none of its parameters has requires_grad=True")
 
 
-def check_data(data, model: VAE) -> None:
+def check_data(data: object, model: VAE) -> None:
     """Check that there is data, in a form that can be trained on, and of the shape that the model says it takes.
 
     Raises:
@@ -137,7 +149,7 @@ def _check_shape(name: str, shape: list[int], of_train: list[int], model: VAE) -
         )
 
 
-def settings_of(settings: Settings | None, options: dict) -> Settings:
+def settings_of(settings: Settings | None, options: dict[str, Any]) -> Settings:
     """The settings, given as one or one by one.
 
     Raises:
@@ -215,8 +227,9 @@ def warn_of_range(model: VAE, found: Range | None, processes: Processes) -> None
             x are the same in all of it, and the variance can go to 0 there, so that the bound has no limit; or its
             scale is far from that at which a mean that is not squashed begins.
     """
-    low, high = reduce(_joined, processes.gather(found))
-    if processes.is_first:
+    joined = reduce(_joined, processes.gather(found))
+    if processes.is_first and joined is not None:
+        low, high = joined
         _warn_of_constants(model.decoder, low, high)
         _warn_of_scale(model, max(-low.min().item(), high.max().item()) * model.x_scale)
 
@@ -227,7 +240,7 @@ def _joined(a: Range | None, b: Range | None) -> Range | None:
     return torch.minimum(a[0], b[0]), torch.maximum(a[1], b[1])
 
 
-def _warn_of_constants(decoder, low: Tensor, high: Tensor) -> None:
+def _warn_of_constants(decoder: object, low: Tensor, high: Tensor) -> None:
     # Where no number of x has a variance of its own, or none that may become as small as it likes, there is a limit.
     if not isinstance(decoder, GaussianDecoder):
         return

@@ -8,7 +8,7 @@ import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.console import Console
 from .. import plots
 from .._files import naming, write_whole
 from .._library import build_info
+from .._types import StrPath
 from .._version import __version__
 from ..progress_bar import training_bar
 
@@ -62,13 +63,13 @@ class EarlyStopping(Callback):
     def __init__(self, evaluations: int):
         self._evaluations = evaluations
 
-    def on_start(self, run) -> None:
+    def on_start(self, run: Run) -> None:
         self._look(run)
 
-    def on_evaluation(self, run, record) -> None:
+    def on_evaluation(self, run: Run, record: Record) -> None:
         self._look(run)
 
-    def _look(self, run) -> None:
+    def _look(self, run: Run) -> None:
         best = run.history.best()
         if best is None:
             return
@@ -96,28 +97,28 @@ class MetricsFile(Callback):
         ValueError: (at the start) there is neither a path nor a folder.
     """
 
-    def __init__(self, path=None):
+    def __init__(self, path: StrPath | None = None):
         self._path = path
 
-    def on_start(self, run) -> None:
+    def on_start(self, run: Run) -> None:
         self.path = path_in(run, self._path, "metrics.jsonl", "MetricsFile")
         _rewind(self.path, run.steps)
         if run.changed is not None:
             at = {"samples_seen": run.samples_seen, "steps": run.steps, "seconds": run.seconds}
             self._write({"event": "resumed", **at, "changed": run.changed})
 
-    def on_log(self, run, log) -> None:
+    def on_log(self, run: Run, log: Log) -> None:
         self._write({"event": "log", **_finite_numbers(log)})
 
-    def on_evaluation(self, run, record) -> None:
+    def on_evaluation(self, run: Run, record: Record) -> None:
         self._write({"event": "evaluation", **_finite_numbers(record)})
 
-    def _write(self, line: dict) -> None:
+    def _write(self, line: dict[str, Any]) -> None:
         with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def _finite_numbers(what) -> dict:
+def _finite_numbers(what: Log | Record) -> dict[str, Any]:
     values = {key: value for key, value in asdict(what).items() if value is not None}
     return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
@@ -136,7 +137,7 @@ def _rewind(path: Path, steps: int) -> None:
     write_whole(path, "".join(f"{line}\n" for line in kept).encode())
 
 
-def path_in(run, path, name: str, who: str) -> Path:
+def path_in(run: Run, path: StrPath | None, name: str, who: str) -> Path:
     """``path``; or where it is None, ``name`` in the run's folder."""
     if path is not None:
         return Path(path)
@@ -148,7 +149,7 @@ def path_in(run, path, name: str, who: str) -> Path:
 class ConfigFile(Callback):
     """config.toml: where the data is from, the settings and the model; environment.json: versions and device."""
 
-    def on_start(self, run) -> None:
+    def on_start(self, run: Run) -> None:
         source = run.data.source or {"data": run.data.name}
         config = {**source, **run.settings.as_dict(), "model": run.model.config or {}}
         environment = {
@@ -162,10 +163,10 @@ class ConfigFile(Callback):
             "processes": run.processes.world_size,
         }
         for name, text in (("config.toml", _toml(config)), ("environment.json", json.dumps(environment, indent=2))):
-            write_whole(run.folder / name, text.encode() + b"\n")
+            write_whole(path_in(run, None, name, "ConfigFile"), text.encode() + b"\n")
 
 
-def _toml(table: dict) -> str:
+def _toml(table: dict[str, Any]) -> str:
     """Strings, numbers, booleans and lists of them are TOML as JSON writes them; what is None is left out."""
     lines = [f"{key} = {_value(value)}" for key, value in table.items() if value is not None and not _is_table(value)]
     for key, inner in table.items():
@@ -174,11 +175,11 @@ def _toml(table: dict) -> str:
     return "\n".join(lines)
 
 
-def _is_table(value) -> bool:
+def _is_table(value: object) -> bool:
     return isinstance(value, dict)
 
 
-def _value(value) -> str:
+def _value(value: object) -> str:
     # DEL alone may stand as it is in JSON but not in TOML.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -198,15 +199,16 @@ class Progress(Callback):
         on_terminal = show and self._console.is_terminal
         self._lines = show and not on_terminal
         self._bar = training_bar(self._console, on_terminal)
-        self._evaluated, self._log, self._skipped = "", None, ""
+        self._evaluated, self._skipped = "", ""
+        self._log: Log | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def on_start(self, run) -> None:
+    def on_start(self, run: Run) -> None:
         self._total = run.settings.steps * run.settings.samples_per_step
         self._first, self._started = run.samples_seen, time.perf_counter()
         self._task = self._bar.add_task("training", total=self._total, completed=run.samples_seen, state="")
@@ -214,16 +216,16 @@ class Progress(Callback):
             self._print(f"the data was compared with the checkpoint's by a sample: {run.sampled}")
         self._bar.start()
 
-    def on_log(self, run, log) -> None:
+    def on_log(self, run: Run, log: Log) -> None:
         self._log = log
         self._skipped = f"  {run.skipped:,} skipped" if run.skipped else ""
         self._bar.update(self._task, completed=log.samples_seen, state=f"{self._state()}{self._evaluated}")
 
-    def on_evaluating(self, run, split, done, count) -> None:
+    def on_evaluating(self, run: Run, split: str, done: int, count: int) -> None:
         state = "" if self._log is None else f"{self._state()}  "
         self._bar.update(self._task, state=f"{state}evaluating {split}: {done:,} of {count:,}")
 
-    def on_evaluation(self, run, record) -> None:
+    def on_evaluation(self, run: Run, record: Record) -> None:
         splits = [name for name in ("train", "valid", "test") if getattr(record, name) is not None]
         told = "  ".join(_bound(record, name) for name in splits)
         self._evaluated = f"  {_bound(record, 'test')}"
@@ -231,7 +233,7 @@ class Progress(Callback):
             seen = f"{record.samples_seen:>{len(f'{self._total:,}')},} of {self._total:,} samples"
             self._print(f"{seen}  {self._state()}  {self._left(record.samples_seen)} left  {told} nats")
 
-    def on_end(self, run, result) -> None:
+    def on_end(self, run: Run, result: Result) -> None:
         if result.stopped:
             self._print(f"stopped: {result.stopped}")
         if run.is_silent:
@@ -252,10 +254,12 @@ class Progress(Callback):
 
     def _state(self) -> str:
         log = self._log
+        if log is None:
+            return ""
         return f"bound {log.bound:.2f}  KL {log.kl:.2f}  {log.rate:,.0f}/s{self._skipped}"
 
 
-def _bound(record, split: str) -> str:
+def _bound(record: Record, split: str) -> str:
     skipped = getattr(record, f"{split}_skipped")
     return f"{split} {getattr(record, split):.2f}" + (f" ({skipped} skipped)" if skipped else "")
 
@@ -271,21 +275,21 @@ class Pictures(Callback):
         ValueError: (at the start) there is neither a folder nor one of the run.
     """
 
-    def __init__(self, folder=None, every: float = 30.0):
+    def __init__(self, folder: StrPath | None = None, every: float = 30.0):
         self._folder, self._every, self._drawn = folder, every, time.perf_counter()
 
-    def on_start(self, run) -> None:
+    def on_start(self, run: Run) -> None:
         self.folder = path_in(run, self._folder, "", "Pictures")
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def on_evaluation(self, run, record) -> None:
+    def on_evaluation(self, run: Run, record: Record) -> None:
         if time.perf_counter() - self._drawn >= self._every:
             self._draw(run)
 
-    def on_end(self, run, result) -> None:
+    def on_end(self, run: Run, result: Result) -> None:
         self._draw(run)
 
-    def _draw(self, run) -> None:
+    def _draw(self, run: Run) -> None:
         with run.averaged():
             encodes, settings = run.learner.ENCODES, run.settings
             plots.save_all(self.folder, run.model, run.data, run.history, settings.seed, encodes, settings.score)
@@ -307,22 +311,22 @@ class TensorBoard(Callback):
         ValueError: (at the start) there is neither a folder nor one of the run.
     """
 
-    def __init__(self, folder=None):
+    def __init__(self, folder: StrPath | None = None):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ImportError("TensorBoard needs the package tensorboard: pip install tensorboard") from None
         self._make_writer, self._folder = SummaryWriter, folder
 
-    def on_start(self, run) -> None:
+    def on_start(self, run: Run) -> None:
         folder = path_in(run, self._folder, "tensorboard", "TensorBoard")
         self._writer = self._make_writer(folder, purge_step=run.samples_seen + 1 if run.steps else None)
 
-    def on_log(self, run, log) -> None:
+    def on_log(self, run: Run, log: Log) -> None:
         for name in ("bound", "reconstruction", "kl", "lr", "beta", "rate"):
             self._writer.add_scalar(f"training/{name}", getattr(log, name), log.samples_seen)
 
-    def on_evaluation(self, run, record) -> None:
+    def on_evaluation(self, run: Run, record: Record) -> None:
         for name in ("train", "valid", "test"):
             if getattr(record, name) is not None:
                 self._writer.add_scalar(f"{run.settings.score}/{name}", getattr(record, name), record.samples_seen)
@@ -333,5 +337,5 @@ class TensorBoard(Callback):
             self._writer.add_image(name, canvas.nan_to_num(1), record.samples_seen, dataformats=layout)
         self._writer.flush()
 
-    def on_end(self, run, result) -> None:
+    def on_end(self, run: Run, result: Result) -> None:
         self._writer.close()

@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .._files import write_whole
+from .._types import Shape, StrPath
 from .._version import __version__
 from ..models import VAE, make_model
 
@@ -42,7 +44,9 @@ class Checkpoint:
     samples_seen: int
 
 
-def save_checkpoint(path, model: VAE, *, data: str, image_shape=None, samples_seen: int = 0) -> None:
+def save_checkpoint(
+    path: StrPath, model: VAE, *, data: str, image_shape: Shape | None = None, samples_seen: int = 0
+) -> None:
     """Write a model to ``path`` (a safetensors file), replacing what is there only once the new file is whole.
 
     It holds the model alone: training does not go on from it.
@@ -54,7 +58,7 @@ def save_checkpoint(path, model: VAE, *, data: str, image_shape=None, samples_se
     write(path, model_tensors(model), {"model": model.config, "data": about, "samples_seen": samples_seen})
 
 
-def load_checkpoint(path, model: VAE | None = None) -> Checkpoint:
+def load_checkpoint(path: StrPath, model: VAE | None = None) -> Checkpoint:
     """Read the model of a checkpoint. Nothing in the file is executed.
 
     Args:
@@ -69,9 +73,10 @@ def load_checkpoint(path, model: VAE | None = None) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        folder, path = path, model_file(path)
-        if path is None:
+        folder, newest = path, model_file(path)
+        if newest is None:
             raise FileNotFoundError(f"there is no checkpoint in {folder}: neither {BEST} nor any of a step")
+        path = newest
     tensors, content = read(path)
     try:
         name, shape = content["data"]["name"], content["data"]["image_shape"]
@@ -100,7 +105,7 @@ def model_tensors(model: VAE) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def write(path, tensors: dict[str, Tensor], content: dict) -> None:
+def write(path: StrPath, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
     """Write tensors and what JSON can hold, replacing what is at ``path`` only once the new file is whole.
 
     Raises:
@@ -114,7 +119,7 @@ def write(path, tensors: dict[str, Tensor], content: dict) -> None:
     write_whole(path, raw)
 
 
-def read(path) -> tuple[dict[str, Tensor], dict]:
+def read(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the rest of what was written to ``path``.
 
     Raises:
@@ -167,22 +172,22 @@ def model_file(folder: Path) -> Path | None:
     return best if best.is_file() else next(reversed(checkpoints_of(folder)), None)
 
 
-def plain(value):
+def plain(value: object) -> Any:
     """What JSON gives back of it."""
     return json.loads(json.dumps(value))
 
 
-def is_count(value) -> bool:
+def is_count(value: object) -> bool:
     """Whether JSON gave an integer that counts something."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def bytes_of(tensor: Tensor):
+def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU, without a copy."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _build(path: Path, config: dict, tensors: dict[str, Tensor]) -> VAE:
+def _build(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
     message = f"{path} is of another model"
     # Each size is one of a tensor; as many layers as somebody likes to ask for would take for ever to make.
     most = sum(t.numel() for t in tensors.values())

@@ -20,13 +20,14 @@ class CheckpointManager:
 
     Args:
         run: what is written. With several processes only the first one writes.
+        folder: of the run.
         keep: how many checkpoints stay.
     """
 
-    def __init__(self, run: Run, keep: int):
-        self._run, self._keep = run, keep
+    def __init__(self, run: Run, folder: Path, keep: int):
+        self._run, self._folder, self._keep = run, folder, keep
         # Of large data it takes a while.
-        self._about = run_description(run.model, run.data, run.settings) if run.processes.is_first else None
+        self._about = run_description(run.model, run.data, run.settings) if run.processes.is_first else {}
 
     def save(self) -> Path | None:
         """Write a checkpoint of the run as it is now, then remove the oldest; None where another process does that.
@@ -41,22 +42,28 @@ class CheckpointManager:
         parameters = [p.isfinite().all() for p in run.model.parameters()]
         if not torch.stack(parameters).all():
             raise FloatingPointError("a parameter is not finite")
-        path = run.folder / "checkpoints" / f"{run.steps:09d}.safetensors"
+        path = self._folder / "checkpoints" / f"{run.steps:09d}.safetensors"
         tensors, values = run.state()
         write(path, tensors, {**self._about, "samples_seen": run.samples_seen, "run": values})
-        for old in checkpoints_of(run.folder)[: -self._keep]:
+        for old in checkpoints_of(self._folder)[: -self._keep]:
             os.unlink(old)
         run.checkpoint = path
-        if run.history and run.history.best().steps == run.steps:
+        best = run.history.best()
+        if best is not None and best.steps == run.steps:
             self.save_best()
         return path
 
     def save_best(self) -> None:
         """Write the model as the one with the best bound until now."""
         run = self._run
-        about = {"data": run.data.name, "image_shape": run.data.image_shape, "samples_seen": run.samples_seen}
         with run.averaged():
-            save_checkpoint(run.folder / BEST, run.model, **about)
+            save_checkpoint(
+                self._folder / BEST,
+                run.model,
+                data=run.data.name,
+                image_shape=run.data.image_shape,
+                samples_seen=run.samples_seen,
+            )
 
 
 def newest_intact(folder: Path) -> tuple[Path, dict, dict]:

@@ -7,17 +7,23 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+
+from .._types import Device
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 __all__ = ["AnyProcess", "PeerFailed", "Processes", "joined"]
 
@@ -34,6 +40,9 @@ _SENDS_BUFFERS = next(
 
 class PeerFailed(RuntimeError):
     """Another of the processes that train together raised an error, ended, or did not answer in time."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Processes:
     local_rank: int = 0
     group: distributed.ProcessGroup | None = None
     control: distributed.ProcessGroup | None = None
-    store: distributed.Store | None = None
+    store: Store | None = None
 
     @property
     def is_first(self) -> bool:
@@ -66,7 +75,7 @@ class Processes:
         """Whether there are others."""
         return self.world_size > 1
 
-    def device(self, device) -> torch.device:
+    def device(self, device: Device) -> torch.device:
         """The device of this process: of several on one machine each takes the CUDA device of its number.
 
         Raises:
@@ -104,9 +113,8 @@ class Processes:
         if not self.are_several:
             return module
         # Gradients that lie where they are sent from save a copy: 9.1 to 7.7 ms a step at M = 100 (2 CPU processes).
-        return DistributedDataParallel(
-            module, process_group=self.group, gradient_as_bucket_view=True, **{_SENDS_BUFFERS: buffers}
-        )
+        sent: dict[str, Any] = {_SENDS_BUFFERS: buffers}
+        return DistributedDataParallel(module, process_group=self.group, gradient_as_bucket_view=True, **sent)
 
     def take_first(self, tensors: Iterable[Tensor]) -> None:
         """Make these tensors what they are in the first process."""
@@ -122,14 +130,14 @@ class Processes:
         """The elementwise minimum over processes."""
         return self._reduced(tensor, distributed.ReduceOp.MIN)
 
-    def _reduced(self, tensor: Tensor, how) -> Tensor:
+    def _reduced(self, tensor: Tensor, how: Any) -> Tensor:
         if not self.are_several:
             return tensor
         tensor = tensor.clone()
         distributed.all_reduce(tensor, how, group=self.group)
         return tensor
 
-    def gather(self, value) -> list:
+    def gather(self, value: T) -> list[T]:
         """What each process has given, in order; anything that can be pickled."""
         values = [value] * self.world_size
         if self.are_several:
@@ -137,13 +145,13 @@ class Processes:
         return values
 
     @contextmanager
-    def together(self):
+    def together(self) -> Iterator[None]:
         """A context that all leave without an error, or none.
 
         Raises:
             PeerFailed: it went well here, but not in another process; says what was the matter there.
         """
-        error = None
+        error: Exception | None = None
         try:
             yield
         except Exception as mine:
@@ -156,7 +164,7 @@ class Processes:
                 raise PeerFailed(f"{theirs} (process {rank} of {self.world_size})")
 
     @contextmanager
-    def watched(self, doing):
+    def watched(self, doing: Callable[[], str]) -> Iterator[None]:
         """A context in which PyTorch's errors about communication become :class:`PeerFailed`.
 
         Args:
@@ -192,7 +200,7 @@ class Processes:
             return True
 
     @contextmanager
-    def only_first_prints(self):
+    def only_first_prints(self) -> Iterator[None]:
         """A context in which what the other processes print is not seen."""
         with ExitStack() as stack:
             if not self.is_first:
@@ -252,7 +260,7 @@ def joined() -> Iterator[Processes]:
         distributed.destroy_process_group()
 
 
-def _of_default_group(store: distributed.Store | None = None) -> Processes:
+def _of_default_group(store: Store | None = None) -> Processes:
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     local_rank = _number("LOCAL_RANK", rank % max(1, torch.cuda.device_count()))
     control = None
@@ -279,7 +287,9 @@ class AnyProcess:
     """Whether any process asks for something: the same answer in all of them, which call it together."""
 
     def __init__(self, processes: Processes):
-        self._processes, self._asked, self._under_way = processes, None, None
+        self._processes = processes
+        self._asked: Tensor = torch.zeros(1, dtype=torch.int32)
+        self._under_way: Any = None
         self._every, self._calls = math.ceil(processes.world_size / _EACH_STEP), 0
 
     def __call__(self, wish: bool, *, now: bool = True) -> bool:

@@ -1,6 +1,7 @@
 """Evaluations, shared out over the processes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ __all__ = ["MARGINAL_POINTS", "shared_bound", "shared_marginal"]
 MARGINAL_POINTS = 1000
 
 # The paper's, for its Figure 3 (appendix D).
-_MARGINAL = {"n_samples": 50, "leapfrog_steps": 4}
+_MARGINAL: dict[str, Any] = {"n_samples": 50, "leapfrog_steps": 4}
 
 # Data points that are evaluated together whatever the number of processes, so that the bits of the result do not depend
 # on it.
@@ -31,7 +32,7 @@ def shared_bound(
     *,
     count: int | None = None,
     skip_non_finite: bool = False,
-    **how,
+    **how: Any,
 ) -> Bound:
     """What :func:`~aevb_ext.estimators.evaluate_bound` gives, each process having done its share.
 
@@ -67,13 +68,16 @@ def shared_marginal(
     """
 
     def values(first: int, count: int) -> Tensor:
-        how = {**_MARGINAL, "progress": lambda done: progress(first + done)}
-        return estimators.marginal_likelihood(model, x, first=first, count=count, **how).values
+        return estimators.marginal_likelihood(
+            model, x, first=first, count=count, progress=lambda done: progress(first + done), **_MARGINAL
+        ).values
 
     return Bound.of(_shared(values, model, x, processes, count), skip_non_finite=skip_non_finite)
 
 
-def _shared(values_of: Callable[..., Tensor], model: VAE, x, processes: Processes, count: int | None) -> Tensor:
+def _shared(
+    values_of: Callable[..., Tensor], model: VAE, x: Tensor | Rows, processes: Processes, count: int | None
+) -> Tensor:
     """The value of each data point, float64 ``[n]``."""
     n = len(x) if count is None else min(len(x), count)
     blocks = range(0, n, _BLOCK)

@@ -6,8 +6,10 @@ import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 from .._typed import typed
+from .._types import Device, StrPath
 from ..data import Data
 from ..estimators import Bound
 from ..learners.optimization import matmul_precision
@@ -56,8 +58,8 @@ def fit(
     model: VAE,
     data: Data,
     *,
-    device="cpu",
-    out=None,
+    device: Device = "cpu",
+    out: StrPath | None = None,
     resume: bool = False,
     override: Iterable[str] = (),
     keep: int = 3,
@@ -67,7 +69,7 @@ def fit(
     callbacks: Iterable[Callback] = (),
     settings: Settings | None = None,
     processes: Processes | None = None,
-    **options,
+    **options: Any,
 ) -> Result:
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1), or another ``learner``.
 
@@ -218,7 +220,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     settings = run.settings
     evaluations = evaluation_steps(settings)
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
-    manager = None if run.folder is None else CheckpointManager(run, keep)
+    manager = None if run.folder is None else CheckpointManager(run, run.folder, keep)
     # Without a folder there is nothing that a signal should wait for. What launches several processes repeats signals.
     with Signals(once=run.processes.are_several) if manager else nullcontext() as signals:
         with run.processes.together():
@@ -265,7 +267,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             # The time that an evaluation takes is not the steps'.
             logged, logged_at = run.steps, run.seconds
         _agree(run, signals)
-    if number := signal.Signals.__members__.get(run.stopped):
+    if number := signal.Signals.__members__.get(run.stopped or ""):
         exit_as_signalled(
             number,
             f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} "
@@ -296,7 +298,7 @@ def _evaluate(run: Run, callbacks: list[Callback]) -> None:
 
 def _save(run: Run, manager: CheckpointManager | None) -> Path | None:
     try:
-        return manager and manager.save()
+        return None if manager is None else manager.save()
     except FloatingPointError as error:
         raise _non_finite(run.steps, run, str(error)) from None
 
@@ -316,7 +318,7 @@ def _result(run: Run) -> Result:
     return Result(**bounds, history=run.history, stopped=run.stopped, skipped=run.skipped)
 
 
-def _non_finite(step: int, run: Run, what: str = "the bound is not finite") -> NonFiniteBound:
+def _non_finite(step: int | None, run: Run, what: str = "the bound is not finite") -> NonFiniteBound:
     last = f". The last good checkpoint is {run.checkpoint}" if run.checkpoint else ""
     return NonFiniteBound(
         f"{what} at step {step}: training stopped. Try a smaller learning rate (lr is {run.learner.lr:g}), and check "
@@ -372,7 +374,7 @@ def evaluate(run: Run, callbacks: Iterable[Callback] = ()) -> Record:
     for name, bound in bounds.items():
         if not math.isfinite(bound.mean):
             raise _non_finite(run.steps, run, f"the {name} {settings.score} is {bound.mean}")
-    values = {name: bound.mean for name, bound in bounds.items()}
+    values: dict[str, Any] = {name: bound.mean for name, bound in bounds.items()}
     values |= {f"{name}_stderr": bound.stderr for name, bound in bounds.items()}
     values |= {f"{name}_skipped": bound.skipped for name, bound in bounds.items() if bound.skipped}
     return Record(run.samples_seen, run.steps, run.seconds, **values)

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
@@ -29,12 +30,31 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+class _Settings(Protocol):
+    """What is told of the settings of a run: a :class:`~aevb_ext.train.Settings`, which is made of these modules."""
+
+    @property
+    def learner(self) -> str: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def accumulate(self) -> int: ...
+
+    @property
+    def n_samples(self) -> int: ...
+
+    @property
+    def sample_block(self) -> int | None: ...
+
+
 class OutOfMemory(torch.OutOfMemoryError):
     """There is too little memory for what was asked for; the message says what to lower."""
 
 
 @contextmanager
-def explaining_out_of_memory(doing: Callable[[], str], settings) -> Iterator[None]:
+def explaining_out_of_memory(doing: Callable[[], str], settings: _Settings) -> Iterator[None]:
     """A context in which too little memory becomes :class:`OutOfMemory`, which names the settings that memory is for.
 
     Args:

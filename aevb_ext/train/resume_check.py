@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
 from .._typed import typed
+from .._types import StrPath
 from ..data import SPLITS, BinarizedRows, Data, Rows, SubsetRows, rows_of
 from ..models import VAE
 from ..noise import keys_at
@@ -28,7 +30,7 @@ _HARMLESS = {"log_every", "evaluate_every", "patience", "non_finite"}
 _ABSENT = "nothing"
 
 
-def run_description(model: VAE, data: Data, settings: Settings, like: dict | None = None) -> dict:
+def run_description(model: VAE, data: Data, settings: Settings, like: dict[str, Any] | None = None) -> dict[str, Any]:
     """What a checkpoint says of the model, the data and the settings; JSON knows all of it.
 
     The fingerprint of a split is the SHA-256 of its rows: of all where the split is in memory and has at most 256 MiB,
@@ -39,10 +41,11 @@ def run_description(model: VAE, data: Data, settings: Settings, like: dict | Non
     for split in SPLITS:
         rows, their = getattr(data, split), theirs.get(split) if isinstance(theirs, dict) else None
         about[split] = None if rows is None else _split(rows_of(rows), their if isinstance(their, dict) else None)
-    return plain({"model": model.config, "data": about, "settings": settings.as_dict()})
+    described: dict[str, Any] = plain({"model": model.config, "data": about, "settings": settings.as_dict()})
+    return described
 
 
-def sampled_splits(about: dict) -> str:
+def sampled_splits(about: dict[str, Any]) -> str:
     """Which splits are known by a sample of their rows alone, by what :func:`described` gave; "" where none is."""
     splits = {split: about["data"][split] for split in SPLITS if about["data"][split] is not None}
     counts = {split: (told.get("fingerprint_rows", _ROWS_BEFORE), told["count"]) for split, told in splits.items()}
@@ -51,7 +54,9 @@ def sampled_splits(about: dict) -> str:
     )
 
 
-def check_resume(path, content: dict, now: dict, override: Iterable[str] = ()) -> dict[str, list]:
+def check_resume(
+    path: StrPath, content: dict[str, Any], now: dict[str, Any], override: Iterable[str] = ()
+) -> dict[str, list[Any]]:
     """Compare what a checkpoint says with what :func:`described` gives now, ``like`` it.
 
     Names are those of settings, and ``model.X`` and ``data.X``. ``log_every``, ``evaluate_every``, ``patience`` and
@@ -96,7 +101,7 @@ def check_resume(path, content: dict, now: dict, override: Iterable[str] = ()) -
     return changed
 
 
-def _split(rows: Rows, like: dict | None) -> dict:
+def _split(rows: Rows, like: dict[str, Any] | None) -> dict[str, Any]:
     about = {
         "count": len(rows),
         "shape": list(rows.event_shape),
@@ -140,7 +145,7 @@ def _undrawn(rows: Rows) -> Rows:
     return rows
 
 
-def _flat(about: dict) -> dict:
+def _flat(about: dict[str, Any]) -> dict[str, Any]:
     flat = dict(about["settings"])
     for key in ("model", "data"):
         for name, value in (about.get(key) or {}).items():

@@ -1,9 +1,11 @@
 """A run: what training changes, and what it knows."""
 
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +76,7 @@ class Record:
         return self.test if self.valid is None else self.valid
 
 
-class History(list):
+class History(list[Record]):
     """The evaluations of a run, in order: a list of :class:`Record`."""
 
     def best(self) -> Record | None:
@@ -144,7 +146,10 @@ class Run:
         rank, world_size = self.processes.rank, self.processes.world_size
         self.step = make_step(self.learner, data.train, seed=s.seed, rank=rank, world_size=world_size)
         self.history, self.skipped = History(), 0
-        self.checkpoint = self.changed = self.stopped = self._asked = None
+        self.checkpoint: Path | None = None
+        self.changed: dict[str, list[Any]] | None = None
+        self.stopped: str | None = None
+        self._asked: str | None = None
         self.sampled = ""
         self._vote = AnyProcess(self.processes)
         self._seconds, self._started = 0.0, time.perf_counter()
@@ -202,7 +207,7 @@ class Run:
         self.learner.leave()
 
     @contextmanager
-    def averaged(self):
+    def averaged(self) -> Iterator[None]:
         """A context in which the model is as it is evaluated: without dropout, with its parameters' average if any."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
@@ -213,7 +218,7 @@ class Run:
             for module, training in modes:
                 module.training = training
 
-    def state(self) -> tuple[dict[str, Tensor], dict]:
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What the run has become: tensors by name, and what JSON can hold.
 
         Order and noise are not in it: they are functions of the settings and of the steps taken.
@@ -238,7 +243,7 @@ class Run:
         }
         return {name: t.detach() for name, t in tensors.items()}, values
 
-    def load_state(self, tensors: dict[str, Tensor], values: dict) -> None:
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Become what :meth:`state` was called on. Call it before the first step.
 
         Raises:
@@ -270,7 +275,7 @@ class Run:
         self.history, self.skipped = history, skipped
         self._seconds, self._started = seconds, time.perf_counter()
 
-    def _checked_optimizer(self, tensors: dict[str, Tensor]) -> dict:
+    def _checked_optimizer(self, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
         """By parameter what the optimizer keeps of it; nothing, of one that has not had a gradient."""
         parameters = [p for group in self.learner.optimizer.param_groups for p in group["params"]]
         kept = {"adagrad": ["sum"], "adam": ["exp_avg", "exp_avg_sq"], "sgd": []}[self.settings.optimizer]
@@ -286,8 +291,10 @@ class Run:
             raise ValueError("the checkpoint is of another optimizer: it has more parameters")
         return state
 
-    def _checked_values(self, values: dict) -> tuple[int, float, int, History]:
-        steps, seconds, history = (values.get(name) for name in ("steps", "seconds", "history"))
+    def _checked_values(self, values: dict[str, Any]) -> tuple[int, float, int, History]:
+        steps: Any = values.get("steps")
+        seconds: Any = values.get("seconds")
+        history: Any = values.get("history")
         # Checkpoints from before it was counted do not say.
         skipped = values.get("skipped", 0)
         try:
@@ -300,7 +307,7 @@ class Run:
             raise ValueError("the checkpoint's steps, seconds or history are amiss")
         return steps, seconds, skipped, records
 
-    def _optimizer_state(self):
+    def _optimizer_state(self) -> Iterator[tuple[int, str, Tensor]]:
         for i, state in self.learner.optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 if isinstance(value, Tensor):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .._files import is_partial
 from .._typed import typed
+from .._types import StrPath
 
 __all__ = ["remove_partial_files", "run_folder"]
 
@@ -17,7 +18,7 @@ _LOCK = ".lock"
 
 
 @contextmanager
-def run_folder(path, *, resume: bool) -> Iterator[None]:
+def run_folder(path: StrPath, *, resume: bool) -> Iterator[None]:
     """A context of training in a folder, which is locked meanwhile and was tried by writing to it.
 
     The lock is the system's, on the file .lock, which says whose it is: it ends with this process, however that ends.

@@ -3,10 +3,12 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from .._types import StrPath
 from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS
 from .checkpoint import is_count, model_file
 from .settings import CHOICES, Settings
@@ -51,7 +53,7 @@ class SavedRun:
         return os.fsencode(self.folder.resolve().name).decode(errors="replace")
 
 
-def open_run(path) -> SavedRun:
+def open_run(path: StrPath) -> SavedRun:
     """Read the folder of a run.
 
     Args:
@@ -97,7 +99,7 @@ _MODEL_CHOICES = {
 _EVENTS = ("log", "evaluation", "resumed")
 
 
-def _parsed(path: Path, parse):
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -127,7 +129,7 @@ def _config(path: Path) -> dict:
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text"}
 
 
-def _is_of(kind: type, value) -> bool:
+def _is_of(kind: type, value: object) -> bool:
     if kind is float:
         return _is_number(value)
     if kind is int:
@@ -135,7 +137,7 @@ def _is_of(kind: type, value) -> bool:
     return isinstance(value, kind)
 
 
-def _table(path: Path, name: str, value) -> dict:
+def _table(path: Path, name: str, value: object) -> dict:
     """The value, if it is a dict of what is plain."""
     where = f"{path} is damaged: {name} is" if name else f"{path} is damaged: it is"
     if not isinstance(value, dict):
@@ -162,7 +164,7 @@ def _lines(path: Path) -> list[dict]:
     return found
 
 
-def _line(line) -> dict:
+def _line(line: Any) -> dict:
     """A line of the metrics, if it has what is read of it."""
     if not isinstance(line, dict):
         raise ValueError(f"expected an object, got {_short(line)}")
@@ -190,11 +192,11 @@ def _line(line) -> dict:
     return line
 
 
-def _is_change(value) -> bool:
+def _is_change(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_plain, value))
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | int | float) or (isinstance(value, list) and _is_flat(value))
 
 
@@ -202,12 +204,12 @@ def _is_flat(values: list) -> bool:
     return all(isinstance(value, str | int | float) for value in values)
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     # Larger ones can be neither drawn nor told as a time.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     """What a message says of a value, which may be anything."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"

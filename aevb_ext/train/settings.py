@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from .._checks import check_count, check_name, is_python_integer, is_python_number
 from ..estimators import ESTIMATORS
@@ -99,7 +100,7 @@ class Settings:
     evaluate_every: int | None = None
     patience: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("samples_seen", 1),
             ("batch_size", 1),
@@ -170,6 +171,6 @@ class Settings:
         """How many data points a step is counted as: each as often as its likelihood is evaluated."""
         return self.batch_size * LEARNERS[self.learner].passes(self)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Names and values, all of which JSON and TOML know."""
         return asdict(self)

@@ -3,11 +3,17 @@
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 __all__ = ["Signals"]
 
 # What they do by default, which is what they do where nobody else has taken them.
-_DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+_DEFAULTS: dict[int, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
 
 
 class Signals:
@@ -25,20 +31,20 @@ class Signals:
     def __init__(self, once: bool = False):
         self.received = 0
         self._once = once
-        self._taken = []
+        self._taken: list[int] = []
 
-    def __enter__(self):
+    def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
             self._taken = [number for number, default in _DEFAULTS.items() if signal.getsignal(number) == default]
         for number in self._taken:
             signal.signal(number, self._remember)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number in self._taken:
             signal.signal(number, _DEFAULTS[number])
 
-    def _remember(self, number, _) -> None:
+    def _remember(self, number: int, _: FrameType | None) -> None:
         self.received = self.received or number
         if not self._once:
             signal.signal(number, _DEFAULTS[number])

@@ -2,12 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._types import Device
 from ..data import Rows, prefetch, rows_of
 from ..learners.learner import Learner
 from ..noise import keys_at, seed_for
@@ -36,7 +38,9 @@ class MinibatchSampler:
         ValueError: it does not.
     """
 
-    def __init__(self, n_data: int, batch_size: int, seed: int, device="cpu", *, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, n_data: int, batch_size: int, seed: int, device: Device = "cpu", *, rank: int = 0, world_size: int = 1
+    ):
         if batch_size % world_size:
             raise ValueError(f"batch_size must divide by the number of processes, got {batch_size} and {world_size}")
         self.n_data, self._batch, self._seed = n_data, batch_size, seed
@@ -44,7 +48,7 @@ class MinibatchSampler:
         # Whole epochs, but for less than a step.
         self._ahead = max(1, math.ceil(n_data / batch_size))
         self._next = self._end = 0  # the step whose visits are next on the device, and where they end
-        self._epochs = {}
+        self._epochs: dict[int, Tensor] = {}
         self._visits = torch.empty(self._ahead * self._share, dtype=torch.int64, device=device)
         self._place = torch.arange(self._share, device=device)
 
@@ -104,7 +108,8 @@ class Prefetcher:
 
     def __init__(self, rows: Rows, order: MinibatchSampler, seed: int, device: torch.device):
         self._rows, self._order, self._seed, self._device = rows, order, seed, device
-        self._next, self._minibatches = 0, None
+        self._next = 0
+        self._minibatches: Generator[Tensor, None, None] | None = None
 
     def of_step(self, step: int) -> Tensor:
         """The minibatch of the step that comes after ``step`` steps: ``[M / world_size, *event]`` on the device.
@@ -114,9 +119,11 @@ class Prefetcher:
         if self._minibatches is None or step != self._next:
             self.close()
             batches = _batches(self._rows, self._order, self._seed, step)
-            self._minibatches = prefetch(self._rows, batches, self._device)
+            minibatches = self._minibatches = prefetch(self._rows, batches, self._device)
+        else:
+            minibatches = self._minibatches
         self._next = step + 1
-        return next(self._minibatches)
+        return next(minibatches)
 
     def close(self) -> None:
         """End the thread."""
@@ -151,7 +158,7 @@ class Step:
         processes = {"rank": rank, "world_size": world_size}
         self._order = MinibatchSampler(len(self.rows), learner.batch_size, seed, learner.device, **processes)
         self._prefetcher = None if self.rows.resident else Prefetcher(self.rows, self._order, seed, learner.device)
-        self._x = None  # the minibatch of rows that are not resident
+        self._x: Tensor | None = None  # the minibatch of rows that are not resident
 
     def __call__(self) -> Tensor:
         """Take the step.
@@ -177,7 +184,7 @@ class Step:
     def _update(self) -> Tensor:
         visits = self._order.advance()
         index = visits % self._order.n_data
-        x = self._gathered(visits, index) if self._prefetcher is None else self._x
+        x = self._gathered(visits, index) if self._x is None else self._x
         return self.learner.update(x, keys_at(self.seed, "posterior", visits), index)
 
     def _gathered(self, visits: Tensor, index: Tensor) -> Tensor:
@@ -196,15 +203,17 @@ class GraphedStep(Step):
     # Steps before the capture, as many as PyTorch's documentation takes.
     _EAGER = 3
 
-    def __init__(self, learner: Learner, data: Tensor | Rows, **kwargs):
+    def __init__(self, learner: Learner, data: Tensor | Rows, **kwargs: Any):
         super().__init__(learner, data, **kwargs)
-        self._eager_left = self._EAGER
+        self._eager_left: float = self._EAGER
         self._stream = torch.cuda.Stream(learner.device)
-        self._graph = self._bound = self._place = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._bound: Tensor | None = None
+        self._place: Tensor | None = None
 
     def _prepare(self) -> None:
         super()._prepare()
-        if self._prefetcher is not None:
+        if self._x is not None:
             # The graph reads each minibatch where it has read the first.
             self._place = self._x.clone() if self._place is None else self._place.copy_(self._x)
             self._x = self._place
@@ -218,7 +227,7 @@ class GraphedStep(Step):
                 reason = str(error).partition("\n")[0]
                 warnings.warn(f"the training step is not captured in a CUDA graph: {reason}", stacklevel=2)
                 self._eager_left = math.inf
-        if self._graph is None:
+        if self._graph is None or self._bound is None:
             self._eager_left -= 1
             return self._eager()
         self._graph.replay()
@@ -248,7 +257,7 @@ class GraphedStep(Step):
         self._graph = graph
 
 
-def make_step(learner: Learner, data: Tensor | Rows, **kwargs) -> Step:
+def make_step(learner: Learner, data: Tensor | Rows, **kwargs: Any) -> Step:
     """The quickest step there is for these: captured on CUDA; eager elsewhere, and memory is kept between steps.
 
     Arguments are those of :class:`Step`. With several processes a step is not captured: one line says so.

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._types import Device, StrPath
 from ..data import SPLITS, Data, subset
 from ..estimators.result import plus_minus
 from ..learners import LEARNERS
@@ -69,7 +71,7 @@ Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextmanager
-def _unshown(title: str, total: int):
+def _unshown(title: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda done: None
 
 
@@ -98,11 +100,11 @@ def held_out(
     data: Data,
     make: Callable[[Data], VAE],
     settings: Settings,
-    out,
+    out: StrPath,
     *,
     labels: Iterable[int] | None = None,
     n_samples: int = 50,
-    device="cpu",
+    device: Device = "cpu",
     show: Show = _unshown,
 ) -> Iterator[HeldOut]:
     """For each label: train without it, then score the whole test split.
@@ -152,7 +154,7 @@ def without_label(data: Data, label: int) -> Data:
     Raises:
         ValueError: a split has no labels, or nothing but that one.
     """
-    splits = {}
+    splits: dict[str, Any] = {}
     for split in SPLITS:
         if getattr(data, split) is None:
             continue
@@ -168,9 +170,11 @@ def without_label(data: Data, label: int) -> Data:
 def _scored(label: int, model: VAE, data: Data, n_samples: int, seed: int, folder: Path, show: Show) -> HeldOut:
     x, labels = data.split("test")
     scores = {}
-    for name, how in (("bound", {}), ("iwae", {"estimator": "iwae", "n_samples": n_samples})):
+    for name, estimator, samples in (("bound", "b", 1), ("iwae", "iwae", n_samples)):
         with show(f"scoring without {label}: {name}", len(x)) as told:
-            scores[name] = model.anomaly_scores(x, seed=seed, **how, progress=told).cpu()
+            scores[name] = model.anomaly_scores(
+                x, estimator=estimator, n_samples=samples, seed=seed, progress=told
+            ).cpu()
     write_scores(folder / "scores.csv", labels, scores)
     is_held_out = labels == label
     normal, anomalous = ({name: s[kind] for name, s in scores.items()} for kind in (~is_held_out, is_held_out))
@@ -178,8 +182,10 @@ def _scored(label: int, model: VAE, data: Data, n_samples: int, seed: int, folde
         label,
         len(anomalous["bound"]),
         len(normal["bound"]),
-        *(auc(normal[name], anomalous[name]) for name in scores),
-        *(-kind["bound"].mean().item() for kind in (anomalous, normal)),
+        auc(normal["bound"], anomalous["bound"]),
+        auc(normal["iwae"], anomalous["iwae"]),
+        -anomalous["bound"].mean().item(),
+        -normal["bound"].mean().item(),
     )
 
 

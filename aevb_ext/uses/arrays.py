@@ -3,18 +3,20 @@
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import numpy as np
 from torch import Tensor
 
 from .._files import atomic_write, naming, write_csv
+from .._types import StrPath
 
 __all__ = ["write_npy", "write_scores", "writing_npz"]
 
 Write = Callable[[str, Iterable[Tensor], int], None]
 
 
-def write_npy(path, blocks: Iterable[Tensor], count: int) -> None:
+def write_npy(path: StrPath, blocks: Iterable[Tensor], count: int) -> None:
     """Write a .npy file.
 
     Args:
@@ -31,7 +33,7 @@ def write_npy(path, blocks: Iterable[Tensor], count: int) -> None:
 
 
 @contextmanager
-def writing_npz(path) -> Iterator[Write]:
+def writing_npz(path: StrPath) -> Iterator[Write]:
     """A context of writing a .npz file, uncompressed; it has a function ``write(name, blocks, count)``.
 
     The file is there once the context has ended; after an exception it is not.
@@ -45,7 +47,7 @@ def writing_npz(path) -> Iterator[Write]:
         yield write
 
 
-def _write(file, blocks: Iterable[Tensor], count: int) -> None:
+def _write(file: IO[bytes], blocks: Iterable[Tensor], count: int) -> None:
     kind, written = None, 0
     for block in blocks:
         array = np.ascontiguousarray(block.numpy())
@@ -61,7 +63,7 @@ def _write(file, blocks: Iterable[Tensor], count: int) -> None:
         raise ValueError(f"blocks have {written} rows, expected {count}")
 
 
-def write_scores(path, labels: Tensor | None, scores: dict[str, Tensor]) -> None:
+def write_scores(path: StrPath, labels: Tensor | None, scores: dict[str, Tensor]) -> None:
     """Write a CSV file of a line for each data point: its number in the split, its label, its scores.
 
     Args:

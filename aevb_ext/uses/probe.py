@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..data import Data, Rows, chunks, hold_out
+from ..data import Data, Rows, chunks
+from ..data.rows import held_out_numbers
 from ..estimators.result import plus_minus
 from ..models import VAE
 from ..noise import keys_at
@@ -93,7 +94,7 @@ def fit_logistic(
     with torch.enable_grad():
         optimizer.step(loss)
         loss()
-    gradient = max(p.grad.abs().max().item() for p in (weight, bias))
+    gradient = max(p.grad.abs().max().item() for p in (weight, bias) if p.grad is not None)
     # Written so that a NaN fails.
     if not gradient <= tolerance:
         raise NotConverged(
@@ -151,7 +152,8 @@ def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, progress: 
         ValueError: shapes do not fit, or there are fewer than two classes.
     """
     features = train[0].double()
-    best = classifier = None
+    best: tuple[float, float, Logistic] | None = None
+    classifier: Logistic | None = None
     for tried, l2 in enumerate(L2S, 1):
         classifier = fit_logistic(features, train[1], l2, start=classifier)
         accuracy = _accuracy(classifier, valid)
@@ -161,10 +163,11 @@ def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, progress: 
             break
         if best is None or accuracy > best[0]:
             best = accuracy, l2, classifier
-    valid_accuracy, l2, classifier = best
-    accuracy, count = _accuracy(classifier, test), len(test[1])
+    assert best is not None  # there are L2S
+    valid_accuracy, l2, chosen = best
+    accuracy, count = _accuracy(chosen, test), len(test[1])
     stderr = math.sqrt(accuracy * (1 - accuracy) / count) if count > 1 else math.nan
-    return Probe(accuracy, stderr, count, l2, valid_accuracy, classifier)
+    return Probe(accuracy, stderr, count, l2, valid_accuracy, chosen)
 
 
 def probe_latents(model: VAE, data: Data, *, progress: Told = None) -> Probe:
@@ -190,8 +193,8 @@ def probe_pixels(data: Data, *, progress: Told = None) -> Probe:
     return _probe(lambda x: _values(x, data.x_scale), data, progress)
 
 
-def _probe(features, data: Data, progress: Told) -> Probe:
-    splits = {}
+def _probe(features: Callable[[Tensor | Rows], Tensor], data: Data, progress: Told) -> Probe:
+    splits: dict[str, Labelled] = {}
     for split in ("train", "test") if data.valid is None else ("train", "valid", "test"):
         x, labels = data.split(split)
         if labels is None:
@@ -199,7 +202,7 @@ def _probe(features, data: Data, progress: Told) -> Probe:
         splits[split] = features(x), labels
     if data.valid is None:
         x, labels = splits["train"]
-        for split, index in zip(("train", "valid"), hold_out(torch.arange(len(x)), _VALID_FRACTION), strict=True):
+        for split, index in zip(("train", "valid"), held_out_numbers(len(x), _VALID_FRACTION), strict=True):
             splits[split] = x[index], labels[index]
     return linear_probe(**splits, progress=progress)
 
