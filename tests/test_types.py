@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from printed import ROOT, programs
 
 import aevb_ext
 
-HERE = Path(__file__).parent
 PACKAGE = Path(aevb_ext.__file__).parent
 MYPY = shutil.which("mypy", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
@@ -57,13 +57,13 @@ aevb_ext.rsample(torch.zeros(2, 3), torch.zeros(2, 3), n_sample=3)
 
 @pytest.mark.skipif(MYPY is None, reason="mypy is not installed")
 def test_users_programs_are_checked_and_none_of_our_types_is_any(tmp_path):
-    readme = [block for block in readme_programs() if "import" in block]
-    assert len(readme) >= 3
-    programs = {f"readme_{i}.py": block for i, block in enumerate(readme)}
-    programs |= {"surface.py": surface(), "wrong.py": WRONG}
-    for name, program in programs.items():
+    printed = printed_programs()
+    assert len(printed) >= 3
+    written = {f"printed_{i}.py": program for i, program in enumerate(printed)}
+    written |= {"surface.py": surface(), "wrong.py": WRONG}
+    for name, program in written.items():
         (tmp_path / name).write_text(program)
-    found = checked(tmp_path, list(programs))
+    found = checked(tmp_path, list(written))
     assert {line.partition(":")[0] for line in found if ": error:" in line} == {"wrong.py"}, "\n".join(found)
     wrong = [line for line in found if line.startswith("wrong.py") and ": error:" in line]
     assert [line.split(":")[1] for line in wrong] == ["5", "6"]
@@ -89,8 +89,9 @@ def is_any(told: str) -> bool:
     return re.search(r"\bAny\b", told) is not None
 
 
-def readme_programs() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), re.DOTALL)
+def printed_programs() -> list[str]:
+    pages = ("README.md", "docs/heads.md", "docs/operators.md")
+    return [program for page in pages for program in programs(ROOT / page)]
 
 
 def surface() -> str:
