@@ -1,5 +1,6 @@
 """Finds and loads the compiled operators; says what to do when they cannot be loaded."""
 
+import functools
 import importlib.util
 import re
 import sys
@@ -169,6 +170,12 @@ def widened(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return t
     wider: torch.Tensor = ops.widened(t, dtype)
     return wider
+
+
+def promoted(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """All in the widest of their dtypes, as arithmetic makes of them: :func:`widened`."""
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors))
+    return tuple(widened(t, dtype) if t.is_floating_point() else t.to(dtype) for t in tensors)
 
 
 def is_loaded() -> bool:

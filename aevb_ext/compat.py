@@ -25,7 +25,7 @@ from torch import Tensor
 
 from . import functional
 from ._arguments import DATA, check_dtype, described, explain, instance, is_number, number, sizes, tensor
-from ._library import widened
+from ._library import promoted, widened
 
 __all__ = [
     "binary_cross_entropy",
@@ -332,8 +332,8 @@ def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     """A posterior's parameters as the operators take them: of one shape and dtype, as arithmetic makes of them."""
     check_dtype("mu", mu)
     check_dtype("logvar", logvar)
-    dtype = torch.promote_types(mu.dtype, logvar.dtype)
-    return _broadcast(mu=widened(mu, dtype), logvar=widened(logvar, dtype))
+    mu, logvar = promoted(mu, logvar)
+    return _broadcast(mu=mu, logvar=logvar)
 
 
 def _broadcast(**tensors: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """The diagonal Gaussian: q(z | x) and p(x | z) of real numbers."""
 
-import functools
 import math
 from collections.abc import Iterable
 
@@ -10,7 +9,7 @@ from torch.distributions import Distribution, constraints
 
 from .. import functional as F
 from .._arguments import check_dtype, explained, sizes
-from .._library import widened
+from .._library import promoted, widened
 from .._types import Generators, Shape
 from ..reference import _logvar, _reduce
 from .factorised import Factorised, check_broadcasts, samples, wide
@@ -228,7 +227,7 @@ class DiagonalGaussian(Factorised):
                 is negative.
         """
         n_samples = samples(sample_shape)
-        mu, scale_param = self._promoted()
+        mu, scale_param = promoted(self.mu, self.scale_param)
         if n_samples == 0:
             return mu.expand(*sample_shape, *mu.shape).clone()
         noise = self._noise(mu.device, key, generator)
@@ -252,7 +251,7 @@ class DiagonalGaussian(Factorised):
         if n_samples == 0:
             return self.rsample(sample_shape), self.kl()
         z, kl = F.rsample_kl(
-            *self._promoted(),
+            *promoted(self.mu, self.scale_param),
             n_samples=n_samples,
             spread=self.spread,
             batch_dims=len(self._batch_shape),
@@ -279,19 +278,21 @@ class DiagonalGaussian(Factorised):
             ValueError: the events differ, or the batches do not broadcast.
         """
         if other is None:
-            return F.gaussian_kl(*self._promoted(), spread=self.spread, batch_dims=len(self._batch_shape))
+            return F.gaussian_kl(
+                *promoted(self.mu, self.scale_param), spread=self.spread, batch_dims=len(self._batch_shape)
+            )
         if not isinstance(other, DiagonalGaussian):
             return self._kl_to_another(other)
         shape, spread = self._common_shape(other), self.spread
-        (mu, scale), (other_mu, other_scale) = self._promoted(), other._promoted()
+        (mu, scale), (other_mu, other_scale) = (
+            promoted(self.mu, self.scale_param),
+            promoted(other.mu, other.scale_param),
+        )
         if spread != other.spread:
             # Logarithms of both: they never overflow, and that of a log_std is exact.
             scale, other_scale = _logvar(wide(scale), spread), _logvar(wide(other_scale), other.spread)
             spread = "logvar"
-        operands = [mu.expand(shape), scale, other_mu, other_scale]
-        if any(t.dtype != mu.dtype for t in operands):
-            dtype = functools.reduce(torch.promote_types, (t.dtype for t in operands))
-            operands = [widened(t, dtype) for t in operands]
+        operands = promoted(mu.expand(shape), scale, other_mu, other_scale)
         return F.gaussian_kl(*operands, spread=spread, batch_dims=len(shape) - self.event_dims)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -308,7 +309,7 @@ class DiagonalGaussian(Factorised):
             ValueError: the shape does not fit (or with ``validate_args=True``, the value is NaN).
             TypeError: value is no tensor of such a dtype.
         """
-        mu, scale_param = self._promoted()
+        mu, scale_param = promoted(self.mu, self.scale_param)
         dtype = mu.dtype
         value, shape = self._check_value(value, dtype)
         event_dims = self.event_dims
@@ -325,13 +326,6 @@ class DiagonalGaussian(Factorised):
         r"""Differential entropy :math:`\tfrac12 \sum_j 1 + \log 2\pi + \log \sigma_j^2` in nats, ``[*batch_shape]``."""
         logvar = _logvar(wide(self.scale_param), self.spread).expand(self.mu.shape)
         return _reduce(0.5 * (1 + math.log(2 * math.pi) + logvar), self.event_dims, "sample")
-
-    def _promoted(self) -> tuple[Tensor, Tensor]:
-        """mu and the spread as the operators take them, of one dtype."""
-        if self.mu.dtype == self.scale_param.dtype:
-            return self.mu, self.scale_param
-        dtype = torch.promote_types(self.mu.dtype, self.scale_param.dtype)
-        return widened(self.mu, dtype), widened(self.scale_param, dtype)
 
     def _in_sample_shape(self, z: Tensor, sample_shape: Shape) -> Tensor:
         return z.reshape(*sample_shape, *self.mu.shape) if len(sample_shape) else z

@@ -8,13 +8,12 @@
 pythae's decoders end in a sigmoid, so that its "bce" is the likelihood of probabilities.
 """
 
-import functools
 import math
 
 import torch
-from torch import Tensor
 
 from .._arguments import DATA, FLOATING
+from .._library import promoted
 from ..functional import bernoulli_log_prob_of_probs, gaussian_kl, gaussian_log_prob, noise_key, rsample
 from ._patch import Patch, Replacement, are_dense, require
 
@@ -53,7 +52,7 @@ def patch() -> Patch:
 def _sample_gauss(self, mu, std):
     if not are_dense(mu, std) or mu.shape != std.shape:
         return NotImplemented
-    mu, std = _promoted(mu, std)
+    mu, std = promoted(mu, std)
     if mu.dtype not in FLOATING:
         return NotImplemented
     key = noise_key(mu.device)
@@ -70,7 +69,7 @@ def _vae_loss(self, recon_x, x, mu, log_var, z, *, beta=1.0):
     recon_loss = _recon_loss(self, recon_x.reshape(x.shape[0], -1), x, "mean")
     if recon_loss is NotImplemented:
         return NotImplemented
-    kld = gaussian_kl(*_promoted(mu, log_var), reduction="mean")
+    kld = gaussian_kl(*promoted(mu, log_var), reduction="mean")
     return recon_loss + beta * kld, recon_loss, kld
 
 
@@ -88,7 +87,7 @@ def _iwae_loss(self, recon_x, x, mu, log_var, z):
     if recon_loss is NotImplemented:
         return NotImplemented
     recon_loss = recon_loss.T
-    z, mu, log_var = _promoted(z, mu, log_var)
+    z, mu, log_var = promoted(z, mu, log_var)
     # Both without their log(2 pi), as pythae has them; z^2 / 2 is the KL of N(z, 1) to N(0, 1).
     log_q_z = gaussian_log_prob(z, mu, log_var, batch_dims=2) + 0.5 * math.log(2 * math.pi) * z.shape[-1]
     kld = log_q_z + gaussian_kl(z, z.new_zeros(()), batch_dims=2)
@@ -129,7 +128,7 @@ def _is_refused(loss, x):
 def _mse(recon, x, reduction):
     """Half the squared error, as the KL of two Gaussians of unit variance: a log-likelihood has its log(2 pi) besides,
     in which a small error would be lost."""
-    recon, x = _promoted(recon, x)
+    recon, x = promoted(recon, x)
     return gaussian_kl(recon, recon.new_zeros(()), x, reduction=reduction, batch_dims=recon.dim() - 1)
 
 
@@ -147,9 +146,3 @@ def _trainer_init(original, models):
         self.amp_context = torch.autocast("cuda")
 
     return __init__
-
-
-def _promoted(*tensors: Tensor) -> list[Tensor]:
-    """In the widest of their dtypes, as the original's arithmetic has them; under autocast they may differ."""
-    dtype = functools.reduce(torch.promote_types, [t.dtype for t in tensors])
-    return [t.to(dtype) for t in tensors]
