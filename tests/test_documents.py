@@ -111,7 +111,7 @@ def test_every_public_name_is_in_the_reference():
             if inspect.isroutine(value) or inspect.isclass(value):
                 documented = value.__doc__ or module == "aevb_ext.reference"  # whose functions are those of functional
                 assert documented, f"{module}.{name} has no docstring"
-    there = {path.stem if path.is_file() else path.name for path in reference.PACKAGE.iterdir()}
+    there = {path.stem for path in reference.PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"}
     modules = {name for name in there if re.fullmatch(r"[a-z]\w*", name)} - reference.NOT_PUBLIC
     assert {f"aevb_ext.{name}" for name in modules} <= set(reference.MODULES)
 
@@ -137,7 +137,8 @@ def test_hooks_have_the_versions_of_make_lint():
     extra = re.search(r"^lint = \[(.*)\]$", (printed.ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     hooks = (printed.ROOT / ".pre-commit-config.yaml").read_text()
     for tool in re.findall(r'"([^"]+)"', extra):
-        assert f"[{tool}]" in hooks
+        # mypy reads PyTorch's types, and a hook's environment has no PyTorch.
+        assert f"[{tool}]" in hooks or tool.startswith("mypy")
 
 
 def test_readme_has_the_figures_of_the_results_files():

@@ -246,6 +246,7 @@ def test_the_part_that_is_outside_is_named(split):
 LARGE = """
 import resource, sys
 import torch
+import torch._dynamo  # as optimisers do at their first step
 from aevb_ext.data import load
 from aevb_ext.models import make_model
 from aevb_ext.train import fit

@@ -284,10 +284,8 @@ class DiagonalGaussian(Factorised):
         if not isinstance(other, DiagonalGaussian):
             return self._kl_to_another(other)
         shape, spread = self._common_shape(other), self.spread
-        (mu, scale), (other_mu, other_scale) = (
-            promoted(self.mu, self.scale_param),
-            promoted(other.mu, other.scale_param),
-        )
+        mu, scale = promoted(self.mu, self.scale_param)
+        other_mu, other_scale = promoted(other.mu, other.scale_param)
         if spread != other.spread:
             # Logarithms of both: they never overflow, and that of a log_std is exact.
             scale, other_scale = _logvar(wide(scale), spread), _logvar(wide(other_scale), other.spread)
