@@ -64,8 +64,8 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recove
 WATCHED := cd $(SANITIZED)/lib && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=../../../tests \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ../../../.venv/bin/python -m
 sanitize: .venv/installed-test
-	CXXFLAGS="$(CXXFLAGS) $(SANITIZE) -fno-omit-frame-pointer -g1" LDFLAGS="$(SANITIZE)" AEVB_CUDA=0 .venv/bin/python setup.py -q \
-		build --build-base $(SANITIZED) --build-temp $(SANITIZED)/temp --build-lib $(SANITIZED)/lib
+	CXXFLAGS="$(CXXFLAGS) $(SANITIZE) -O1 -fno-omit-frame-pointer -g1" LDFLAGS="$(SANITIZE)" AEVB_CUDA=0 AEVB_CPU_ISA=baseline \
+		.venv/bin/python setup.py -q build --build-base $(SANITIZED) --build-temp $(SANITIZED)/temp --build-lib $(SANITIZED)/lib
 	$(WATCHED) pytest -q -p no:cacheprovider --rootdir ../../.. -c ../../../pyproject.toml ../../../tests/test_operators.py
 	$(WATCHED) fuzz $(ARGS)
 

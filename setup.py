@@ -7,7 +7,8 @@ Environment variables:
     TORCH_CUDA_ARCH_LIST  GPU architectures, e.g. "8.0;9.0+PTX". Default: those of the GPUs that are visible, or else
                           every current one.
     AEVB_COMMIT           what build_info() says of the source, where this is no git repository.
-    CXX, CXXFLAGS         the C++ compiler, and flags added to those given here.
+    CXX, CXXFLAGS         the C++ compiler, and flags that follow those given here.
+    AEVB_CPU_ISA          baseline: the CPU kernels for that instruction set alone, compiled in a third of the time.
     MAX_JOBS              how many compilers run at once. Default: one per core.
 
 Ninja runs the compilers, as it does for torch's own BuildExtension, which knows one set of flags for all C++ sources:
@@ -51,7 +52,7 @@ CSRC = ROOT / "csrc"
 KERNELS = CSRC / "cpu" / "kernels.cpp"
 TORCH_H = "ops/common/torch.h"
 INSTRUCTION_SETS = {"baseline": []}
-if platform.machine().lower() in ("x86_64", "amd64"):
+if platform.machine().lower() in ("x86_64", "amd64") and os.environ.get("AEVB_CPU_ISA") != "baseline":
     _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTION_SETS["avx2"] = _AVX2
     INSTRUCTION_SETS["avx512"] = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
@@ -118,20 +119,20 @@ def _words(name: str) -> list[str]:
         raise PlatformError(f"{name}={given}: expected words as a shell has them, and it has {error}") from None
 
 
-def host_compiler() -> list[str]:
+def host_compiler() -> tuple[list[str], list[str]]:
     """The C++ compiler and the user's flags, which compile C++20."""
-    compiler = [*(_words("CXX") or ["c++"]), *_words("CXXFLAGS")]
-    probe = [*compiler, "-std=c++20", "-x", "c++", "-fsyntax-only", os.devnull]
+    compiler, flags = _words("CXX") or ["c++"], _words("CXXFLAGS")
+    probe = [*compiler, *flags, "-std=c++20", "-x", "c++", "-fsyntax-only", os.devnull]
     try:
         done = subprocess.run(probe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         said = first_line(done.stdout) if done.returncode else None
     except OSError as error:
         said = str(error)
     if said is None:
-        return compiler
+        return compiler, flags
     given = ", ".join(f"{name}={os.environ[name]}" for name in ("CXX", "CXXFLAGS") if os.environ.get(name))
     raise PlatformError(
-        f"no C++ compiler: `{shlex.join(compiler)}` does not compile an empty C++20 program and said {said!r}"
+        f"no C++ compiler: `{shlex.join(compiler + flags)}` does not compile an empty C++20 program and said {said!r}"
         f"{f' ({given})' if given else ''}; install GCC 11, Clang 14 or later, or name one, as in CXX=g++-12"
     )
 
@@ -232,7 +233,7 @@ class BuildOperators(build_ext):
         # One folder per torch: objects are never shared between two, but for the kernels', which include none of it.
         temporary = Path(self.build_temp).resolve()
         of_torch, of_all = temporary / f"torch-{torch.__version__}" / ("cuda" if cuda else "cpu"), temporary / "kernels"
-        compiler = host_compiler()
+        compiler, given = host_compiler()
         plain = [*compiler, *CXX_FLAGS]
         system = [sysconfig.get_path("include"), *include_paths("cuda" if cuda else "cpu")]
         if cuda:
@@ -242,7 +243,7 @@ class BuildOperators(build_ext):
         host += ["-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
         if cuda:
             host.append("-DAEVB_WITH_CUDA")
-        host += [word for path in system for word in ("-isystem", path)]
+        host += [word for path in system for word in ("-isystem", path)] + given
 
         def compiled(source: Path, command: list[str], folder: Path, suffix: str = ".o", needs=()) -> Object:
             return Object(folder / f"{source.relative_to(CSRC)}{suffix}", source, command, needs)
@@ -259,10 +260,10 @@ class BuildOperators(build_ext):
                 nvcc += ["-ccbin", programs[-1]]  # of CXX="ccache g++ -m64" g++
             objects += [compiled(source, nvcc, of_all) for source in sorted(CSRC.glob("cuda/*.cu"))]
         for name, flags in reversed(INSTRUCTION_SETS.items()):
-            command = [*plain, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}"]
+            command = [*plain, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}", *given]
             objects.append(compiled(KERNELS, command, of_all, f".{name}.o"))
-        choice = [*plain, "-DAEVB_BASELINE_ONLY"] if len(INSTRUCTION_SETS) == 1 else plain
-        objects.append(compiled(CSRC / "cpu" / "instruction_sets.cpp", choice, of_all))
+        choice = ["-DAEVB_BASELINE_ONLY"] if len(INSTRUCTION_SETS) == 1 else []
+        objects.append(compiled(CSRC / "cpu" / "instruction_sets.cpp", [*plain, *choice, *given], of_all))
         sources = set(CSRC.glob("ops/**/*.cpp"))
         if not cuda:
             sources -= set(CSRC.glob("ops/**/*_cuda.cpp"))

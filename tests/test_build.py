@@ -253,7 +253,7 @@ def test_compiler_variables_with_an_open_quotation(setup_py, monkeypatch, name):
 def test_a_compiler_and_its_flags(setup_py, monkeypatch):
     monkeypatch.setenv("CXX", "")
     monkeypatch.setenv("CXXFLAGS", "-O1 -DA='b c'")
-    assert setup_py.host_compiler() == ["c++", "-O1", "-DA=b c"]
+    assert setup_py.host_compiler() == (["c++"], ["-O1", "-DA=b c"])
 
 
 @pytest.mark.parametrize("given, commit", [("", "unknown"), ("v0.1-3-g0123abc-dirty", "v0.1-3-g0123abc-dirty")])
@@ -337,9 +337,14 @@ def test_objects_of_an_editable_installation_are_kept(setup_py):
     assert places[0] == places[1]
 
 
+def test_the_baseline_alone(monkeypatch, request):
+    monkeypatch.setenv("AEVB_CPU_ISA", "baseline")
+    assert list(request.getfixturevalue("setup_py").INSTRUCTION_SETS) == ["baseline"]
+
+
 def test_what_is_compiled_again_for_another_torch(setup_py, monkeypatch):
     """All but the kernels, which include none of it: with CUDA or without, they are the same files."""
-    monkeypatch.setattr(setup_py, "host_compiler", lambda: ["c++"])
+    monkeypatch.setattr(setup_py, "host_compiler", lambda: (["c++"], []))
     command = setup_py.BuildOperators(setuptools.Distribution({"name": "aevb_ext", "version": "0"}))
     command.ensure_finalized()
     one, other = (
