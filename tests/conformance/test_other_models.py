@@ -135,6 +135,16 @@ def _outcome(call):
             return type(error), str(error)
 
 
+@pytest.fixture
+def validated():
+    """Distributions check their arguments, as they do until something is compiled in the process."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(True)
+    yield
+    torch.distributions.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.usefixtures("validated")
 @pytest.mark.parametrize("patch, call", ALL)
 def test_outcome_is_the_originals(patch, call):
     original = _outcome(call)
