@@ -74,7 +74,7 @@ def count(valgrind: str) -> dict[str, int]:
         kernels = ("aevb::cpu::row*(aevb::RowCall const&)", "aevb::cpu::sample_*(aevb::SampleCall const&)")
         command = [valgrind, "-q", "--tool=callgrind", "--collect-atstart=no", f"--callgrind-out-file={folder}/out"]
         command += [f"--toggle-collect={kernel}" for kernel in kernels]
-        command += ["--dump-before=aevb::cpu::instruction_set()", sys.executable, "-m", __spec__.name, "--execute"]
+        command += ["--dump-before=aevb::cpu::instruction_sets()", sys.executable, "-m", __spec__.name, "--execute"]
         environment = {**os.environ, "AEVB_CPU_ISA": "avx2", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:
