@@ -134,6 +134,7 @@ def test_a_config_without_a_name_is_the_papers_model():
     assert make_model(**config).config == {"architecture": "mlp"} | config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_data_of_any_range_has_a_mean_as_it_is(architecture):
     # N(-0.5, 0.05^2): the best of all is minus its entropy; a mean in (0, 1) has 0.5 or more to the data.
@@ -171,6 +172,7 @@ def test_initial_parameters_follow_the_generator(architecture):
     assert not any(torch.equal(p, q) for p, q in zip(first, other, strict=True) if p.dim() > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["deep-mlp", "conv"])
 def test_the_digits_are_learnt(architecture):
     # Better than the best model without latent variables: the mean image of the training data, as a Bernoulli.

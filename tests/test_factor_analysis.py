@@ -174,6 +174,7 @@ def test_the_m_step_leaves_no_gradient_of_the_bound():
     assert max(g.abs().max() for g in torch.autograd.grad(bound, parameters)) < 1e-12
 
 
+@pytest.mark.slow
 def test_aevb_reaches_coordinate_ascent():
     """Amortised, by sampling: within 0.05 nats per data point, whether the model is fixed or learnt."""
     rows = compare(simulated(400, 6, 2), 2, samples_seen=60_000, lr=0.03, seed=3, progress=False)

@@ -75,6 +75,7 @@ def whole(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_at_random_moments(tmp_path, whole):
     moments, kills, runs = random.Random(0), 0, 0
     while kills < KILLS or runs < len(RUNS):
@@ -91,6 +92,7 @@ def test_at_random_moments(tmp_path, whole):
         runs += 1
 
 
+@pytest.mark.slow
 def test_at_every_step_of_writing_a_checkpoint(tmp_path, whole, monkeypatch):
     """Killed before the n-th call to the file system that changes something, for each n that two checkpoints take."""
     make, options = RUNS[1]

@@ -264,6 +264,7 @@ def _in_a_fresh_process(code):
     return ran.stdout.split()
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("blocks, mib", [(12, 32), (1, 400), (90, 4)])
 def test_idle_memory_is_bounded(blocks, mib):
@@ -283,6 +284,7 @@ def test_idle_memory_is_bounded(blocks, mib):
     assert after - before <= (256 + 32) * MIB
 
 
+@pytest.mark.slow
 @linux
 def test_idle_memory_is_not_kept_from_others():
     """Where a process may map so much and no more, what lies idle is for its next result, and most of it for all."""

@@ -266,6 +266,7 @@ print(len(data.train), fit(model, data, samples_seen=2_000, evaluate_every=2_000
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is about mapped files elsewhere too")
 def test_a_file_larger_than_memory_is_trained_on(tmp_path):
     # Nearly all of it is a hole, which takes no room on the disk.

@@ -69,6 +69,7 @@ def test_adagrad_accumulates_before_it_updates():
     assert all(0 < m <= learner.lr for m in moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["a", "b"])
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 def test_latent_structure_is_found(estimator, optimizer):
@@ -90,6 +91,7 @@ def test_latent_structure_is_found(estimator, optimizer):
     assert result.test.mean > -3 * math.log(2)
 
 
+@pytest.mark.slow
 def test_the_digits_are_learnt():
     # Better than the best model without latent variables: the mean image of the training data, as a Bernoulli.
     data = load("digits")
