@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+import torch._dynamo  # optimisers do so at their first step: here once, and not in each process that is forked
 from test_resume import model, same, small_data, state, with_dropout
 
 from aevb_ext.train import fit
