@@ -174,6 +174,9 @@ def widened(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def promoted(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """All in the widest of their dtypes, as arithmetic makes of them: :func:`widened`."""
+    dtype = tensors[0].dtype
+    if all(t.dtype == dtype for t in tensors):
+        return tensors
     dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors))
     return tuple(widened(t, dtype) if t.is_floating_point() else t.to(dtype) for t in tensors)
 
