@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -425,6 +426,21 @@ def test_bad_arguments_are_told_of_once(tmp_path, bad):
     # PyTorch's processes may tell of each other's end in words that have errors in them.
     errors = [line for line in told.splitlines() if re.match("aevb.*error: ", line)]
     assert len(errors) == 1 and not (tmp_path / "run").exists()
+
+
+def test_an_error_of_all_is_told_of_once_however_late_the_others_are(capsys):
+    """The first one, with whom the store ends, stays until they have looked there."""
+    store = distributed.HashStore()
+    first, second = (Processes(rank, 2, store=store) for rank in range(2))
+    late = threading.Timer(0.5, second.tell, ["an error"])
+    late.start()
+    first.tell("an error")
+    assert not late.is_alive() or store.add(train_distributed._TOLD, 0) == 2
+    late.join()
+    assert capsys.readouterr().err == "an error\n"
+    began = time.monotonic()
+    Processes(0, 2, store=distributed.HashStore()).tell("another")  # which nobody else has
+    assert train_distributed._STAYS <= time.monotonic() - began < train_distributed._STAYS + 5
 
 
 # What people type. It starts Python four times, each of which imports torch.

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
@@ -36,6 +36,10 @@ _SENDS_BUFFERS = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in signature(DistributedDataParallel.__init__).parameters
 )
+
+
+# Of an error that all have, each knows within so many seconds.
+_TOLD, _STAYS = "aevb_ext: errors told of", 2.0
 
 
 class PeerFailed(RuntimeError):
@@ -192,12 +196,23 @@ class Processes:
             details = {"py_callstack": message, "timestamp": str(int(time.time()))}
             Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": details}}))
 
+        self._stay_for_others_to_tell()
+
     def _is_first_to_tell(self) -> bool:
         try:
-            return self.store is None or self.store.add("aevb_ext: errors told of", 1) == 1
+            return self.store is None or self.store.add(_TOLD, 1) == 1
         except RuntimeError:
             # The process that kept the store is gone.
             return True
+
+    def _stay_for_others_to_tell(self) -> None:
+        """The first process keeps the store: were it gone, others that fail of the same would not know of its word."""
+        if self.store is None or not self.is_first:
+            return
+        until = time.monotonic() + _STAYS
+        with suppress(RuntimeError):  # torchrun, where it is what keeps the store, is gone
+            while time.monotonic() < until and self.store.add(_TOLD, 0) < self.world_size:
+                time.sleep(0.02)
 
     @contextmanager
     def only_first_prints(self) -> Iterator[None]:
