@@ -2,7 +2,7 @@
 # make test     the tests, in the same .venv (ARGS="-k kl")
 # make conformance   other people's programs on these operators, with their packages from the index (ARGS="-k pythae"),
 #               and of the packages' own tests a selection (ARGS="--whole-suites -k own": all)
-# make lint     ruff, mypy and clang-format
+# make lint     ruff, clang-format, and mypy, over the package and over programs that use it
 # make docs     this documentation as a site that works offline: build/site/index.html
 # make cuda     the CUDA build in .venv-cuda, checked without a GPU
 # make bench    in .venv: every operator and step against its rivals, JAX too (ARGS="--only gaussian")
@@ -37,10 +37,11 @@ test: .venv/installed-test
 conformance: .venv/installed-conformance
 	.venv/bin/$(PYTEST) --disable-warnings $(ARGS) tests/conformance
 
-lint: .venv/installed-lint
+lint: .venv/installed-lint .venv/installed-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/pytest -q tests/static
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs .venv/bin/clang-format --dry-run -Werror
 
 # From the sources alone: nothing is compiled or imported.

@@ -52,12 +52,6 @@ class TestCompile:
     def fresh(self):
         torch._dynamo.reset()
 
-    @every_way
-    def test_fullgraph(self, options):
-        vae, x = VAE(**options), data()
-        compiled = torch.compile(vae, fullgraph=True, dynamic=False, backend="aot_eager")
-        torch.testing.assert_close(value_and_gradients(vae, x, run=compiled), value_and_gradients(vae, x))
-
     def test_the_whole_loss_through_inductor_with_the_noise_of_eager_mode(self):
         vae, x = VAE(n_samples=2, free_bits=0.1), data()
 
@@ -120,16 +114,6 @@ class TestCompile:
             compiled(x).backward()
             assert vae.elbo.steps == step + 1
             assert vae.elbo.current_beta == min(1.0, (step + 1) / 4)
-
-
-@every_way
-def test_export(options):
-    vae, x = VAE(**options), data()
-    batch = torch.export.Dim("batch", min=2)
-    program = torch.export.export(vae, (x, KEY), dynamic_shapes=({0: batch}, None))
-    for rows in (5, 9):
-        expected = vae(data(rows), KEY)
-        torch.testing.assert_close(tuple(program.module()(data(rows), KEY)), tuple(expected))
 
 
 class TestFunctionalTransforms:

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 
-OPTIONS = {"samples_seen": 1_200, "batch_size": 10, "evaluate_every": 300, "checkpoint_every": 70, "progress": False}
+OPTIONS = {"samples_seen": 600, "batch_size": 10, "evaluate_every": 200, "checkpoint_every": 70, "progress": False}
 
 # Each with what it has to remember beside the parameters.
 RUNS = [
@@ -29,7 +29,7 @@ RUNS = [
 ]
 
 SECONDS = 60  # after which a process that hangs is ended
-KILLS = 30
+KILLS = 16
 
 
 def child(out, make, options, before=lambda: None):

@@ -266,22 +266,20 @@ def _in_a_fresh_process(code):
 
 @pytest.mark.slow
 @linux
-@pytest.mark.parametrize("blocks, mib", [(12, 32), (1, 400), (90, 4)])
-def test_idle_memory_is_bounded(blocks, mib):
+def test_idle_memory_is_bounded():
     """Beyond 256 MiB it goes back, addresses and all. The rest is room for what else may grow."""
-    before, during, after = map(
-        int,
-        _in_a_fresh_process(f"""
+    printed = _in_a_fresh_process("""
         result(mib=4, number=1)
         before = mapped()
-        live = [result({mib}, i) for i in range({blocks})]
-        during = mapped()
-        del live
-        print(before, during, mapped())
-    """),
-    )
-    assert during - before > 0.95 * blocks * mib * MIB
-    assert after - before <= (256 + 32) * MIB
+        for blocks, mib in (12, 32), (1, 400), (90, 4):
+            live = [result(mib, i) for i in range(blocks)]
+            during = mapped()
+            del live
+            print(blocks * mib, during - before, mapped() - before)
+    """)
+    for asked, during, after in zip(*(map(int, printed[i::3]) for i in range(3)), strict=True):
+        assert during > 0.95 * asked * MIB
+        assert after <= (256 + 32) * MIB
 
 
 @pytest.mark.slow
@@ -290,15 +288,15 @@ def test_idle_memory_is_not_kept_from_others():
     """Where a process may map so much and no more, what lies idle is for its next result, and most of it for all."""
     assert _in_a_fresh_process("""
         result(4, 1)
-        resource.setrlimit(resource.RLIMIT_AS, (mapped() + 1100 * MIB,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (mapped() + 700 * MIB,) * 2)
 
         def leave_much_behind():
-            live = [result(100, i) for i in range(10)]
+            live = [result(100, i) for i in range(6)]
 
         leave_much_behind()
-        print(float(torch.full((750 * MIB // 4,), 1.0).max()))
+        print(float(torch.full((430 * MIB // 4,), 1.0).max()))
         leave_much_behind()
-        print(float(numpy.full(750 * MIB // 4, 2.0, numpy.float32).max()))
+        print(float(numpy.full(430 * MIB // 4, 2.0, numpy.float32).max()))
         leave_much_behind()
-        print(float(result(1000, 3.0).max()))
+        print(float(result(600, 3.0).max()))
     """) == ["1.0", "2.0", "3.0"]

@@ -48,12 +48,13 @@ TRAINED = [(name, torch.float64) for name in CASES] + [("b", torch.float32), ("i
 
 
 # What the processes do. They come from one that has imported everything, which takes seconds, and has begun no threads.
+# (PyTorch's optimizers import its compiler at their first step.)
 
 
 def start(n, work, *arguments):
     """Run ``work(rank, *arguments)`` in n processes; their exit codes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["aevb_ext.train"])
+    context.set_forkserver_preload(["aevb_ext.train", "aevb_ext.cli", "torch._dynamo"])
     processes = [context.Process(target=work, args=(rank, *arguments)) for rank in range(n)]
     for process in processes:
         process.start()

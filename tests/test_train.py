@@ -70,8 +70,7 @@ def test_adagrad_accumulates_before_it_updates():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", ["a", "b"])
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize(("estimator", "optimizer"), [("a", "adagrad"), ("b", "adam")])
 def test_latent_structure_is_found(estimator, optimizer):
     # Six pixels that are always equal: without latent variables no model is above -6 ln 2 = -4.16; the best of all is
     # -ln 2 = -0.69, one bit of latent information.

@@ -1,10 +1,8 @@
 """What a trained model is used for: the methods of VAE."""
 
 import math
-from pathlib import Path
 
 import numpy as np
-import printed
 import pytest
 import torch
 from linear_gaussian import DIM, LATENT, LinearDecoder
@@ -16,7 +14,6 @@ from aevb_ext.estimators import bound_values
 from aevb_ext.models import VAE, GaussianDecoder, mlp_vae
 from aevb_ext.noise import keys_at, standard_normal
 
-PAGE = Path(__file__).parents[1] / "docs" / "uses.md"
 KEY = torch.tensor([7, 1312])
 
 
@@ -271,9 +268,3 @@ def test_a_model_that_does_not_know_its_latent_yet_says_so():
         vae.generate(1)
     vae.encode(some_x().float())
     assert vae.generate(1).shape == (1, 8)
-
-
-@pytest.mark.parametrize("program", printed.programs(PAGE), ids=printed.name)
-def test_the_program_of_the_page_runs_as_printed(program, capsys):
-    printed.run(program, PAGE)
-    assert capsys.readouterr().out.count("+-") == 3

@@ -55,8 +55,6 @@ aevb_ext.rsample(torch.zeros(2, 3), torch.zeros(2, 3), n_sample=3)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(MYPY is None, reason="mypy is not installed")
 def test_users_programs_are_checked_and_none_of_our_types_is_any(tmp_path):
     printed = printed_programs()
     assert len(printed) >= 3
