@@ -249,6 +249,33 @@ def test_gaussian_log_prob(grid, spread):
     _check(results, (x, mu, s), exact, GAUSSIAN_ULP)
 
 
+def test_gaussian_log_prob_of_a_sigmoid(grid):
+    """A mean in (0, 1): its slope mu (1 - mu) does not cancel where mu is next to 1."""
+
+    def exact(x, m, v):
+        e = mpmath.exp(-abs(m))
+        mu, slope = (1 if m > 0 else e) / (1 + e), e / (1 + e) ** 2
+        precision, d = mpmath.exp(-v), x - mu
+        terms = mpmath.log(2 * mp.pi) / 2, v / 2, d * d * precision / 2
+        # mu is rounded before x is taken from it, and the slope is a product of two sigmoids of three roundings each.
+        d_scale, square = abs(x) + mu, (abs(x) + mu) ** 2 * precision
+        return (
+            Exact(-sum(terms), abs(terms[0]) + abs(terms[1]) + square / 2),
+            Exact(d * precision * slope, d_scale * precision * slope, 4),
+            Exact((d * d * precision - 1) / 2, (square + 1) / 2),
+        )
+
+    def of_a_layer(m, v):
+        """The identity's two outputs are m and v."""
+        weight = torch.eye(2, dtype=m.dtype, device=m.device)
+        h = torch.stack([m.flatten(), v.flatten()], 1)
+        return aevb_ext.linear_gaussian_log_prob(x.reshape(-1, 1), h, weight, sigmoid=True).reshape(m.shape)
+
+    x, m, v = grid((0.0, 1.0, 0.5), LOGITS, (0.0, -3.0, 2.0))
+    results = _with_gradients(of_a_layer, m=m, spread=v)
+    _check(results, (x, m, v), exact, GAUSSIAN_ULP)
+
+
 @pytest.mark.parametrize("spread", SPREADS)
 @pytest.mark.parametrize("fused", [False, True], ids=["rsample", "rsample_kl"])
 def test_rsample(grid, spread, fused):
@@ -369,3 +396,11 @@ class TestNothingElseMakesANaN:
                 assert aevb_ext.bernoulli_log_prob(x, logits, reduction=reduction).isnan()
             none = aevb_ext.bernoulli_log_prob(x, logits, reduction="none")
             assert none.isnan().sum() == 1 and none[2, 1].isnan()
+
+    @pytest.mark.parametrize("spread", SPREADS)
+    def test_a_posterior_that_is_the_prior_has_gradients_of_plus_zero(self, column, spread):
+        s = 1.0 if spread in ("std", "var") else 0.0
+        mu, own, prior = column(0.3), column(s).requires_grad_(), column(s).requires_grad_()
+        value = aevb_ext.gaussian_kl(mu, own, mu, prior, spread=spread).sum()
+        for gradient in torch.autograd.grad(value, (own, prior)):
+            assert gradient.item() == 0 and not gradient.signbit()
