@@ -1,7 +1,7 @@
-"""What the public functions take, and what they say of anything else: the argument, what came and what is expected.
+"""Argument checks of the public functions; each message names the argument, what was given and what is expected.
 
-Tensors' shapes, dtypes and devices are checked in the operators. That an argument is of the right *kind* is asked only
-when something has failed, so that it costs nothing where nothing does and a compiler never sees it::
+The operators check shapes, dtypes and devices of tensors. Whether an argument is of the right *kind* is checked only
+after a call has failed. A call that succeeds pays nothing for it, and torch.compile never traces it::
 
     try:
         return ops.gaussian_kl(mu, logvar, ...)
@@ -9,7 +9,7 @@ when something has failed, so that it costs nothing where nothing does and a com
         explain(gaussian_kl, locals())
         raise
 
-or, of what does more than call one operator, ``@explained()``.
+A function that does more than call one operator is decorated with ``@explained()`` instead.
 """
 
 import functools
@@ -26,7 +26,7 @@ from ._types import Shape
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Of a name and of what was given there, whatever it is; raises TypeError or ValueError.
+# Takes the argument's name and value; raises TypeError or ValueError.
 Check = Callable[[str, Any], object]
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -34,12 +34,12 @@ DATA = (*FLOATING, torch.uint8, torch.bool)
 
 
 def check_dtype(name: str, t: object, *, data: bool = False) -> None:
-    """Raise TypeError unless ``t`` is a tensor of a dtype that the operators take (as ``data``: as their x)."""
+    """Raise TypeError unless ``t`` is a tensor of a dtype that the operators take (with ``data``: as their x)."""
     check_tensor(name, t, DATA if data else FLOATING)
 
 
 def check_tensor(name: str, t: object, dtypes: tuple[torch.dtype, ...] = (), hint: str = "") -> None:
-    """Raise TypeError unless ``t`` is a dense tensor of one of the dtypes, or of any without them."""
+    """Raise TypeError unless ``t`` is a dense tensor of one of the dtypes; without ``dtypes``, of any."""
     if isinstance(t, Tensor) and (not dtypes or t.dtype in dtypes) and t.layout is torch.strided and not t.is_nested:
         return
     expected = _listed(dtypes)
@@ -53,7 +53,7 @@ def check_tensor(name: str, t: object, dtypes: tuple[torch.dtype, ...] = (), hin
 
 
 def sizes(shape: Shape) -> Shape:
-    """The sizes of this call, to be compared: torch.jit.trace has tensors for them, of whose comparison it warns."""
+    """The sizes of this call as integers. Under torch.jit.trace they are tensors, and comparing those warns."""
     if not torch.jit.is_tracing():
         return shape
     state = torch._C._get_tracing_state()
@@ -65,7 +65,7 @@ def sizes(shape: Shape) -> Shape:
 
 
 def described(value: object) -> str:
-    """What came, in a few words: numbers and names as they are, of everything else its type."""
+    """A short description of a value for messages: numbers and strings as they are, otherwise the type."""
     if value is None or isinstance(value, (bool, int, float, complex, torch.dtype, torch.device)):
         return repr(value)
     if isinstance(value, str):
@@ -83,7 +83,7 @@ def described(value: object) -> str:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether it is one number that counts: Python's, NumPy's, a compiler's, or a tensor's."""
+    """Whether it is one integer: of Python, NumPy or a tensor, or symbolic under torch.compile. A bool is one."""
     if isinstance(value, (int, torch.SymInt)):
         return True
     try:
@@ -93,7 +93,7 @@ def is_integer(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one real number: Python's, NumPy's, a compiler's, or a tensor's."""
+    """Whether it is one real number: of Python, NumPy or a tensor, or symbolic under torch.compile."""
     if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
         return True
     if isinstance(value, Tensor) or hasattr(value, "dtype"):
@@ -102,12 +102,12 @@ def is_number(value: Any) -> bool:
 
 
 def explain(function: Callable[..., object], arguments: Mapping[str, object], **kinds: Check | None) -> None:
-    """Raise TypeError or ValueError where an argument of a call that failed is of the wrong kind.
+    """Raise TypeError or ValueError if an argument of a call that failed is of the wrong kind.
 
     Args:
-        function: what was called. None is right where it is the default.
+        function: what was called. None is accepted for a parameter whose default is None.
         arguments: by name, as ``locals()`` has them.
-        kinds: what certain names mean to this function, where it is not what ``KINDS`` says. None: anything.
+        kinds: checks of this function that replace those of ``KINDS``, by name. None: no check.
     """
     for name, parameter in inspect.signature(function).parameters.items():
         check = kinds.get(name, KINDS.get(name))
@@ -116,11 +116,11 @@ def explain(function: Callable[..., object], arguments: Mapping[str, object], **
         try:
             check(name, arguments[name])
         except (TypeError, ValueError) as error:
-            raise error from None  # whatever it was that failed of it
+            raise error from None  # the failure that led here adds nothing
 
 
 def explained(**kinds: Check | None) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: when the function fails, its arguments are explained."""
+    """A decorator: when the function fails, :func:`explain` checks its arguments."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -132,7 +132,7 @@ def explained(**kinds: Check | None) -> Callable[[Callable[P, R]], Callable[P, R
                 try:
                     given = inspect.signature(function).bind(*args, **kwargs)
                 except TypeError:
-                    given = None  # too many or too few: Python has said so
+                    given = None  # too many or too few arguments: Python's own message says so
                 if given is not None:
                     given.apply_defaults()
                     explain(function, given.arguments, **kinds)
@@ -170,7 +170,7 @@ def _is_generator(value: object) -> bool:
 
 
 def integer(name: str, value: object) -> None:
-    """Check that an argument is an integer, of those that an operator takes."""
+    """Check that an argument is an integer that an operator takes: one of 64 bits."""
     if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {described(value)}")
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
@@ -203,7 +203,7 @@ number = kind(is_number, "a number")
 truth = kind(lambda value: isinstance(value, int) or type(value).__name__ in ("bool", "bool_"), "True or False")
 shape = kind(_is_shape, "a tuple of integers")
 
-# What a name stands for wherever it is an argument.
+# The check of each argument name, the same in every function that has it.
 KINDS: dict[str, Check] = {
     **dict.fromkeys(("mu", "logvar", "prior_mu", "prior_logvar", "logits", "probs", "h", "weight", "bias"), floating),
     **dict.fromkeys(("input", "recon_x"), floating),

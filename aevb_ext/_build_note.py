@@ -1,7 +1,8 @@
-"""What a compiled library was built for and of: a note that setup.py leaves at its end, read without loading it.
+"""The build note: torch version and source fingerprint, which setup.py appends to the compiled library.
 
-The system's loader does not look at what follows a library's last section. The note goes where the library goes, and is
-there for each of several in one folder. A library without one (stripped, say) is like one whose note is empty.
+The note is read without loading the library. The system's loader ignores what follows a library's last section. The
+note moves with the library, and several libraries in one folder each have their own. A library without a note (a
+stripped one, say) is treated as one whose note is empty.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ _LONGEST = 1024
 
 
 def write(library: Path, *, torch: str, sources: str) -> None:
-    """Leave the note.
+    """Append the note.
 
     Args:
         library: the file of the library, just linked.
@@ -25,18 +26,18 @@ def write(library: Path, *, torch: str, sources: str) -> None:
 
 
 def read(library: Path) -> dict[str, str]:
-    """What ``write`` was given for this library: ``torch`` and ``sources``, or neither."""
+    """``{"torch": ..., "sources": ...}`` as ``write`` was given them, or ``{}`` if the library has no note."""
     with open(library, "rb") as file:
         file.seek(max(0, Path(library).stat().st_size - _LONGEST))
         _, mark, note = file.read().rpartition(_MARK)
     try:
         return json.loads(note) if mark else {}
-    except ValueError:  # cut, or with something behind it
+    except ValueError:  # the note is truncated, or something follows it
         return {}
 
 
 def fingerprint(csrc: Path) -> str:
-    """Of the C++ and CUDA sources in a folder: the same for the same files alone."""
+    """A hash of the C++ and CUDA sources in a folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in csrc.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")):
         text = path.read_bytes()

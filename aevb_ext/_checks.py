@@ -1,4 +1,4 @@
-"""What numbers and names that are given to models and to training have to be."""
+"""Checks of the numbers and names that models and training are given."""
 
 import math
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from typing import Any
 
 __all__ = ["check_count", "check_name", "check_positive", "check_sizes", "is_python_integer", "is_python_number"]
 
-# Samples, steps and seeds are int64 where they are tensors.
+# Sample counts, steps and seeds are stored in int64 tensors.
 _TOO_LARGE = 2**63
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise ValueError naming ``name`` unless the value is an integer of at least ``least``, and one of int64."""
+    """Raise ValueError naming ``name`` unless the value is an integer of at least ``least`` that fits int64."""
     if not is_python_integer(value) or value < least:
         raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
     if value >= _TOO_LARGE:

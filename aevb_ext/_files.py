@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files atomically: a reader never sees half of one."""
 
 import csv
 import io
@@ -11,16 +11,16 @@ from typing import BinaryIO
 
 from ._types import StrPath
 
-# What a file is called until it is whole: .NAME.random.part
+# Until a file is complete it is called .NAME.random.part
 _PART = ".part"
 
 
 @contextmanager
 def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
-    """A binary file that appears at ``path`` whole or not at all, and is on the disk when the block has ended.
+    """A binary file that appears at ``path`` complete or not at all, and is on the disk when the block has ended.
 
-    Written next to ``path``, flushed to the disk, then renamed over it. When the block raises, ``path`` stays as it
-    was.
+    It is written next to ``path``, flushed to the disk, then renamed over it. If the block raises, ``path`` stays as
+    it was.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
@@ -29,7 +29,7 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for the owner's eyes only; this one is an ordinary file.
+        # mkstemp lets only the owner read its files; this one gets an ordinary file's permissions.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
@@ -40,7 +40,7 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: StrPath) -> Iterator[None]:
-    """A context of writing ``path`` whose OSErrors say so: that of a disk that is full names no file."""
+    """A context of writing ``path``: its OSErrors name the file, which that of a full disk does not by itself."""
     try:
         yield
     except OSError as error:
@@ -48,13 +48,13 @@ def naming(path: StrPath) -> Iterator[None]:
 
 
 def write_whole(path: StrPath, raw: bytes) -> None:
-    """Write a file, whole or not at all; an OSError says which."""
+    """Write a file, complete or not at all; an OSError names it."""
     with naming(path), atomic_write(path) as file:
         file.write(raw)
 
 
 def write_csv(path: StrPath, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file, likewise; numbers as short as they can be read back, None as nothing."""
+    """Write a CSV file, complete or not at all; numbers with the fewest digits that read back exactly, None empty."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(header)
@@ -63,12 +63,12 @@ def write_csv(path: StrPath, header: Iterable[object], rows: Iterable[Iterable[o
 
 
 def is_partial(path: Path) -> bool:
-    """Whether it is what a process left that was killed inside :func:`atomic_write`."""
+    """Whether the file was left by a process that was killed inside :func:`atomic_write`."""
     return path.name.startswith(".") and path.name.endswith(_PART)
 
 
 def _sync_folder(path: Path) -> None:
-    # A rename is on the disk when the folder is. Not every file system can be asked for that.
+    # A rename is on the disk once the folder is. Not every file system can flush a folder.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):

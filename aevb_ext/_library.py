@@ -18,7 +18,7 @@ from . import _build_note
 PACKAGE = Path(__file__).resolve().parent
 CSRC = PACKAGE.parent / "csrc"  # in a source folder
 
-# What to type there. A library that lies beside the sources is replaced there.
+# The command that builds the library again. A library that lies beside the sources is replaced there (-e).
 _BESIDE = (CSRC / "library.cpp").is_file() and any(PACKAGE.glob("_C*.so"))
 REBUILD = f"pip install --no-build-isolation --force-reinstall --no-deps {'-e ' * _BESIDE}."
 
@@ -34,10 +34,11 @@ class _Missing:
 
 
 def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
-    """The library to load, or None, and what is wrong with it.
+    """The library to load or None, and a message about what is wrong with it.
 
-    It lies beside this file. In a source folder after `pip install .` none lies there, or an earlier build: the folder
-    hides the package that was installed. Then it is that one's library, if it was compiled from this folder's C++.
+    The library usually lies beside this file. In a source folder after `pip install .` there is none, or an earlier
+    build, because the folder hides the installed package. Then the installed package's library is loaded, if it was
+    compiled from this folder's C++.
 
     Args:
         package: the folder of this package.
@@ -62,7 +63,7 @@ def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
 
 
 def _file_of(spec: ModuleSpec) -> Path:
-    return Path(spec.origin)  # type: ignore[arg-type]  # of a library there is one
+    return Path(spec.origin)  # type: ignore[arg-type]  # a library's spec has an origin
 
 
 def _installed(package: Path, path: list[str]) -> ModuleSpec | None:
@@ -72,13 +73,14 @@ def _installed(package: Path, path: list[str]) -> ModuleSpec | None:
 
 
 def of_another_torch(library: Path, built: str | None = None) -> str | None:
-    """The fault of a library that was built for another torch than this one, before it is loaded.
+    """A message if the library was built for another torch than this one; checked before the library is loaded.
 
-    PyTorch's C++ interface changes from one minor version to the next: an operator of the other may be missing, and a
-    class laid out otherwise makes the library compute nonsense. Within a minor version it stays.
+    PyTorch's C++ interface changes from one minor version to the next: an operator may be missing, and a class with
+    another layout makes the library compute nonsense. Within a minor version the interface stays.
 
     Args:
-        built: the version that it was built for, where that is known. Default: as its note says, if it has one.
+        built: the version that it was built for, if that is known. Default: the version in its build note, if it has
+            one.
     """
     built = built or _build_note.read(library).get("torch")
     if built is None or _interface(built) == _interface(torch.__version__):
@@ -91,18 +93,18 @@ def of_another_torch(library: Path, built: str | None = None) -> str | None:
 
 
 def _public(version: str) -> str:
-    """Without what follows the plus sign: 2.13.0+cpu and 2.13.0+cu130 are one version."""
+    """The version without its local part: 2.13.0+cpu and 2.13.0+cu130 are one version."""
     return version.partition("+")[0]
 
 
 def _interface(version: str) -> str:
-    """What versions of torch with one C++ interface share: the minor version, or all of it between releases."""
+    """The part of a torch version that fixes its C++ interface: major.minor, or all of it for a pre-release."""
     release = re.fullmatch(r"(\d+\.\d+)\.\d+", _public(version))
     return release[1] if release else version
 
 
 def of_earlier_sources(library: Path, csrc: Path) -> str | None:
-    """The fault of a library that was built before the C++ beside it changed, as far as can be told."""
+    """A message if the library was built before the C++ sources beside it changed, as far as its note can tell."""
     built = _build_note.read(library).get("sources")
     if built is None or not (csrc / "library.cpp").is_file() or built == _build_note.fingerprint(csrc):
         return None
@@ -135,12 +137,12 @@ def _not_built(package: Path) -> str:
 
 
 def _load(spec: ModuleSpec) -> tuple[ModuleType | None, str]:
-    """The module, or None and why it does not load."""
+    """The module and "", or None and a message why it does not load."""
     library = _file_of(spec)
     noted = _build_note.read(library).get("torch")
     try:
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)  # type: ignore[union-attr]  # of a file there is one
+        spec.loader.exec_module(module)  # type: ignore[union-attr]  # a file's spec has a loader
     except ImportError as error:
         built_for = f"torch {noted}" if noted else "another torch"
         return None, (
@@ -148,7 +150,7 @@ def _load(spec: ModuleSpec) -> tuple[ModuleType | None, str]:
             f"{torch.__version__}. Build it again in this environment: `{REBUILD}` in the source folder (see `aevb "
             f"doctor`). The loader said: {error}"
         )
-    # One without a note says it only now. Of the others nothing is asked: build_info() picks the instruction set.
+    # Without a note, the library itself has to be asked. With one it is not: build_info() picks the instruction set.
     if noted is None and (fault := of_another_torch(library, module.build_info()["torch"])):
         return None, fault
     sys.modules[spec.name] = module
@@ -165,7 +167,7 @@ ops: Any = _Missing(_fault) if _C is None else torch.ops.aevb_ext
 
 
 def widened(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``t.to(dtype)`` of a wider dtype, whose gradient comes back bounded where ``t``'s dtype cannot hold it."""
+    """``t.to(dtype)`` for a wider dtype. Its gradient is clamped to the range of ``t``'s dtype."""
     if t.dtype == dtype:
         return t
     wider: torch.Tensor = ops.widened(t, dtype)
@@ -173,7 +175,7 @@ def widened(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def promoted(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """All in the widest of their dtypes, as arithmetic makes of them: :func:`widened`."""
+    """The tensors in their common dtype, by PyTorch's promotion rules; gradients as of :func:`widened`."""
     dtype = tensors[0].dtype
     if all(t.dtype == dtype for t in tensors):
         return tensors
@@ -194,7 +196,7 @@ def build_info() -> dict[str, Any]:
         sets in the library) and ``cpu_in_use`` (the one chosen on this machine).
 
     Raises:
-        ImportError: the compiled library does not load; the message names the cure.
+        ImportError: the compiled library does not load; the message says what to do.
     """
     if _C is None:
         raise ImportError(_fault)

@@ -1,4 +1,4 @@
-"""How much memory this process may have, and whether an error says that there was too little."""
+"""How much memory this process may use, and whether an error means that memory ran out."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -7,7 +7,7 @@ import torch
 
 __all__ = ["memory_limit", "out_of_memory"]
 
-# What PyTorch's CPU allocator, its sizes and the C++ library say of it, in RuntimeErrors of no kind of their own.
+# How PyTorch's CPU allocator, its size computations and the C++ library word it: they raise plain RuntimeErrors.
 _SIGNS = (
     "can't allocate memory",
     "not enough memory",
@@ -18,7 +18,7 @@ _SIGNS = (
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes: of the machine, or of the control group that this process is in (a container, a job), if that is less."""
+    """Bytes of the machine's memory, or the limit of this process's control group (container, job) if that is less."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -41,13 +41,13 @@ def memory_limit(root: Path = Path("/")) -> int:
 def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
-    # Not there (a container sees a part of the tree), or "max".
+    # The file is missing (a container sees only a part of the tree), or says "max".
     except (OSError, ValueError):
         return None
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on whatever device."""
+    """Whether an error means that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)

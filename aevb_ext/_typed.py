@@ -1,4 +1,4 @@
-"""What a message tells people to type: Python, or within the command ``aevb`` its flags."""
+"""Messages tell people what to type: Python, or flags if they use the command ``aevb``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _IN_SHELL = ContextVar("in_shell", default=False)
 
 @contextmanager
 def in_shell() -> Iterator[None]:
-    """A context in which :func:`typed` speaks of flags."""
+    """A context in which :func:`typed` returns flags."""
     before = _IN_SHELL.set(True)
     try:
         yield
@@ -20,5 +20,5 @@ def in_shell() -> Iterator[None]:
 
 
 def typed(python: str, flags: str) -> str:
-    """The one or the other, as whoever reads the message would type it."""
+    """``flags`` within the command ``aevb``, else ``python``."""
     return flags if _IN_SHELL.get() else python

@@ -1,4 +1,4 @@
-"""Types of arguments that may come in one form or another."""
+"""Type aliases of arguments that are accepted in several forms."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Batching rules, by which a vmapped dimension becomes one more of rows and of keys; and vmap's `randomness`."""
+"""Batching rules for torch.vmap: the vmapped dimension becomes one more batch dimension. Also vmap's `randomness`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ._library import ops, widened
 
 
 def _front(t: Tensor | None, dim: int | None, ndim: int) -> Tensor | None:
-    """``t`` with its vmapped dimension first and ones between that and its own, to be of ``ndim`` dimensions beside."""
+    """``t`` with its vmapped dimension moved to the front, then dimensions of 1 until it has ``1 + ndim`` of them."""
     if t is None or dim is None:
         return t
     t = t.movedim(dim, 0)
@@ -22,7 +22,7 @@ def _whole(t: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 def _reduce(per_sample: Tensor, reduction: str) -> Tensor:
-    """What a reduction makes of each vmapped element's rows."""
+    """Reduce the rows of each vmapped element."""
     if reduction in ("none", "sample"):
         return per_sample
     rows = per_sample.flatten(1) if per_sample.dim() > 1 else per_sample.unsqueeze(1)
@@ -65,7 +65,7 @@ def _gaussian_kl(info, in_dims, mu, logvar, prior_mu, prior_logvar, spread, redu
 
 
 def _sampling(info, in_dims, mu, logvar, key):
-    """The posteriors of all elements, and a key for each: the same one, where they share it."""
+    """The posteriors of all elements, and a key for each: the same key if they share it."""
     mu, key = _whole(mu, in_dims[0], info.batch_size), _whole(key, in_dims[2], info.batch_size)
     return mu, _front(logvar, in_dims[1], mu.dim() - 1), key
 
@@ -90,7 +90,7 @@ def _unpack_bits(info, in_dims, packed, n):
 
 
 def _noise_key(*, device, generator=None, n=None, call=0):
-    """A draw inside vmap, by its `randomness`. Of "different" elements: the keys that a loop over them would draw."""
+    """Draw a key inside vmap by its `randomness`. "different" gives the keys that a loop over elements would draw."""
     vmap: Any = retrieve_current_functorch_interpreter()
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)):
         match vmap.randomness():
@@ -121,7 +121,7 @@ def _linear(info, in_dims, x, weight, bias, tanh, x_scale=1.0):
 
 
 def _linear_log_prob(operator, two_steps, info, in_dims, x, h, layer, batch_dims, reduction, *settings):
-    """Of one layer for all elements, more rows; where each has its own, the two-step form."""
+    """Elements that share one layer are more rows of it. If each has its own layer, the layer is applied first."""
     if any(dim is not None for dim in in_dims[2:]):
         return two_steps(*_linear(info, in_dims[1:4], h, layer[0], layer[1], False))
     h = _whole(h, in_dims[1], info.batch_size)
@@ -174,5 +174,5 @@ def register() -> None:
         _widened,
     ):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
-    # It has no tensors to be batched, so vmap is asked as PyTorch's own random functions ask it.
+    # It has no tensor arguments to batch, so it looks up vmap's randomness as PyTorch's own random functions do.
     _library.impl("noise_key", _noise_key, "FuncTorchVmapMode")

@@ -1,18 +1,19 @@
 """PyTorch's own losses on these operators: the same names, arguments and defaults, so that only an import changes.
 
-``import aevb_ext.compat as F`` and ``F.binary_cross_entropy(...)`` stays as it is. Each is one pass over memory in each
-direction, except where its docstring says otherwise. What differs from PyTorch, everywhere:
+With ``import aevb_ext.compat as F``, a call of ``F.binary_cross_entropy(...)`` stays as it is. Each function is one
+pass over memory in the forward and one in the backward, except where its docstring says otherwise. All functions differ
+from PyTorch's in this:
 
-* Values are computed in float32 (float64 for float64) and rounded once to the dtype of the inputs, as PyTorch's are.
+* Values are computed in float32 (float64 for float64) and rounded once to the dtype of the inputs, as in PyTorch.
   Under autocast they stay float32, and every function is allowed.
 * Targets may be bool, uint8 or of another floating dtype than the input.
-* No value is looked at on the host, so none is refused: a probability or variance that PyTorch finds out of range (at
-  the cost of waiting for the device) gives NaN, in its own element, and in every sum that it is part of. A target
-  outside [0, 1] is taken as it is.
+* Values are never checked on the host. PyTorch checks them, at the cost of waiting for the device, and raises. Here a
+  probability or variance out of range gives NaN in its own element, and in every sum that includes it. A target outside
+  [0, 1] is used as it is.
 * ``weight`` and ``pos_weight`` may require gradients.
-* Derivatives in forward mode are refused by name: ``torch.func.jvp``, ``jacfwd``, and so ``hessian`` (``jacrev`` of
-  ``jacrev`` is the same). So are ``torch.fx.symbolic_trace`` and ``torch.jit.script``, but not ``torch.jit.trace`` and
-  ``torch.export``.
+* Forward-mode derivatives raise an error that names them: ``torch.func.jvp``, ``jacfwd``, and so ``hessian``
+  (``jacrev`` of ``jacrev`` gives the same). ``torch.fx.symbolic_trace`` and ``torch.jit.script`` raise too.
+  ``torch.jit.trace`` and ``torch.export`` work.
 """
 
 import math
@@ -49,7 +50,7 @@ def binary_cross_entropy_with_logits(
 
     .. math:: -w \left(p\, x \log \sigma(l) + (1 - x) \log \sigma(-l)\right)
 
-    With ``weight`` :math:`w` or ``pos_weight`` :math:`p`, some passes more: elementwise values, weighed and then
+    ``weight`` :math:`w` or ``pos_weight`` :math:`p` costs some more passes: elementwise values are weighted, then
     reduced. ``pos_weight`` is exact for large negative logits too, where PyTorch takes the difference of two terms.
 
     Args:
@@ -73,9 +74,9 @@ def binary_cross_entropy_with_logits(
         if pos_weight is None:
             return _loss(functional.bernoulli_log_prob, target, logits, reduction, weight).to(dtype)
         # With a = p x and b = 1 - x the loss is (a + b) log(1 + e^-|l|) + b l, or - a l where l <= 0: nothing cancels.
-        # The operator gives minus that logarithm for the target that is the likelier.
+        # The operator gives minus that logarithm for the likelier of the targets 0 and 1.
         wide = torch.promote_types(logits.dtype, torch.float32)
-        logits = widened(logits, wide)  # of its two gradients the sum is rounded, once
+        logits = widened(logits, wide)  # logits get two gradients: only their sum is rounded
         likelier = logits > 0
         log_likelier = functional.bernoulli_log_prob(
             likelier, logits, reduction="none", batch_dims=min(1, logits.dim())
@@ -102,11 +103,11 @@ def binary_cross_entropy(
 
     .. math:: -w \left(x \max(\log p, -100) + (1 - x) \max(\log(1 - p), -100)\right)
 
-    Allowed under autocast, where PyTorch refuses it on CUDA for fear of half precision: the arithmetic here is in
-    float32, and so is the gradient's least denominator of 1e-12, which is 0 in PyTorch's float16. The gradient by the
-    target has no logarithm less than -100 either, where PyTorch's is infinite at 0 and 1. A probability outside
-    [0, 1] gives NaN, where PyTorch raises a RuntimeError (and on a GPU stops the program). With ``weight``, some passes
-    more.
+    It is allowed under autocast. PyTorch refuses it there on CUDA because of half precision; here the arithmetic is in
+    float32, and so is the gradient's smallest denominator of 1e-12, which is 0 in PyTorch's float16. The logarithms in
+    the gradient by the target are at least -100 too, where PyTorch's gradient is infinite at 0 and 1. A probability
+    outside [0, 1] gives NaN, where PyTorch raises a RuntimeError (and on a GPU stops the program). ``weight`` costs
+    some more passes.
 
     Args:
         input: probabilities of any shape, floating, in [0, 1].
@@ -144,8 +145,8 @@ def gaussian_nll_loss(
     .. math:: \tfrac12 \left(\log \max(\sigma^2, \epsilon) + (x - \mu)^2 / \max(\sigma^2, \epsilon)\right)
               \quad [\, + \tfrac12 \log 2\pi \text{ if full} \,]
 
-    The floor passes gradients to ``var`` as if it were not there, as in PyTorch. It takes passes over ``var`` of its
-    own; :func:`aevb_ext.gaussian_log_prob` of a logvar needs no floor. A negative variance in a tensor gives NaN, where
+    The floor ``eps`` does not stop gradients to ``var``, as in PyTorch. It costs extra passes over ``var``;
+    :func:`aevb_ext.gaussian_log_prob` of a logvar needs no floor. A negative variance in a tensor gives NaN, where
     PyTorch raises a ValueError after waiting for the device.
 
     Args:
@@ -176,7 +177,7 @@ def gaussian_nll_loss(
         else:
             var = input.new_full((), max(var, eps))
         _check_device(input, target=target)
-        x = target.to(input.dtype) if target.dtype in _INTEGERS else target  # which PyTorch takes here
+        x = target.to(input.dtype) if target.dtype in _INTEGERS else target  # PyTorch's loss takes integers too
         check_dtype("target", x, data=True)
         dtype = _result_dtype(input, x, var)
         arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
@@ -191,8 +192,8 @@ def gaussian_nll_loss(
 def reparameterize(mu: Tensor, logvar: Tensor) -> Tensor:
     r"""``reparameterize`` of PyTorch's VAE example: :func:`aevb_ext.rsample`, :math:`z = \mu + e^{v/2} \epsilon`.
 
-    The noise is another than ``torch.randn_like`` draws from the same seed, and each element of z has its own, also
-    where ``logvar`` is broadcast.
+    The noise is not the one that ``torch.randn_like`` draws from the same seed. Each element of z has its own noise,
+    also where ``logvar`` is broadcast.
 
     Args:
         mu: ``[B, *event]``, floating.
@@ -219,9 +220,9 @@ def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     .. math:: -\sum x \log \hat x + (1 - x) \log(1 - \hat x)
               \; - \tfrac12 \sum 1 + v - \mu^2 - e^v
 
-    Minus :func:`aevb_ext.bernoulli_log_prob_of_probs` plus :func:`aevb_ext.gaussian_kl`: the KL keeps its digits near
-    the prior, and all of it is allowed under autocast. A reconstruction outside [0, 1] gives NaN, where the example
-    raises a RuntimeError.
+    It is :func:`aevb_ext.gaussian_kl` minus :func:`aevb_ext.bernoulli_log_prob_of_probs`. The KL keeps its digits near
+    the prior, and the whole loss is allowed under autocast. A reconstruction outside [0, 1] gives NaN, where the
+    example raises a RuntimeError.
 
     Args:
         recon_x: probabilities, ``[B, 784]`` in the example, of any shape here.
@@ -229,7 +230,7 @@ def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
         mu, logvar: the posterior's, of any shape.
 
     Returns:
-        A scalar in nats, the sum over all data points; float32 for half precision, whose own numbers end at 65504.
+        A scalar in nats, the sum over all data points; float32 for half-precision inputs, since float16 ends at 65504.
 
     Raises:
         ValueError: x has another number of elements; shapes or devices do not fit.
@@ -251,7 +252,7 @@ def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def _bernoulli(input: Tensor, target: Tensor, **weights: Tensor | None) -> tuple[Tensor, torch.dtype]:
-    """What both cross entropies ask for: their input as the operator takes it, and the dtype of their result."""
+    """Check the arguments of both cross entropies; return the input for the operator and the dtype of the result."""
     check_dtype("input", input)
     check_dtype("target", target, data=True)
     if sizes(target.shape) != sizes(input.shape):
@@ -291,14 +292,14 @@ def _reduce(losses: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
 
 
 def _wide_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight beside losses of a dtype: its gradient, a sum where it broadcasts, is rounded once."""
+    """The weight in the dtype of the losses: its gradient, a sum if the weight broadcasts, is rounded once."""
     return widened(weight, torch.promote_types(weight.dtype, dtype)) if weight.is_floating_point() else weight
 
 
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     if size_average is not None or reduce is not None:
         reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
-        if not torch.compiler.is_compiling():  # which cannot trace a warning
+        if not torch.compiler.is_compiling():  # torch.compile cannot trace a warning
             warnings.warn(f'size_average and reduce are deprecated: use reduction="{reduction}" instead', stacklevel=3)
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f'reduction must be "none", "mean" or "sum", got "{reduction}"')
@@ -306,7 +307,7 @@ def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -
 
 
 def _spread_over(input: Tensor, var: Tensor) -> Tensor:
-    """A variance of the shapes that PyTorch takes, broadcasting to the input."""
+    """A variance of one of the shapes that PyTorch accepts, as a tensor that broadcasts to the input."""
     own, wanted = sizes(var.shape), sizes(input.shape)
     if own == wanted:
         return var
@@ -315,13 +316,13 @@ def _spread_over(input: Tensor, var: Tensor) -> Tensor:
     if len(own) == len(wanted) and [b for a, b in zip(wanted, own, strict=True) if a != b] == [1]:
         return var
     raise ValueError(
-        f"var is of incorrect size: expected input's {tuple(input.shape)}, that without its last dimension or with one "
-        f"dimension of 1, got {tuple(var.shape)}"
+        f"var is of incorrect size: expected input's shape {tuple(input.shape)}, the same without its last dimension, "
+        f"or the same with one dimension of size 1, got {tuple(var.shape)}"
     )
 
 
 def _at_least(eps: float, var: Tensor) -> Tensor:
-    """The variance with a floor that gradients pass, NaN where it is negative."""
+    """The variance clamped to at least ``eps`` without stopping gradients, and NaN where it is negative."""
     floored = var.clone()
     with torch.no_grad():
         floored.clamp_(min=eps).masked_fill_(var < 0, math.nan)
@@ -329,7 +330,7 @@ def _at_least(eps: float, var: Tensor) -> Tensor:
 
 
 def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-    """A posterior's parameters as the operators take them: of one shape and dtype, as arithmetic makes of them."""
+    """A posterior's parameters broadcast to one shape and promoted to one dtype, as the operators take them."""
     check_dtype("mu", mu)
     check_dtype("logvar", logvar)
     mu, logvar = promoted(mu, logvar)
@@ -337,7 +338,7 @@ def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _broadcast(**tensors: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors in the shape to which they broadcast."""
+    """Two tensors, broadcast to one shape."""
     try:
         return tuple(torch.broadcast_tensors(*tensors.values()))
     except RuntimeError:
@@ -354,7 +355,7 @@ def _check_var(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a tensor or a number, got {described(value)}")
 
 
-# What names mean here, where it is not what they mean elsewhere.
+# Checks of arguments whose names mean something else in other functions.
 _KINDS = {
     **dict.fromkeys(("weight", "pos_weight"), tensor()),
     "reduction": instance(str, '"none", "mean" or "sum"'),
@@ -368,7 +369,7 @@ def _result_dtype(input: Tensor, *others: Tensor) -> torch.dtype:
     for other in others:
         dtype = torch.promote_types(dtype, other.dtype) if other.is_floating_point() else dtype
     device = input.device.type
-    autocast = device != "meta" and torch.is_autocast_enabled(device)  # which meta does not have
+    autocast = device != "meta" and torch.is_autocast_enabled(device)  # the meta device has no autocast
     return torch.promote_types(dtype, torch.float32) if autocast else dtype
 
 

@@ -1,4 +1,4 @@
-"""``aevb doctor``: what a bug report needs, and the cure of common faults."""
+"""``aevb doctor``: facts for a bug report, and cures for common faults."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def facts() -> dict[str, str]:
-    """What a bug report needs to know of this machine and this installation."""
+    """Facts about this machine and this installation that a bug report needs."""
     found = {
         "aevb_ext": f"{__version__} in {Path(__file__).parent}",
         "python": f"{platform.python_version()} in {sys.prefix}",
@@ -82,12 +82,12 @@ def wrong_operators(device: str) -> list[str]:
             torch.testing.assert_close(_run(functional, call, device), _run(reference, call, device))
         except Exception as error:
             why = " ".join(str(error).split())
-            found.append(f"{name} is wrong on {device} ({why}): please report this, with all that stands above")
+            found.append(f"{name} is wrong on {device} ({why}): please report this, with all lines above")
     return found
 
 
 def nvidia_smi() -> list[str]:
-    """The driver's word on the GPUs of this machine, whatever PyTorch thinks: "name, driver version" of each."""
+    """The GPUs of this machine as nvidia-smi lists them, independent of PyTorch: "name, driver version" of each."""
     if not (program := shutil.which("nvidia-smi")):
         return []
     query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -144,7 +144,7 @@ def runs_on(arch_list: str, capability: tuple[int, int]) -> bool:
     alone), PTX on everything later.
     """
     for arch in arch_list.split(";"):
-        major, minor, specific, ptx = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch).groups()  # type: ignore[union-attr]  # the build wrote it so
+        major, minor, specific, ptx = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch).groups()  # type: ignore[union-attr]  # setup.py writes this format
         built = int(major), int(minor)
         if capability == built or (not specific and capability > built and (ptx or capability[0] == built[0])):
             return True
@@ -168,9 +168,9 @@ def _nvcc() -> str:
     return f"{version[1] if version else 'of unknown version'}, {program}"
 
 
-# Each operator on small inputs: what it gives for (f, mu, logvar, key, x), f being the module that has it.
+# A call of each operator on small inputs; f is the module that has it: functional or reference.
 _CALLS = {
-    # Keys have no reference to equal, but the same generator state must give the same key again.
+    # The reference draws other keys, but the same generator state must give the same key again.
     "noise_key": lambda f, mu, logvar, key, x: functional.noise_key(
         mu.device, torch.Generator(mu.device).manual_seed(0)
     ),

@@ -1,7 +1,7 @@
-"""A trained model for other programs: as torch.export programs, and its decoder in ONNX.
+"""Exporting a trained model for other programs: as torch.export programs, and its decoder as ONNX.
 
-They hold operators of PyTorch or of ONNX alone: nothing that reads them needs this package. Each was read back and run
-before it is written, and gave what the model gives.
+The files contain operators of PyTorch or of ONNX only, so their readers do not need this package. Each export is loaded
+again, run and compared with the model before it is written.
 """
 
 import copy
@@ -28,17 +28,17 @@ from .nn.linear import scaled
 
 __all__ = ["ExportError", "export_onnx", "export_programs"]
 
-# Of what an exported model gives, relative to the largest of what the model gives: other libraries' matrix products
-# round in another order.
+# The accepted error of an exported model, relative to the largest output: other libraries' matrix products round in
+# another order.
 _TOLERANCE = 1e-4
-# Batches that it is tried with; the first is the one it is made with (of 1, sizes would be taken for constants).
+# Batch sizes that an export is tested with. The first one is traced (with 1, torch.export would take it as a constant).
 _BATCHES = (3, 1, 8)
 
 Network = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class ExportError(RuntimeError):
-    """A network cannot be exported, or its export does something else; the message says which and why."""
+    """A network cannot be exported, or its export computes something else; the message says which and why."""
 
 
 def export_programs(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Path]:
@@ -46,21 +46,21 @@ def export_programs(model: VAE, folder: StrPath, x: Tensor | None = None) -> lis
 
     The encoder takes x ``[B, *event]``, already multiplied by ``x_scale`` (pixels from 0 to 1), and gives
     ``(mu, logvar)`` of q(z | x), each ``[B, *latent]``; the decoder takes z ``[B, *latent]`` and gives E[x | z],
-    ``[B, *event]``, on that scale. B is any, the numbers are of the model's dtype, on the CPU.
+    ``[B, *event]``, on that scale. B may be any size. Tensors have the model's dtype and are on the CPU.
 
     Args:
-        model: what is exported, as it is evaluated (without dropout).
-        folder: where; it is made where it is missing.
-        x: an example, ``[B, *event]``. Default: noise, of the shape that a model from
-            :func:`~aevb_ext.models.make_model` has; others need it.
+        model: the VAE; it is exported in evaluation mode (without dropout).
+        folder: where the files are written; it is created if it is missing.
+        x: an example, ``[B, *event]``. Default: noise of the event shape of a model from
+            :func:`~aevb_ext.models.make_model`; other models need an example.
 
     Returns:
         The files that were written.
 
     Raises:
-        ExportError: torch.export cannot trace a network, or what it made of it gives something else.
-        ValueError: there is no x, and the model does not say of what shape it is.
-        OSError: a file cannot be written; says which.
+        ExportError: torch.export cannot trace a network, or the exported program computes something else.
+        ValueError: x is not given, and the model does not know its shape.
+        OSError: a file cannot be written; the message names it.
     """
     contents = {}
     for name, network, given in _networks(model, x):
@@ -104,17 +104,17 @@ def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Pa
                 dynamo=True,
                 verbose=False,
             )
-            content = exported.model_proto.SerializeToString()  # type: ignore[union-attr]  # with dynamo there is one
+            content = exported.model_proto.SerializeToString()  # type: ignore[union-attr]  # not None with dynamo=True
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    # Whatever is raised by a converter about a network of one's own.
+    # A converter may raise anything about a user's own network.
     except Exception as error:
-        raise ExportError(f"the {name} has no form in ONNX: {_first_line(error)}") from error
+        raise ExportError(f"the {name} cannot be converted to ONNX: {_first_line(error)}") from error
     _check("decoder.onnx", lambda z: (torch.from_numpy(session.run(["mean"], {"z": z.numpy()})[0]),), network, given)
     return _written(Path(folder), {"decoder.onnx": content})
 
 
 def missing_for_onnx() -> str:
-    """What :func:`export_onnx` needs and is not installed, in a sentence with what to type; "" where it has all."""
+    """A message about the packages that :func:`export_onnx` needs and that are not installed; "" if none is missing."""
     missing = [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]
     return f"decoder.onnx needs {', '.join(missing)}: pip install {' '.join(missing)}" if missing else ""
 
@@ -138,14 +138,14 @@ class _Decoder(nn.Module):
 
 
 def _networks(model: VAE, x: Tensor | None) -> list[tuple[str, nn.Module, Tensor]]:
-    """(name, network, what it is given as an example) of the encoder and of the decoder, on the CPU."""
+    """(name, network, example input) of the encoder and of the decoder, on the CPU."""
     model = copy.deepcopy(model).cpu().eval()
     dtype = next(p.dtype for p in model.parameters())
     if x is None:
         config = model.config or {}
         size = config.get("x_dim") or math.prod(config.get("image_shape", [0]))
         if not size:
-            raise ValueError("x is needed: a model made by hand does not say of what shape its data is")
+            raise ValueError("x is needed: a model that make_model did not make does not know the shape of its data")
         x = torch.rand(1, size, generator=torch.Generator().manual_seed(0))
     x = x[:1].to("cpu", dtype).repeat(_BATCHES[0], *[1] * (x.dim() - 1))
     encoder, decoder = _Encoder(model.encoder), _Decoder(model.decoder)
@@ -161,14 +161,14 @@ def _program(name: str, network: nn.Module, given: Tensor) -> torch.export.Expor
         with _quiet():
             program = torch.export.export(network, (given,), dynamic_shapes=sizes)
             plain = program.run_decompositions({ops.linear.default: _linear, ops.halves.default: _halves})
-            # Traced again, it has no symbols left over, of which loading it would warn.
+            # Exported again: the first program has leftover symbols, and loading it would warn about them.
             program = torch.export.export(plain.module(), (given,), dynamic_shapes=sizes)
-    # Whatever is raised by tracing a network of one's own.
+    # Tracing a user's own network may raise anything.
     except Exception as error:
         raise ExportError(f"torch.export cannot trace the {name}: {_first_line(error)}") from error
     left = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("aevb_ext.")}
     if left:
-        raise ExportError(f"the {name} has operators that PyTorch has no form of: {', '.join(sorted(left))}")
+        raise ExportError(f"the {name} has operators that are not PyTorch's own: {', '.join(sorted(left))}")
     return program
 
 
@@ -189,7 +189,7 @@ def _check(name: str, run: Network, network: nn.Module, given: Tensor) -> None:
     """Raise ExportError unless ``run`` gives what the network gives, in batches of several sizes."""
     generator = torch.Generator().manual_seed(0)
     for batch in _BATCHES:
-        # About what it was made with, and each data point another.
+        # Data points near the example, each a different one.
         points = given[:1] + torch.rand(batch, *given.shape[1:], generator=generator, dtype=given.dtype)
         expected = _tuple(network(points))
         try:
@@ -222,7 +222,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters tell their own developers."""
+    """A context that silences the exporters' messages for their own developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""AEVB beside coordinate ascent and the exact evidence, on factor analysis, where all three can be had."""
+"""Compares AEVB with coordinate ascent and the exact evidence on factor analysis, where all three are available."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ __all__ = ["Comparison", "compare", "simulated", "table"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Means over the data points of one set of parameters' values, in nats.
+    """Evidence and bounds of one set of parameters, means over the data points, in nats.
 
     Attributes:
-        parameters: which they are.
+        parameters: the name of the set of parameters.
         evidence: log p(x), exactly.
         cavi: the bound of :func:`~aevb_ext.learners.cavi.cavi`.
-        aevb: that of the encoder that AEVB trained, its expectation exactly; None where there is none.
+        aevb: the bound of the encoder that AEVB trained, with its expectation in closed form; None without an encoder.
         gap: how far the best diagonal q stays below the evidence, by its formula.
-        correlation: the largest of two latent dimensions in p(z | x) given all others, by size.
+        correlation: the largest absolute partial correlation of two latent dimensions in p(z | x).
     """
 
     parameters: str
@@ -39,21 +39,22 @@ class Comparison:
 def compare(
     x: Tensor, latent: int, *, samples_seen: int = 500_000, lr: float = 0.01, seed: int = 0, progress: bool = True
 ) -> list[Comparison]:
-    """The evidence, the bound of coordinate ascent and the bound of AEVB, side by side.
+    """The evidence, the bound of coordinate ascent and the bound of AEVB, for six sets of parameters.
 
-    Of the parameters that variational EM starts from and learns; of the learnt ones, z turned so that the posterior is
-    diagonal, and turned at random, which changes no p(x) but correlates the posterior: there AEVB trains its encoder
-    alone. And of those that AEVB learns together with its encoder: from those turned, and from the same start.
+    Two sets are those that variational EM starts from and those that it learns. Two more are the learnt ones with z
+    rotated: so that the posterior is diagonal, and at random, which leaves p(x) as it is but correlates the posterior.
+    For these two AEVB trains its encoder alone. In the last two AEVB learns the parameters together with its encoder:
+    starting from the randomly rotated ones, and from the start of variational EM.
 
     Args:
         x: ``[N, x_dim]``, without constant features.
         latent: how many latent dimensions.
-        samples_seen, lr: of each of the trainings by AEVB: estimator B, minibatches of 100, Adam with half a cosine.
-        seed: of the start, of the turn, and of the trainings.
-        progress: tell on stderr how the trainings go.
+        samples_seen, lr: of each training by AEVB, with estimator B, minibatches of 100, and Adam with a cosine decay.
+        seed: of the initial parameters, of the rotation, and of the trainings.
+        progress: show the progress of the trainings on stderr.
 
     Returns:
-        A comparison for each of these six.
+        A comparison for each of the six.
 
     Raises:
         ValueError: x has constant features, or a size is out of range.
@@ -74,7 +75,7 @@ def compare(
     for name, model in (("the same, posterior diagonal", diagonal), ("the same, turned", correlated)):
         rows.append(_compared(name, model, x, _encoder(model, x, learn_model=False, **options)))
     for name, model in (("learnt by AEVB, from those turned", correlated), ("learnt by AEVB, from the start", start)):
-        # In place, by the training that gives the encoder.
+        # Training the encoder also changes the model in place.
         encoder = _encoder(model, x, learn_model=True, **options)
         rows.append(_compared(name, model, x, encoder))
     return rows
@@ -92,7 +93,7 @@ def simulated(n: int = 1000, x_dim: int = 10, latent: int = 3, seed: int = 0) ->
 
 
 def table(rows: list[Comparison]) -> str:
-    """As Markdown."""
+    """The comparisons as a Markdown table."""
     lines = [
         "| parameters | log p(x) | CAVI | AEVB | log p(x) - CAVI | by its formula | largest correlation |",
         "|---|---|---|---|---|---|---|",
@@ -105,7 +106,7 @@ def table(rows: list[Comparison]) -> str:
 
 
 def _encoder(model: FactorAnalysis, x: Tensor, *, learn_model: bool, seed: int, **options: Any) -> nn.Module:
-    """That of AEVB, trained for the model, or together with it (in place)."""
+    """Train an encoder by AEVB for the model; with ``learn_model``, train the model too, in place."""
     generator = torch.Generator().manual_seed(seed)
     vae = factor_analysis_vae(x.shape[1], latent=model.net.in_features, generator=generator)
     vae.decoder = model.requires_grad_(learn_model)

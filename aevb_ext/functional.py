@@ -1,9 +1,9 @@
-"""The ELBO operations: what stands between a VAE's encoder and its loss.
+"""The ELBO operations between a VAE's encoder and its loss.
 
-Conventions, the same everywhere:
+All functions share these conventions:
 
-* A *data point* is indexed by the first ``batch_dims`` dimensions (``B``) of the tensor that is given one row per
-  data point; all later dimensions are the *event*. Dimensions before ``B`` are Monte Carlo samples (``*samples``).
+* The first ``batch_dims`` dimensions (``B``) of a tensor with one row per data point index the *data points*; all
+  later dimensions are the *event*. Dimensions before ``B`` are Monte Carlo samples (``*samples``).
 * ``spread`` says how every spread argument (``logvar``, ``prior_logvar``) is parameterised: ``"logvar"`` (log sigma^2,
   the default), ``"log_std"``, ``"std"`` or ``"var"``.
 * ``reduction`` is ``"sample"`` (sum over the event: one value per data point and sample; the default), ``"none"``
@@ -11,13 +11,13 @@ Conventions, the same everywhere:
   a minibatch is).
 * float64, float32, bfloat16 and float16 are accepted. Arithmetic is in float32 (float64 for float64), values come
   back in that type, gradients in the type of their input.
-* The operands of a call (all but the data ``x``) are of one dtype. Under ``torch.autocast`` they may differ: they are
-  promoted to the widest of theirs, and gradients come back in each one's own.
+* The operands of a call (all but the data ``x``) have one dtype. Under ``torch.autocast`` they may differ: they are
+  promoted to the widest of their dtypes, and each gradient has the dtype of its operand.
 * Nothing here synchronises with the host, and the same inputs give the same bits.
-* Under ``torch.func.vmap`` a noise key that is given decides: one for each element gives each its own noise, one that
-  is not vmapped the same noise to all. Where a fresh key is drawn (neither ``key`` given nor drawn outside),
-  ``randomness`` is what it is to ``torch.randn``: ``"error"`` (vmap's default) raises RuntimeError, ``"same"`` draws
-  one key for all elements, ``"different"`` one for each: those that a loop over them would draw.
+* Under ``torch.func.vmap`` a vmapped ``key`` gives each element its own noise, and one that is not vmapped gives all
+  elements the same noise. If no ``key`` is given, ``randomness`` means what it means for ``torch.randn``: ``"error"``
+  (vmap's default) raises RuntimeError, ``"same"`` draws one key for all elements, and ``"different"`` draws one for
+  each, the same keys that a loop over the elements would draw.
 
 All values are in nats. Equation numbers are those of Kingma & Welling 2014 (arXiv 1312.6114).
 """
@@ -48,16 +48,16 @@ __all__ = [
     "unpack_bits",
 ]
 
-# Devices whose kernels are compiled (or, for meta, shape-only). Everywhere else the reference formula is computed.
+# Devices with compiled kernels (for meta, shapes only). On every other device the reference formula is computed.
 _COMPILED = frozenset(("cpu", "cuda", "meta"))
 
 
 def noise_key(device: Device | None = None, generator: Generators | None = None) -> Tensor:
-    """Draw a noise key: what makes the random functions here a pure function of their tensors.
+    """Draw a noise key. Given a key, the random functions here are pure functions of their tensors.
 
     The key comes from ``generator`` (default: PyTorch's own for ``device``), so ``torch.manual_seed`` and
-    ``torch.Generator`` do what they do elsewhere: the same generator state gives the same key and each call advances
-    the state. On CUDA the draw is safe under graph capture: each replay draws a new key.
+    ``torch.Generator`` work as usual: the same generator state gives the same key, and each call advances the state.
+    On CUDA the draw is safe under graph capture: each replay draws a new key.
 
     Args:
         device: where the key is to be used. Default: the generator's device, or PyTorch's default device.
@@ -65,7 +65,7 @@ def noise_key(device: Device | None = None, generator: Generators | None = None)
 
     Returns:
         int64 ``[2]`` on ``device``: ``(seed, offset)``; :mod:`aevb_ext.noise` defines the noise that it stands for.
-        ``[len(generator), 2]`` of a list.
+        For a list of generators, ``[len(generator), 2]``.
 
     Raises:
         ValueError: the generator is on another device.
@@ -81,11 +81,11 @@ def noise_key(device: Device | None = None, generator: Generators | None = None)
 
 
 def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """Means and spreads out of one tensor: ``params.chunk(2, dim)``, whose gradient is not copied together.
+    """Split a packed tensor into means and spreads: ``params.chunk(2, dim)`` without chunk's copy in the backward.
 
-    The operators here read the halves where they lie, and on the CPU write the gradients of both side by side, so that
-    they *are* the gradient of ``params``; chunk's own backward copies them into fresh memory, which takes longer than
-    to compute them.
+    The operators here read the halves without a copy. On the CPU they write the gradients of both halves side by side,
+    so that together these *are* the gradient of ``params``. chunk's own backward copies the two gradients into new
+    memory, which takes longer than computing them.
 
     Args:
         params: ``[..., 2 * size, ...]``, of any dtype.
@@ -124,14 +124,14 @@ def rsample(
         mu: ``[B, *event]``, floating.
         logvar: the spread, of mu's dtype and shape, or broadcasting to it.
         n_samples: ``L >= 1`` samples of each data point in a new leading dimension; None: one, without it.
-        first_sample: ``s >= 0``, the number of the first of them among all that the key stands for: samples s ...
-            s + L - 1 of what ``n_samples=s + L`` gives, bit for bit, so that many can be drawn a few at a time.
+        first_sample: ``s >= 0``, the index of the first sample: the result is samples s ... s + L - 1 of those that
+            ``n_samples=s + L`` gives, bit for bit, so that many samples can be drawn a few at a time.
         key: the noise key ``[2]`` (:func:`noise_key`), or one for each data point, ``[*batch, 2]`` where ``batch`` are
-            first sizes of mu: the noise of data point b is that of ``key[b]``, whatever batch it is in. Default: a
-            fresh ``[2]`` from ``generator``.
-        generator: where a fresh key comes from; not together with ``key``. A list gives each data point of the first
-            dimension a key of its own. (torch.compile cannot trace a Generator: draw the key outside,
-            ``key=noise_key(generator=...)``; with neither, it is drawn inside as in eager mode.)
+            the first sizes of mu. The noise of data point b depends on ``key[b]`` alone, not on the batch that it is
+            in. Default: a fresh ``[2]`` from ``generator``.
+        generator: draws a fresh key; it cannot be given together with ``key``. A list of generators gives each data
+            point of the first dimension a key of its own. (torch.compile cannot trace a Generator: draw the key
+            outside, ``key=noise_key(generator=...)``. Without either, the key is drawn inside as in eager mode.)
         spread: the parameterisation of ``logvar``.
 
     Returns:
@@ -168,13 +168,14 @@ def gaussian_kl(
     .. math:: \tfrac12 \sum_j \left(e^{w_j} - 1 - w_j + (\mu_j - \mu_{p,j})^2 / \sigma_{p,j}^2\right),
               \quad w = \log \sigma^2 - \log \sigma_p^2
 
-    computed without cancellation: right to a few ulp near the prior, and never negative.
+    It is computed without cancellation: accurate to a few ulp near the prior, and never negative.
 
     Args:
         mu: ``[B, *event]``, floating.
         logvar: the spread, of mu's dtype and shape, or broadcasting to it.
-        prior_mu: the prior's mean, likewise. None: 0.
-        prior_logvar: the prior's spread, likewise and in the same parameterisation. None: unit variance.
+        prior_mu: the prior's mean, of mu's dtype, broadcasting to mu. None: 0.
+        prior_logvar: the prior's spread, of mu's dtype, broadcasting to mu, in the same parameterisation as ``logvar``.
+            None: unit variance.
         spread: the parameterisation of ``logvar`` and ``prior_logvar``.
         reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
         batch_dims: how many dimensions of mu index data points.
@@ -212,12 +213,12 @@ def rsample_kl(
 ) -> tuple[Tensor, Tensor]:
     """:func:`rsample` and :func:`gaussian_kl` to N(0, I) in one pass over the posterior's parameters.
 
-    The two halves of the encoder's output are read once for both, and their gradients are written once.
+    Mean and spread are read once for both results, and their gradients are written once.
 
     Args:
         mu, logvar, n_samples, first_sample, key, generator, spread: as in :func:`rsample`.
-        reduction, batch_dims: as in :func:`gaussian_kl`. Keys for each data point have at most ``batch_dims``
-            dimensions of them.
+        reduction, batch_dims: as in :func:`gaussian_kl`. Keys ``[*batch, 2]`` may have at most ``batch_dims``
+            dimensions in ``batch``.
 
     Returns:
         ``(z, kl)``: z as :func:`rsample` gives it for the same key, kl as :func:`gaussian_kl` gives it.
@@ -259,7 +260,7 @@ def bernoulli_log_prob(
 
     .. math:: \sum_i x_i l_i - \log(1 + e^{l_i})
 
-    with x any number, usually in [0, 1] (grey pixels as targets, as the paper does). Stable for all logits.
+    x may be any number and is usually in [0, 1] (grey pixels as targets, as in the paper). Stable for all logits.
 
     Args:
         x: data ``[B, *event]``: any float dtype, bool or uint8. Broadcast over samples without a copy.
@@ -298,14 +299,15 @@ def bernoulli_log_prob_of_probs(
 
     .. math:: \sum_i x_i \log p_i + (1 - x_i) \log(1 - p_i)
 
-    Where there is a choice, :func:`bernoulli_log_prob` of the logits is better: a sigmoid's output of 1 has lost how
-    sure the decoder was. What then happens is what ``torch.nn.functional.binary_cross_entropy`` does: each logarithm
-    counts as -100 where it is less, and the gradient by p is :math:`(x - p) / \max(p (1 - p), 10^{-12})`.
+    If you have the choice, use :func:`bernoulli_log_prob` with logits: a probability that has been rounded to 1 no
+    longer says how large its logit was. Logarithms and gradients are limited as in
+    ``torch.nn.functional.binary_cross_entropy``: each logarithm is at least -100, and the gradient by p is
+    :math:`(x - p) / \max(p (1 - p), 10^{-12})`.
 
     Args:
         x: data ``[B, *event]``: any float dtype, bool or uint8. Broadcast over samples without a copy.
-        probs: ``[*samples, B, *event]``, floating, in [0, 1]. Outside it there is no error (to find out would be to
-            wait for the device) but NaN, in the value and in the gradient by probs.
+        probs: ``[*samples, B, *event]``, floating, in [0, 1]. A probability outside gives NaN, in the value and in the
+            gradient by probs, rather than an error, for which the host would have to wait for the device.
         x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
         reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
         batch_dims: how many dimensions of x index data points.
@@ -375,7 +377,7 @@ def gaussian_log_prob(
 
 
 def key_for(mu: Tensor, key: Tensor | None, generator: Generators | None) -> Tensor:
-    """The key that :func:`rsample` of these takes its noise from; not public."""
+    """The key that :func:`rsample` uses, given these arguments; not public."""
     if mu.device.type not in _COMPILED:
         return reference.noise_key(mu.device, generator) if key is None else key
     return _key(mu, key, generator)
@@ -387,18 +389,18 @@ def binarize(
     """Draw each element as a bit that is 1 with probability ``x * x_scale``: dynamic binarisation of grey data.
 
     A bit is a pure function of its probability, its key and its index: the same on every device and instruction set,
-    and with a key for each data point the same in every batch. It is 1 where its word of the key's noise
-    (:mod:`aevb_ext.noise`) is below ``x * (x_scale * 2^32)``, of which each product is rounded once, in float32
-    (float64 for float64): the probability is exact to 2^-32, of 0 never and of 1 always. Burda et al. 2016 (IWAE)
-    trained on such draws, made anew in each epoch.
+    and with a key for each data point the same in every batch. It is 1 if its word of the key's noise
+    (:mod:`aevb_ext.noise`) is below ``x * (x_scale * 2^32)``; each of the two products is rounded once, in float32
+    (float64 for float64). Hence the probability is exact to 2^-32; probability 0 never gives a 1, and probability 1
+    always does. Burda et al. 2016 (IWAE) trained on such draws, made anew in each epoch.
 
     Args:
-        x: data ``[B, *event]``: any float dtype, bool or uint8. Numbers below 0 count as 0, numbers above 1 as 1 and
-            NaN as 0 (to refuse them would be to wait for the device).
-        key: the noise key ``[2]``, or one for each data point, ``[*batch, 2]`` where ``batch`` are first sizes of x.
-            The words are those of the normals that :func:`rsample` draws with the same key: data and latents that are
-            to be independent have keys of their own. Default: a fresh ``[2]`` from ``generator``.
-        generator: where a fresh key comes from; not together with ``key``. As in :func:`rsample`.
+        x: data ``[B, *event]``: any float dtype, bool or uint8. Values below 0 count as 0, values above 1 as 1, and NaN
+            as 0, since an error would make the host wait for the device.
+        key: the noise key ``[2]``, or one for each data point, ``[*batch, 2]`` where ``batch`` are the first sizes of
+            x. :func:`rsample` makes its normals from the same words of a key, so data and latents need different keys
+            to be independent. Default: a fresh ``[2]`` from ``generator``.
+        generator: draws a fresh key; it cannot be given together with ``key``. As in :func:`rsample`.
         x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
 
     Returns:
@@ -453,17 +455,18 @@ def linear_bernoulli_log_prob(
     reduction: str = "sample",
     batch_dims: int = 1,
 ) -> Tensor:
-    r""":func:`bernoulli_log_prob` of the logits :math:`h W^T + b`, a decoder's last layer, which are never all there.
+    r""":func:`bernoulli_log_prob` of a decoder's last layer :math:`h W^T + b`, without all its logits in memory.
 
-    Blocks of rows are multiplied, become values and gradients while they are in the cache, and are gone. On the CPU,
-    where the loss's cotangent is the same number for all rows and known from the steps before, value and gradients
-    come from one pass, by the three matrix products that the two-step form makes; otherwise the backward computes
-    the logits again, a fourth. Derivatives of derivatives are those of the two-step form, and as large.
+    The logits are computed a block of rows at a time, turned into values and gradients while they are in the cache, and
+    dropped. On the CPU, if the loss's gradient is one number for all rows and the same as in the steps before, value
+    and gradients come from one pass, with the three matrix products of the two-step form. Otherwise the backward
+    computes the logits again, which is a fourth product. Second derivatives are those of the two-step form, and take as
+    much memory.
 
     Args:
         x: data ``[*batch, *event]`` with at least one dimension of event, ``D`` the last: any float dtype, bool or
             uint8. Broadcast over samples without a copy.
-        h: what the layer is given, ``[*samples, *batch, *event[:-1], H]``, floating.
+        h: the input of the layer, ``[*samples, *batch, *event[:-1], H]``, floating.
         weight: ``[D, H]``, of h's dtype.
         bias: ``[D]``, of h's dtype. None: 0.
         x_scale: x is multiplied by it inside the kernel (1/255 for grey bytes).
@@ -472,8 +475,8 @@ def linear_bernoulli_log_prob(
 
     Returns:
         ``[*samples, *batch]``; ``[*samples, *batch, *event]`` for ``"none"``; a scalar for ``"sum"`` and ``"mean"``.
-        float32 (float64 of float64). Differentiable in h, weight, bias and a floating x. Under ``torch.autocast`` the
-        layer is cast as ``nn.Linear`` is, and the likelihood stays in float32.
+        float32 (float64 for float64). Differentiable in h, weight, bias and a floating x. Under ``torch.autocast`` the
+        layer is cast like ``nn.Linear``, and the likelihood stays in float32.
 
     Raises:
         ValueError: shapes, devices, ``reduction`` or ``batch_dims`` do not fit.
@@ -503,25 +506,25 @@ def linear_gaussian_log_prob(
     reduction: str = "sample",
     batch_dims: int = 1,
 ) -> Tensor:
-    r""":func:`gaussian_log_prob` of the mean and log sigma^2 that a decoder's last layer makes of h.
+    r""":func:`gaussian_log_prob` of the mean and log sigma^2 that a decoder's last layer computes from h.
 
-    As :func:`linear_bernoulli_log_prob` it never has the layer's output in memory.
+    Like :func:`linear_bernoulli_log_prob`, it never has all of the layer's output in memory.
 
     Args:
         x, h, x_scale, reduction, batch_dims: as in :func:`linear_bernoulli_log_prob`.
-        weight: ``[2 * D, H]``: the rows of the mean, then those of log sigma^2. With ``logvar`` those of the mean
-            alone, ``[D, H]``.
-        bias: ``[2 * D]`` or ``[D]``, likewise. None: 0.
+        weight: ``[2 * D, H]``: the rows of the mean, then those of log sigma^2. With ``logvar``, only the rows of the
+            mean, ``[D, H]``.
+        bias: ``[2 * D]``, or ``[D]`` with ``logvar``. None: 0.
         logvar: log sigma^2 that does not depend on h: ``[]``, ``[1]`` or ``[D]``, of h's dtype, or float32 beside a
             half-precision h.
         sigmoid: whether the mean is squashed to (0, 1), as the paper does (appendix C.2).
 
     Returns:
-        As :func:`linear_bernoulli_log_prob`; differentiable in logvar as well.
+        As in :func:`linear_bernoulli_log_prob`; differentiable in logvar as well.
 
     Raises:
-        ValueError, TypeError: as that does; logvar's shape or dtype does not fit; a weight without ``logvar`` has an
-            odd number of rows.
+        ValueError, TypeError: as in :func:`linear_bernoulli_log_prob`; logvar's shape or dtype does not fit; without
+            ``logvar``, weight has an odd number of rows.
     """
     try:
         if h.device.type not in _COMPILED:
@@ -557,14 +560,14 @@ def _fresh_key(device: Device | None, generator: Generators | None) -> Tensor:
 
 
 def _traced_key(device: Device | None, generator: Generators | None) -> Tensor:
-    """For torch.jit.trace, which takes no operator with a device among its arguments: the key that it would draw.
+    """Draw the key by other operators: torch.jit.trace cannot record one that has a device among its arguments.
 
-    (On the CPU. On CUDA a key of the same generator.)
+    On the CPU it is the same key. On CUDA it is another one, from the same generator.
     """
     if generator is not None:
         raise ValueError(
             "torch.jit.trace does not trace a generator: draw the key outside, noise_key(generator=...), and make it "
-            "an input of what is traced"
+            "an input of the traced function"
         )
     seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None)  # all 64 bits
     return torch.cat([seed, torch.zeros_like(seed)])
@@ -574,11 +577,11 @@ _calls = itertools.count(1)
 
 
 def _call() -> int:
-    """Another number for each draw in a compiled graph: of equal ones, PyTorch's partitioner makes one draw."""
+    """A different number for each draw in a compiled graph: the partitioner merges calls with equal arguments."""
     return next(_calls)
 
 
-# What torch.compiler.assume_constant_result does, but for importing the compiler, which takes longer than all of this
+# torch.compiler.assume_constant_result sets this too, but imports the compiler, which takes longer than importing this
 # package.
 _call._dynamo_marked_constant = True  # type: ignore[attr-defined]  # any function has attributes
 

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011, arXiv 1206.1901), of any number of chains at once.
+"""Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011, arXiv 1206.1901) for any number of chains at once.
 
 Nothing here waits for the device, and a transition is a function of its tensors and its noise keys alone.
 """
@@ -13,7 +13,7 @@ from . import functional as F
 
 __all__ = ["Leapfrog", "Transition", "adapt", "leapfrog", "log_joint", "log_prior", "transition", "with_gradient"]
 
-# What a transition needs beside its momentum: two normals, of which it makes the number of Metropolis's test.
+# A transition needs two more normals beside its momentum: the uniform number of the Metropolis test is made from them.
 _MORE_NOISE = 2
 
 
@@ -24,7 +24,7 @@ def log_prior(z: Tensor) -> Tensor:
 
 
 class Likelihood(Protocol):
-    """A model, for all that is asked of it here."""
+    """The part of a model that is used here."""
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor: ...
 
@@ -33,8 +33,8 @@ def log_joint(model: Likelihood, x: Tensor) -> Callable[[Tensor], Tensor]:
     """log p(x, z) = log p(z) + log p(x | z) of a VAE as a function of z.
 
     Args:
-        model: the :class:`~aevb_ext.models.VAE`; of its networks the decoder alone is used.
-        x: ``[B, *event]`` as the data set has it.
+        model: the :class:`~aevb_ext.models.VAE`; only its decoder is used.
+        x: ``[B, *event]`` as stored in the dataset.
 
     Returns:
         z ``[*samples, B, latent]`` to ``[*samples, B]``, in nats.
@@ -43,7 +43,7 @@ def log_joint(model: Likelihood, x: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def with_gradient(log_density: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The function that gives a log density's values and its gradient with respect to z, and to nothing else.
+    """A function that returns a log density's values and its gradient with respect to z only.
 
     Args:
         log_density: z ``[*chains, dim]`` to ``[*chains]``, each from its own z alone.
@@ -56,7 +56,7 @@ def with_gradient(log_density: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
     def values_and_gradients(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.detach().requires_grad_()
         values = log_density(z)
-        # Gradients of parameters are not asked for, and the backward leaves them out.
+        # autograd.grad leaves out the gradients of the parameters.
         (gradient,) = torch.autograd.grad(values.sum(), z)
         return values.detach(), gradient
 
@@ -64,7 +64,7 @@ def with_gradient(log_density: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
 
 
 class Leapfrog(NamedTuple):
-    """Where a trajectory ends.
+    """The end of a trajectory.
 
     Attributes:
         z, momentum: ``[*chains, dim]``.
@@ -93,8 +93,8 @@ def leapfrog(
         grad: a function of z that gives (log density, gradient), as :func:`with_gradient` makes it.
         z, momentum: ``[*chains, dim]``.
         stepsize: a number, or a tensor that broadcasts over ``[*chains]``.
-        n_steps: how many, at least 1.
-        gradient: that at z, where it is known already: it saves one call of ``grad`` of ``n_steps + 1``.
+        n_steps: the number of steps, at least 1.
+        gradient: the gradient at z, if it is known already: saves one of ``n_steps + 1`` calls of ``grad``.
 
     Raises:
         ValueError: ``n_steps`` is below 1.
@@ -109,20 +109,20 @@ def leapfrog(
     for step in range(1, n_steps + 1):
         z = z + stepsize * momentum
         value, gradient = grad(z)
-        # Between two steps their half steps of the momentum are one whole step.
+        # The half steps of the momentum at the end of one step and the start of the next are done as one.
         momentum = momentum + (1.0 if step < n_steps else 0.5) * stepsize * gradient
     return Leapfrog(z, momentum, value, gradient)
 
 
 class Transition(NamedTuple):
-    """A state of the chains, and how they came to it.
+    """The state of the chains after a transition, and the transition's acceptance.
 
     Attributes:
         z: ``[*chains, dim]``.
         log_density: of z, ``[*chains]``.
-        accept_prob: the probability with which the proposal was to be accepted, ``[*chains]``; 0 where it has no
-            finite density (the trajectory has diverged).
-        accepted: whether it was, bool ``[*chains]``.
+        accept_prob: the acceptance probability of the proposal, ``[*chains]``; 0 if its density is not finite (the
+            trajectory has diverged).
+        accepted: whether the proposal was accepted, bool ``[*chains]``.
         gradient: of the log density at z, ``[*chains, dim]``.
     """
 
@@ -142,20 +142,19 @@ def transition(
     key: Tensor,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> Transition:
-    """One transition of each chain: a fresh momentum, ``n_steps`` leapfrog steps, and Metropolis's test.
+    """One transition of each chain: a fresh momentum, ``n_steps`` leapfrog steps, and a Metropolis test.
 
-    It leaves the distribution with that log density as it is (Neal 2011).
+    It leaves the distribution with this log density invariant (Neal 2011).
 
     Args:
         log_density: z ``[*chains, dim]`` to ``[*chains]``, up to a constant of each chain.
-        z: where the chains are, ``[*chains, dim]``.
+        z: the present positions of the chains, ``[*chains, dim]``.
         stepsize: a number, or a tensor that broadcasts over ``[*chains]``.
         n_steps: leapfrog steps, at least 1.
-        key: the noise key ``[2]``, or one for each chain, ``[*chains, 2]``: a chain with its own key goes where it
-            would go alone.
-        start: (log density ``[*chains]``, gradient ``[*chains, dim]``) at z where they are known, as the transition
-            before this one has them, if the density is still the same: ``n_steps`` evaluations instead of
-            ``n_steps + 1``.
+        key: the noise key ``[2]``, or one for each chain, ``[*chains, 2]``: a chain with its own key does not depend on
+            the other chains.
+        start: (log density ``[*chains]``, gradient ``[*chains, dim]``) at z if they are known, such as those of the
+            transition before if the density is the same: saves one of ``n_steps + 1`` evaluations.
 
     Raises:
         ValueError: ``n_steps`` is below 1, or the key does not fit.
@@ -167,7 +166,7 @@ def transition(
     end = leapfrog(grad, z, momentum, stepsize, n_steps, gradient)
     kinetic = 0.5 * (momentum.square().sum(-1) - end.momentum.square().sum(-1))
     log_accept = end.log_density - value + kinetic
-    # Half the squared length of two normals is an exponential variate: minus the logarithm of a uniform one.
+    # Half the squared length of two normals is an exponential variate, hence minus the logarithm of a uniform one.
     finite = end.log_density.isfinite() & ~log_accept.isnan()
     accepted = finite & (-0.5 * rest.square().sum(-1) < log_accept)
     return Transition(
@@ -180,15 +179,15 @@ def transition(
 
 
 def adapt(stepsize: Tensor, accept_prob: Tensor, target: float = 0.9, rate: float = 0.1) -> Tensor:
-    r"""The stepsize after a transition: :math:`\epsilon \, e^{r (a - a^*)}`, which comes to rest where a is the target.
+    r"""The step size after a transition: :math:`\epsilon \, e^{r (a - a^*)}`, whose fixed point is acceptance a = a*.
 
-    (A stochastic approximation; Andrieu & Thoms 2008.) While it goes on, chains are not stationary.
+    (A stochastic approximation; Andrieu & Thoms 2008.) While the step size is adapted, chains are not stationary.
 
     Args:
-        stepsize: a scalar, or what broadcasts over the chains; each of its numbers follows the mean over the chains
-            that it is the stepsize of.
+        stepsize: a scalar, or a tensor that broadcasts over the chains; each element follows the mean acceptance of the
+            chains that use it.
         accept_prob: of :class:`Transition`, ``[*chains]``.
-        target: the mean acceptance probability to be reached.
+        target: the mean acceptance probability to reach, a*.
         rate: r.
     """
     mean = accept_prob.sum_to_size(stepsize.shape) * (stepsize.numel() / accept_prob.numel())

@@ -1,23 +1,23 @@
 """Noise keys, and the definition of the standard normal noise that a key stands for.
 
-A *noise key* is an int64 tensor ``[2]``, ``(seed, offset)``, on the device it is used on. Element ``i`` of the
-noise (its row-major logical index, whatever the strides) is made from 32-bit word ``i % 4`` of the Philox4x32-10
-block (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with
+A *noise key* is an int64 tensor ``[2]``, ``(seed, offset)``, on the device where it is used. Element ``i`` of the noise
+(its row-major logical index, whatever the strides) is made from 32-bit word ``i % 4`` of the Philox4x32-10 block
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with
 
     key     = (seed mod 2^32, seed div 2^32)
     counter = (block mod 2^32, block div 2^32, offset mod 2^32, offset div 2^32),   block = i div 4
 
-and each pair of words ``(a, b)`` gives two normals by Box and Muller (1958):
+and each pair of words ``(a, b)`` gives two normals by the Box-Muller transform (1958):
 
     u = (a + 1/2) / 2^32,   t = b / 2^32,   r = sqrt(-2 ln u),   (r cos 2 pi t, r sin 2 pi t).
 
-Binarisation draws a 1 with probability p where ``word < p 2^32``, each element by the word of its own index. Those are
-the words of the same key's normals: what is to be independent of them takes another key.
+Binarisation draws a 1 with probability p: an element is 1 if the word of its index is below ``p 2^32``. Normals of the
+same key use the same words, so independent draws need another key.
 
-Keys ``[*batch, 2]`` are one for each data point, whose noise then depends on its own key alone: it is the same whatever
-batch the data point is in.
+Keys ``[*batch, 2]`` are one for each data point. Its noise then depends on its own key alone, not on the batch that it
+is in.
 
-The functions here are that definition in plain PyTorch. The compiled operators draw the same words.
+The functions here are this definition in plain PyTorch. The compiled operators draw the same words.
 """
 
 import math
@@ -38,7 +38,7 @@ _MASK = 0xFFFFFFFF
 
 
 def _words(count: int) -> Check:
-    """A check that an argument is so many words."""
+    """A check that an argument is a list of ``count`` words."""
 
     def fits(value: object) -> bool:
         return isinstance(value, (list, tuple)) and len(value) == count and all(map(torch.is_tensor, value))
@@ -57,7 +57,7 @@ def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> li
     """
     counter, key = list(counter), list(key)
     for _ in range(rounds):
-        # int64 products wrap modulo 2^64, so both halves of the 64-bit product are still there after masking.
+        # int64 products wrap modulo 2^64, so masking recovers both halves of the 64-bit product.
         product = [counter[2 * i] * _MULTIPLIER[i] for i in range(2)]
         low, high = [p & _MASK for p in product], [(p >> 32) & _MASK for p in product]
         counter = [high[1] ^ counter[1] ^ key[0], low[1], high[0] ^ counter[3] ^ key[1], low[0]]
@@ -67,7 +67,7 @@ def philox4x32(counter: list[Tensor], key: list[Tensor], rounds: int = 10) -> li
 
 @explained(count=integer, start=integer)
 def words(key: Tensor, count: int, start: int = 0) -> Tensor:
-    """``count`` words of each key from number ``start`` on: int64 ``[*batch, count]``, each in ``[0, 2^32)``.
+    """``count`` words of each key from index ``start`` on: int64 ``[*batch, count]``, each in ``[0, 2^32)``.
 
     Args:
         key: int64 ``[*batch, 2]``.
@@ -91,12 +91,12 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, sta
 
     Args:
         key: int64 ``[*batch, 2]``.
-        shape: that of the noise of one key.
+        shape: the shape of the noise of one key.
         dtype: float32 or float64.
-        start: the index of the first.
+        start: the index of the first element.
 
     Raises:
-        TypeError, ValueError: an argument is something else, or a size or start is negative.
+        TypeError, ValueError: an argument has another type, or a size or start is negative.
     """
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype must be float32 or float64, got {described(dtype)}")
@@ -106,14 +106,14 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, sta
     # A pair of words gives a pair of normals.
     first, last = start // 2 * 2, (start + count + 1) // 2 * 2
     pairs = words(key, last - first, first).to(dtype)
-    # Rounded in this order in every implementation, so that they agree on u to the last bit.
+    # Every implementation rounds in this order, so that all agree on u to the last bit.
     u = pairs[..., ::2] * 2.0**-32 + 2.0**-33
     radius, angle = (-2 * u.log()).sqrt(), (2 * math.pi) * (pairs[..., 1::2] * 2.0**-32)
     normals = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(-2)
     return normals.narrow(-1, start - first, count).reshape((*key.shape[:-1], *shape))
 
 
-# What noise is drawn for: keys of different purposes have nothing in common.
+# The purposes of noise: keys of different purposes are independent.
 PURPOSES = {
     "posterior": 1,
     "binarize": 2,
@@ -137,7 +137,7 @@ PURPOSES = {
 
 @explained(seed=integer, purpose=instance(str, "a purpose's name"), index=_INT64)
 def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
-    """A noise key for each index: a function of nothing else, whatever batch or process the index is in.
+    """A noise key for each index. It depends on these arguments alone, not on the batch or process.
 
     Args:
         seed: any integer; modulo 2^64.
@@ -153,14 +153,14 @@ def keys_at(seed: int, purpose: str, index: Tensor) -> Tensor:
 
 @explained(purpose=instance(str, "a purpose's name"))
 def rekeyed(key: Tensor, purpose: str) -> Tensor:
-    """For each key one of another purpose: what the two stand for has nothing in common.
+    """For each key a key of another purpose, whose noise is independent.
 
     Args:
         key: int64 ``[*batch, 2]``.
         purpose: one of ``PURPOSES``.
 
     Returns:
-        int64 ``[*batch, 2]``: the same offsets, with the seeds' bits flipped where those of the purpose's are 1.
+        int64 ``[*batch, 2]``: the same offsets, and the seeds XOR the purpose's seed.
     """
     _check_key(key)
     return torch.stack([key[..., 0] ^ seed_for(0, purpose), key[..., 1]], -1)
@@ -180,7 +180,7 @@ def seed_for(seed: int, purpose: str) -> int:
 
 
 def _check_key(key: Tensor) -> None:
-    """Raise TypeError or ValueError unless it is int64 ``[*batch, 2]``: of anything else there would be other noise."""
+    """Raise TypeError or ValueError unless the key is int64 ``[*batch, 2]``; anything else would give other noise."""
     KINDS["key"]("key", key)
     if not key.dim() or key.shape[-1] != 2:
         raise ValueError(f"key must have shape [*batch, 2] (seed, offset), got {list(key.shape)}")
@@ -195,6 +195,6 @@ def _splitmix(state: int) -> int:
 
 
 def keys_of(generators: Sequence[torch.Generator], draw: Callable[..., Tensor], device: Device | None) -> Tensor:
-    """``[len(generators), 2]``: the key that ``draw(device, generator=g)`` gives of each."""
+    """``[len(generators), 2]``: the key that ``draw(device, generator=g)`` gives for each generator."""
     keys = [draw(device=device, generator=g) for g in generators]
     return torch.stack(keys) if keys else torch.empty(0, 2, dtype=torch.int64, device=device)

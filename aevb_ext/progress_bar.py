@@ -1,4 +1,4 @@
-"""A progress bar for what takes a while."""
+"""Progress bars."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ __all__ = ["bar", "training_bar"]
 
 
 def training_bar(console: Console, shown: bool, **options: Any) -> Progress:
-    """A bar as wide as the terminal, with the field "state" of its task, the time taken and the time left."""
+    """A bar as wide as the terminal, with its task's field "state", the time taken and the time left."""
     columns = BarColumn(bar_width=None), TaskProgressColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn()
     left = TextColumn("left"), TimeRemainingColumn()
     return Progress(*columns, *left, console=console, disable=not shown, expand=True, **options)
@@ -19,9 +19,9 @@ def training_bar(console: Console, shown: bool, **options: Any) -> Progress:
 
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with the time left, gone when the context ends; nothing where that is not a terminal.
+    """A context with a bar on stderr and the time left; nothing is shown if stderr is not a terminal.
 
-    Gives the function that is to be told how much of ``total`` is done.
+    It yields a function to call with how much of ``total`` is done.
     """
     console = Console(stderr=True)
     columns = TextColumn(title), BarColumn(), TaskProgressColumn(), TextColumn("left"), TimeRemainingColumn()

@@ -1,8 +1,8 @@
-"""Every public function again, as the plain PyTorch formula.
+"""Every public function as the plain PyTorch formula.
 
-This is the definition that the tests and the benchmarks hold the compiled operators to, and what the public
-functions compute on a device that has no compiled kernel. Names, signatures and results are those of
-:mod:`aevb_ext.functional`, where they are documented.
+Tests and benchmarks compare the compiled operators with these definitions, and the public functions use them on a
+device that has no compiled kernel. Names, signatures and results are those of :mod:`aevb_ext.functional`, where they
+are documented.
 """
 
 import math
@@ -51,7 +51,7 @@ def rsample(
     if key is None:
         key = noise_key(mu.device, generator)
     mu32, logvar32 = _wide(mu), _logvar(_wide(logvar), spread)
-    keys = key.dim() - 1  # dimensions of data points that have keys of their own
+    keys = key.dim() - 1  # leading dimensions that have a key for each data point
     samples = () if n_samples is None else (n_samples,)
     of_one = mu.shape[keys:]
     eps = standard_normal(key, (*samples, *of_one), mu32.dtype, start=first_sample * math.prod(of_one))
@@ -114,7 +114,7 @@ def bernoulli_log_prob_of_probs(
     probs = _wide(probs)
     x = (x.to(probs.dtype) * x_scale).expand_as(probs)
     outside = (probs < 0) | (probs > 1) | probs.isnan()
-    with torch.autocast(probs.device.type, enabled=False):  # where PyTorch refuses it, for fear of half precision
+    with torch.autocast(probs.device.type, enabled=False):  # PyTorch refuses this function under autocast on CUDA
         losses = F.binary_cross_entropy(probs.masked_fill(outside, 0.5), x, reduction="none")
     return _reduce(-losses.masked_fill(outside, math.nan), event_dims, reduction)
 
@@ -141,7 +141,7 @@ def binarize(
     if key is None:
         key = noise_key(x.device, generator)
     shape = x.shape[key.dim() - 1 :]
-    # Beyond these ends all is 0 or all is 1; in whole numbers the comparison is exact.
+    # Beyond these limits every bit is 0 or every bit is 1; the comparison of integers is exact.
     most = (_wide(x) * (x_scale * 2.0**32)).ceil().clamp(0, 2.0**32).nan_to_num(0).long()
     return words(key, math.prod(shape)).reshape(x.shape).less(most).to(torch.uint8)
 
@@ -185,7 +185,7 @@ def linear_gaussian_log_prob(
 
 
 def _wide(t: Tensor) -> Tensor:
-    """The type that arithmetic is done in: float32, or float64 for float64."""
+    """The tensor in the dtype of the arithmetic: float64 for float64, else float32."""
     return t if t.dtype == torch.float64 else t.float()
 
 

@@ -370,7 +370,7 @@ BAD = {
     ),
     "mean_activation of bernoulli": (
         *("conv", {"image_shape": (12, 10), "mean_activation": "identity"}, ValueError),
-        'mean_activation "identity" is of the likelihood gaussian: the mean of bernoulli is a probability',
+        'mean_activation "identity" needs likelihood gaussian: the mean of bernoulli is a probability',
     ),
     "a number for a shape": ("mlp", {"image_shape": 784}, ValueError, "image_shape must be .*got 784"),
     "text for a shape": ("conv", {"image_shape": "28x28"}, ValueError, "image_shape must be .*got '28x28'"),

@@ -52,7 +52,7 @@ def test_a_model_made_by_hand(tmp_path):
     tied = by_hand()
     tied.decoder.net.other = tied.decoder.net.weight
     assert same(load_checkpoint(path, tied).model, vae)
-    with pytest.raises(ValueError, match="made by hand"):
+    with pytest.raises(ValueError, match="that make_model did not make"):
         load_checkpoint(path)
     with pytest.raises(ValueError, match=r"another model: decoder.net.weight is .*\[6, 2\], expected .*\[7, 2\]"):
         load_checkpoint(path, by_hand(7))

@@ -92,10 +92,10 @@ def test_one_array_and_its_labels_are_held_out_together(tmp_path, names, options
         (["mean", "logvar"], {}, r"a\.npz has the arrays mean, logvar; expected one, .*\(array="),
         (["x_test", "y_test", "z"], {}, "expected one, or train"),
         (["labels", "y"], {}, "expected one, or train"),
-        (["x", "images"], {}, "x and images are the same by their names: leave one, or .*array="),
-        (["train", "x_train"], {}, "train and x_train are the same by their names"),
-        (["val", "train", "validation"], {}, "val and validation are the same by their names"),
-        (["x", "y", "labels"], {}, "y and labels are the same by their names"),
+        (["x", "images"], {}, "x and images mean the same by their names: keep one, or .*array="),
+        (["train", "x_train"], {}, "train and x_train mean the same by their names"),
+        (["val", "train", "validation"], {}, "val and validation mean the same by their names"),
+        (["x", "y", "labels"], {}, "y and labels mean the same by their names"),
         (["x", "z"], {"array": "w"}, r"array must be one of x, z, which .*a\.npz has, got 'w'"),
         (["x"], {"array": 3}, r"array must be a name, got 3"),
         ([], {}, r"has the arrays \(none\)"),
@@ -152,7 +152,7 @@ def test_labels_that_are_names(tmp_path):
 @pytest.mark.parametrize(
     "labels, told",
     [
-        (Y + 0.5, r"y\.npy is no label for each: it is of float64, and not all whole numbers"),
+        (Y + 0.5, r"y\.npy is not one label per data point: it is of float64, and not all whole numbers"),
         (np.full(12, np.nan), "is of float64, and not all whole numbers"),
         (np.full(12, 1e300), "is of float64, and not all whole numbers"),
         (np.full(12, 2**64 - 1, np.uint64), "is of uint64, and not all whole numbers"),
@@ -196,7 +196,7 @@ def test_integers_are_bytes_where_they_fit(tmp_path, dtype, resident_bytes):
         return
     array[3, 1, 1] = -1 if dtype[-2] == "i" else 256
     np.save(tmp_path / "a.npy", array)
-    expected = r"a\.npy has integers from .* \(u?int\d+\), and integers are taken as bytes, from 0 to 255: save it as"
+    expected = r"a\.npy has integers from .* \(u?int\d+\), and integers are read as bytes, from 0 to 255: save it as"
     with pytest.raises(ValueError, match=expected):
         loaded = data.load(tmp_path / "a.npy", resident_bytes=resident_bytes)
         rows(loaded.train), rows(loaded.test)
@@ -232,7 +232,7 @@ def test_booleans_that_are_others_are_damage(tmp_path):
     array[2, 1] = 7
     np.save(tmp_path / "a.npy", array.view(bool))
     for resident_bytes in (0, 1 << 20):
-        with pytest.raises(ValueError, match=r"a\.npy is damaged: it is of booleans"):
+        with pytest.raises(ValueError, match=r"a\.npy is damaged: booleans are bytes"):
             loaded = data.load(tmp_path / "a.npy", resident_bytes=resident_bytes)
             rows(loaded.train), rows(loaded.test)
 
@@ -279,7 +279,7 @@ def test_rows_that_are_pictures(tmp_path, shape, image_shape, order, resident_by
         (
             (5, 5),
             ValueError,
-            r"image_shape must be of as .* of .*a\.npy, 15 \(shape \[12, 15\]\), got 5x5",
+            r"image_shape must have as .* of .*a\.npy, 15 \(shape \[12, 15\]\), got 5x5",
         ),
         ((15,), ValueError, r"image_shape must be \(height, width\), .* got \(15,\)"),
         ((5, 1, 3, 1), ValueError, "image_shape must be"),

@@ -59,7 +59,7 @@ def test_training_and_a_probe(tmp_path, capsys, make):
     [
         (["--data", ""], "data must be the path of a folder of images, or a .npy or .npz file, or one of digits"),
         (["--image-shape", "4by5"], "expected HEIGHTxWIDTH, 3xHEIGHTxWIDTH or HEIGHTxWIDTHx3, got '4by5'"),
-        (["--image-shape", "4x6"], "--image-shape must be of as many numbers as a data point of "),
+        (["--image-shape", "4x6"], "--image-shape must have as many numbers as a data point of "),
         (["--image-shape", "20"], "--image-shape must be (height, width)"),
         (["--array", "Faces"], "--array must be one of faces, ids, labels, which "),
         ([], "a.npz has the arrays faces, ids, labels; expected one,"),

@@ -228,7 +228,7 @@ def test_a_header_that_promises_too_much(tmp_path, archive):
         end = content.rindex(b"PK\5\6")
         struct.pack_into("<I", content, end + 12, end - at + len(zip64))
         path.write_bytes(content[:end] + zip64 + content[end:])
-        with pytest.raises(ValueError, match=r"a\.npz: x\.npy takes 16000000000000 bytes in memory, .* uncompressed"):
+        with pytest.raises(ValueError, match=r"a\.npz: x\.npy needs 16000000000000 bytes of memory, .* uncompressed"):
             data.load(path)
 
 

@@ -135,7 +135,7 @@ def test_download_fetches_what_is_missing_or_damaged(server, tmp_path, monkeypat
 def test_labels_that_no_mirror_has_are_a_warning(server, tmp_path, monkeypatch):
     labels = (replace(remote(server, "missing"), name="labels.bin"),)
     monkeypatch.setitem(KNOWN, "mnist", replace(KNOWN["mnist"], files=(remote(server, "good"),), labels=labels))
-    with pytest.warns(UserWarning, match=r"MNIST goes without its labels: labels\.bin could not be downloaded"):
+    with pytest.warns(UserWarning, match=r"MNIST is used without its labels: labels\.bin could not be downloaded"):
         data.download("mnist", tmp_path)
     assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["a.bin"]
 

@@ -266,7 +266,7 @@ def test_images_that_are_no_data_are_refused(tmp_path, resident_bytes):
     assert "007.png is truncated, damaged or not an image" in complaint()
     path.unlink()
     Image.fromarray(BYTES[7].astype(np.float32)).save(tmp_path / "007.tif")
-    assert re.search(r"007\.tif has numbers that are no pixels of 8 or 16 bits \(mode F\)", complaint())
+    assert re.search(r"007\.tif has values that are not pixels of 8 or 16 bits \(mode F\)", complaint())
 
 
 class Items(Dataset):
@@ -339,7 +339,7 @@ def test_what_is_no_probability_is_not_binarized(tmp_path):
     np.save(tmp_path / "a.npy", BYTES.astype("float32"))
     for how in data.BINARIZE:
         for resident_bytes in (0, 1 << 20):
-            with pytest.raises(ValueError, match=r"a\.npy: train \* x_scale has values in .*no probabilities"):
+            with pytest.raises(ValueError, match=r"a\.npy: train \* x_scale has values in .*expected probabilities"):
                 data.load(tmp_path / "a.npy", binarize=how, resident_bytes=resident_bytes)
         data.load(tmp_path / "a.npy", binarize=how, x_scale=1 / 255)
     with pytest.raises(ValueError, match="binarize must be None or one of dynamic, threshold, got 'often'"):

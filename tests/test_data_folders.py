@@ -364,8 +364,8 @@ def test_of_several_frames_the_first_is_taken(tmp_path, kind):
     [
         ("b.png", b"", "b.png is truncated, damaged or not an image"),
         ("b.jpg", b"<html>", "b.jpg is truncated, damaged or not an image"),
-        ("b.tif", saved(GREY.astype(np.float32), "TIFF"), r"b.tif has numbers that are no pixels .*mode F"),
-        ("b.tif", saved(GREY.astype(np.int32), "TIFF"), r"b.tif has numbers that are no pixels .*mode I"),
+        ("b.tif", saved(GREY.astype(np.float32), "TIFF"), r"b.tif has values that are not pixels .*mode F"),
+        ("b.tif", saved(GREY.astype(np.int32), "TIFF"), r"b.tif has values that are not pixels .*mode I"),
         ("b.png", saved(GREY.T.copy()), "b.png is 3 pixels wide and 5 high, the first image 5 and 3"),
         ("b.png", saved(GREY)[:60], "b.png is truncated, damaged or not an image"),
     ],

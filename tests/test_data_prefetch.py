@@ -81,7 +81,7 @@ def test_keys_reach_rows_that_draw():
         assert torch.equal(x, rows.gather(index, keys))
     first, second = data.prefetch(Slow(), [(index, None), index])
     assert torch.equal(first, X[index]) and torch.equal(second, X[index])
-    with pytest.raises(ValueError, match="rows that are drawn need keys"):
+    with pytest.raises(ValueError, match="rows that draw need keys"):
         list(data.prefetch(data.BinarizedRows(Slow(), 1 / 200), [index]))
 
 

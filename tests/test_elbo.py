@@ -504,11 +504,11 @@ REFUSED = {
     "capacity_steps": ({"capacity_steps": 5}, "without capacity"),
     "gradient": ({"gradient": "score"}, "gradient must be one of total, stl, dreg, got 'score'"),
     "free bits and capacity": ({"free_bits": 1.0, "capacity": 1.0}, "free_bits and capacity were both given"),
-    "iwae and beta": ({"importance_weighted": True, "beta": 2.0}, "bounds nothing"),
-    "iwae and warm-up": ({"importance_weighted": True, "warmup_steps": 2}, "bounds nothing"),
-    "iwae and free bits": ({"importance_weighted": True, "free_bits": 1.0}, "free_bits does not go with importance_w"),
-    "iwae and capacity": ({"importance_weighted": True, "capacity": 1.0}, "capacity does not go with importance_w"),
-    "stl and free bits": ({"gradient": "stl", "free_bits": 1.0}, 'free_bits does not go with gradient="stl"'),
+    "iwae and beta": ({"importance_weighted": True, "beta": 2.0}, "is no bound"),
+    "iwae and warm-up": ({"importance_weighted": True, "warmup_steps": 2}, "is no bound"),
+    "iwae and free bits": ({"importance_weighted": True, "free_bits": 1.0}, "free_bits cannot be combined with imp"),
+    "iwae and capacity": ({"importance_weighted": True, "capacity": 1.0}, "capacity cannot be combined with imp"),
+    "stl and free bits": ({"gradient": "stl", "free_bits": 1.0}, 'free_bits cannot be combined with gradient="stl"'),
     "dreg without weights": ({"gradient": "dreg"}, "needs importance_weighted=True"),
 }
 

@@ -194,7 +194,7 @@ def test_numbers_that_never_vary_are_warned_of_where_the_bound_has_no_limit():
     x[10:, 1] = x[10:, 4] = 0.5
     constant, message = (
         Data("constant", x[10:], x[:10]),
-        "2 of the 6 numbers of a data point are the same in all of data",
+        "2 of the 6 elements of a data point are constant in all of data",
     )
     sizes, own = {"latent": 2, "hidden": 3, "likelihood": "gaussian"}, {"net": nn.Linear(2, 6), "sigmoid": False}
     told = {

@@ -182,7 +182,7 @@ def test_the_last_learning_rate_is_that_of_the_step_before():
 @pytest.mark.parametrize("learner", [AEVB, WakeSleep, MCEM, FullVB])
 def test_nothing_to_learn_is_refused(learner):
     frozen = mlp_vae(DIM, latent=2, hidden=5).requires_grad_(False)
-    with pytest.raises(ValueError, match=r"nothing to learn|no parameters that are to be learnt"):
+    with pytest.raises(ValueError, match=r"nothing to learn|no parameters to learn"):
         learner(frozen, N, batch_size=M)
     without = VAE(torch.nn.Linear(DIM, 4).requires_grad_(False), torch.nn.Identity(), 2)
     with pytest.raises(ValueError, match=r"nothing to learn|no parameters"):
@@ -228,7 +228,7 @@ def test_the_totals_are_the_mean_of_what_is_finite():
         ({"n_samples": 0}, "n_samples must be at least 1, got 0"),
         ({"sample_block": 0}, "sample_block must be at least 1, got 0"),
         ({"precision": "fp8"}, "precision must be one of float32, tf32, bf16, fp16"),
-        ({"precision": "tf32"}, '"tf32" is of CUDA devices, but the model is on cpu'),
+        ({"precision": "tf32"}, '"tf32" needs a CUDA device, but the model is on cpu'),
     ],
     ids=str,
 )

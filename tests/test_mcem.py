@@ -158,7 +158,7 @@ def test_samples_are_counted_as_the_paper_counts_them():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, 'score "bound" is of an encoder, and the learner \'mcem\' learns none: set score to "marginal"'),
+        ({}, 'score "bound" needs an encoder, and the learner \'mcem\' trains none: set score to "marginal"'),
         ({"n_samples": 2}, "n_samples means nothing to the learner 'mcem'"),
         ({"hmc_steps": 0}, "hmc_steps must be an integer, at least 1, got 0"),
         (
@@ -178,7 +178,7 @@ def test_what_it_cannot_do_is_refused():
     model = linear_model()
     with pytest.raises(ValueError, match="batch_size must be at most 50, one chain for each data point, got 51"):
         MCEM(model, 50, batch_size=51)
-    with pytest.raises(ValueError, match='"mcem" is of one process, got 2'):
+    with pytest.raises(ValueError, match='"mcem" supports one process, got 2'):
         MCEM(model, 50, batch_size=10, processes=Processes(0, 2))
     with pytest.raises(ValueError, match="index is needed"):
         MCEM(model, 50, batch_size=10).step(linear_data(10))

@@ -33,7 +33,7 @@ def test_processes_share_each_minibatch():
         parts = [MinibatchSampler(N, 12, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
         for step in range(6):
             assert torch.equal(torch.cat([part.visits(step) for part in parts]), whole.visits(step))
-    with pytest.raises(ValueError, match="batch_size must divide by the number of processes, got 12 and 5"):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the number of processes, got 12 and 5"):
         MinibatchSampler(N, 12, seed=3, world_size=5)
 
 

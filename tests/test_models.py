@@ -142,9 +142,9 @@ def test_bad_arguments_are_named(bad):
     [
         (torch.tensor([[0.0, 1.5]]), "x_scale should map the largest value to 1"),
         # No scale helps against numbers below 0, a shift does.
-        (torch.tensor([[-0.1, 1.0]]), "no x_scale moves negative numbers there: rescale the data, to (x + 1) / 2"),
-        (torch.tensor([[1.0 + 2e-6]]), "clip what is just outside, clamp(0, 1)"),
-        (torch.tensor([[-1e-30, 1.02]]), "clip what is just outside, clamp(0, 1)"),
+        (torch.tensor([[-0.1, 1.0]]), "no x_scale moves negative values there: rescale the data, to (x + 1) / 2"),
+        (torch.tensor([[1.0 + 2e-6]]), "clip the values just outside, clamp(0, 1)"),
+        (torch.tensor([[-1e-30, 1.02]]), "clip the values just outside, clamp(0, 1)"),
     ],
     ids=["above", "below", "just above", "just below"],
 )

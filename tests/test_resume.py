@@ -364,12 +364,12 @@ def test_a_folder_is_of_one_run_at_a_time(tmp_path):
     train(tmp_path / "whole")
     train(out, at=60, do=others)
     assert isinstance(said[0], BlockingIOError)
-    assert re.fullmatch(rf"out: a run is alive in the folder {out} \(process {os.getpid()} on .+\): .*", str(said[0]))
+    assert re.fullmatch(rf"out: a run is active in the folder {out} \(process {os.getpid()} on .+\): .*", str(said[0]))
     assert isinstance(said[1], FileExistsError)
     assert same(state(out), state(tmp_path / "whole")) and not (out / ".lock").exists()
     # One that is about to begin, in a folder that is empty until now.
     (tmp_path / "new").mkdir()
-    with run_folder(tmp_path / "new", resume=False), pytest.raises(BlockingIOError, match="a run is alive"):
+    with run_folder(tmp_path / "new", resume=False), pytest.raises(BlockingIOError, match="a run is active"):
         train(tmp_path / "new")
     train(tmp_path / "new")
 
@@ -409,7 +409,7 @@ def test_there_must_be_something_to_go_on_from(tmp_path):
     with pytest.raises(FileNotFoundError, match="resume: there is no checkpoint in"):
         train(tmp_path, resume=True)
     save_checkpoint(tmp_path / "checkpoints" / "000000003.safetensors", model(), data="small")
-    with pytest.raises(ValueError, match="holds a model alone"):
+    with pytest.raises(ValueError, match="holds a model only"):
         train(tmp_path, resume=True)
     for name in ("keep", "checkpoint_every"):
         with pytest.raises(ValueError, match=f"{name} must be an integer, at least 1, got 0"):
@@ -435,7 +435,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-5])
     half = out / "checkpoints" / ".000000101.safetensors.abc.part"
     half.write_bytes(b"half")
-    with pytest.warns(UserWarning, match=f"{damaged} is truncated.*goes on from {before}"):
+    with pytest.warns(UserWarning, match=f"{damaged} is truncated.*resumes from {before}"):
         train(out, resume=True)
     assert same(state(out), state(tmp_path / "whole"))
     # Another name, or the last k would count it as one.
@@ -443,7 +443,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     assert names == {f"{n:09d}.safetensors" for n in (100, 125, 150)} | {"000000100.safetensors.damaged"}
     for path in (out / "checkpoints").glob("*.safetensors"):
         path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"no checkpoint of .* is whole: .*150.*125.*100"):
+    with pytest.raises(ValueError, match=r"no checkpoint of .* is intact: .*150.*125.*100"):
         train(out, resume=True)
 
 

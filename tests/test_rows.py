@@ -119,8 +119,8 @@ def test_a_gather_compiles():
 
 
 BAD = [
-    (lambda: BitRows.of(_grey(5, 9)), ValueError, "must be of 0 and 1"),
-    (lambda: BitRows.of(torch.full((2, 3), float("nan"))), ValueError, "must be of 0 and 1"),
+    (lambda: BitRows.of(_grey(5, 9)), ValueError, "must consist of 0 and 1"),
+    (lambda: BitRows.of(torch.full((2, 3), float("nan"))), ValueError, "must consist of 0 and 1"),
     (lambda: BitRows(_grey(5, 9), (28, 28)), ValueError, r"packed has shape \[5, 9\], expected \[N, 98\]"),
     (lambda: BitRows(_grey(98), (28, 28)), ValueError, r"packed has shape \[98\], expected \[N, 98\]"),
     (lambda: BitRows(torch.zeros(5, 98), (28, 28)), TypeError, "packed must be uint8, got float32"),

@@ -1,4 +1,4 @@
-"""``aevb``: the trainer, and what is done with its runs, from a shell."""
+"""The command ``aevb``: training, and what is done with a run afterwards."""
 
 from .main import main
 

@@ -1,4 +1,4 @@
-"""Anomalies: ``aevb anomaly`` and ``aevb held-out``."""
+"""Anomaly detection: ``aevb anomaly`` and ``aevb held-out``."""
 
 import argparse
 from dataclasses import replace
@@ -21,9 +21,9 @@ def add_anomaly(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "anomaly",
-        help="how little a model expects each data point: minus its bound",
+        help="an anomaly score of each data point: minus its bound",
         description="Writes a line for each data point: its number in the split, its label (where it is known) and its "
-        "score, minus the bound in nats: the higher, the odder.",
+        "score: minus the bound in nats. The higher the score, the more anomalous.",
     )
     parser.set_defaults(run=_anomaly)
     common.add_uses_flags(parser, "test")
@@ -47,7 +47,7 @@ def _anomaly(a: argparse.Namespace) -> None:
     print(f"written to {a.out}: {len(scores)} scores, mean {scores.mean():.2f} nats, highest {scores.max():.2f}")
 
 
-# Of each run: a model that has learnt what there is to see, in half a minute of a core.
+# Training length of each run: the scores hardly change after it, and it takes half a minute of a core.
 _SAMPLES_SEEN = 300_000
 
 
@@ -56,14 +56,14 @@ def add_held_out(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "held-out",
         help="train without the data points of a label, and see whether they stand out",
-        description="Trains a model without each label, scores the whole test split by minus the bound, and tells how "
-        "well the label is told from the others: the area under the ROC curve. DIR/without-LABEL has each run and its "
-        "scores, DIR/auc.csv the table. What was begun goes on where it was.",
+        description="Trains a model without each label, scores the whole test split by minus the bound, and measures "
+        "how well the score separates the label from the others: the area under the ROC curve. DIR/without-LABEL has "
+        "each run and its scores, DIR/auc.csv the table. Runs that were begun are resumed.",
         usage="aevb held-out --out DIR [--labels N ...] [--k K] [--config FILE.toml] [--data DATA] [--KEY VALUE ...]",
     )
     parser.set_defaults(run=_held_out)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder for the runs and the table")
-    parser.add_argument("--labels", type=whole, nargs="+", metavar="N", help="which, one after another; default: all")
+    parser.add_argument("--labels", type=whole, nargs="+", metavar="N", help="the labels to leave out; default: all")
     parser.add_argument(
         "--k", type=count, default=50, help="samples of the importance-weighted bound; default: %(default)s"
     )
@@ -80,7 +80,7 @@ def _held_out(a: argparse.Namespace) -> None:
     data = data_of_keys(keys)
     settings = settings_of_keys(keys, data)
     if settings.evaluate_every is None:
-        # What the model is for is told at the end.
+        # The AUC is measured at the end; evaluations during training are not needed.
         settings = replace(settings, evaluate_every=settings.samples_seen)
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What verbs share: the run and its data, files to write, pictures."""
+"""What subcommands share: the run and its data, files to write, pictures."""
 
 import argparse
 from collections.abc import Callable
@@ -34,18 +34,18 @@ __all__ = [
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Whose model it is."""
+    """Add the argument RUN."""
     parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run (its best model), or a checkpoint")
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the data is now; by default it is where the run found it."""
-    parser.add_argument("--data", metavar="PATH", help="the files of one's own that it was trained on, if they moved")
+    """Add flags that say where the data is now; by default it is where the run found it."""
+    parser.add_argument("--data", metavar="PATH", help="your own files that it was trained on, if they moved")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of named data are, if they moved")
 
 
 def add_uses_flags(parser: argparse.ArgumentParser, split: str) -> None:
-    """What every verb takes that lets a model see data: the run, the data, which split by default, noise and device."""
+    """Add the arguments of every subcommand that runs a model on data: run, data, split, seed and device."""
     add_run(parser)
     add_data_flags(parser)
     parser.add_argument("--split", choices=SPLITS, default=split, help="default: %(default)s")
@@ -54,7 +54,7 @@ def add_uses_flags(parser: argparse.ArgumentParser, split: str) -> None:
 
 
 def model_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
-    """The model, as it is evaluated, and what it was trained on, both on the device, as the flags say.
+    """The model in evaluation mode and the data it was trained on, both on the device, as the flags say.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`~aevb_ext.train.load_checkpoint` and :func:`data_of` do.
@@ -63,7 +63,7 @@ def model_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
     try:
         config = open_run(a.checkpoint).config
     except FileNotFoundError:
-        # A checkpoint that was taken out of its run's folder.
+        # The checkpoint was moved out of its run's folder.
         config = {"data": checkpoint.data}
     data = data_of(a, config, checkpoint)
     device = Processes().device(default_device() if a.device is None else a.device)
@@ -71,24 +71,24 @@ def model_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
 
 
 def encoder_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
-    """What :func:`model_and_data` gives, of a run whose encoder has learnt.
+    """The same as :func:`model_and_data`, of a run whose encoder was trained.
 
     Raises:
-        ValueError: the learner of the run trains none.
+        ValueError: the learner of the run trains no encoder.
     """
     if learner := learner_without_encoder(a.checkpoint):
-        raise ValueError(f"{a.checkpoint} was trained by {learner}, which trains no encoder: this needs one")
+        raise ValueError(f"{a.checkpoint} was trained by {learner}, which trains no encoder: this command needs one")
     return model_and_data(a)
 
 
 def learner_without_encoder(path: StrPath) -> str | None:
-    """The learner of a run, if it trains no encoder; of a checkpoint out of its run's folder nobody knows."""
+    """The learner of a run if it trains no encoder, else None; None too for a checkpoint outside its run's folder."""
     learner = setting(path, "learner")
     return learner if learner in LEARNERS and not LEARNERS[learner].ENCODES else None
 
 
 def setting(path: StrPath, name: str) -> Any:
-    """A setting of a run; of a checkpoint out of its run's folder the default."""
+    """A setting of a run; for a checkpoint outside its run's folder, the default."""
     try:
         return open_run(path).config.get(name, getattr(Settings, name))
     except FileNotFoundError:
@@ -96,11 +96,11 @@ def setting(path: StrPath, name: str) -> Any:
 
 
 def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data:
-    """What a run was trained on, as its configuration says and with these flags.
+    """The data that a run was trained on, loaded as its configuration and these flags say.
 
     Raises:
-        FileNotFoundError: it is not there any more; says which flag helps.
-        ValueError: it is damaged, was not made by :func:`~aevb_ext.data.load`, or is not what the checkpoint is of.
+        FileNotFoundError: the data has moved; the message says which flag helps.
+        ValueError: the data is damaged, was not made by :func:`~aevb_ext.data.load`, or does not fit the checkpoint.
     """
     where = folder_of(Path(a.checkpoint)) / CONFIG
     options = {key: of_kind(where, key, config[key]) for key in DATA if key in config}
@@ -115,14 +115,15 @@ def data_of(a: argparse.Namespace, config: dict, checkpoint: Checkpoint) -> Data
     found, expected = (data.image_shape, data.x_scale), (checkpoint.image_shape, checkpoint.model.x_scale)
     if found != expected:
         raise ValueError(
-            f"the run was on data with (image_shape, x_scale) = {expected}, and {data.name} as it is loaded now has "
-            f"{found}: is it the same, and is the config.toml of the run beside its checkpoint, to say how to load it?"
+            f"the run was trained on data with (image_shape, x_scale) = {expected}, and {data.name} as it is loaded "
+            f"now has {found}: is it the same data, and is the run's config.toml, which says how to load it, still "
+            "beside its checkpoint?"
         )
     return data
 
 
 def file_to_write(*suffixes: str) -> Callable[[str], str]:
-    """A type of argparse: the path of a file of one of these kinds, in a folder that there is."""
+    """An argparse type: the path of a file with one of these suffixes, in a folder that exists."""
 
     def path(text: str) -> str:
         found = Path(text)
@@ -135,7 +136,7 @@ def file_to_write(*suffixes: str) -> Callable[[str], str]:
             if not found.parent.is_dir():
                 raise argparse.ArgumentTypeError(f"there is no folder {found.parent} to write {found.name} into")
         except (OSError, ValueError) as error:
-            # A name that is too long, or has a null in it.
+            # The name is too long, or has a null character in it.
             raise argparse.ArgumentTypeError(f"{text!r} cannot be a file: {error}") from None
         return text
 
@@ -143,10 +144,10 @@ def file_to_write(*suffixes: str) -> Callable[[str], str]:
 
 
 def checked_shape(image_shape: tuple[int, ...] | None, name: str) -> tuple[int, ...]:
-    """The shape of the pictures of the data of that name.
+    """``image_shape``, if it is not None.
 
     Raises:
-        ValueError: its data points are no pictures.
+        ValueError: the data points of the dataset ``name`` are not images.
     """
     if image_shape is None:
         raise ValueError(f"the model was trained on {name}, whose data points are not images")
@@ -154,10 +155,10 @@ def checked_shape(image_shape: tuple[int, ...] | None, name: str) -> tuple[int, 
 
 
 def write_picture(path: StrPath, canvas: Tensor) -> None:
-    """Write a canvas as a PNG, and say so.
+    """Write a canvas as a PNG, and print that.
 
     Raises:
-        OSError: the file cannot be written; says which.
+        OSError: the file cannot be written; the message names it.
     """
     write_whole(path, plots.png(canvas))
     print(f"written to {path}")

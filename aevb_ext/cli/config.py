@@ -1,4 +1,4 @@
-"""The keys of a run: flags of ``aevb train``, lines of its configuration file, and what they make."""
+"""The keys of a run: flags of ``aevb train``, lines of its configuration file, and the objects made from them."""
 
 import argparse
 import difflib
@@ -35,7 +35,7 @@ else:
     import tomli as tomllib
 
 
-# What the paper trains on MNIST and Frey Face (its Figure 2), and the like for the others.
+# The paper's models for MNIST and Frey Face (its Figure 2), and similar ones for the other datasets.
 _MNIST = {"latent": 20, "hidden": 500, "likelihood": "bernoulli", "samples_seen": 10_000_000}
 DEFAULTS = {
     "digits": {"latent": 5, "hidden": 200, "likelihood": "bernoulli", "samples_seen": 1_000_000},
@@ -117,13 +117,13 @@ MODEL = {
 _TYPES: dict[Any, Any] = {int: whole, float: float, str: str}
 # "int", or "int | None".
 SETTINGS = {field.name: _TYPES[(get_args(field.type) or [field.type])[0]] for field in fields(Settings)}
-# What is no part of Settings, but says how long a run is.
+# epochs is no field of Settings: it becomes samples_seen once the data is known.
 KEYS: dict[str, Any] = {**DATA, **MODEL, **SETTINGS, "epochs": float}
-_BOTH_LENGTHS = "{} and {} were both given: each says how long to train, give one"
+_BOTH_LENGTHS = "{} and {} were both given: each says how long to train, give only one"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each key; one that is not given is None."""
+    """Add a flag for each key; a flag that is not given is None."""
     meanings = _meanings()
     for key, kind in KEYS.items():
         names = [f"--{key.replace('_', '-')}", *_ALIASES.get(key, [])]
@@ -134,12 +134,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(path: StrPath) -> dict:
-    """The keys of a TOML file: those of data and settings at its top, those of the model there or under ``[model]``.
+    """The keys of a TOML file: data and settings at its top level, those of the model there or under ``[model]``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not TOML, has a key that there is not (the message has the nearest one), or a value of another
-            type.
+        ValueError: the file is not TOML, has an unknown key (the message names the nearest one), or a value of the
+            wrong type.
     """
     path = Path(path)
     if not path.is_file():
@@ -153,7 +153,7 @@ def read_config(path: StrPath) -> dict:
     model = found.pop("model", {})
     if not isinstance(model, dict):
         raise ValueError(f"config: {path}: model must be a table, [model], got {model!r}")
-    # What follows from the data is in the file that a run wrote, for readers.
+    # A run writes these into its file for readers; they follow from the data.
     model = {key: value for key, value in model.items() if key not in ("x_dim", "image_shape", "x_scale")}
     keys = {**found, **model}
     for key in keys:
@@ -166,7 +166,7 @@ def read_config(path: StrPath) -> dict:
 
 
 def of_kind(path: Path, key: str, value: Any) -> Any:
-    """The value of a key, if it is of the key's type: a number may be whole or not where it is one of either."""
+    """The value of a key, if it is of the key's type; an integer is accepted for a float."""
     kind = KEYS[key]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is str:
@@ -186,7 +186,7 @@ def of_kind(path: Path, key: str, value: Any) -> Any:
 
 
 def resolved(arguments: argparse.Namespace) -> dict:
-    """Every key that has a value: of its flag, else of the file of ``--config``, else the default of the data."""
+    """Every key that has a value: from its flag, else from the file of ``--config``, else the data's default."""
     given = {key: value for key in KEYS if (value := getattr(arguments, key)) is not None}
     keys = {} if arguments.config is None else read_config(arguments.config)
     for one, other in (("epochs", "samples_seen"), ("samples_seen", "epochs")):
@@ -201,23 +201,23 @@ def resolved(arguments: argparse.Namespace) -> dict:
     if "epochs" in keys:
         defaults = {key: value for key, value in defaults.items() if key != "samples_seen"}
     if keys.get("architecture", "mlp") != "mlp":
-        # The width of the paper's one layer says nothing about others'.
+        # The width of the paper's single layer is no default for other architectures.
         defaults = {key: value for key, value in defaults.items() if key != "hidden"}
     return {**defaults, **keys}
 
 
 def _meanings() -> dict[str, str]:
-    """What each key means; of the settings, what the documentation of Settings says."""
+    """The help of each key; for a setting, taken from the docstring of Settings."""
     found = {
         "data": f"{', '.join(NAMES)}, or the path of a folder of images, a .npy or .npz file; default: digits",
         "data_dir": "where the files of named data are",
-        "binarize": "draw pixels anew in each epoch (dynamic), or set them to 0 and 1 (threshold)",
+        "binarize": "draw binary pixels anew in each epoch (dynamic), or round them to 0 and 1 (threshold)",
         "x_scale": "what a value of the data is multiplied by; default: 1/255 for bytes",
-        "test_fraction": "how much is held out where the data has no test split; default: 0.1",
-        "colour": "pictures of a folder are red, green and blue; default: they are made grey",
+        "test_fraction": "the fraction held out if the data has no test split; default: 0.1",
+        "colour": "keep the images of a folder in colour (RGB); default: convert them to grey",
         "image_shape": "HEIGHTxWIDTH, or 3xHEIGHTxWIDTH: of the pictures that rows of a .npy or .npz file are",
-        "array": "the array of a .npz file that is the data; default: by the names that there are",
-        "train_count": "so many data points, the first ones, are trained on; default: all",
+        "array": "the name of the array of a .npz file that is the data; default: found by common names",
+        "train_count": "train on the first N data points only; default: all",
         "architecture": "default: mlp, the paper's",
         "latent": f"latent dimensions; default: {_by_data('latent')}",
         "hidden": f"hidden units of a layer; default: {_by_data('hidden')}; with deep-mlp 500, with conv 256",
@@ -235,13 +235,13 @@ def _meanings() -> dict[str, str]:
         if colon and name in SETTINGS and name not in found:
             default = next(field.default for field in fields(Settings) if field.name == name)
             text = text.replace("``", "").replace("%", "%%")
-            # In a shell there is no None: it is what a flag is that was not given.
+            # A shell has no None: leaving the flag out means that.
             found[name] = text.replace("None: ", "Default: ") if default is None else f"{text} Default: {default}"
     return found
 
 
 def _by_data(key: str) -> str:
-    """The default of a key, and of which data it is another."""
+    """The default of a key in words, with the datasets that have another one."""
     usual = DEFAULTS["digits"][key]
     others: dict[object, list[str]] = {}
     for name, defaults in DEFAULTS.items():
@@ -251,7 +251,7 @@ def _by_data(key: str) -> str:
 
 
 def data_of_keys(keys: dict) -> Data:
-    """The data of these keys. What was found in files of one's own is told on stderr."""
+    """The data of these keys. What was found in the user's own files is printed on stderr."""
     data = datasets.load(keys["data"], **{key: keys[key] for key in DATA if key in keys and key != "data"})
     if data.description:
         print(data.description, file=sys.stderr, flush=True)
@@ -259,7 +259,7 @@ def data_of_keys(keys: dict) -> Data:
 
 
 def settings_of_keys(keys: dict, data: Data) -> Settings:
-    """The settings; of a length in epochs, as many samples as those are."""
+    """The settings; ``epochs`` becomes the same length as ``samples_seen``."""
     settings = Settings(**{key: keys[key] for key in SETTINGS if key in keys})
     if "epochs" not in keys:
         return settings
@@ -274,7 +274,7 @@ def settings_of_keys(keys: dict, data: Data) -> Settings:
 
 
 def model_of_keys(keys: dict, data: Data, seed: int) -> VAE:
-    """A new model of the data, whose initial parameters are those of the seed."""
+    """A new model of the data; its initial parameters depend on the seed alone."""
     return make_model(
         x_dim=data.dim,
         image_shape=data.image_shape,

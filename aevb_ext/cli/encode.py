@@ -21,9 +21,9 @@ def add_encode(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "encode",
-        help="the representation of data points: arrays of mean and log variance, or a picture of the means",
-        description="Writes the arrays mean and logvar of q(z | x) and, where they are known, labels; or a picture of "
-        "the means in two dimensions, coloured by label.",
+        help="the latent representation of data points: arrays of means and log-variances, or a plot of the means",
+        description="Writes the arrays mean and logvar of q(z | x) and, if they are known, labels; or a scatter plot "
+        "of the means in two dimensions, coloured by label.",
     )
     parser.set_defaults(run=_encode)
     common.add_uses_flags(parser, "train")
@@ -35,7 +35,7 @@ def add_encode(verbs: Verbs) -> None:
         type=whole,
         nargs=2,
         metavar="I",
-        help="which two dimensions a picture shows, counted from 0: right, up; default: those whose means vary most",
+        help="the two dimensions of the plot, x axis then y axis, counted from 0; default: those whose means vary most",
     )
 
 
@@ -70,11 +70,11 @@ def add_probe(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "probe",
-        help="how well a linear classifier does on latent means, and on pixels",
-        description="Multinomial logistic regression, fitted to the train split, its regularisation chosen on the "
-        "valid split (a fifth of train where there is none), its accuracy that of the test split. The data needs "
-        "labels: the digits have them, MNIST and Fashion-MNIST where the files of labels are there, your own where "
-        "there are folders of classes or arrays of labels.",
+        help="the accuracy of a linear classifier on latent means, and on pixels",
+        description="Multinomial logistic regression, fitted to the train split. Its regularisation is chosen on the "
+        "valid split (a fifth of train if there is none), and its accuracy is that on the test split. The data needs "
+        "labels: the digits have them, MNIST and Fashion-MNIST if the files of labels are there, your own data if it "
+        "has folders of classes or arrays of labels.",
     )
     parser.set_defaults(run=_probe)
     common.add_run(parser)

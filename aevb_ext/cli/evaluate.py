@@ -25,7 +25,7 @@ from .verbs import Verbs
 
 __all__ = ["add"]
 
-# Those that estimate log p(x) itself; None: what they draw is not a number of samples.
+# The estimators of log p(x) itself, with their default number of samples; None: the estimator draws none.
 _OF_LOG_LIKELIHOOD: dict[str, tuple[Callable[..., LogLikelihood], int | None]] = {
     "marginal": (marginal_likelihood, 50),
     "ais": (annealed_importance_sampling, 16),
@@ -38,8 +38,8 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "evaluate",
         help="the bound, or the log-likelihood, of a run's model",
-        description="Prints the mean over the data points and its standard error; and by how much of that the noise "
-        "moves it, where that is known. marginal, ais and quadrature need no encoder.",
+        description="Prints the mean over the data points, its standard error and, if it is known, the part of that "
+        "error that comes from the noise. marginal, ais and quadrature need no encoder.",
     )
     parser.set_defaults(run=_evaluate)
     common.add_run(parser)
@@ -55,14 +55,15 @@ def add(verbs: Verbs) -> None:
         "--samples",
         type=count,
         metavar="L",
-        help="of z a data point; memory does not grow with them; default: 1, of marginal 50, of ais 16 chains",
+        help="samples of z for each data point; memory does not grow with them; default: 1, for marginal 50, for ais "
+        "16 chains",
     )
     parser.add_argument(
         "--repeats",
         type=count,
         default=1,
         metavar="R",
-        help="of a and b: independent noises, to tell their part of the error; default: %(default)s",
+        help="for a and b: score with R independent noises, to measure their part of the error; default: %(default)s",
     )
     parser.add_argument(
         "--split", choices=("train", "valid", "test"), action="append", help="may be repeated; default: train and test"
@@ -75,14 +76,14 @@ def add(verbs: Verbs) -> None:
 def _evaluate(a: argparse.Namespace) -> None:
     _check(a)
     model, data = common.model_and_data(a)
-    # What training skipped is skipped here too.
+    # Data points that training skipped are skipped here too.
     skip = common.setting(a.checkpoint, "non_finite") == "skip"
     for split in a.split or ("train", "test"):
         x, _ = data.split(split)
         n = min(len(x), a.count or len(x))
         with bar(f"{split} {a.estimator}", n * a.repeats) as progress:
             line = _line(model, x, a, skip, progress)
-        # Many samples, and chains, take minutes a split.
+        # With many samples or chains a split takes minutes: print each line at once.
         print(f"{split} {line}", flush=True)
 
 
@@ -119,17 +120,19 @@ def _noise(bound: Bound) -> str:
 
 
 def _check(a: argparse.Namespace) -> None:
-    """What could be found out only after a while.
+    """Check the flags before anything slow starts.
 
     Raises:
-        ValueError: an option that the estimator does not have, or a bound of a model whose encoder was not trained.
+        ValueError: a flag that the estimator does not have, or a bound of a model whose encoder was not trained.
     """
     if a.samples is not None and a.estimator == "quadrature":
         raise ValueError(f"--samples: quadrature draws none, got {a.samples}")
     if a.repeats > 1 and a.estimator in _OF_LOG_LIKELIHOOD:
-        raise ValueError(f"--repeats is of the bound: {a.estimator} tells its noise from one, got {a.repeats}")
+        raise ValueError(
+            f"--repeats is for the bound (a, b): {a.estimator} measures its noise in one pass, got {a.repeats}"
+        )
     if a.estimator in ESTIMATORS and (learner := common.learner_without_encoder(a.checkpoint)):
         raise ValueError(
-            f"--estimator {a.estimator} is of an encoder, and the learner {learner} of the run has trained none: take "
-            f"one of {', '.join(_OF_LOG_LIKELIHOOD)}"
+            f"--estimator {a.estimator} needs an encoder, and the run's learner {learner} trains none: take one of "
+            f"{', '.join(_OF_LOG_LIKELIHOOD)}"
         )

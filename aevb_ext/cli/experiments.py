@@ -15,7 +15,7 @@ def add_paper(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "paper",
-        help="train, draw and compare a figure of the paper",
+        help="reproduce a figure of the paper: train its runs, draw it, compare it with the paper",
         description="; ".join(f"{name}: {figure.TITLE.removeprefix(name.title())}" for name, figure in FIGURES.items()),
     )
     parser.set_defaults(run=_paper)
@@ -24,7 +24,7 @@ def add_paper(verbs: Verbs) -> None:
     parser.add_argument(
         "--samples-seen", type=count, metavar="N", help="the budget: training samples of each curve; default: 1e7"
     )
-    parser.add_argument("--seeds", type=count, default=1, help="how many of each curve; default: %(default)s")
+    parser.add_argument("--seeds", type=count, default=1, help="seeds of each curve; default: %(default)s")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of MNIST and Frey Face are")
     parser.add_argument(
         "--out", default="paper", metavar="DIR", help="for the figure, its values and the runs; default: %(default)s"
@@ -53,16 +53,17 @@ def add_factor_analysis(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "factor-analysis",
-        help="AEVB beside coordinate ascent and the exact log p(x)",
-        description="On linear-Gaussian factor analysis, simulated: the bounds of coordinate-ascent variational "
-        "inference and of AEVB beside the exact log marginal likelihood, in nats (docs/factor-analysis.md).",
+        help="compare AEVB with coordinate ascent and the exact log p(x)",
+        description="Simulates linear-Gaussian factor analysis, and compares the bounds of coordinate-ascent "
+        "variational inference and of AEVB with the exact log marginal likelihood, in nats "
+        "(docs/factor-analysis.md).",
     )
     parser.set_defaults(run=_factor_analysis)
     parser.add_argument("--n", type=count, default=1000, help="data points; default: %(default)s")
     parser.add_argument("--x-dim", type=count, default=10, help="features; default: %(default)s")
     parser.add_argument("--latent", type=count, default=3, help="latent dimensions; default: %(default)s")
     parser.add_argument(
-        "--samples-seen", type=count, default=500_000, help="of each training by AEVB; default: %(default)s"
+        "--samples-seen", type=count, default=500_000, help="training length of each AEVB run; default: %(default)s"
     )
     parser.add_argument("--seed", type=whole, default=0, help="default: %(default)s")
 

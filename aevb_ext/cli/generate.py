@@ -1,4 +1,4 @@
-"""New data out of a model: ``aevb sample``, ``augment``, ``manifold`` and ``interpolate``."""
+"""Generating data with a model: ``aevb sample``, ``augment``, ``manifold`` and ``interpolate``."""
 
 import argparse
 import math
@@ -29,7 +29,7 @@ def add_sample(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "sample",
-        help="new data points of a checkpoint's model: a picture, arrays",
+        help="generate new data points with a checkpoint's model: a picture, arrays",
         description="z is drawn from the prior; x is the mean of p(x | z), or drawn from it. Pixels are from 0 to 1.",
     )
     parser.set_defaults(run=_sample)
@@ -72,7 +72,7 @@ def _blocks(a: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Tensor]:
 
 
 _POINTS_AT_ONCE = 500
-# Of a picture: so many data points, and at most so many variants of each.
+# The most data points in a picture, and variants of each.
 _POINTS, _VARIANTS = 10, 9
 
 
@@ -80,10 +80,10 @@ def add_augment(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "augment",
-        help="variants of data points: encoded, perturbed, decoded",
-        description="Writes the arrays train (the variants, those of one data point after another, pixels from 0 to "
-        "1), index (of which data point each is one) and, where they are known, labels. `aevb train --data FILE.npz` "
-        "trains on them. Of images there is a picture too, FILE.png: data points, and beside each its variants.",
+        help="augment data: encode data points, perturb them in latent space, decode them",
+        description="Writes the arrays train (all variants of the first data point, then of the next, pixels from 0 "
+        "to 1), index (the data point of each variant) and, if they are known, labels. `aevb train --data FILE.npz` "
+        "trains on them. For images it also writes a picture, FILE.png: data points, each beside its variants.",
     )
     parser.set_defaults(run=_augment)
     common.add_uses_flags(parser, "train")
@@ -140,7 +140,7 @@ def _variants(model: VAE, data: Data, x: Tensor | Rows, a: argparse.Namespace) -
 
 
 def _data_keys(a: argparse.Namespace, index: Tensor) -> Tensor:
-    """Of data that is drawn."""
+    """Noise keys for data that is drawn (dynamic binarisation)."""
     return keys_at(a.seed, "evaluation binarize", index)
 
 
@@ -163,9 +163,9 @@ def add_latent_space(verbs: Verbs) -> None:
 
     parser = verbs.add_parser(
         "interpolate",
-        help="a picture of the way between data points",
-        description="A row for each pair of data points: the one, its reconstruction, the straight line between the "
-        "posteriors' means, the reconstruction of the other, the other.",
+        help="a picture of interpolations between data points",
+        description="A row for each pair of data points: the first one, its reconstruction, decoded points on the "
+        "line between the two posterior means, the reconstruction of the second one, the second one.",
     )
     parser.set_defaults(run=_interpolate)
     common.add_uses_flags(parser, "test")
@@ -178,10 +178,10 @@ def add_latent_space(verbs: Verbs) -> None:
         nargs=2,
         action="append",
         metavar="I",
-        help="the numbers of two data points; may be repeated; default: the first 16, in pairs",
+        help="the indices of two data points; may be repeated; default: the first 16, in pairs",
     )
     parser.add_argument(
-        "--steps", type=count, default=10, help="images of a row, reconstructions included; default: %(default)s"
+        "--steps", type=count, default=10, help="images in a row, reconstructions included; default: %(default)s"
     )
 
 

@@ -1,4 +1,4 @@
-"""``aevb``: the verbs, and how each ends."""
+"""The command ``aevb``: parsing, and turning errors into messages and exit statuses."""
 
 import argparse
 import difflib
@@ -24,7 +24,7 @@ from .verbs import Verbs
 
 __all__ = ["main"]
 
-# Of this package: they say what is wrong.
+# Exceptions of this package whose message is printed as it is.
 _NAMED = (ExportError, NonFiniteBound, NotConverged, PeerFailed)
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             processes = stack.enter_context(joined())
         except (ValueError, RuntimeError) as error:
-            # Nobody else is there to tell.
+            # The group of processes has not been joined yet, so this process reports the error itself.
             print(f"aevb: error: {error}", file=sys.stderr)
             return 1
         stack.enter_context(in_shell())
@@ -53,7 +53,7 @@ def _ended(processes: Processes, argv: list[str]) -> int:
             sys.stdout.flush()
             return status
     except BrokenPipeError:
-        # Whoever reads what is printed has seen enough (`aevb ... | head`).
+        # The reader of the output has closed it (`aevb ... | head`).
         _print_no_more()
         return 1
     except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
@@ -79,7 +79,7 @@ def _ended(processes: Processes, argv: list[str]) -> int:
 
 
 def _print_no_more() -> None:
-    """Standard output cannot be written: what is left in its buffer would be an error again when Python ends."""
+    """Redirect standard output, which is closed: what is left in its buffer would raise again when Python exits."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -89,11 +89,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _as_typed(message: str, verbs: Verbs, arguments: argparse.Namespace | None, argv: list[str]) -> str:
-    """The message, with flags in the place of the names that arguments have in Python.
+    """The message with Python's argument names replaced by flags.
 
-    At its beginning that is the flag that was typed. Elsewhere it may be one that was not; there only names that are no
-    words, with a _ in them, are known to be names. Where there is a configuration file, they are keys of it, and it is
-    named where its value is at fault.
+    A name at the beginning of the message is replaced by the flag that was typed. In the rest of the message only names
+    with an underscore are recognised, since others may be ordinary words. If there is a configuration file, a name may
+    be one of its keys; the file is named if its value is at fault.
     """
     if arguments is None:
         return message
@@ -115,7 +115,7 @@ def _as_typed(message: str, verbs: Verbs, arguments: argparse.Namespace | None, 
 
 @contextmanager
 def _warnings_as_lines(spelt: Callable[[str], str]) -> Iterator[None]:
-    """A context in which warnings for whoever uses a program are a line each, without a place in its source."""
+    """A context in which user warnings are printed as one line each, without a place in the source."""
 
     def shown(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
         if issubclass(category, UserWarning):
@@ -130,7 +130,7 @@ def _warnings_as_lines(spelt: Callable[[str], str]) -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names what comes nearest to what was typed, where that is nothing that there is."""
+    """Suggests the nearest choice or flag if what was typed does not exist."""
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
@@ -142,7 +142,7 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, said)
 
     def refuse(self, flag: str) -> None:
-        """End for want of an argument of that name."""
+        """Exit with an error: there is no such flag."""
         near = difflib.get_close_matches(flag, self._option_string_actions, 1)
         self.error(f"there is no argument {flag}" + (f": {near[0]}?" if near else ""))
 
@@ -152,7 +152,7 @@ def _parsed(parser: _Parser, verbs: Verbs, argv: list[str]) -> argparse.Namespac
         parser.print_help(sys.stderr)
         raise SystemExit(2)
     verb = verbs.choices.get(next((token for token in argv if not token.startswith("-")), ""))
-    # Before what is missing is missed: it may be what was mistyped.
+    # Unknown flags are reported before missing ones: the missing one may have been mistyped.
     if verb is not None:
         for token in argv:
             flag = token.partition("=")[0]
@@ -165,7 +165,7 @@ def _parsed(parser: _Parser, verbs: Verbs, argv: list[str]) -> argparse.Namespac
 
 
 def _parser() -> tuple[_Parser, Verbs]:
-    """The parser, and what has those of the verbs."""
+    """The parser, and the action that holds the subcommands' parsers."""
     parser = _Parser(prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014).")
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
     verbs = parser.add_subparsers(required=True, dest="verb", parser_class=_Parser)
@@ -182,7 +182,7 @@ def _parser() -> tuple[_Parser, Verbs]:
     report.add(verbs)
     export.add(verbs)
     experiments.add_factor_analysis(verbs)
-    verb = verbs.add_parser("doctor", help="what a bug report needs, and the cure of common faults")
+    verb = verbs.add_parser("doctor", help="facts for a bug report, and cures for common faults")
     verb.set_defaults(run=lambda _: doctor.main())
     verbs.metavar = " | ".join(verbs.choices)
     return parser, verbs

@@ -1,4 +1,4 @@
-"""``aevb report`` and ``aevb compare``: pages about runs."""
+"""HTML reports: ``aevb report`` and ``aevb compare``."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ __all__ = ["add"]
 
 def add(verbs: Verbs) -> None:
     """The verbs."""
-    parser = verbs.add_parser("report", help="one HTML page about a run")
+    parser = verbs.add_parser("report", help="an HTML page about a run")
     parser.set_defaults(run=_report)
     parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run, or one of its checkpoints")
     common.add_data_flags(parser)

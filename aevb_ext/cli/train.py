@@ -21,7 +21,7 @@ def add(verbs: Verbs) -> None:
     """The verb."""
     parser = verbs.add_parser(
         "train",
-        help="train a VAE on a data set",
+        help="train a VAE on a dataset",
         usage="aevb train [--config FILE.toml] [--out DIR] [--data DATA] [--KEY VALUE ...]",
     )
     parser.set_defaults(run=_run)
@@ -30,12 +30,12 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in --out from its newest checkpoint; its keys hold where no --config or flag does",
+        help="resume the run in --out from its newest checkpoint; its keys hold unless --config or a flag sets them",
     )
     parser.add_argument(
         "--allow-change", action="append", default=[], metavar="KEY", help="a key that may change with --resume"
     )
-    parser.add_argument("--keep", type=count_of, default=3, help="checkpoints that stay; default: %(default)s")
+    parser.add_argument("--keep", type=count_of, default=3, help="how many checkpoints to keep; default: %(default)s")
     parser.add_argument("--checkpoint-every", type=count_of, metavar="N", help="samples between checkpoints")
     parser.add_argument("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard too")
     parser.add_argument("--download", action="store_true", help="fetch the data into --data-dir first, where missing")
@@ -45,7 +45,7 @@ def add(verbs: Verbs) -> None:
 
 def _run(a: argparse.Namespace) -> None:
     if a.resume and a.out is None:
-        raise ValueError("--resume needs --out, the folder of the run to go on with")
+        raise ValueError("--resume needs --out, the folder of the run to resume")
     if a.resume and a.config is None and (own := Path(a.out) / CONFIG).is_file():
         a.config = own
     keys = resolved(a)
@@ -87,5 +87,5 @@ def _next_folder(name: str) -> Path:
 
 
 def default_device() -> str:
-    """CUDA where both this machine and the compiled library have it."""
+    """``"cuda"`` if both this machine and the compiled library have it, else ``"cpu"``."""
     return "cuda" if torch.cuda.is_available() and build_info()["cuda"] else "cpu"

@@ -1,4 +1,4 @@
-"""Data sets, and where their data points are: bytes in memory, on the device, or in files."""
+"""Datasets; their data points are in memory, on the device, or in files."""
 
 from .arrays import StoredRows
 from .dataset import SPLITS, Data

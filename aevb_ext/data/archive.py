@@ -1,4 +1,4 @@
-"""Files of NumPy, and which of their arrays is what."""
+"""Reading .npy and .npz files: which of their arrays are data points, labels and splits."""
 
 import os
 import re
@@ -16,13 +16,13 @@ from .own_data import FoundData, Labels, read_labels
 
 __all__ = ["read_arrays"]
 
-# What others call data points and labels, in any case, alone or with the name of a split: x_train, train_labels.
+# Common names of data points and labels, in any letter case, alone or with the name of a split: x_train, train_labels.
 _POINTS = {"x", "data", "image", "images"}
 _LABELS = {"y", "label", "labels", "target", "targets"}
-# Bytes before the two lengths in a local header of a zip file, and of all of it but name and extra field.
+# In a zip file's local header: the offset of its two lengths, and its size without name and extra field.
 _ZIP_LENGTHS, _ZIP_HEADER = 26, 30
 
-# (split, whether it is of labels), the split None where the name has none.
+# (split, whether the array holds labels); the split is None if the array's name has none.
 Role = tuple[str | None, bool]
 
 
@@ -36,12 +36,12 @@ def read_arrays(
     Args:
         path: the file.
         resident_bytes: the most that a split takes in memory.
-        image_shape: of the pictures that rows are. None: as the arrays' own shapes say.
-        array: the name of the array of a .npz file that is the data. None: by the names that there are.
+        image_shape: the image shape of a row. None: as the arrays' own shapes say.
+        array: the name of the array of a .npz file that is the data. None: found by common names.
 
     Raises:
-        ValueError: the file is damaged, an array is not data, or which one is data is not clear: names the file and
-            the array.
+        ValueError: the file is damaged, an array is not data, or it is not clear which array is the data. The message
+            names the file and the array.
     """
     if path.suffix.lower() == ".npz":
         return _read_npz(path, resident_bytes, image_shape, array)
@@ -81,7 +81,7 @@ def _read_npz(path: Path, resident_bytes: int, image_shape: tuple[int, ...] | No
 
 
 def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, str], dict[str, str]]:
-    """The names of the arrays of data points, and of those of labels, by split."""
+    """The names of the arrays of data points and of those of labels, each by split."""
     there = f"{path} has the arrays {', '.join(names) or '(none)'}"
     if array is not None and array not in names:
         raise FileError(f"array must be one of {', '.join(names) or '(none)'}, which {path} has, got {array!r}")
@@ -112,12 +112,12 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
     if len(points) == 1 and not labels and (None, True) in roles:
         labels = {"train": roles[None, True]}
     if labels.get("train") == points["train"]:
-        # Its only array, which happens to be called so.
+        # The only array of the file is the data, even if it is called "y".
         labels = {}
     for found in (*points.values(), *labels.values()):
         if len(found) > 1:
             raise FileError(
-                f"{there}, of which {' and '.join(found)} are the same by their names: leave one, or name the one that "
+                f"{there}, of which {' and '.join(found)} mean the same by their names: keep one, or name the one that "
                 f"is the data ({typed('array=...', '--array')})"
             )
     first_of, labels_of = ({split: found[0] for split, found in of.items() if split} for of in (points, labels))
@@ -125,7 +125,7 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
 
 
 def _role(name: str) -> Role | None:
-    """What an array of this name is; None: nobody knows."""
+    """What an array of this name holds; None: unknown."""
     words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
     splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
     others = [word for word in words if word not in SPLIT_OF]
@@ -136,11 +136,11 @@ def _role(name: str) -> Role | None:
 
 @contextmanager
 def _opened(archive: zipfile.ZipFile, path: Path, member: zipfile.ZipInfo) -> Iterator[ArrayFile]:
-    """The array that is a member, mappable where it is not compressed."""
+    """The array of a member of the archive, mappable if it is not compressed."""
     is_stored = member.compress_type == zipfile.ZIP_STORED
     start, size = (_start_of_member(path, member), member.compress_size) if is_stored else (None, member.file_size)
     with archive.open(member) as file:
-        assert isinstance(file, zipfile.ZipExtFile)  # which typeshed calls IO[bytes]
+        assert isinstance(file, zipfile.ZipExtFile)  # typeshed has only IO[bytes]
         yield ArrayFile(file, f"{path}: {member.filename}", size, path, start)
 
 

@@ -1,4 +1,4 @@
-"""Data points in the files of NumPy: an array, read into memory or left in the file."""
+"""Data points in NumPy arrays, read into memory or left in their file."""
 
 import io
 import math
@@ -28,15 +28,15 @@ __all__ = [
     "read_rows",
 ]
 
-# What is taken as it is.
+# Dtypes that need no conversion.
 NATIVE = {np.dtype(name): getattr(torch, name) for name in ("bool", "uint8", "float16", "float32", "float64")}
 
 
 def dtype_of(dtype: np.dtype, what: object) -> torch.dtype:
-    """What data of these numbers is of: itself in this machine's byte order, or bytes, of any other integers.
+    """The torch dtype of data of a NumPy dtype: the same one, whatever its byte order, and uint8 for other integers.
 
     Raises:
-        FileError: they are no numbers that data may be of; names ``what``.
+        FileError: the dtype is not supported; the message names ``what``.
     """
     found = torch.uint8 if dtype.kind in "iu" else NATIVE.get(dtype.newbyteorder("="))
     if found is None:
@@ -48,14 +48,14 @@ def dtype_of(dtype: np.dtype, what: object) -> torch.dtype:
 
 
 def native(array: np.ndarray, what: object) -> np.ndarray:
-    """The numbers as :func:`dtype_of` says.
+    """The array converted to the dtype that :func:`dtype_of` gives.
 
     Raises:
-        FileError: integers lie outside of 0 to 255, or booleans are neither 0 nor 1; names ``what``.
+        FileError: integers lie outside of 0 to 255, or booleans are neither 0 nor 1; the message names ``what``.
     """
     kind = array.dtype.kind
     if kind == "b" and array.size and array.view(np.uint8).max() > 1:
-        raise FileError(f"{what} is damaged: it is of booleans, which are bytes of 0 and 1, and has others")
+        raise FileError(f"{what} is damaged: booleans are bytes of 0 and 1, and it has other bytes")
     if kind not in "iu":
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype != np.uint8 and array.size:
@@ -63,24 +63,24 @@ def native(array: np.ndarray, what: object) -> np.ndarray:
         if low < 0 or high > 255:
             scaled = f"array / {high}" if low >= 0 else f"(array - {low}) / {high - low}".replace("- -", "+ ")
             raise FileError(
-                f"{what} has integers from {low} to {high} ({array.dtype.name}), and integers are taken as bytes, from "
+                f"{what} has integers from {low} to {high} ({array.dtype.name}), and integers are read as bytes, from "
                 f"0 to 255: save it as floats, ({scaled}).astype('float32'), or as bytes"
             )
     return array.astype(np.uint8, copy=False)
 
 
 class StoredRows:
-    """:class:`~aevb_ext.data.Rows` that stay in their file: gathering reads those asked for and nothing else.
+    """:class:`~aevb_ext.data.Rows` that stay in their file: gathering reads the requested data points only.
 
-    The file is mapped into memory: what was read stays there as long as the system has nothing better to do with it.
-    To read where a file that became shorter has ended would kill the process: each gather looks at its size before.
+    The file is mapped into memory, so the system caches what was read. Reading beyond the end of a file that was
+    truncated meanwhile would kill the process: each gather checks the file's size first.
 
-    Data points are given flat, and pictures with their colours first; integers as bytes.
+    Data points are returned flat, images with channels first, integers as bytes.
 
     Args:
         path, offset: the file, and where in it the array begins, in bytes.
         shape, dtype: those of the array, ``[N, *event]`` in C order.
-        channels_last: whether a data point is a picture ``[height, width, colours]``.
+        channels_last: whether a data point is an image ``[height, width, channels]``.
     """
 
     resident, draws, device = False, False, torch.device("cpu")
@@ -93,13 +93,13 @@ class StoredRows:
         self.dtype = dtype_of(dtype, path)
         self.event_shape = torch.Size([math.prod(shape[1:])])
         width = self.event_shape.numel() * dtype.itemsize
-        # Bytes, since in a file numbers may begin anywhere.
+        # Mapped as bytes, since numbers in a file may not be aligned.
         file = np.memmap(path, np.uint8, mode="r", offset=offset, shape=(shape[0], width))
         self._map: mmap.mmap = file._mmap  # type: ignore[attr-defined]  # not in NumPy's stubs
         self._skipped, self._end = offset % mmap.ALLOCATIONGRANULARITY, offset + file.nbytes
         self._is_large = file.nbytes > memory_limit() // 2
         if self._is_large:
-            # Where memory cannot hold the file, what is read along with a data point is gone before it is its turn.
+            # Minibatches are read in random order: if memory cannot hold the file, read-ahead is wasted.
             self._map.madvise(mmap.MADV_RANDOM)
         with warnings.catch_warnings():
             # Nothing here writes to it.
@@ -110,13 +110,13 @@ class StoredRows:
         return len(self._bytes)
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
-        """The data points read from the file, on the CPU; keys are not looked at.
+        """Read data points from the file, on the CPU; ``keys`` is ignored.
 
         Raises:
-            ValueError: the file has become shorter, or there are integers that are no bytes: names it.
+            ValueError: the file has become shorter, or has integers outside of 0 to 255. The message names the file.
         """
         with reading(self._path, "the file that it was"):
-            # Of the file that is mapped, also where another has its name now.
+            # The size of the mapped file, even if another file has its name now.
             if (size := self._map.size()) < self._end:
                 raise FileError(
                     f"{self._path} was changed while it was in use: it has {size} bytes, and {self._end} are needed"
@@ -133,16 +133,16 @@ class StoredRows:
         return rows.reshape(len(index), -1)
 
     def __reduce__(self) -> tuple[type["StoredRows"], tuple[object, ...]]:
-        # Another process maps the file for itself.
+        # Pickled without the map: another process maps the file itself.
         return StoredRows, self._given
 
     def _ask_for(self, index: Tensor) -> None:
-        """Have the system read these all at once: touched one after another, each would wait for the one before."""
+        """Ask the system to read these data points at once: touched one by one, each would wait for the one before."""
         width = self._bytes.shape[1]
         begin = self._skipped + np.unique(index.numpy()) * width
         end = begin + width
         begin -= begin % mmap.PAGESIZE
-        # What lies side by side is one request.
+        # Adjacent data points are one request.
         apart = np.flatnonzero(begin[1:] > end[:-1])
         begin, end = begin[np.insert(apart + 1, 0, 0)], end[np.append(apart, -1)]
         for start, length in zip(begin.tolist(), (end - begin).tolist(), strict=True):
@@ -161,7 +161,7 @@ class ArrayFile:
         file: binary, where its bytes are read from.
         what: what messages call it.
         size: how many bytes there are from the beginning of its header.
-        path, start: where it can be mapped: the file, and where in it the header begins. None: nowhere.
+        path, start: the file to map and where in it the header begins. None: it cannot be mapped.
     """
 
     file: io.BufferedReader | zipfile.ZipExtFile
@@ -178,11 +178,11 @@ def read_rows(
 
     Args:
         source: the array.
-        resident_bytes: how large an array is read; a larger one stays where it can be mapped.
-        image_shape: of the pictures that its rows are. None: as its own shape says.
+        resident_bytes: a larger array stays in its file, if it can be mapped.
+        image_shape: the image shape of a row. None: as its own shape says.
 
     Raises:
-        FileError: it is damaged, or not data: names it.
+        FileError: it is damaged, or not data. The message names it.
     """
     shape, in_fortran_order, dtype = _header(source)
     if dtype.hasobject:
@@ -193,7 +193,7 @@ def read_rows(
     event = shape[1:] if image_shape is None else image_shape
     if math.prod(event) != math.prod(shape[1:]):
         raise FileError(
-            f"image_shape must be of as many numbers as a data point of {source.what}, {math.prod(shape[1:])} (shape "
+            f"image_shape must have as many numbers as a data point of {source.what}, {math.prod(shape[1:])} (shape "
             f"{list(shape)}), got {'x'.join(map(str, event))}"
         )
     channels_last = layout(event)[1]
@@ -212,21 +212,21 @@ def read_rows(
 
 
 def read_array(source: ArrayFile) -> np.ndarray | None:
-    """An array of any dtype; None: it is of Python objects, which are not read.
+    """An array of any dtype; None if it holds Python objects, which are not read.
 
     Raises:
-        FileError: it is damaged: names it.
+        FileError: it is damaged. The message names it.
     """
     header = _header(source)
     return None if header[2].hasobject else _content(source, *header)
 
 
 def _content(source: ArrayFile, shape: tuple[int, ...], in_fortran_order: bool, dtype: np.dtype) -> np.ndarray:
-    """The array of a file of which the header was read."""
+    """The array of a file whose header has been read."""
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes > memory_limit():
         raise FileError(
-            f"{source.what} takes {nbytes} bytes in memory, of which there are {memory_limit()}: save it uncompressed "
+            f"{source.what} needs {nbytes} bytes of memory, and there are {memory_limit()}: save it uncompressed "
             "(np.save, np.savez), then it stays in its file"
         )
     with reading(source.what, "an array"):
@@ -237,14 +237,14 @@ def _content(source: ArrayFile, shape: tuple[int, ...], in_fortran_order: bool, 
             if not got:
                 raise FileError(f"{source.what} is truncated: it ends after {filled} of {nbytes} bytes")
             filled += got
-        # A zip file's checksum is looked at behind the last byte.
+        # zipfile verifies the checksum when the end is read.
         source.file.read(1)
         array: np.ndarray = content.view(dtype)
         return array.reshape(shape[::-1]).T if in_fortran_order else array.reshape(shape)
 
 
 def _header(source: ArrayFile) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, whether in Fortran order, dtype); reading goes on behind it, where all bytes are that it promises."""
+    """(shape, whether in Fortran order, dtype) of a header, after checking that all bytes it promises are there."""
     what = source.what
     with reading(what, "a .npy file"):
         version = np.lib.format.read_magic(source.file)
@@ -265,7 +265,7 @@ def check_finite(rows: Tensor, what: object) -> None:
 
 
 def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, bool]:
-    """(shape of the picture, whether its colours come last) of a data point; (None, False) when it is no picture."""
+    """(image shape, whether channels come last) of a data point; (None, False) if it is not an image."""
     match shape:
         case (height, width) | (1, height, width) | (height, width, 1):
             return (height, width), False

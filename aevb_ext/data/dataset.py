@@ -1,4 +1,4 @@
-"""What a data set is."""
+"""``Data``: a dataset with its splits and labels."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,24 +16,24 @@ SPLITS = ("train", "test", "valid")
 
 @dataclass(frozen=True)
 class Data:
-    """Splits of a data set.
+    """The splits of a dataset.
 
     Each split is a tensor ``[N, *event]`` or :class:`~aevb_ext.data.Rows`, of any float dtype, bool or uint8.
 
     Attributes:
         name: what messages and checkpoints call it, and what :func:`~aevb_ext.data.load` loads it by.
-        train, test: the splits that every data set has.
-        x_scale: what a value is multiplied by to give the number that the model is about.
-        image_shape: ``(height, width)`` or ``(colours, height, width)`` of the pictures, or None when data points are
-            not pictures.
-        valid: None where the data set has no such split.
-        train_labels, test_labels, valid_labels: int64 ``[N]``, a label for each data point of the split; None where
-            nobody knows them. They stay on the CPU.
-        classes: the names of the classes that labels number from 0; None where labels are but numbers.
-        description: what :func:`~aevb_ext.data.load` found in files of one's own: which split is what, the labels, what
-            was converted and what was skipped; lines of text.
-        source: what :func:`~aevb_ext.data.load` makes it of again: its arguments by name, those that are not as by
-            default, with absolute paths. None: it was made otherwise.
+        train, test: the splits that every dataset has.
+        x_scale: what a stored value is multiplied by to give the model's x.
+        image_shape: ``(height, width)`` or ``(channels, height, width)`` of an image; None if data points are not
+            images.
+        valid: None if the dataset has no such split.
+        train_labels, test_labels, valid_labels: int64 ``[N]``, a label for each data point of the split; None if they
+            are unknown. They stay on the CPU.
+        classes: the names of the classes, by label from 0; None if labels have no names.
+        description: what :func:`~aevb_ext.data.load` found in your own files: the splits, the labels, what was
+            converted and what was skipped; lines of text.
+        source: the arguments with which :func:`~aevb_ext.data.load` loads it again, by name, defaults left out, with
+            absolute paths. None: it was not made by ``load``.
     """
 
     name: str
@@ -60,20 +60,20 @@ class Data:
         return replace(self, train=self.train.to(device), test=self.test.to(device), valid=valid)
 
     def split(self, name: str) -> tuple[Tensor | Rows, Tensor | None]:
-        """The data points of a split and their labels, None where nobody knows them.
+        """The data points of a split and their labels, or None if these are unknown.
 
         Args:
             name: ``"train"``, ``"test"`` or ``"valid"``.
 
         Raises:
-            ValueError: there is no such split, or it has not as many labels as data points.
+            ValueError: there is no such split, or it does not have as many labels as data points.
         """
         if name not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
         rows, labels = getattr(self, name), getattr(self, f"{name}_labels")
         if rows is None:
             raise ValueError(f"{self.name} has no {name} split")
-        # As replace(data, train=...) leaves them, where nobody thought of labels.
+        # dataclasses.replace(data, train=...) leaves the old labels behind.
         if labels is not None and labels.shape != (len(rows),):
             raise ValueError(
                 f"{self.name} has {name}_labels of shape {list(labels.shape)} for {len(rows)} data points: expected "

@@ -1,4 +1,4 @@
-"""Fetching a file from the first of its mirrors that has the right one."""
+"""Downloading a file from the first mirror that has the right one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from .._types import StrPath
 
 __all__ = ["DownloadError", "RemoteFile", "fetch"]
 
-# Of each mirror, after the first attempt: a connection that broke once may hold the second time.
+# Retries of each mirror after the first attempt: a connection that broke once may hold the second time.
 _RETRIES = 2
 
 
 class DownloadError(OSError):
-    """No mirror had the file; says for each why."""
+    """No mirror had the file; the message says why for each."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that others keep.
+    """A file to download.
 
     Attributes:
-        name: what it is called.
-        urls: where it is: mirrors, tried in this order.
-        checksum: ``"md5:..."`` or ``"sha256:..."`` of the file, or None where only ``check`` knows it.
-        check: called with the path of what arrived; raises ValueError unless it is the right file.
-        other_names: under which others have its content, in another format.
+        name: its file name.
+        urls: mirrors, tried in this order.
+        checksum: ``"md5:..."`` or ``"sha256:..."`` of the file; None if only ``check`` can verify it.
+        check: called with the path of the downloaded file; raises ValueError unless it is the right file.
+        other_names: other names under which the content is found, in another format.
     """
 
     name: str
@@ -47,10 +47,10 @@ class RemoteFile:
 def fetch(remote: RemoteFile, folder: StrPath) -> Path:
     """The file in ``folder``, downloaded unless the right one is there, with a progress bar on stderr.
 
-    What arrives lies under another name until its checksum is found right. Each mirror is tried three times.
+    A download has a temporary name until its checksum is verified. Each mirror is tried three times.
 
     Raises:
-        DownloadError: no mirror had it: names each, and what went wrong there.
+        DownloadError: no mirror had it. The message names each mirror and its error.
         OSError: the folder cannot be made.
     """
     folder = Path(folder)
@@ -66,14 +66,14 @@ def fetch(remote: RemoteFile, folder: StrPath) -> Path:
         )
         try:
             return Path(fetcher.fetch(remote.name, downloader=_Downloader(remote.check)))
-        # What the network does wrong is an OSError for requests, a wrong checksum a ValueError for pooch.
+        # requests raises OSError for network errors, pooch ValueError for a wrong checksum.
         except (OSError, ValueError) as error:
             failures.append(f"{url}: {' '.join(str(error).split()) or type(error).__name__}")
     raise DownloadError(f"{remote.name} could not be downloaded to {folder}:\n  " + "\n  ".join(failures))
 
 
 class _Downloader(pooch.HTTPDownloader):
-    """Shows its progress, and looks at what arrived before pooch gives it its name."""
+    """Shows a progress bar, and runs ``check`` on the download before pooch gives it its final name."""
 
     def __init__(self, check: Callable[[Path], object] | None):
         super().__init__(progressbar=True)

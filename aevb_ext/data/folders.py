@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, of which split and of which class."""
+"""Finding the images in a folder, with the split and the class of each."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from .own_data import Labels
 
 __all__ = ["SPLIT_OF", "Pictures", "find_pictures", "is_hidden"]
 
-# What others call a split, in any case.
+# Common names of a split, in any letter case.
 SPLIT_OF = {
     "train": "train",
     "training": "train",
@@ -22,21 +22,21 @@ SPLIT_OF = {
     "val": "valid",
     "validation": "valid",
 }
-# What systems put beside people's files, apart from names that begin with a dot: copies, thumbnails, what was deleted.
+# Folders that operating systems create (copies, thumbnails, deleted files), apart from those that begin with a dot.
 _OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-# Pillow knows these by name, and hands them to other programs or decodes nothing.
+# Formats that Pillow lists but does not decode itself.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 @dataclass
 class Pictures:
-    """What there is in a folder.
+    """The images found in a folder.
 
     Attributes:
-        paths: the files of each split, in the order of their paths.
+        paths: the files of each split, sorted.
         origins: the folder of each split.
-        labels: a class for each folder of pictures.
-        skipped: what was not read, by paths within the folder.
+        labels: the classes, one for each folder of images within a split.
+        skipped: paths within the folder that were not read.
     """
 
     paths: dict[str, list[Path]]
@@ -46,16 +46,16 @@ class Pictures:
 
 
 def find_pictures(folder: Path) -> Pictures:
-    """The pictures of a folder: every file whose name ends as one that Pillow decodes, but hidden ones.
+    """The images of a folder: every file with a suffix that Pillow decodes, except hidden files.
 
-    Splits are its folders that are called so (:data:`SPLIT_OF`), and all of it is ``"train"`` where there are none.
-    A class is a folder right in a split, with all that is in it, where every picture of the split is in one and there
-    are at least two, as torchvision's ImageFolder has it. A folder with nothing but one other folder stands for that.
+    Splits are subfolders with the names in :data:`SPLIT_OF`; if there are none, the whole folder is ``"train"``.
+    Classes are the folders directly inside a split, as in torchvision's ImageFolder, if there are at least two of them
+    and every image of the split is in one. A folder that contains nothing but one other folder is replaced by that one.
 
     Raises:
-        FileError: there are no pictures; two folders are one split; there is a test split and no train, or splits
-            are where they would be mixed up.
-        OSError: a folder cannot be read; names it.
+        FileError: there are no images; two folders are the same split; there is a test split and no train; or splits
+            are nested so that they would be mixed up.
+        OSError: a folder cannot be read. The message names it.
     """
     look = _Look(folder)
     place, (folders, pictures) = folder, look(folder)
@@ -81,12 +81,12 @@ def find_pictures(folder: Path) -> Pictures:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is none of its owner's."""
+    """Whether a file or folder of this name is hidden, or one that an operating system created."""
     return name.startswith(".") or name in _OF_SYSTEMS
 
 
 class _Look:
-    """Looks into folders, and keeps what is skipped."""
+    """Lists folders, and records what is skipped."""
 
     def __init__(self, folder: Path):
         Image.init()
@@ -100,7 +100,7 @@ class _Look:
         self.skipped: list[str] = []
 
     def __call__(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """The folders and the pictures right in a folder, hidden ones left out."""
+        """The folders and the images directly inside a folder, without hidden ones."""
         if folder not in self._known:
             self._known[folder] = self._listed(folder)
         return self._known[folder]
@@ -113,7 +113,7 @@ class _Look:
                 if is_hidden(entry.name):
                     self.skip(path)
                 elif os.path.isdir(path) if entry.is_symlink() else entry.is_dir():
-                    # By a link, it may be one that is there already, or one that this is in.
+                    # Through a link, it may be a folder that was seen already, or a parent of this one.
                     if (identity := _identity(path)) in self._seen:
                         self.skip(path)
                     else:
@@ -126,7 +126,7 @@ class _Look:
         return folders, pictures
 
     def inside(self, folder: Path) -> list[Path]:
-        """All pictures in a folder and in its folders."""
+        """All images in a folder and its subfolders."""
         folders, pictures = self(folder)
         _check_not_mixed(folder, folders)
         return pictures + [path for inner in folders for path in self.inside(inner)]
@@ -141,7 +141,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _splits(place: Path, folders: list[Path]) -> dict[str, Path]:
-    """The folders that are splits, in the order of :data:`SPLIT_OF`; none where nothing is called so."""
+    """The folders that are splits by their names, in the order of :data:`SPLIT_OF`."""
     found: dict[str, Path] = {}
     for folder in folders:
         if split := SPLIT_OF.get(folder.name.lower()):
@@ -169,7 +169,7 @@ def _splits(place: Path, folders: list[Path]) -> dict[str, Path]:
 
 
 def _check_not_mixed(place: Path, folders: list[Path]) -> None:
-    """Raise FileError where folders have the words of different splits in their names: they are no classes."""
+    """Raise FileError if folder names contain the words of different splits: such folders are not classes."""
     named = [(folder.name, splits) for folder in folders if (splits := _named_in(folder))]
     if len(set().union(*(splits for _, splits in named))) > 1:
         raise FileError(
@@ -179,13 +179,13 @@ def _check_not_mixed(place: Path, folders: list[Path]) -> None:
 
 
 def _named_in(folder: Path) -> set[str]:
-    """The splits that are words of a folder's name: seg_train, TestImages, trainset."""
+    """The splits whose words a folder's name contains: seg_train, TestImages, trainset."""
     words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", folder.name)]
     return {SPLIT_OF[w] for word in words if (w := word if word in SPLIT_OF else word.removesuffix("set")) in SPLIT_OF}
 
 
 def _in_split(look: _Look, folders: list[Path], pictures: list[Path]) -> list[tuple[Path, str | None]]:
-    """(picture, name of its class, None where it is in no folder), in the order of the paths."""
+    """(path of an image, name of its class or None if it is in no class folder), sorted by path."""
     while len(folders) == 1 and not pictures:
         inner = look(folders[0])
         if inner[1] or not inner[0]:
@@ -204,7 +204,7 @@ def _labels(found: dict[str, list[tuple[Path, str | None]]]) -> Labels:
         of = [name for _, name in pairs]
         if alone := of.count(None):
             if alone < len(of):
-                unread.append(f"{alone} pictures of {split} are in no folder, so that the others' are no classes")
+                unread.append(f"{alone} pictures of {split} are in no folder, so the folders are not taken as classes")
         else:
             names[split] = [name for name in of if name is not None]
     if len(set().union(*names.values())) < 2:

@@ -1,4 +1,4 @@
-"""Data points in files of pictures, one each: folders of images."""
+"""Data points in image files, one data point a file: folders of images."""
 
 import math
 import sys
@@ -24,9 +24,9 @@ from .rows import Rows
 
 __all__ = ["ImageRows", "read_images"]
 
-# Decoding leaves Python to other threads.
+# Pillow releases the GIL while it decodes.
 _THREADS = 8
-# What puts a picture upright, by its EXIF orientation.
+# The transformation that puts an image upright, by its EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,7 +37,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _GREY = ("1", "L", "LA", "La")
-# Of 16 bits a number Pillow keeps the upper byte of colours. How it is to unpack a file so that it keeps the lower one.
+# Of 16-bit colours Pillow keeps the upper byte. These raw modes make it unpack the lower byte instead.
 _LOWER = {
     "RGB;16B": "RGB;16L",
     "RGB;16L": "RGB;16B",
@@ -46,9 +46,10 @@ _LOWER = {
     "RGBA;16L": "RGBA;16B",
     "RGBA;16N": f"RGBA;16{'B' if sys.byteorder == 'little' else 'L'}",
 }
-# Which it opens as red, green, blue and alpha: those four bytes may then as well be the four of a pixel in the file.
+# Pillow opens this mode as RGBA, 4 bytes a pixel, which is also the size of a pixel in the file: both bytes of grey and
+# of alpha.
 _GREY_AND_ALPHA = "LA;16B"
-# What is done to a picture that is not grey or red, green and blue of 8 bits already, in the order it is told in.
+# Conversions of an image that is not 8-bit grey or RGB already, in the order in which they are reported.
 _TURNED = "turned upright as their EXIF says"
 _DEEP = "of 16 bits a number made 8"
 _WHITE = "with transparency laid on white"
@@ -57,14 +58,14 @@ _FRAMES = "of several frames, of which the first is taken"
 
 
 class ImageRows:
-    """:class:`~aevb_ext.data.Rows` that stay in their files: gathering decodes those asked for.
+    """:class:`~aevb_ext.data.Rows` that stay in their files: gathering decodes the requested images.
 
-    Pictures are put upright as their EXIF says; transparent ones are laid on white; numbers of 16 bits are divided by
-    257 and rounded; of several frames the first is taken.
+    Images are put upright as their EXIF says; transparent ones are laid on white; 16-bit values are divided by 257 and
+    rounded; only the first of several frames is read.
 
     Args:
         paths: the files, one for each data point.
-        shape: ``(height, width)``: grey, or ``(3, height, width)``: colour; of every picture.
+        shape: of every image: ``(height, width)`` for grey or ``(3, height, width)`` for colour.
     """
 
     resident, draws, device, dtype = False, False, torch.device("cpu"), torch.uint8
@@ -77,10 +78,10 @@ class ImageRows:
         return len(self.paths)
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
-        """The pictures decoded, flat, on the CPU; keys are not looked at.
+        """Decode images, flat, on the CPU; ``keys`` is ignored.
 
         Raises:
-            ValueError: a file is gone, damaged, or of another size: names it.
+            ValueError: a file is gone, damaged, or of another size. The message names it.
         """
         rows = torch.empty(len(index), *self.event_shape, dtype=self.dtype)
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -102,12 +103,12 @@ def read_images(folder: Path, colour: bool, resident_bytes: int) -> FoundData:
     A split of more than ``resident_bytes`` is decoded as it is gathered, a smaller one now.
 
     Args:
-        folder: looked through with all its folders.
-        colour: whether pictures are made red, green and blue, or grey.
+        folder: searched with all its subfolders.
+        colour: convert images to RGB; otherwise to grey.
         resident_bytes: the most that a split takes in memory.
 
     Raises:
-        ValueError: there are no images, one is damaged, or two differ in size: names them.
+        ValueError: there are no images, one is damaged, or two differ in size. The message names them.
     """
     pictures = find_pictures(folder)
     height, width = _look(pictures.paths["train"][0])[0]
@@ -125,7 +126,7 @@ def read_images(folder: Path, colour: bool, resident_bytes: int) -> FoundData:
 
 
 def _rows(paths: list[Path], shape: tuple[int, ...], resident_bytes: int, done: Counter[str]) -> Tensor | ImageRows:
-    """The pictures of these files; what is done to them is counted."""
+    """The images of these files; ``done`` counts their conversions."""
     if len(paths) * math.prod(shape) > resident_bytes:
         for path, (size, kinds) in zip(paths, _in_threads(_look, paths, "looking at images"), strict=True):
             _check_size(path, size, shape)
@@ -148,15 +149,15 @@ def _in_threads(function: Callable[[Path], T], paths: list[Path], title: str) ->
 
 
 def _look(path: Path) -> tuple[tuple[int, int], list[str]]:
-    """(height and width, what will be done to it), without decoding."""
+    """((height, width), conversions that the image needs), without decoding it."""
     with _opened(path) as image:
         return _size(image), _kinds(path, image)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    # By its name, Pillow would map a file into memory: it turns such TIFFs wrongly, and one that is cut off meanwhile
-    # ends the process.
+    # Given a path, Pillow would map the file into memory: it then rotates TIFFs wrongly, and a file that is truncated
+    # meanwhile would kill the process.
     with reading(path, "an image"), open(path, "rb") as file, Image.open(file) as image:
         yield image
 
@@ -173,7 +174,7 @@ def _kinds(path: Path, image: Image.Image) -> list[str]:
 
 
 def _orientation(image: Image.Image) -> int:
-    # A PNG is decoded to look for EXIF behind its pixels, where hardly one has any.
+    # Pillow decodes a whole PNG to look for EXIF after its pixels, where PNGs hardly ever have it.
     if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}:
         return 1
     orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -183,12 +184,12 @@ def _orientation(image: Image.Image) -> int:
 def _size(image: Image.Image) -> tuple[int, int]:
     """(height, width), upright."""
     width, height = image.size
-    # Pillow turns TIFF by itself.
+    # Pillow rotates TIFFs by itself.
     return (width, height) if _orientation(image) >= 5 and image.format != "TIFF" else (height, width)
 
 
 def _decode(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
-    """(uint8 of this shape, what was done to it)."""
+    """(uint8 of this shape, the conversions made)."""
     image: Image.Image
     with _opened(path) as image:
         _check_size(path, _size(image), shape)
@@ -207,22 +208,22 @@ def _decode(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:
-    """Whether its numbers are of 16 bits.
+    """Whether the image has 16 bits per channel.
 
     Raises:
-        FileError: they have a sign, or are of more bits: which are black and white nobody knows.
+        FileError: its values are signed or of more bits, so that the values of black and white are unknown.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return True
     if image.mode.startswith(("I", "F")):
         raise FileError(
-            f"{path} has numbers that are no pixels of 8 or 16 bits (mode {image.mode}): save them as an array (.npy)"
+            f"{path} has values that are not pixels of 8 or 16 bits (mode {image.mode}): save them as an array (.npy)"
         )
     return _packing(image) in (*_LOWER, _GREY_AND_ALPHA)
 
 
 def _packing(image: Image.Image) -> str | None:
-    """How Pillow unpacks the file: its raw mode."""
+    """The raw mode with which Pillow unpacks the file."""
     tile = image.tile if isinstance(image, ImageFile.ImageFile) else None
     packed = tile[0].args if tile else None
     packed = packed[0] if isinstance(packed, tuple) and packed else packed
@@ -230,7 +231,7 @@ def _packing(image: Image.Image) -> str | None:
 
 
 def _made_bytes(path: Path, image: Image.Image) -> np.ndarray:
-    """uint8 ``[height, width]`` or ``[height, width, 3]`` of a picture of 16 bits a number, laid on white."""
+    """uint8 ``[height, width]`` or ``[height, width, 3]`` of a 16-bit image, laid on white."""
     clear, packing = image.info.get("transparency"), _packing(image)
     pixels = np.asarray(image).astype(np.int64)
     if pixels.ndim == 3:

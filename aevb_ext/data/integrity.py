@@ -1,4 +1,4 @@
-"""Whether a file is whole, and the right one."""
+"""Checking that a file is undamaged and the right one."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class FileError(ValueError):
 
 @contextmanager
 def reading(path: StrPath, kind: str) -> Iterator[None]:
-    """A context in which others' parsers read a file: whatever they stumble over is a FileError that names it.
+    """A context in which a third-party parser reads a file: any error it raises becomes a FileError that names it.
 
     Args:
         path: what messages call the file.
@@ -28,7 +28,7 @@ def reading(path: StrPath, kind: str) -> Iterator[None]:
         raise
     # A damaged file makes parsers raise anything: struct.error, IndexError, SyntaxError, OverflowError, ...
     except Exception as error:
-        if out_of_memory(error):  # which is no fault of the file
+        if out_of_memory(error):  # not the file's fault
             raise
         if isinstance(error, OSError) and error.strerror:
             raise FileError(f"{path} cannot be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The data sets that have a name: the embedded digits, and others' files, fetched or read from a folder."""
+"""Datasets with a name: the embedded digits, and public datasets that are downloaded or read from a folder."""
 
 import gzip
 import math
@@ -31,10 +31,10 @@ def read_idx(path: StrPath, checksum: str | None = None) -> np.ndarray:
 
     Args:
         path: the file.
-        checksum: ``"md5:..."`` or ``"sha256:..."`` of the file; None: not looked at.
+        checksum: ``"md5:..."`` or ``"sha256:..."`` of the file; None: not verified.
 
     Raises:
-        ValueError: not gzip, another magic number, more or fewer bytes than its header promises, or another checksum.
+        ValueError: not gzip, a wrong magic number, more or fewer bytes than its header promises, or a wrong checksum.
     """
     raw = Path(path).read_bytes()
     with reading(path, "a gzipped idx file"):
@@ -58,8 +58,8 @@ def read_idx(path: StrPath, checksum: str | None = None) -> np.ndarray:
         return np.frombuffer(content, dtype, offset=header).reshape(shape)
 
 
-# Of the pixels and of the bits, not of a file: the same faces go round as .mat and as .npy, the same bits as text and
-# packed.
+# Checksums of the pixels and of the bits rather than of a file: the same faces are found as .mat and as .npy, the same
+# bits as text and packed.
 _FACES_CHECKSUM = "md5:687b39ec28b56c183474c235686975cf"
 _BINARIZED_BITS = {
     "train": "sha256:727146c35424b019f3e350e1e69faa05644a0abaf787e3f4e1a9632220a13906",
@@ -70,14 +70,14 @@ _BINARIZED_BITS = {
 
 @dataclass(frozen=True)
 class Known:
-    """A data set with a name.
+    """A dataset with a name.
 
     Attributes:
-        name: its own, and that of its folder.
-        title: what people call it.
-        read: the data set out of this, the paths of its files, and those of its labels (None of one that is missing).
-        files: what is read, and where others keep it.
-        labels: files of labels, which are read where they are there.
+        name: the name that ``load`` takes, and the name of its folder.
+        title: its usual name, for messages.
+        read: makes the dataset from this object, the paths of ``files`` and those of ``labels`` (None if missing).
+        files: the files that are needed, and where to download them.
+        labels: files of labels; they are read if they are there.
     """
 
     name: str
@@ -90,8 +90,8 @@ class Known:
         """Read from ``data_dir/name`` or ``data_dir``.
 
         Raises:
-            FileNotFoundError: a file is missing; says where it was looked for and where it can be had.
-            ValueError: a file is not what it should be.
+            FileNotFoundError: a file is missing. The message says where it was searched and where to download it.
+            ValueError: a file is damaged or the wrong one.
         """
         paths = []
         for file in self.files:
@@ -102,13 +102,13 @@ class Known:
         return self.read(self, paths, [self._find(data_dir, file) for file in self.labels])
 
     def download(self, data_dir: StrPath) -> None:
-        """Fetch into ``data_dir/name`` what is not there, or is damaged.
+        """Download files that are missing or damaged into ``data_dir/name``.
 
-        Nothing is trained on labels: where no mirror has them, that is a warning.
+        Training needs no labels: if no mirror has them, there is a warning.
 
         Raises:
             DownloadError: no mirror had a file.
-            OSError: the folder said no.
+            OSError: the folder cannot be written.
         """
         for file in self.files:
             self._fetch(data_dir, file)
@@ -116,7 +116,7 @@ class Known:
             for file in self.labels:
                 self._fetch(data_dir, file)
         except DownloadError as error:
-            warnings.warn(f"{self.title} goes without its labels: {error}", stacklevel=3)
+            warnings.warn(f"{self.title} is used without its labels: {error}", stacklevel=3)
 
     def _fetch(self, data_dir: StrPath, file: RemoteFile) -> None:
         path = self._find(data_dir, file)
@@ -135,17 +135,17 @@ class Known:
         names = " or ".join((*file.other_names, file.name))
         looked = f"{names} was looked for in {places}" if places else "no data_dir was given"
         return (
-            f"{self.title} is not there: {looked}. Say where it is ({typed('data_dir=...', '--data-dir')}). It can be "
-            f"had from {file.urls[0]}; "
-            "`aevb train --download` fetches it."
+            f"{self.title} is not there: {looked}. Say where it is ({typed('data_dir=...', '--data-dir')}). It is "
+            f"available from {file.urls[0]}; "
+            "`aevb train --download` downloads it."
         )
 
 
 def _read_digits(known: Known, *_: object) -> Data:
     with np.load(Path(__file__).parents[1] / "datasets" / "digits.npz") as file:
         counts, labels = shuffled(file["images"]), _labels(shuffled(file["labels"]))
-    # Each value counts the dark pixels of a 4 x 4 block of the 32 x 32 scan. Given back as 16 grey pixels, it has the
-    # Bernoulli likelihood of the block's own pixels: the binomial one of the count, but for a constant.
+    # Each value counts the dark pixels of a 4 x 4 block of the 32 x 32 scan. Expanded to 16 equal grey pixels, it has
+    # the Bernoulli likelihood of the block's own pixels, which is the binomial one of the count up to a constant.
     images = counts.repeat(4, axis=1).repeat(4, axis=2)
     splits = _rows(images[:1500]), _rows(images[1500:])
     return Data(known.name, *splits, 1 / 16, (32, 32), train_labels=labels[:1500], test_labels=labels[1500:])
@@ -172,7 +172,7 @@ def _read_freyface(known: Known, paths: list[Path], _: object) -> Data:
 
 
 def _faces(path: Path) -> np.ndarray:
-    """The faces in order of time, uint8 ``[1965, 560]``."""
+    """The faces in chronological order, uint8 ``[1965, 560]``."""
     images = _read_npy(path) if path.suffix == ".npy" else _read_mat(path, "ff").T
     images = np.ascontiguousarray(images)
     if images.dtype != np.uint8 or images.size != 1965 * 560:
@@ -191,7 +191,7 @@ def _read_binarized_mnist(known: Known, paths: list[Path], _: object) -> Data:
 
 
 def _read_amat(path: Path) -> np.ndarray:
-    """The bits of lines of 784 zeros and ones with a space between them, packed: uint8 ``[N, 98]``."""
+    """Parse text lines of 784 zeros and ones separated by spaces, and pack the bits: uint8 ``[N, 98]``."""
     text = np.fromfile(path, np.uint8)
     if text.size % (2 * 784):
         raise ValueError(f"{path} has {text.size} bytes, expected lines of 784 digits, each followed by one character")
@@ -225,7 +225,7 @@ def _labels(labels: np.ndarray) -> Tensor:
 
 
 def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options: Any) -> RemoteFile:
-    """A file of ``mirrors``: folders that hold the same, by their URLs."""
+    """A file that all ``mirrors`` have; each is the URL of a folder."""
     return RemoteFile(name, tuple(mirror + name for mirror in mirrors), checksum, **options)
 
 
@@ -239,7 +239,7 @@ _BINARIZED = (
     "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
     "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
 )
-# The checksums of files are those that torchvision verifies, and of binarised MNIST those of TensorFlow Datasets.
+# The checksums of files are those that torchvision verifies; for binarised MNIST, those of TensorFlow Datasets.
 _BINARIZED_FILES = {
     "train": "sha256:ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
     "valid": "sha256:1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
@@ -281,7 +281,7 @@ KNOWN = {
             _read_freyface,
             (_mirrored(_FACES, "frey_rawface.mat", check=_faces, other_names=("freyfaces_u8.npy",)),),
         ),
-        # Drawn once for all by Larochelle: text, a line a picture.
+        # The fixed binarisation by Larochelle: text, one line per image.
         Known(
             "binarized_mnist",
             "Binarised MNIST",

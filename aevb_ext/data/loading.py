@@ -1,4 +1,4 @@
-"""Data sets by name, from files of one's own, and from torch Datasets."""
+"""Loading datasets by name, from your own files, and from torch Datasets."""
 
 import os
 from dataclasses import replace
@@ -29,10 +29,10 @@ __all__ = ["BINARIZE", "NAMES", "RESIDENT_BYTES", "download", "from_dataset", "l
 NAMES = tuple(KNOWN)
 BINARIZE = ("dynamic", "threshold")
 _TEST_FRACTION = 0.1
-# What a split may take in memory, on the device too, before it stays in its file.
+# A split that needs more memory, on the CPU or on the device, stays in its file.
 RESIDENT_BYTES = 1 << 30
 
-# Data points looked at together when all of them are.
+# Data points per chunk when all of them are checked or converted.
 _CHUNK = 4096
 
 
@@ -49,60 +49,60 @@ def load(
     array: str | None = None,
     resident_bytes: int = RESIDENT_BYTES,
 ) -> Data:
-    """Load a data set: one that has a name, or one's own files.
+    """Load a dataset by name, or from your own files.
 
-    By name, split as the experiments split it that the data is known from:
+    By name, with the splits of the experiments that made the dataset known:
 
     - ``"digits"``: 1500 train / 297 test, 32 x 32; comes with the package;
     - ``"mnist"``, ``"fashion_mnist"``: 50000 train / 10000 valid / 10000 test, 28 x 28;
     - ``"freyface"``: 1600 train / 365 test, 28 x 20;
-    - ``"binarized_mnist"``: 50000 / 10000 / 10000 of zeros and ones, the binarisation that was drawn once for all
-      (Larochelle & Murray 2011), eight pixels in a byte.
+    - ``"binarized_mnist"``: 50000 / 10000 / 10000 of zeros and ones, the fixed binarisation of Larochelle & Murray
+      (2011), eight pixels in a byte.
 
-    The digits have labels, and so have MNIST and Fashion-MNIST where the files of the labels are beside the images.
+    The digits have labels. MNIST and Fashion-MNIST have them if the files of labels are beside the images.
 
     By path, with data points flat:
 
-    - a ``.npy`` file: ``[N, *event]`` of bool, an integer or a float dtype, in either byte order. Pictures are
-      ``[N, height, width]``, ``[N, 3, height, width]`` or ``[N, height, width, 3]``. Integers are taken as bytes, where
-      they lie in 0 to 255, and refused elsewhere;
-    - a ``.npz`` file: one such array, or ``train`` and, where there are such splits, ``test`` and ``valid``, called so
-      or ``x_train``, ``train_images`` and their like; labels likewise: ``y_train``, ``train_labels``; or one array with
-      ``labels`` or ``y``;
-    - a folder of images, or with the folders ``train`` and, where there are such splits, ``test`` and ``valid`` (also
-      ``training``, ``testing``, ``val``, ``validation``, in any case). A folder in these is a class. Hidden files and
-      folders are no data. All pictures are of one size, once they are upright as their EXIF says; transparent ones are
-      laid on white, and numbers of 16 bits made bytes (``/ 257``, rounded).
+    - a ``.npy`` file: ``[N, *event]`` of bool, an integer or a float dtype, in either byte order. Images are
+      ``[N, height, width]``, ``[N, 3, height, width]`` or ``[N, height, width, 3]``. Integers are read as bytes; values
+      outside of 0 to 255 raise an error;
+    - a ``.npz`` file: one such array, or arrays ``train`` and optionally ``test`` and ``valid``, with these names or
+      similar ones such as ``x_train`` or ``train_images``. Arrays of labels are called ``y_train``, ``train_labels``
+      and so on, or ``labels`` or ``y`` beside a single array;
+    - a folder of images, or one with the folders ``train`` and optionally ``test`` and ``valid`` (also ``training``,
+      ``testing``, ``val``, ``validation``, in any letter case). A folder in these is a class. Hidden files and folders
+      are ignored. All images must have one size after they are put upright as their EXIF says. Transparent ones are
+      laid on white, and 16-bit values become bytes (``/ 257``, rounded).
 
-    What was found, converted and skipped is the ``description`` of the data.
+    The ``description`` of the data says what was found, converted and skipped.
 
-    Where the files have no test split, one is held out as :func:`~aevb_ext.data.rows.hold_out` says.
+    If the files have no test split, one is held out by :func:`~aevb_ext.data.rows.hold_out`.
 
     Args:
         data: a name, or a path; a path that is spelt like a name needs a slash (``"./mnist"``).
-        data_dir: where the files of named data are: in it, or in its folder of that name.
-        binarize: ``"dynamic"``: the rows are drawn, each number 1 with probability ``x * x_scale``, by the noise keys
-            given to ``gather``: anew in each epoch (Burda et al. 2016). ``"threshold"``: 1 where ``x * x_scale`` is at
-            least 1/2, kept in bits.
-        x_scale: what a value is multiplied by to give the number that the model is about. Default: what named data has;
-            1/255 for bytes, 1 for the rest.
-        test_fraction: how much is held out for the test where the files have no test split.
-        train_count: so many data points of the train split are there, the first ones. None: all.
-        colour: whether the pictures of a folder are red, green and blue; otherwise they are made grey.
-        image_shape: ``(height, width)``, ``(3, height, width)`` or ``(height, width, 3)``: of the pictures that the
-            rows of arrays ``[N, D]`` are, in that order. None: as the shapes of the arrays say.
-        array: the name of the array of a .npz file that is the data. None: by the names that there are.
-        resident_bytes: splits that take more stay in their files, if these are mappable (.npy, uncompressed .npz) or
-            pictures, and are read as they are gathered. What is read into memory is checked to be finite; what stays
-            is checked where training looks at its support.
+        data_dir: the folder that has the files of named data, directly or in a subfolder of that name.
+        binarize: ``"dynamic"``: each value becomes 1 with probability ``x * x_scale``, drawn by the noise keys given to
+            ``gather``, anew in each epoch (Burda et al. 2016). ``"threshold"``: 1 where ``x * x_scale`` is at least
+            1/2, kept in bits.
+        x_scale: what a stored value is multiplied by to give the model's x. Default: that of named data; 1/255 for
+            bytes, 1 for other dtypes.
+        test_fraction: the fraction held out as test split if the files have none.
+        train_count: use only the first ``train_count`` data points of the train split. None: all.
+        colour: read the images of a folder as RGB; otherwise they are converted to grey.
+        image_shape: ``(height, width)``, ``(3, height, width)`` or ``(height, width, 3)``: the image shape of a row of
+            arrays ``[N, D]``, in that order. None: as the shapes of the arrays say.
+        array: the name of the array of a .npz file that is the data. None: found by common names.
+        resident_bytes: larger splits stay in their files, if these are images or can be mapped (.npy, uncompressed
+            .npz), and are read as they are gathered. What is read into memory is checked to be finite; what stays in
+            files is checked when training checks the likelihood's support.
 
     Returns:
         :class:`Data` on the CPU.
 
     Raises:
         TypeError: data is neither a name nor a path, or an option is of another type.
-        ValueError: an unknown name; a file that is damaged, or that is not what it should be; an option out of range.
-        FileNotFoundError: a file is missing; says where it was looked for and where it can be had.
+        ValueError: an unknown name; a file that is damaged or the wrong one; an option out of range.
+        FileNotFoundError: a file is missing. The message says where it was searched and where to download it.
     """
     _check_options(binarize, x_scale, test_fraction)
     _check_type("data", data, (str, os.PathLike), "a name or a path (of what is in memory, make a Data)")
@@ -150,16 +150,16 @@ def from_dataset(
     x_scale: float | None = None,
     test_fraction: float = _TEST_FRACTION,
 ) -> Data:
-    """A data set out of map-style torch Datasets, which are asked for their items as they are gathered.
+    """A dataset from map-style torch Datasets; their items are read as they are gathered.
 
-    An item is a tensor or an array of one shape, or a tuple that begins with one. Pictures are ``[height, width]``,
-    ``[1, height, width]`` or ``[3, height, width]``. Integers are taken as bytes, as in :func:`load`. The second entry
-    of an item is its label, where it is a whole number: each split is looked through for them once, but for a
-    TensorDataset, which has them at hand.
+    An item is a tensor or an array, of the same shape for all items, or a tuple that begins with one. Images are
+    ``[height, width]``, ``[1, height, width]`` or ``[3, height, width]``. Integers are read as bytes, as in
+    :func:`load`. The second entry of an item is its label, if it is a whole number. All items of a split are read once
+    to collect labels, except for a TensorDataset, whose labels are one tensor.
 
     Args:
         train, test, valid: the splits.
-        name: what messages and checkpoints call it. Default: that of the class of ``train``.
+        name: what messages and checkpoints call it. Default: the class name of ``train``.
         binarize, x_scale, test_fraction: as in :func:`load`.
 
     Raises:
@@ -175,11 +175,11 @@ def from_dataset(
 
 
 def download(name: str, data_dir: StrPath) -> None:
-    """Fetch the files of named data that are not there into a folder of that name in ``data_dir``; verify checksums.
+    """Download the missing files of named data into the subfolder ``name`` of ``data_dir``, and verify checksums.
 
     Raises:
         ValueError: the name is unknown.
-        DownloadError: no mirror had a file; says for each why.
+        DownloadError: no mirror had a file; the message says why for each.
         OSError: the folder cannot be written.
     """
     if name not in KNOWN:
@@ -199,7 +199,7 @@ def _existing(data: StrPath) -> Path:
 
 
 def _data(name: str, found: FoundData, x_scale: float | None, test_fraction: float) -> Data:
-    """Data of these splits, whose points must be alike."""
+    """The dataset of these splits, after checking that their data points have the same shape and dtype."""
     splits = found.splits
     kinds = {split: (rows_of(rows).dtype, rows_of(rows).event_shape) for split, rows in splits.items()}
     if len(set(kinds.values())) > 1:
@@ -214,7 +214,7 @@ def _data(name: str, found: FoundData, x_scale: float | None, test_fraction: flo
             )
         splits["train"], splits["test"] = hold_out(splits["train"], test_fraction)
         if "train" in labels:
-            # As many are held out, in the same order.
+            # The same data points are held out, in the same order.
             labels["train"], labels["test"] = hold_out(labels["train"], test_fraction)
     found.splits = splits = {split: splits[split] for split in SPLITS if split in splits}
     description = summary(name, found, None if has_test else test_fraction, x_scale)
@@ -253,7 +253,7 @@ def _check_unused(what: object, image_shape: Shape | None, array: str | None) ->
 
 
 def _image_shape(shape: Shape | None) -> tuple[int, ...] | None:
-    """The shape as a tuple, if it is one of pictures."""
+    """The shape as a tuple, if it is an image shape."""
     if shape is None:
         return None
     expected = "(height, width), (3, height, width) or (height, width, 3)"
@@ -291,11 +291,11 @@ def _check_probabilities(data: Tensor | Rows, x_scale: float, what: str) -> None
         return
     for x in chunks(data, _CHUNK):
         low, high = (bound.item() * x_scale for bound in x.float().aminmax())
-        # Written so that a NaN fails; 1e-6 for rounding.
+        # Written so that a NaN fails; 1e-6 allows for rounding.
         if not (low >= 0 and high <= 1 + 1e-6):
             raise ValueError(
-                f"{what} * x_scale has values in [{low:.6g}, {high:.6g}], which are no probabilities to binarize by "
-                f"(x_scale is {x_scale:.6g}; it should map the largest value to 1)"
+                f"{what} * x_scale has values in [{low:.6g}, {high:.6g}], expected probabilities to binarize by, in "
+                f"[0, 1] (x_scale is {x_scale:.6g}; it should map the largest value to 1)"
             )
 
 

@@ -1,4 +1,4 @@
-"""What was found in files of one's own: data points and labels, and how it is told."""
+"""What a reader found in the user's own files: data points and labels, and a summary of them in words."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ __all__ = ["FoundData", "Labels", "read_labels", "summary"]
 
 
 class Labels:
-    """What is known of the labels of a data set.
+    """The labels found for a dataset.
 
     Attributes:
-        splits: of each split that has some: int64 ``[N]``.
-        classes: the names that the numbers stand for, in their order; None: they are numbers.
-        unread: why there are not more, in words.
+        splits: the labels of each split that has some, int64 ``[N]``.
+        classes: the names of the classes, by label; None: labels have no names.
+        unread: why other labels were not read, in words.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class Labels:
 
     @classmethod
     def of_names(cls, names: dict[str, list[str]], unread: Iterable[str] = ()) -> "Labels":
-        """Of a name for each data point: names are numbered in their order, over all splits."""
+        """Labels from a class name for each data point: the sorted names of all splits are numbered from 0."""
         classes = tuple(sorted(set().union(*names.values())))
         number = {name: i for i, name in enumerate(classes)}
         return cls({split: torch.tensor([number[n] for n in of]) for split, of in names.items()}, classes, unread)
 
     def described(self) -> str:
-        """One line: how many classes there are, and what their numbers stand for."""
+        """One line: how many classes there are, and their names."""
         if not self.splits:
             return "; ".join(["no labels", *self.unread])
         numbers = torch.cat(list(self.splits.values())).unique().tolist()
@@ -57,17 +57,17 @@ class Labels:
 
 
 def read_labels(arrays: dict[str, tuple[str, np.ndarray | None]], counts: dict[str, int]) -> Labels:
-    """Labels out of arrays: whole numbers of any dtype, names, or a column for each class with a single 1 in each row.
+    """Labels from arrays: whole numbers of any dtype, names, or one-hot rows.
 
-    Others are left out, since training needs none.
+    Arrays of anything else are skipped, since training needs no labels.
 
     Args:
-        arrays: of each split, what messages call the array, and itself: ``[N]``, ``[N, 1]`` or ``[N, classes]``;
-            None: it holds Python objects.
+        arrays: for each split, what messages call the array, and the array ``[N]``, ``[N, 1]`` or ``[N, classes]``
+            (None if it holds Python objects).
         counts: how many data points each split has.
 
     Raises:
-        FileError: there are not as many as data points; names both.
+        FileError: there are more or fewer labels than data points. The message has both numbers.
     """
     found, names, unread = {}, {}, []
     for split, (what, array) in arrays.items():
@@ -81,12 +81,14 @@ def read_labels(arrays: dict[str, tuple[str, np.ndarray | None]], counts: dict[s
         if array.ndim == 2 and array.size and array.dtype.kind in "biuf" and _is_one_hot(array):
             array = array.argmax(1)
         if array.ndim != 1:
-            unread.append(f"{what} is no label for each: it has shape {list(array.shape)}")
+            unread.append(f"{what} is not one label per data point: it has shape {list(array.shape)}")
         elif array.dtype.kind in "US":
             text = array if array.dtype.kind == "U" else np.char.decode(array, "utf-8", "replace")
             names[split] = text.tolist()
         elif (numbers := _whole(array)) is None:
-            unread.append(f"{what} is no label for each: it is of {array.dtype.name}, and not all whole numbers")
+            unread.append(
+                f"{what} is not one label per data point: it is of {array.dtype.name}, and not all whole numbers"
+            )
         else:
             found[split] = torch.from_numpy(numbers)
     if names and found:
@@ -100,18 +102,18 @@ def _is_one_hot(array: np.ndarray) -> bool:
 
 
 def _whole(array: np.ndarray) -> np.ndarray | None:
-    """As int64, if they are whole numbers that int64 has."""
+    """The array as int64, if it holds whole numbers that int64 can represent."""
     if array.dtype.kind not in "biuf":
         return None
-    # Of floats that are not whole, or too large, and of NaN, what comes back is another number.
+    # Floats that are not whole, too large or NaN convert to another number.
     with np.errstate(invalid="ignore"):
         numbers = array.astype(np.int64)
     return numbers if (numbers == array).all() else None
 
 
-# So many names of what was skipped are told.
+# How many skipped names a summary lists.
 _NAMES = 4
-# Bytes that all lie below count something else than 255 steps from black to white: zeros and ones, 16 or 32 steps.
+# If all bytes lie below this, 255 is probably not white: the data may be zeros and ones, or 16 or 32 grey levels.
 _DARK = 64
 
 
@@ -120,12 +122,12 @@ class FoundData:
     """What a reader of files found.
 
     Attributes:
-        splits: the data points of each split, flat; there is ``"train"``.
-        image_shape: of the pictures, or None when data points are not pictures.
+        splits: the data points of each split, flat; ``"train"`` is always there.
+        image_shape: the shape of an image; None if data points are not images.
         labels: of the splits.
-        origins: what the files call each split, where they call it something.
-        converted: what was done to some data points, in words.
-        skipped: names of what was not read.
+        origins: the name of each split in the files, if it has one.
+        converted: conversions of some data points, in words.
+        skipped: names of files or arrays that were not read.
     """
 
     splits: dict[str, Tensor | Rows]
@@ -137,13 +139,13 @@ class FoundData:
 
 
 def summary(name: str, found: FoundData, held_out: float | None, x_scale: float | None) -> str:
-    """Which split is what, what the labels are, what was converted and skipped: two or three lines.
+    """The splits, the labels, what was converted and what was skipped: two or three lines.
 
     Args:
-        name: what the data is called.
+        name: the name of the dataset.
         found: with the splits that are used.
-        held_out: which fraction of train the test split was made of; None: it was there.
-        x_scale: what values are multiplied by; None: what the dtype says.
+        held_out: the fraction of train that became the test split; None: the files have a test split.
+        x_scale: what values are multiplied by; None: the default of the dtype.
     """
     shape = rows_of(found.splits["train"]).event_shape if found.image_shape is None else found.image_shape
     splits = []
@@ -167,6 +169,6 @@ def summary(name: str, found: FoundData, held_out: float | None, x_scale: float 
             f"no byte of train is above {high}, and bytes are multiplied by 1/255: if {high} is white, "
             f"{typed('x_scale', '--x-scale')} is {1 / high:.6g}"
         )
-    # Names of files may be no text at all.
+    # A file name may contain newlines and bytes that are not text.
     text = "\n  ".join(" ".join(line.split()) for line in lines)
     return text.encode("utf-8", "replace").decode()

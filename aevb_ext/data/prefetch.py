@@ -1,4 +1,4 @@
-"""Minibatches that are ready when they are asked for."""
+"""Prefetching minibatches."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,7 +14,7 @@ from .rows import Rows, rows_of
 __all__ = ["chunks", "first", "prefetch"]
 
 
-# The noise keys of data points of these numbers.
+# A function from the indices of data points to their noise keys.
 Keys = Callable[[Tensor], Tensor]
 
 
@@ -26,19 +26,19 @@ def prefetch(
     depth: int = 2,
     workers: int = 1,
 ) -> Generator[Tensor, None, None]:
-    """The data points of each batch of numbers, in their order, on ``device``.
+    """The data points of each batch of indices, in order, on ``device``.
 
-    Rows that are not resident are gathered in threads while the caller computes; the copy to a CUDA device runs beside
-    the caller's stream, from pinned memory, and the caller's stream waits for it, the host does not. An exception of
-    the rows is raised here, with its traceback. The threads end with the iteration, also where the caller leaves it.
+    Rows that are not resident are gathered in threads while the caller computes. The copy to a CUDA device runs from
+    pinned memory on a stream of its own. The caller's stream waits for the copy, the host does not. An exception of the
+    rows is raised here, with its traceback. The threads end with the iteration, even if the caller stops early.
 
     Args:
         data: a tensor ``[N, *event]`` or Rows.
-        batches: int64 ``[B]``, numbers of data points; or pairs of these and noise keys, int64 ``[B, 2]`` or None.
-            Asked for in the caller's thread, ``depth`` ahead of what is given.
-        device: where the data points are wanted. Default: where the rows give them.
-        depth: how many batches are ready or under way beside the one that the caller has.
-        workers: threads that gather; more than one pays where a batch waits for files or decodes pictures.
+        batches: int64 ``[B]``, indices of data points; or pairs of these and noise keys, int64 ``[B, 2]`` or None.
+            They are read in the caller's thread, ``depth`` batches ahead.
+        device: where the data points are wanted. Default: the device of the rows.
+        depth: how many batches are prefetched beside the one that the caller has.
+        workers: threads that gather; more than one helps if a batch waits for files or decodes images.
 
     Yields:
         ``[B, *event]`` on ``device``.
@@ -64,7 +64,7 @@ def _prefetch(
             x = fetch.arrived(ready.popleft().result())
             ready.extend(pool.submit(fetch, *batch) for batch in islice(batches, 1))
             yield x
-            # The caller has one batch, not two.
+            # Else the previous batch would stay in memory while the next one arrives.
             del x
     finally:
         pool.shutdown(cancel_futures=True)
@@ -90,7 +90,7 @@ class _Fetch:
             return x, self._stream.record_event()
 
     def arrived(self, sent: tuple[Tensor, torch.cuda.Event | None]) -> Tensor:
-        """What was sent, for the work that the caller's stream gets from now on."""
+        """The batch, after making the caller's stream wait for its copy."""
         x, event = sent
         if event is not None:
             stream = torch.cuda.current_stream(self._device)
@@ -104,10 +104,10 @@ def chunks(data: Tensor | Rows, size: int, device: Device | None = None, keys: K
 
     Args:
         data: a tensor ``[N, *event]`` or Rows.
-        size: data points in a chunk; the last one has what is left.
-        device: where they are wanted. Default: where the rows give them.
-        keys: a function of the numbers of data points, int64 ``[B]`` on the CPU, that gives their noise keys
-            (``lambda index: keys_at(seed, "evaluation", index)``): needed by rows that draw.
+        size: data points in a chunk; the last chunk may be smaller.
+        device: where they are wanted. Default: the device of the rows.
+        keys: a function from the indices of data points, int64 ``[B]`` on the CPU, to their noise keys
+            (``lambda index: keys_at(seed, "evaluation", index)``); needed by rows that draw.
 
     Yields:
         ``[B, *event]``.
@@ -120,7 +120,7 @@ def chunks(data: Tensor | Rows, size: int, device: Device | None = None, keys: K
 
 
 def first(data: Tensor | Rows, n: int, device: Device | None = None, keys: Keys | None = None) -> Tensor:
-    """The first ``n`` data points, or all where there are fewer; arguments as of :func:`chunks`."""
+    """The first ``n`` data points, or all if there are fewer; other arguments as in :func:`chunks`."""
     rows = rows_of(data)
     index = torch.arange(min(n, len(rows)))
     x = _gather(rows, index, None if keys is None else keys(index))

@@ -1,4 +1,4 @@
-"""Data points by number, wherever they are, and parts of them."""
+"""``Rows``: indexed access to data points wherever they are stored, and subsets of them."""
 
 from typing import Protocol, runtime_checkable
 
@@ -11,20 +11,20 @@ from .._types import Device
 
 __all__ = ["BinarizedRows", "BitRows", "Rows", "SubsetRows", "TensorRows", "hold_out", "rows_of", "shuffled", "subset"]
 
-# Data points that are packed at a time.
+# Data points that are packed into bits at a time.
 _CHUNK = 4096
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Data points by number: what a trainer draws minibatches from.
+    """Data points by index: the trainer draws minibatches from it.
 
     Attributes:
-        event_shape: of one data point.
-        dtype: of what :meth:`gather` gives: any float dtype, bool or uint8.
-        device: where :meth:`gather` takes numbers, and gives data points.
-        resident: whether gathering is work of the device alone, so that a CUDA graph may capture it.
-        draws: whether gathering draws, and needs noise keys (dynamic binarisation).
+        event_shape: the shape of one data point.
+        dtype: of the data points that :meth:`gather` returns: any float dtype, bool or uint8.
+        device: the device of the indices that :meth:`gather` takes and of the data points that it returns.
+        resident: whether gathering runs on the device alone, so that a CUDA graph may capture it.
+        draws: whether gathering draws random values and needs noise keys (dynamic binarisation).
     """
 
     event_shape: torch.Size
@@ -37,18 +37,18 @@ class Rows(Protocol):
         """How many data points there are."""
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
-        """The data points of these numbers.
+        """The data points at these indices.
 
         Args:
             index: int64 ``[B]``, each in ``[0, len(self))``, on ``device``.
-            keys: int64 ``[B, 2]``, a noise key for each: needed by rows that draw.
+            keys: int64 ``[B, 2]``, a noise key for each data point; needed by rows that draw.
 
         Returns:
             ``[B, *event_shape]`` on ``device``.
         """
 
     def to(self, device: Device) -> "Rows":
-        """The same data points, on ``device`` where they are resident."""
+        """The same data points, moved to ``device`` if they are resident."""
 
 
 class TensorRows:
@@ -66,7 +66,7 @@ class TensorRows:
         return len(self.tensor)
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
-        """``tensor[index]``; keys are not looked at."""
+        """``tensor[index]``; ``keys`` is ignored."""
         return self.tensor.index_select(0, index)
 
     def to(self, device: Device) -> "TensorRows":
@@ -75,11 +75,11 @@ class TensorRows:
 
 
 class BitRows:
-    """:class:`Rows` of binary data, eight numbers in a byte, in memory and on the device.
+    """:class:`Rows` of binary data, eight values in a byte, in memory and on the device.
 
     Args:
-        packed: uint8 ``[N, ceil(n / 8)]``, each row as ``numpy.packbits`` makes it of ``n`` zeros and ones.
-        event_shape: of one data point, of ``n`` numbers.
+        packed: uint8 ``[N, ceil(n / 8)]``, each row packed from ``n`` zeros and ones as by ``numpy.packbits``.
+        event_shape: the shape of one data point, with ``n`` elements.
 
     Raises:
         TypeError: packed is not uint8.
@@ -102,14 +102,14 @@ class BitRows:
 
     @classmethod
     def of(cls, data: "Tensor | Rows", keys: Tensor | None = None) -> "BitRows":
-        """Binary data packed, on the device that it is on.
+        """Pack binary data into bits, on its device.
 
         Args:
-            data: a tensor ``[N, *event]`` or Rows, whose numbers are 0 and 1, of any dtype.
-            keys: int64 ``[N, 2]``, for Rows that draw: the packed rows are then that one draw.
+            data: a tensor ``[N, *event]`` or Rows of zeros and ones, of any dtype.
+            keys: int64 ``[N, 2]``, for Rows that draw: the result holds that one draw.
 
         Raises:
-            ValueError: there is a number that is neither 0 nor 1.
+            ValueError: a value is neither 0 nor 1.
         """
         rows = rows_of(data)
         n = rows.event_shape.numel()
@@ -119,7 +119,7 @@ class BitRows:
             points = rows.gather(index[i : i + _CHUNK], None if keys is None else keys[i : i + _CHUNK])
             bits = points != 0
             if not torch.equal(bits.to(points.dtype), points):
-                raise ValueError("data must be of 0 and 1 to be packed into bits; it has other numbers")
+                raise ValueError("data must consist of 0 and 1 to be packed into bits; it has other values")
             packed[i : i + _CHUNK] = torch.from_numpy(np.packbits(bits.reshape(len(bits), n).cpu().numpy(), axis=1))
         return cls(packed.to(rows.device), rows.event_shape)
 
@@ -127,7 +127,7 @@ class BitRows:
         return len(self.packed)
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
-        """uint8 0 and 1; keys are not looked at."""
+        """uint8 0 and 1; ``keys`` is ignored."""
         bits = F.unpack_bits(self.packed.index_select(0, index), self.event_shape.numel())
         return bits.reshape(len(index), *self.event_shape)
 
@@ -137,14 +137,14 @@ class BitRows:
 
 
 class BinarizedRows:
-    """:class:`Rows` drawn from other rows: each number is 1 with probability ``x * x_scale``, else 0.
+    """:class:`Rows` drawn from other rows: each value is 1 with probability ``x * x_scale``, else 0.
 
-    Each gather draws by the keys that it is given (:func:`aevb_ext.binarize`): other keys in each epoch make the
-    dynamic binarisation of Burda et al. 2016. What is drawn is on its final scale: the data set's ``x_scale`` is 1.
+    Each gather draws by the keys that it is given (:func:`aevb_ext.binarize`). With new keys in each epoch this is the
+    dynamic binarisation of Burda et al. 2016. A dataset of such rows has ``x_scale`` 1.
 
     Args:
         rows: a tensor ``[N, *event]`` or Rows of grey data.
-        x_scale: what one of its numbers is multiplied by to give the probability (1/255 for grey bytes).
+        x_scale: what a value is multiplied by to give the probability (1/255 for grey bytes).
     """
 
     draws, dtype = True, torch.uint8
@@ -157,23 +157,23 @@ class BinarizedRows:
         return len(self.rows)
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
-        """uint8 0 and 1, the draw of each data point's own key.
+        """uint8 0 and 1, drawn by each data point's own key.
 
         Raises:
-            ValueError: there are no keys, or not one for each index.
+            ValueError: ``keys`` is missing, or does not have one key for each index.
         """
         if keys is None or keys.shape != (len(index), 2):
             given = "none" if keys is None else f"keys of shape {list(keys.shape)}"
-            raise ValueError(f"rows that are drawn need keys [{len(index)}, 2], one for each index; got {given}")
+            raise ValueError(f"rows that draw need keys [{len(index)}, 2], one for each index; got {given}")
         return F.binarize(self.rows.gather(index), keys, x_scale=self.x_scale)
 
     def to(self, device: Device) -> "BinarizedRows":
-        """The same, of the rows on ``device`` where they are resident."""
+        """The same, with the rows moved to ``device`` if they are resident."""
         return BinarizedRows(self.rows.to(device), self.x_scale)
 
 
 def rows_of(data: Tensor | Rows) -> Rows:
-    """What a tensor ``[N, *event]`` or :class:`Rows` are as Rows.
+    """A tensor ``[N, *event]`` as :class:`Rows`; Rows are returned as they are.
 
     Raises:
         TypeError: it is neither.
@@ -186,11 +186,11 @@ def rows_of(data: Tensor | Rows) -> Rows:
 
 
 class SubsetRows:
-    """:class:`~aevb_ext.data.Rows`: some of other rows.
+    """:class:`~aevb_ext.data.Rows`: a subset of other rows.
 
     Args:
         rows: the other rows.
-        index: int64 ``[N]``: their numbers there.
+        index: int64 ``[N]``, the indices of the subset in ``rows``.
     """
 
     def __init__(self, rows: Rows, index: Tensor):
@@ -202,18 +202,18 @@ class SubsetRows:
         return len(self.index)
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
-        """What the other rows give of ``self.index[index]``."""
+        """Gather ``self.index[index]`` from the other rows."""
         return self.rows.gather(self.index.index_select(0, index), keys)
 
     def to(self, device: Device) -> "SubsetRows":
-        """The same, of the other rows on ``device`` where they are resident."""
+        """The same, with the other rows moved to ``device`` if they are resident."""
         return SubsetRows(self.rows.to(device), self.index)
 
 
 def hold_out(data: Tensor | Rows, fraction: float) -> tuple[Tensor | Rows, Tensor | Rows]:
-    """(train, test): a test split for data that has none, the same each time.
+    """(train, test): split off a test split, always the same one.
 
-    ``round(fraction * N)`` data points, at least one and at most ``N - 1``: the first of NumPy's
+    The test split has ``round(fraction * N)`` data points, at least one and at most ``N - 1``: the first of NumPy's
     ``RandomState(0).permutation(N)``, a stream that NumPy has frozen. Each split keeps the order of the data.
 
     Raises:
@@ -227,7 +227,7 @@ def hold_out(data: Tensor | Rows, fraction: float) -> tuple[Tensor | Rows, Tenso
 
 
 def held_out_numbers(count: int, fraction: float) -> tuple[Tensor, Tensor]:
-    """The numbers of the data points that :func:`hold_out` keeps, and of those that it holds out, int64."""
+    """The indices of the data points that :func:`hold_out` keeps, and of those that it holds out, int64."""
     if count < 2:
         raise ValueError(f"data must have at least two data points to hold one out for the test, got {count}")
     permutation = _permutation(count)
@@ -237,7 +237,7 @@ def held_out_numbers(count: int, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def subset(data: Tensor | Rows, index: Tensor) -> Tensor | Rows:
-    """The data points of these numbers, int64 ``[N]``: of a tensor a tensor, of other rows rows."""
+    """The data points at these indices, int64 ``[N]``: a tensor if ``data`` is one, else Rows."""
     rows = rows_of(data)
     if isinstance(rows, TensorRows):
         return rows.gather(index.to(rows.device))
@@ -245,7 +245,7 @@ def subset(data: Tensor | Rows, index: Tensor) -> Tensor | Rows:
 
 
 def shuffled(images: np.ndarray) -> np.ndarray:
-    """In another order, the same each time."""
+    """The images in a random order, always the same one."""
     return np.take(images, _permutation(len(images)), 0)
 
 

@@ -1,4 +1,4 @@
-"""Data points of a torch Dataset."""
+"""Data points and labels of a torch Dataset."""
 
 from collections.abc import Iterator, Sized
 from typing import Any
@@ -17,26 +17,26 @@ __all__ = ["DatasetRows", "dataset_labels"]
 
 _TAKEN = (torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
-# Items that are asked for between two looks at the progress bar.
+# Items that are read between two updates of the progress bar.
 _CHUNK = 64
 
 
 class DatasetRows:
-    """:class:`~aevb_ext.data.Rows` of a map-style :class:`torch.utils.data.Dataset`: gathering asks it for items.
+    """:class:`~aevb_ext.data.Rows` of a map-style :class:`torch.utils.data.Dataset`: gathering reads its items.
 
-    Data points are given flat, and integers as bytes. Of an item that is a tuple or a list the first entry is the data
+    Data points are returned flat, integers as bytes. If an item is a tuple or a list, its first entry is the data
     point.
 
     Args:
-        dataset: has ``len()`` and gives tensors or arrays of one shape, and of a dtype that data may have.
+        dataset: has ``len()`` and returns tensors or arrays of one shape and a supported dtype.
         name: what messages call it.
 
     Attributes:
         item_shape: the shape of an item.
 
     Raises:
-        TypeError: the dataset has no length, or its items are neither.
-        ValueError: it is empty, its items are, or they are of another dtype.
+        TypeError: the dataset has no length, or its items are neither tensors nor arrays.
+        ValueError: the dataset or its items are empty, or the dtype is not supported.
     """
 
     resident, draws, device = False, False, torch.device("cpu")
@@ -59,13 +59,13 @@ class DatasetRows:
             raise ValueError(f"{name}[0] has shape {list(example.shape)}, expected numbers")
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # it was asked for its length above
+        return len(self.dataset)  # type: ignore[arg-type]  # __init__ has checked that it has a length
 
     def gather(self, index: Tensor, keys: Tensor | None = None) -> Tensor:
-        """The items, flat, on the CPU; keys are not looked at.
+        """The items, flat, on the CPU; ``keys`` is ignored.
 
         Raises:
-            ValueError: an item differs from the first in shape or dtype, or has integers that are no bytes.
+            ValueError: an item differs from the first in shape or dtype, or has integers outside of 0 to 255.
         """
         numbers = index.tolist()
         rows = torch.empty(len(numbers), *self.event_shape, dtype=self.dtype)
@@ -80,10 +80,10 @@ class DatasetRows:
         return rows
 
     def items(self, numbers: list[int]) -> Iterator[object]:
-        """The items of these numbers, as the dataset gives them.
+        """The items at these indices, as the dataset returns them.
 
         Raises:
-            ValueError: it has fewer than it says.
+            ValueError: the dataset has fewer items than its length says.
         """
         many = getattr(self.dataset, "__getitems__", None)
         if many:
@@ -119,17 +119,17 @@ class DatasetRows:
         return x if x.dtype in _TAKEN else torch.from_numpy(native(x.numpy(), what))
 
     def to(self, device: Device) -> "DatasetRows":
-        """Itself: items are made on the CPU."""
+        """Itself: items stay on the CPU."""
         return self
 
 
 def dataset_labels(splits: dict[str, DatasetRows]) -> Labels:
-    """Labels out of the second entries of items, where those are whole numbers: each split is looked through once.
+    """Labels from the second entries of items, if those are whole numbers; all items of a split are read once.
 
-    What a dataset has at hand is asked for no items: a TensorDataset's second tensor.
+    A TensorDataset's labels are its second tensor: no items are read.
 
     Raises:
-        ValueError: an item has no such label, and the first one has.
+        ValueError: the first item has a label and another one has not.
     """
     found = {}
     for split, rows in splits.items():
@@ -157,7 +157,7 @@ def _labels(dataset: Dataset[Any], rows: DatasetRows, split: str) -> Tensor | No
 
 
 def _at_hand(dataset: Any) -> Tensor | None:
-    """The labels of a dataset that has them all in a tensor, or is a part of one that has."""
+    """The labels of a TensorDataset, or of a Subset of one."""
     if type(dataset) is Subset:
         labels = _at_hand(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
@@ -183,6 +183,6 @@ def _length(dataset: object, name: str) -> int:
         if isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
             return len(dataset)
     except (TypeError, ValueError, NotImplementedError):
-        # As torch's own wrappers of what has no length do.
+        # torch's own wrappers raise this if what they wrap has no length.
         pass
     raise TypeError(f"{name} must have len() and items by number (a map-style Dataset), got {type(dataset).__name__}")

@@ -9,15 +9,15 @@
     log_likelihood = Bernoulli(logits=decoder(z)).log_prob(x)
     loss = (kl - log_likelihood).mean()  # minus the ELBO, in nats per data point
 
-They are ``Independent(Normal(...), n)`` and ``Independent(Bernoulli(...), n)`` with the first ``batch_dims`` dimensions
-(default: one, the data points) as ``batch_shape`` and all later ones as ``event_shape``, computed by
-:mod:`aevb_ext.functional`; ``torch.distributions.kl_divergence`` knows them, also against PyTorch's own. What differs
-most (docs/distributions.md has all of it, and the dtype of every result):
+They correspond to ``Independent(Normal(...), n)`` and ``Independent(Bernoulli(...), n)``. The first ``batch_dims``
+dimensions (default: one, the data points) are the ``batch_shape``, all later ones the ``event_shape``. The operators of
+:mod:`aevb_ext.functional` compute them. ``torch.distributions.kl_divergence`` supports them, also against PyTorch's own
+distributions. The main differences from PyTorch (docs/distributions.md lists all, and the dtype of every result):
 
-* Arguments' *values* are validated only with ``validate_args=True``: it needs the host to wait for the device, and
-  nothing else here does. Shapes and dtypes are always checked.
+* The *values* of arguments are validated only with ``validate_args=True``, since that makes the host wait for the
+  device; nothing else here does. Shapes and dtypes are always checked.
 * For half-precision parameters, densities, entropies, divergences, standard deviations and variances are float32 (the
-  variance of a float16 logvar of 12 is no float16); samples, means and ``logvar`` have the parameters' dtype.
+  variance of a float16 logvar of 12 overflows float16). Samples, means and ``logvar`` have the parameters' dtype.
 * Samples take a noise ``key=`` or a ``generator=``, which may be a list of generators, one per data point: a data
   point's sample then does not depend on the batch that it is in. (torch.compile cannot trace a Generator: draw the key
   outside with :func:`aevb_ext.noise_key`, or give neither.)

@@ -1,4 +1,4 @@
-"""The Bernoulli distribution of many bits."""
+"""The factorised Bernoulli distribution: a Bernoulli decoder's p(x | z)."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .factorised import Factorised, samples, wide
 class Bernoulli(Factorised):
     r"""Independent bits: a Bernoulli decoder's :math:`p(x | z)`.
 
-    As ``Independent(torch.distributions.Bernoulli(...), n)``, n being the event's dimensions.
+    Like ``Independent(torch.distributions.Bernoulli(...), n)`` with n event dimensions.
 
     Args:
         probs, logits: one of the two, ``[*batch_shape, *event_shape]``: the probability of a 1, or its log odds;
@@ -28,11 +28,11 @@ class Bernoulli(Factorised):
 
     Attributes:
         param: the given tensor.
-        param_name: ``"probs"`` or ``"logits"``: which one that is.
+        param_name: ``"probs"`` or ``"logits"``: which of the two was given.
 
     Raises:
-        ValueError: both or neither of probs and logits are given, or ``batch_dims`` does not exist.
-        TypeError: it is no tensor of a dtype above.
+        ValueError: both or neither of probs and logits are given, or ``batch_dims`` is out of range.
+        TypeError: the parameter is not a tensor of a dtype above.
     """
 
     _element_support = constraints.boolean
@@ -59,7 +59,7 @@ class Bernoulli(Factorised):
         return {self.param_name: self._arg_constraint(of_one, self.param)}
 
     @property
-    def has_enumerate_support(self) -> bool:  # type: ignore[override]  # an attribute in torch, which nobody sets
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]  # a plain attribute in torch
         return not self.event_dims
 
     @property
@@ -71,7 +71,8 @@ class Bernoulli(Factorised):
     def logits(self) -> Tensor:
         """The log odds, ``[*batch_shape, *event_shape]``, of the parameter's dtype.
 
-        Those of probabilities are finite, as in torch.distributions: of probabilities clamped to [eps, 1 - eps].
+        If probabilities were given, they are clamped to [eps, 1 - eps] first, as in torch.distributions, so that the
+        logits are finite.
         """
         if self.param_name == "logits":
             return self.param
@@ -84,7 +85,7 @@ class Bernoulli(Factorised):
 
     @property
     def mode(self) -> Tensor:
-        """The likelier of 0 and 1, and NaN where both are as likely, as in torch.distributions; shape as the mean."""
+        """The likelier of 0 and 1, or NaN if both are equally likely, as in torch.distributions; shape as the mean."""
         middle = 0.5 if self.param_name == "probs" else 0.0
         likelier = self.param.ge(middle).to(self.param.dtype)
         return likelier.masked_fill(self.param.eq(middle) | self.param.isnan(), torch.nan)
@@ -107,15 +108,15 @@ class Bernoulli(Factorised):
     ) -> Tensor:
         r"""Samples: 1 where the key's standard normal noise is below :math:`\Phi^{-1}(p)`, which has probability p.
 
-        They are a pure function of the key, as those of a Gaussian are: the same in eager and compiled code, and (of a
-        key or generator for each data point) whatever the batch.
+        They are a pure function of the key, as for a Gaussian: the same in eager and compiled code. With a key or
+        generator for each data point they do not depend on the batch.
 
         Args:
             sample_shape, generator, key: as in :meth:`DiagonalGaussian.rsample`.
 
         Returns:
             ``[*sample_shape, *batch_shape, *event_shape]``, of the parameter's dtype: 0 and 1, and NaN where the
-            probability is none.
+            probability is not in [0, 1].
         """
         n_samples = samples(sample_shape)
         shape = (*sample_shape, *self.param.shape)
@@ -133,8 +134,8 @@ class Bernoulli(Factorised):
             return noise.less(threshold).to(self.param.dtype).masked_fill(threshold.isnan(), torch.nan)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-likelihood in nats: :func:`aevb_ext.bernoulli_log_prob`, or of probabilities
-        :func:`aevb_ext.bernoulli_log_prob_of_probs`, whose logs are clamped at -100.
+        """Log-likelihood in nats: :func:`aevb_ext.bernoulli_log_prob`, or for probabilities
+        :func:`aevb_ext.bernoulli_log_prob_of_probs`, which clamps logarithms at -100.
 
         Args:
             value: ``[*samples, *batch_shape, *event_shape]``, the batch's dimensions broadcasting; floating, integers
@@ -155,13 +156,13 @@ class Bernoulli(Factorised):
     def entropy(self) -> Tensor:
         r"""Entropy :math:`-\sum_i p_i \log p_i + (1 - p_i) \log(1 - p_i)` in nats, ``[*batch_shape]``."""
         if self.param_name == "probs":
-            # Sure bits have none, and no gradient: it would be infinite.
+            # Bits with p = 0 or 1 have entropy 0; their gradient, which would be infinite, is dropped.
             p = wide(self.param)
             sure = (p == 0) | (p == 1)
             p = p.masked_fill(sure, 0.5)
             entropy = -F.bernoulli_log_prob_of_probs(p, p, reduction="none", batch_dims=0)
             return _reduce(entropy.masked_fill(sure, 0), self.event_dims, "sample")
-        # Of a = |logit|: log(1 + e^-a) + a / (1 + e^a), whose terms do not cancel.
+        # With a = |logit| it is log(1 + e^-a) + a / (1 + e^a), whose terms do not cancel.
         a = self._finite_logits().abs()
         return _reduce((-a).exp().log1p() + a * (-a).sigmoid(), self.event_dims, "sample")
 
@@ -169,8 +170,9 @@ class Bernoulli(Factorised):
     def kl(self, other: Distribution) -> Tensor:
         r"""KL divergence of this to ``other`` in nats: :math:`\sum_i p \log(p / q) + (1 - p) \log((1 - p) / (1 - q))`.
 
-        Near equality that cancels; there, with d the difference of the log odds and :math:`\varphi(x) = e^x - 1 - x`,
-        it is the logarithm of :math:`1 + p \varphi((1 - p) d) + (1 - p) \varphi(-p d)`, of which no term is negative.
+        If p and q are close, these terms cancel. There it is computed as the logarithm of
+        :math:`1 + p \varphi((1 - p) d) + (1 - p) \varphi(-p d)`, where d is the difference of the log odds and
+        :math:`\varphi(x) = e^x - 1 - x`; no term of it is negative.
 
         Args:
             other: a :class:`Bernoulli`, whose batch broadcasts with this one's, or ``Bernoulli`` or
@@ -190,13 +192,14 @@ class Bernoulli(Factorised):
         small = d.clamp(-1, 1)
         near = torch.log1p(p * _excess(not_p * small) + not_p * _excess(-p * small))
         far = p * (logsigmoid(a) - logsigmoid(b)) + not_p * (logsigmoid(-a) - logsigmoid(-b))
-        kl = torch.where(d.abs() < 1, near, far.clamp(min=0))  # a p of 1e-44 may be 0 in one term and not in another
+        # The clamp is for a p such as 1e-44, which may be 0 in one term and not in another.
+        kl = torch.where(d.abs() < 1, near, far.clamp(min=0))
         never, always = (0, 1) if other.param_name == "probs" else (-torch.inf, torch.inf)
         ruled_out = (other.param == never) & (p > 0) | (other.param == always) & (not_p > 0)
         return _reduce(kl.masked_fill(ruled_out, torch.inf), self.event_dims, "sample")
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """0 and 1 in a new leading dimension; for events of more than one bit NotImplementedError."""
+        """0 and 1 in a new leading dimension; NotImplementedError for events of more than one bit."""
         if self.event_dims:
             raise NotImplementedError(f"the support of events of shape {list(self._event_shape)} is not enumerated")
         values = torch.arange(2, dtype=self.param.dtype, device=self.param.device)
@@ -204,7 +207,7 @@ class Bernoulli(Factorised):
         return values.expand(2, *self._batch_shape) if expand else values
 
     def _finite_logits(self) -> Tensor:
-        """The log odds as the formulas want them, where infinity times 0 is 0; NaN of what is no probability."""
+        """The log odds, clamped to finite values so that p = 0 times them is 0; NaN if p is not in [0, 1]."""
         param = wide(self.param)
         limits = torch.finfo(param.dtype)
         if self.param_name == "logits":
@@ -213,7 +216,7 @@ class Bernoulli(Factorised):
         return p.log() - (-p).log1p()
 
     def _both_probs(self) -> tuple[Tensor, Tensor]:
-        """p and 1 - p, neither of which loses digits when it is small."""
+        """p and 1 - p, each with all its digits even if it is small."""
         param = wide(self.param)
         return (param, 1 - param) if self.param_name == "probs" else (param.sigmoid(), (-param).sigmoid())
 

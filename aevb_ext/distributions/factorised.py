@@ -1,4 +1,4 @@
-"""What the distributions share: the shapes, the noise, and how a value meets the parameters."""
+"""The base class of the distributions: shapes, noise, and broadcasting of values against parameters."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from .._library import widened
 from .._types import Generators, Shape
 from ..functional import noise_key
 
-# Whose values are taken as numbers (the operators take uint8 as it is).
+# Values of these dtypes are converted to floats (the operators take uint8 as it is).
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint16, torch.uint32, torch.uint64)
 
 
@@ -37,7 +37,7 @@ def broadcast(name: str, shape: Size, other_name: str, other: Size) -> Size:
         ) from None
     if not torch.jit.is_tracing():
         return common
-    # What is traced is for other sizes too: they come from the tensors.
+    # A traced graph has to work for other sizes too, so the sizes are taken from the tensors.
     longer, shorter = (shape, other) if len(shape) >= len(other) else (other, shape)
     first = len(longer) - len(shorter)
     chosen = zip(longer[first:], shorter, sizes(longer)[first:], strict=True)
@@ -52,7 +52,7 @@ def _of_events(of_one: constraints.Constraint, event_dims: int) -> constraints.C
 
 
 class Noise(TypedDict):
-    """Where noise comes from, as the functions of :mod:`aevb_ext.functional` take it."""
+    """The noise arguments of the functions of :mod:`aevb_ext.functional`."""
 
     key: Tensor | None
     generator: torch.Generator | None
@@ -62,13 +62,13 @@ class Factorised(Distribution):
     """A distribution whose elements are independent, given parameters of shape ``[*batch_shape, *event_shape]``.
 
     Args:
-        shape: that shape.
-        name: the parameter that has it, for error messages.
-        batch_dims: how many of its dimensions are the batch's.
-        validate_args: whether values are validated, as in torch.distributions; None: they are not.
+        shape: ``[*batch_shape, *event_shape]``.
+        name: the name of the parameter that has this shape, for error messages.
+        batch_dims: how many of the dimensions are the batch's.
+        validate_args: whether values are validated, as in torch.distributions. None: no.
     """
 
-    _validate_args = False  # whatever PyTorch's default is: it synchronises with the host
+    _validate_args = False  # whatever PyTorch's default is: validation makes the host wait for the device
     _element_support: constraints.Constraint
 
     def __init__(self, shape: Size, name: str, batch_dims: int, validate_args: bool | None):
@@ -93,13 +93,13 @@ class Factorised(Distribution):
         return _of_events(self._element_support, self.event_dims)
 
     def _arg_constraint(self, of_one: constraints.Constraint, parameter: Tensor) -> constraints.Constraint:
-        """``of_one`` number, for those dimensions of the event that a parameter has (which may broadcast to others)."""
+        """The constraint ``of_one`` element for the event dimensions of a parameter (it may broadcast to more)."""
         return _of_events(of_one, min(self.event_dims, parameter.dim()))
 
     def _expanded(self: D, cls: type[D], instance: Distribution | None, *parameters: Tensor, **options: Any) -> D:
-        """What ``cls`` makes of these: in ``instance``, where a subclass's expand gives one to be filled."""
-        options |= {"validate_args": False}  # they are valid if this one's are
-        # Their own __init__, of which nothing is known here.
+        """A ``cls`` with these parameters; it is ``instance``, initialised, if a subclass's expand gives one."""
+        options |= {"validate_args": False}  # the parameters have been validated already
+        # Untyped, since subclasses differ in the arguments of __init__.
         begin: Callable[..., None] = cls.__init__
         if instance is None and type(self).__init__ is begin:
             new = type(self).__new__(type(self))
@@ -119,16 +119,16 @@ class Factorised(Distribution):
         return broadcast("p's batch", self.batch_shape, "q's batch", other.batch_shape) + self.event_shape
 
     def _kl_to_another(self, other: Distribution) -> Tensor:
-        """:func:`torch.distributions.kl_divergence` to one of another class.
+        """:func:`torch.distributions.kl_divergence` to a distribution of another class.
 
-        What is registered for just these two is called without PyTorch's table of what has been looked up: compiled
-        code that reads that table is compiled again whenever it grows.
+        A function registered for exactly these two classes is called directly. PyTorch's own lookup caches its results
+        in a table, and torch.compile recompiles code that reads the table whenever it grows.
         """
         kl: Callable[[Distribution, Distribution], Tensor] = _KL_REGISTRY.get((type(self), type(other)), kl_divergence)
         return kl(self, other)
 
     def _noise(self, device: torch.device, key: Tensor | None, generator: Generators | None) -> Noise:
-        """``key`` and ``generator`` for :mod:`aevb_ext.functional`: a list of generators as one key for each point."""
+        """The noise arguments for :mod:`aevb_ext.functional`; a list of generators becomes a key per data point."""
         if not isinstance(generator, (list, tuple)):
             return {"key": key, "generator": generator}
         if key is not None:
@@ -142,8 +142,8 @@ class Factorised(Distribution):
         return {"key": noise_key(device, generator).reshape(*self._batch_shape, 2), "generator": None}
 
     def _check_value(self, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Size]:
-        """``value`` ``[*samples, *batch_shape, *event_shape]`` as the operators take it beside parameters of ``dtype``,
-        and the shape to which it and the parameters go; TypeError or ValueError if it does not fit."""
+        """``value`` ``[*samples, *batch_shape, *event_shape]`` converted for operators with parameters of ``dtype``,
+        and the shape to which it and the parameters broadcast; TypeError or ValueError if it does not fit."""
         if isinstance(value, Tensor) and value.dtype in _INTEGERS:
             value = value.to(torch.float64 if dtype == torch.float64 else torch.float32)
         check_dtype("value", value, data=True)
@@ -159,12 +159,12 @@ class Factorised(Distribution):
 
 
 def wide(t: Tensor) -> Tensor:
-    """A parameter in the dtype of the arithmetic: float32, or float64 for float64."""
+    """A parameter in the dtype of the arithmetic: float64 for float64, else float32."""
     return widened(t, torch.promote_types(t.dtype, torch.float32))
 
 
 def samples(sample_shape: Shape) -> int | None:
-    """How many samples a ``sample_shape`` asks for, as the operators count them: None for ``()``."""
+    """``n_samples`` for a ``sample_shape``: their product, or None for ``()``."""
     if any(size < 0 for size in sizes(sample_shape)):
         raise ValueError(f"sample_shape must have no negative size, got {list(sample_shape)}")
     return math.prod(sample_shape) if len(sample_shape) else None

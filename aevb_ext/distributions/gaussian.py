@@ -1,4 +1,4 @@
-"""The diagonal Gaussian: q(z | x) and p(x | z) of real numbers."""
+"""The diagonal Gaussian: q(z | x), or a Gaussian decoder's p(x | z)."""
 
 import math
 from collections.abc import Iterable
@@ -18,15 +18,15 @@ from .factorised import Factorised, check_broadcasts, samples, wide
 def clamp_logvar(values: Tensor, bounds: tuple[float, float], soft: bool) -> Tensor:
     r"""``values`` within ``bounds``, ``(low, high)``.
 
-    Hard: ``torch.clamp``, whose gradient is 0 outside: what has left the bounds stays outside.
+    Hard: ``torch.clamp``. Its gradient is 0 outside, so a value that has left the bounds stays outside.
 
     Soft: a smooth maximum of a smooth minimum,
 
     .. math:: \log\left(e^{low} + \frac{1}{e^{-v} + e^{-h}}\right), \quad h = high + \log(1 - e^{low - high})
 
-    that rises from ``low`` to ``high`` (h is where the smooth maximum ends at ``high``). It is v itself but for
-    :math:`e^{low - v}` and :math:`e^{v - high}` (2e-9 at v = 0 between -30 and 20), and its gradient falls off
-    outside as :math:`e^{-d}` with the distance d to the bound, where the hard one's is 0.
+    that rises from ``low`` to ``high`` (h is chosen so that its upper limit is ``high``). It differs from v by
+    :math:`e^{low - v}` and :math:`e^{v - high}` (2e-9 at v = 0 between -30 and 20). Outside the bounds its gradient
+    falls off as :math:`e^{-d}` with the distance d to the bound, where the hard clamp's is 0.
 
     Raises:
         ValueError: ``bounds`` are not two numbers in rising order.
@@ -50,7 +50,7 @@ def check_clamp(name: str, bounds: Iterable[float]) -> tuple[float, float]:
     return low, high
 
 
-# The values that each parameterisation of the spread may have.
+# The valid values of each parameterisation of the spread.
 _SPREADS = {
     "logvar": constraints.real,
     "log_std": constraints.real,
@@ -68,25 +68,25 @@ def check_spread(spread: str) -> None:
 class DiagonalGaussian(Factorised):
     r""":math:`N(\mu, \mathrm{diag}(\sigma^2))`: a VAE's posterior, or a Gaussian decoder's p(x | z).
 
-    As ``Independent(Normal(mu, sigma), n)``, n being the event's dimensions, in the four parameterisations of sigma.
+    Like ``Independent(Normal(mu, sigma), n)`` with n event dimensions, in four parameterisations of sigma.
 
     Args:
         mu: ``[*batch_shape, *event_shape]``: float64, float32, bfloat16 or float16.
-        logvar: the spread, of mu's shape or broadcasting to it. Where its dtype is another, both are promoted, as
-            PyTorch promotes them.
+        logvar: the spread, of mu's shape or broadcasting to it. If its dtype differs from mu's, both are promoted by
+            PyTorch's rules.
         spread: the parameterisation of ``logvar``: ``"logvar"`` | ``"log_std"`` | ``"std"`` | ``"var"``.
         batch_dims: how many dimensions of mu index data points (and samples: 2 for a decoder's mu ``[L, B, *event]``);
             the later ones are the event.
-        validate_args: True: values that are not real, or a std or var that is not positive, raise ValueError, as in
-            torch.distributions, for which the host waits for the device. None or False: only shapes and dtypes.
+        validate_args: True: NaN, or a std or var that is not positive, raises ValueError, as in torch.distributions;
+            the host waits for the device. None or False: only shapes and dtypes are checked.
 
     Attributes:
         mu, spread: as given.
         scale_param: ``logvar`` as given, in the parameterisation ``spread``; not expanded.
 
     Raises:
-        ValueError: ``logvar`` does not broadcast to mu, or ``spread`` or ``batch_dims`` does not exist.
-        TypeError: mu or logvar is no tensor of a dtype above.
+        ValueError: ``logvar`` does not broadcast to mu, ``spread`` is unknown, or ``batch_dims`` is out of range.
+        TypeError: mu or logvar is not a tensor of a dtype above.
     """
 
     has_rsample = True
@@ -122,23 +122,24 @@ class DiagonalGaussian(Factorised):
         spread: str = "logvar",
         validate_args: bool | None = None,
     ) -> "DiagonalGaussian":
-        """Out of an encoder's one output: means in the first half of ``dim``, spreads in the second.
+        """From an encoder's packed output: means in the first half of ``dim``, spreads in the second.
 
-        The halves are read where they lie, and (without ``clamp``, on the CPU) their gradients are written side by
-        side: :func:`aevb_ext.halves`.
+        The halves are not copied, and (without ``clamp``, on the CPU) their gradients are written side by side:
+        :func:`aevb_ext.halves`.
 
         Args:
             params: ``[B, 2 * C, ...]``, or with the halves in another dimension ``dim``.
             dim: the dimension that has the two halves, one of the event's.
-            clamp: bounds ``(low, high)`` of the second half, in its own parameterisation; ``(-30, 20)`` is what
-                diffusers' ``DiagonalGaussianDistribution`` does to its logvar. None: none.
-            soft: whether the bounds are approached smoothly, so that there is a gradient outside:
-                :func:`aevb_ext.distributions.gaussian.clamp_logvar` has the formula. Otherwise it is 0 outside.
+            clamp: bounds ``(low, high)`` of the second half, in its own parameterisation; diffusers'
+                ``DiagonalGaussianDistribution`` clamps its logvar to ``(-30, 20)``. None: no clamp.
+            soft: use the smooth clamp of :func:`aevb_ext.distributions.gaussian.clamp_logvar`, which has a gradient
+                outside the bounds. Otherwise the gradient is 0 there.
             batch_dims, spread, validate_args: as in the class; ``batch_dims`` counts the dimensions of ``params``.
 
         Raises:
             IndexError: there is no dimension ``dim``.
-            ValueError: its size is odd, it is one of the batch's, or ``clamp`` is not two numbers in rising order.
+            ValueError: the size of ``dim`` is odd, ``dim`` is a batch dimension, or ``clamp`` is not two numbers in
+                rising order.
         """
         check_dtype("params", params)
         mu, scale_param = F.halves(params, dim)
@@ -217,7 +218,7 @@ class DiagonalGaussian(Factorised):
             generator: where a fresh noise key comes from: one generator, or a list of them, one per data point (of
                 ``batch_shape`` in row-major order). A data point's samples from its own generator do not depend on
                 the batch that it is in. Default: PyTorch's generator of the device.
-            key: the noise key instead, int64 ``[2]``, or ``[*batch_shape, 2]``: one for each data point.
+            key: a noise key instead of a generator: int64 ``[2]``, or ``[*batch_shape, 2]``, one for each data point.
 
         Returns:
             ``[*sample_shape, *batch_shape, *event_shape]``, of the parameters' dtype; differentiable in them.
@@ -240,7 +241,7 @@ class DiagonalGaussian(Factorised):
         """:meth:`rsample` without a gradient."""
         with torch.no_grad():
             z = self.rsample(sample_shape, generator=generator, key=key)
-        return z.detach() if torch.jit.is_tracing() else z  # torch.jit.trace keeps nothing of no_grad
+        return z.detach() if torch.jit.is_tracing() else z  # torch.jit.trace does not record no_grad
 
     @explained()
     def rsample_kl(
@@ -263,8 +264,8 @@ class DiagonalGaussian(Factorised):
     def kl(self, other: Distribution | None = None) -> Tensor:
         """KL divergence of this to ``other`` in nats; without it, to N(0, I): :func:`aevb_ext.gaussian_kl`.
 
-        What ``torch.distributions.kl_divergence`` computes too. (Under torch.compile take this one: what calls that one
-        is compiled again after the first use of any two other types, which PyTorch enters in a table that it reads.)
+        ``torch.distributions.kl_divergence`` computes the same. Under torch.compile use this method: PyTorch's function
+        reads a table of the pairs of types used so far, and code that reads it is recompiled whenever it grows.
 
         Args:
             other: a :class:`DiagonalGaussian`, whose batch broadcasts with this one's and whose spread may be in
@@ -287,7 +288,7 @@ class DiagonalGaussian(Factorised):
         mu, scale = promoted(self.mu, self.scale_param)
         other_mu, other_scale = promoted(other.mu, other.scale_param)
         if spread != other.spread:
-            # Logarithms of both: they never overflow, and that of a log_std is exact.
+            # Convert both to logvar: it never overflows, and from a log_std it is exact.
             scale, other_scale = _logvar(wide(scale), spread), _logvar(wide(other_scale), other.spread)
             spread = "logvar"
         operands = promoted(mu.expand(shape), scale, other_mu, other_scale)
@@ -305,18 +306,18 @@ class DiagonalGaussian(Factorised):
 
         Raises:
             ValueError: the shape does not fit (or with ``validate_args=True``, the value is NaN).
-            TypeError: value is no tensor of such a dtype.
+            TypeError: value is not a tensor of such a dtype.
         """
         mu, scale_param = promoted(self.mu, self.scale_param)
         dtype = mu.dtype
         value, shape = self._check_value(value, dtype)
         event_dims = self.event_dims
-        same_rank = len(shape) == mu.dim()  # of other ranks, a compiler would guard on sizes
+        same_rank = len(shape) == mu.dim()  # comparing shapes of other ranks, torch.compile would guard on sizes
         if same_rank and sizes(shape) == sizes(mu.shape):
             return F.gaussian_log_prob(value, mu, scale_param, spread=self.spread, batch_dims=value.dim() - event_dims)
-        # The density is symmetric in the value and the mean: the one without samples is the one to broadcast.
+        # The density is symmetric in value and mean, so they are swapped: the operator broadcasts its x over samples.
         if value.dtype != dtype and dtype != torch.float64:
-            dtype = torch.float32  # what the arithmetic is done in, whatever the value's dtype
+            dtype = torch.float32  # the dtype of the arithmetic, whatever the value's dtype
         value, scale_param = value.to(dtype).expand(shape), widened(scale_param, dtype)
         return F.gaussian_log_prob(mu, value, scale_param, spread=self.spread, batch_dims=len(self._batch_shape))
 

@@ -1,4 +1,4 @@
-"""What ``torch.distributions.kl_divergence`` knows of the distributions here, also against PyTorch's own."""
+"""Registers the distributions with ``torch.distributions.kl_divergence``, also against PyTorch's own."""
 
 from torch import Tensor
 from torch import distributions as torch_distributions
@@ -29,17 +29,17 @@ def _theirs_ours(p: Distribution, q: Factorised) -> Tensor:
     return _as_ours(p, q).kl(q)
 
 
-# PyTorch enters a pair in a table when it first looks it up, and torch.compile compiles again what it compiled before
-# that: the pairs above are entered here, as their first lookups would enter them.
+# PyTorch caches each pair of classes in a table at its first lookup, and torch.compile then recompiles code that reads
+# the table. Looking the pairs up here fills the table beforehand.
 for _pair in [pair for pair in _KL_REGISTRY if DiagonalGaussian in pair or Bernoulli in pair]:
     _KL_MEMOIZE[_pair] = _dispatch_kl(*_pair)
 
 
 def _as_ours(theirs: Distribution, like: Factorised) -> Factorised:
-    """PyTorch's distribution as one of ours beside ``like``, of the same kind.
+    """Convert a distribution of PyTorch to the class of ``like``.
 
-    One without ``Independent`` (a ``Normal``, the prior of each latent dimension say) is read as the product of what it
-    broadcasts to over the event of ``like``.
+    A distribution without ``Independent`` (such as a ``Normal`` as the prior of each latent dimension) is broadcast to
+    the event of ``like``, and its elements are independent.
     """
     base, event_dims = theirs, 0
     while isinstance(base, Independent):
@@ -54,7 +54,7 @@ def _as_ours(theirs: Distribution, like: Factorised) -> Factorised:
     if isinstance(like, DiagonalGaussian) and isinstance(base, Normal):
         return DiagonalGaussian(base.loc.expand(shape), base.scale, spread="std", batch_dims=batch_dims)
     if isinstance(like, Bernoulli) and isinstance(base, torch_distributions.Bernoulli):
-        # What it was made with: of the other, computed from it, a digit may be lost.
+        # Use the parameter that it was constructed with: converting to the other may lose digits.
         name = "logits" if vars(base).get("logits") is base._param else "probs"
         param: Tensor = base._param.expand(shape)
         return Bernoulli(param if name == "probs" else None, param if name == "logits" else None, batch_dims=batch_dims)

@@ -1,4 +1,4 @@
-"""How a model is scored."""
+"""Estimators of the variational lower bound and of log p(x)."""
 
 from ..models.bound import ESTIMATORS, bound_values
 from .annealing import annealed_importance_sampling

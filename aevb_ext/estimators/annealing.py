@@ -18,18 +18,18 @@ __all__ = ["STARTS", "Chains", "Noise", "Path", "annealed_importance_sampling", 
 
 STARTS = ("prior", "posterior")
 
-# Draws of the Gaussian that the chains are chosen from.
+# Draws of the base Gaussian from which the initial chains are resampled.
 _DRAWS = 500
-# Each change of beta leaves the chains' weights worth at least this part of them.
+# Each change of beta keeps the effective sample size of the chains' weights at this fraction of them at least.
 _WORTH = 0.5
 _MOST_CHANGES = 100
-# Transitions at the posterior before its samples are taken.
+# Burn-in transitions at the posterior before samples are taken.
 _SETTLING = 5
 _GOLDEN = 0.6180339887498949
 
 
 def base_of(model: VAE, x: Tensor, start: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(mu, logvar) of the Gaussian that chains start from, ``[B, latent]`` each: the prior's or q(z | x)'s.
+    """(mu, logvar), ``[B, latent]`` each, of the Gaussian that chains start from: the prior or q(z | x).
 
     Raises:
         ValueError: ``start`` is neither ``"prior"`` nor ``"posterior"``.
@@ -45,7 +45,7 @@ def base_of(model: VAE, x: Tensor, start: str, dtype: torch.dtype) -> tuple[Tens
 class Path:
     r"""The densities :math:`q_0(z)^{1 - \beta} \, p(x, z)^{\beta}` between a Gaussian q_0 and the posterior.
 
-    Where q_0 is the prior this is the prior times the likelihood to the power of beta.
+    If q_0 is the prior, this is the prior times the likelihood to the power of beta.
 
     Args:
         model: the VAE.
@@ -63,7 +63,7 @@ class Path:
         return (0.5 * self._logvar.mean(-1)).exp()
 
     def draws(self, n: int, key: Tensor) -> Tensor:
-        """``[n, B, latent]`` of q_0; key ``[B, 2]``."""
+        """Samples of q_0, ``[n, B, latent]``; key ``[B, 2]``."""
         return F.rsample(self._mu, self._logvar, n_samples=n, key=key)
 
     def log_base(self, z: Tensor) -> Tensor:
@@ -80,12 +80,12 @@ class Path:
 
 
 class Noise:
-    """Noise keys of chains that are its data points' own, whatever batch these are in.
+    """Noise keys of chains; they depend on the data point, not on the batch that it is in.
 
     Args:
-        seed, purpose: as :func:`~aevb_ext.noise.keys_at` has them.
-        index: int64 ``[B]``, the numbers of the data points.
-        n: how many chains each has.
+        seed, purpose: as in :func:`~aevb_ext.noise.keys_at`.
+        index: int64 ``[B]``, the indices of the data points.
+        n: chains of each data point.
     """
 
     def __init__(self, seed: int, purpose: str, index: Tensor, n: int):
@@ -94,23 +94,23 @@ class Noise:
         self._step = self._keys.new_tensor([1, 0])
 
     def of_chains(self) -> Tensor:
-        """``[n, B, 2]``, others at each call."""
+        """A key for each chain, ``[n, B, 2]``; new ones at each call."""
         self._keys = self._keys + self._step
         return self._keys[:-1]
 
     def of_points(self) -> Tensor:
-        """``[B, 2]``, others at each call."""
+        """A key for each data point, ``[B, 2]``; new ones at each call."""
         self._keys = self._keys + self._step
         return self._keys[-1]
 
 
 class Chains(NamedTuple):
-    """Where chains are on a :class:`Path`.
+    """The state of chains on a :class:`Path`.
 
     Attributes:
         z: ``[n, B, latent]``.
-        log_ratio: of the path, at z, ``[n, B]``.
-        gradient: that of the log ratio, ``[n, B, latent]``.
+        log_ratio: the path's log ratio at z, ``[n, B]``.
+        gradient: the gradient of the log ratio, ``[n, B, latent]``.
     """
 
     z: Tensor
@@ -122,40 +122,40 @@ class Chains(NamedTuple):
         return cls(z, *with_gradient(path.log_ratio)(z))
 
     def moved(self, path: Path, beta: Tensor, stepsize: Tensor, n_steps: int, key: Tensor) -> tuple["Chains", Tensor]:
-        """After a transition at beta, ``[B]``, above 0: they, and the acceptance probabilities ``[n, B]``."""
+        """Make a transition at beta, ``[B]``, above 0: the new state and the acceptance probabilities ``[n, B]``."""
         base, of_base = with_gradient(path.log_base)(self.z)
         start = base + beta * self.log_ratio, of_base + beta.unsqueeze(-1) * self.gradient
         state = transition(path.at(beta), self.z, stepsize, n_steps, key, start)
-        # What the transition knows of the density at beta is known of all of them.
+        # The transition has value and gradient at beta; those of the log ratio follow from them and the base's.
         base, of_base = with_gradient(path.log_base)(state.z)
         log_ratio, gradient = (state.log_density - base) / beta, (state.gradient - of_base) / beta.unsqueeze(-1)
         return Chains(state.z, log_ratio, gradient), state.accept_prob
 
     def chosen(self, index: Tensor) -> "Chains":
-        """Those of these numbers, ``[m, B]``."""
+        """The chains at these indices, ``[m, B]``."""
         rows = index.unsqueeze(-1).expand(-1, -1, self.z.shape[-1])
         return Chains(self.z.gather(0, rows), self.log_ratio.gather(0, index), self.gradient.gather(0, rows))
 
 
 def jittered(stepsize: Tensor, number: int) -> Tensor:
-    """The stepsize of transition ``number``, up to a fifth longer or shorter: no mode's period is always met."""
+    """The step size of transition ``number``, varied by up to a fifth so that not all trajectories match a period."""
     return stepsize * (0.8 + 0.4 * (number * _GOLDEN % 1))
 
 
 @torch.no_grad()
 def settled(path: Path, n: int, n_steps: int, noise: Noise) -> tuple[Chains, Tensor]:
-    """Chains that have come to the posterior: they, and the acceptance probabilities of their last transition.
+    """Chains that have reached the posterior, and the acceptance probabilities of their last transition.
 
-    A burn-in that finds all of the posterior's modes, as often as each deserves: n chains are chosen out of many draws
-    of q_0 by tempered weights, then beta grows to 1, at each data point as fast as the chains' weights allow; at each
-    change chains are drawn anew by their weights and move (a sequential Monte Carlo sampler: Del Moral et al. 2006;
-    the choice of beta: Jasra et al. 2011). Stepsizes are adapted on the way.
+    This is a burn-in that visits all modes of the posterior in proportion to their mass, a sequential Monte Carlo
+    sampler (Del Moral et al. 2006). n chains are resampled from many draws of q_0 by tempered weights. Then beta grows
+    to 1, for each data point as fast as the chains' weights allow (Jasra et al. 2011). At each change of beta the
+    chains are resampled by their weights and make a transition. Step sizes are adapted on the way.
 
     Args:
-        path: of data points.
-        n: chains of each.
+        path: the path of the data points.
+        n: chains of each data point.
         n_steps: leapfrog steps of a transition.
-        noise: of n chains.
+        noise: the noise of n chains.
     """
     z = path.draws(_DRAWS, noise.of_points())
     log_ratio = torch.cat([path.log_ratio(part) for part in z.split(max(1, ROWS // z.shape[1]))])
@@ -179,7 +179,7 @@ def settled(path: Path, n: int, n_steps: int, noise: Noise) -> tuple[Chains, Ten
 
 
 def _next_beta(beta: Tensor, log_ratio: Tensor, worth: float) -> Tensor:
-    """The largest beta up to 1 for which weights from the one before to it are worth so many draws, ``[B]``."""
+    """The largest beta up to 1 for which the effective sample size of the step's weights is ``worth``, ``[B]``."""
     low, high = torch.zeros_like(beta), 1 - beta
     step = high
     for _ in range(20):
@@ -195,16 +195,16 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 
 
 def _resampled(log_weights: Tensor, n: int, key: Tensor) -> Tensor:
-    """Systematic resampling (Kitagawa 1996) of each data point's draws: their numbers, int64 ``[n, B]``."""
+    """Systematic resampling (Kitagawa 1996) of each data point's draws: their indices, int64 ``[n, B]``."""
     ends = log_weights.softmax(0).cumsum(0).T.contiguous()
     uniform = torch.special.ndtr(F.rsample(ends.new_zeros(len(key), 1), ends.new_zeros(()), key=key))
     places = (torch.arange(n, device=key.device) + uniform) / n * ends[:, -1:]
     return torch.searchsorted(ends, places).clamp(max=len(log_weights) - 1).T
 
 
-# Chains that stepsizes are tuned on, before those whose weights count.
+# Separate chains on which step sizes are tuned.
 _TUNING = 4
-# delta of the sigmoidal schedule.
+# delta of the sigmoidal schedule of beta.
 _STEEPNESS = 4.0
 
 
@@ -224,31 +224,31 @@ def annealed_importance_sampling(
 ) -> LogLikelihood:
     r"""log p(x) of each data point by annealed importance sampling (Neal 2001, arXiv physics/9803008).
 
-    Chains go from the prior through :math:`p(z) p(x | z)^{\beta_t}` to the posterior, by Hamiltonian Monte Carlo, as Wu
-    et al. 2017 (arXiv 1611.04273) have it for decoders. The mean of their weights estimates p(x) without bias, whatever
-    the number of temperatures: log p(x) is underestimated, to first order by half its squared standard error. It needs
-    no encoder, and no density is fitted, so that it is for any number of latent dimensions. A data point's noise
-    depends on ``seed`` and its number alone.
+    Chains go from the prior through :math:`p(z) p(x | z)^{\beta_t}` to the posterior by Hamiltonian Monte Carlo, as in
+    Wu et al. 2017 (arXiv 1611.04273). The mean of their weights is an unbiased estimate of p(x) for any number of
+    temperatures, so log p(x) is underestimated, to first order by half its squared standard error. The method needs no
+    encoder and fits no density, so it works for any number of latent dimensions. A data point's noise depends on
+    ``seed`` and its index alone.
 
     Args:
         model: the VAE.
         x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`.
         n_samples: chains of each data point.
         n_temperatures: T; the :math:`\beta_t` are a sigmoid's values from 0 to 1.
-        leapfrog_steps: of the transition at each temperature. Stepsizes are tuned to 90 % acceptance at each
-            temperature and data point, on four chains that do nothing else.
-        start: where chains start: the ``"prior"``, or q(z | x) of the encoder, ``"posterior"``, in the prior's place
-            above.
+        leapfrog_steps: of the transition at each temperature. Step sizes are tuned to 90 % acceptance at each
+            temperature and data point, on four separate chains.
+        start: where chains start: the ``"prior"``, or ``"posterior"``, the encoder's q(z | x), which then replaces the
+            prior in the formula above.
         seed: of the noise.
-        first, count: the data points from this number on, so many. None: all.
-        progress: called with how many data points are done, again and again.
+        first, count: score ``count`` data points from index ``first`` on. None: all that follow.
+        progress: called repeatedly with the number of data points done.
 
     Returns:
-        All that :class:`LogLikelihood` has.
+        All attributes of :class:`LogLikelihood`.
 
     Warns:
-        UntrustedEstimate: more than 5 % of the data points have weights that are worth less than 5 chains (or a
-            tenth of them), or the chains accept less than 60 % or more than 99 % of their proposals.
+        UntrustedEstimate: for more than 5 % of the data points the effective sample size is below 5 chains (or a tenth
+            of them), or the chains accept less than 60 % or more than 99 % of their proposals.
 
     Raises:
         ValueError: no data; ``n_samples``, ``n_temperatures`` or ``leapfrog_steps`` below 1; an unknown ``start``.
@@ -262,7 +262,7 @@ def annealed_importance_sampling(
     parts = []
     for index, batch in data_points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
         path = Path(model, batch, base_of(model, batch, start, dtype))
-        # Chains that are tuned on their own acceptance would no longer be without bias.
+        # Chains tuned on their own acceptance would no longer give an unbiased estimate.
         noise = Noise(seed, "ais tuning", index, _TUNING)
         *_, stepsizes = _annealed(path, betas, _TUNING, leapfrog_steps, noise)
         noise = Noise(seed, "ais", index, n_samples)
@@ -278,12 +278,12 @@ def annealed_importance_sampling(
 def _annealed(
     path: Path, betas: Tensor, n: int, n_steps: int, noise: Noise, stepsizes: list[Tensor] | None = None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Log weights, float64 ``[n, B]``; mean acceptance, ``[B]``; stepsizes, ``[B]`` at each beta: given, or adapted."""
+    """Log weights, float64 ``[n, B]``; mean acceptance, ``[B]``; step sizes, ``[B]`` at each beta: given or adapted."""
     chains = Chains.at(path, path.draws(n, noise.of_points()))
     stepsize, used = 0.5 * path.spread, []
     log_weights = betas[1] * chains.log_ratio.double()
     accepted = torch.zeros_like(stepsize, dtype=torch.float64)
-    # After the last change there is nothing left to weigh, and no need to move.
+    # A transition after the last change of beta would not change the weights.
     for number in range(1, len(betas) - 1):
         if stepsizes is not None:
             stepsize = stepsizes[number - 1]

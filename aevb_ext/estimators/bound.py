@@ -1,4 +1,4 @@
-"""The SGVB estimators of the variational lower bound (section 2.3), and the bound of a data set."""
+"""The SGVB estimators of the variational lower bound (section 2.3), and the bound of a dataset."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +37,7 @@ def bound_a(
 def bound_b(
     model: VAE, x: Tensor, n_samples: int = 1, generator: Generators | None = None, *, key: Tensor | None = None
 ) -> Tensor:
-    r"""Estimator B (eq. 7): as :func:`bound_a`, with the Kullback-Leibler divergence in closed form (lower variance).
+    r"""Estimator B (eq. 7): like :func:`bound_a`, with the KL divergence in closed form (lower variance).
 
     .. math:: -D_{KL}(q(z | x) \| p(z)) + \frac1L \sum_l \log p(x | z_l)
     """
@@ -57,23 +57,23 @@ def evaluate_bound(
     skip_non_finite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Bound:
-    """The mean bound of a data set, in nats per data point.
+    """The mean bound of a dataset, in nats per data point.
 
-    The noise of a data point depends on ``seed`` and its number alone: models scored with the same seed are compared on
-    the same noise. Memory grows neither with the data points nor with the samples of each.
+    The noise of a data point depends on ``seed`` and its index alone: models scored with the same seed are compared on
+    the same noise. Memory grows neither with the number of data points nor with the samples of each.
 
     Args:
         model: the VAE.
         x: ``[N, *event]``, ``N >= 1``, on the model's device; or :class:`~aevb_ext.data.Rows`.
         estimator: ``"a"`` (eq. 6), ``"b"`` (eq. 7) or ``"iwae"``: the importance-weighted bound (Burda et al. 2016,
             arXiv 1509.00519, eq. 8), which with many samples approaches the log-likelihood from below.
-        n_samples: L or k, samples a data point.
+        n_samples: L or k, samples of each data point.
         seed: of the noise.
-        count: of how many first data points. None: of all.
-        repeats: with how many independent noises each is scored. With two or more, ``noise_stderr`` of the result says
-            how much of its error is theirs.
-        skip_non_finite: leave out, and count as ``skipped``, data points whose bound is not finite.
-        progress: called with how many data points are done, of ``repeats`` times as many, again and again.
+        count: score only the first ``count`` data points. None: all.
+        repeats: score each data point with this many independent noises. With two or more, ``noise_stderr`` of the
+            result is the part of its error that comes from the noise.
+        skip_non_finite: leave out data points whose bound is not finite, and count them as ``skipped``.
+        progress: called repeatedly with the number of data points done, which counts up to ``repeats`` times all.
 
     Raises:
         ValueError: an unknown estimator, ``n_samples < 1``, ``repeats < 1`` or no data.

@@ -1,4 +1,4 @@
-"""The importance-weighted bound of many samples, streamed."""
+"""The importance-weighted bound; its samples are streamed in blocks."""
 
 from collections.abc import Callable
 
@@ -29,18 +29,18 @@ def importance_weighted_bound(
 
     .. math:: \log \frac1k \sum_i p(x, z_i) / q(z_i | x), \quad z_i \sim q(z | x) \text{ reparameterised}
 
-    Memory does not grow with k: the samples are taken a block at a time, as ``ELBO(k, block=...)`` has it.
+    Memory does not grow with k: the samples are computed a block at a time, as in ``ELBO(k, block=...)``.
 
     Args:
         model: the VAE.
         x: ``[B, *event]``.
         n_samples: k.
-        block: how many samples at a time; noise and (to rounding) results do not depend on it. None: as many as make
-            about five thousand rows of the decoder's output.
+        block: samples computed at a time; the noise and (up to rounding) the result do not depend on it. None: as many
+            as make about five thousand rows of the decoder's output.
         key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
 
     Returns:
-        ``[B]``, in nats, differentiable in the model's parameters (once, where there is more than one block).
+        ``[B]``, in nats, differentiable in the model's parameters (only once, if there is more than one block).
 
     Raises:
         ValueError: n_samples or block is not an integer of at least 1; the key does not fit.
@@ -60,26 +60,27 @@ def importance_weighted_log_likelihood(
     count: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> LogLikelihood:
-    """The importance-weighted bound of each data point, with what its weights are worth.
+    """The importance-weighted bound of each data point, with the effective sample size of its weights.
 
-    The values are those of :func:`~aevb_ext.estimators.bound_values` with ``estimator="iwae"``, to rounding. They
-    approach log p(x) from below, the sooner the closer q(z | x) is to the posterior; where weights are worth few
-    samples they are far below it. Memory grows neither with the data points nor with the samples of each.
+    The values are those of :func:`~aevb_ext.estimators.bound_values` with ``estimator="iwae"``, up to rounding. They
+    approach log p(x) from below, with fewer samples the closer q(z | x) is to the posterior; if the effective sample
+    size is small they are far below it. Memory grows neither with the number of data points nor with the samples of
+    each.
 
     Args:
         model: the VAE.
         x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`.
         n_samples: k.
         seed: of the noise.
-        first, count: the data points from this number on, so many. None: all.
-        progress: called with how many data points are done, again and again.
+        first, count: score ``count`` data points from index ``first`` on. None: all that follow.
+        progress: called repeatedly with the number of data points done.
 
     Returns:
-        values, ``stderr`` (nan of one sample) and ``ess``.
+        ``values``, ``stderr`` (NaN for one sample) and ``ess``.
 
     Warns:
-        UntrustedEstimate: more than 5 % of the data points have weights that are worth less than 5 samples (or
-            a tenth of them).
+        UntrustedEstimate: for more than 5 % of the data points the effective sample size is below 5 (or a tenth of the
+            samples).
 
     Raises:
         ValueError: no data, or ``n_samples < 1``.

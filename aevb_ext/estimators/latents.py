@@ -13,14 +13,14 @@ from ..noise import keys_at
 
 __all__ = ["LatentUse", "latent_use"]
 
-# Burda et al. 2016, section 5.2: dimensions either vary far more than this or far less.
+# The threshold of Burda et al. 2016, section 5.2: dimensions vary either far more or far less than this.
 ACTIVE_VARIANCE = 1e-2
 _ROWS = 1000
 
 
 @dataclass(frozen=True)
 class LatentUse:
-    """What each latent dimension carries, over a data set.
+    """How much each latent dimension is used, over a dataset.
 
     Attributes:
         kl: float64 ``[latent]``, in nats: the mean over data points of KL(q(z_u | x) || p(z_u)).
@@ -38,7 +38,7 @@ class LatentUse:
 
 @torch.no_grad()
 def latent_use(model: VAE, x: Tensor | Rows, seed: int = 0) -> LatentUse:
-    """What each latent dimension carries, over a data set (Burda et al. 2016, arXiv 1509.00519, section 5.2).
+    """How much each latent dimension is used, over a dataset (Burda et al. 2016, arXiv 1509.00519, section 5.2).
 
     Args:
         model: the VAE.

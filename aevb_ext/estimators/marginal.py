@@ -14,13 +14,13 @@ from .result import LogLikelihood, warn_of_chains, warn_of_latent, warn_of_weigh
 
 __all__ = ["marginal_likelihood"]
 
-# What the fitted covariance is multiplied by: q is to have thinner tails than the posterior. Below 1 for a posterior
-# whose own are thin; above 1/2 so that q is still worth most of the samples (docs/estimators.md).
+# The fitted covariance is multiplied by this, so that q has thinner tails than the posterior: below 1 because a
+# posterior's own tails may be thin, above 1/2 to keep the effective sample size large (docs/estimators.md).
 _SHRINKAGE = 0.8
-# Into how many parts the samples are cut; q is fitted to all but one.
+# Folds of the cross-fitting: q is fitted to all samples but those of one fold, and evaluated at these.
 _FOLDS = 10
-# The variance of the estimate over what it would be if the q's were given: errors of a fit are shared by all that it is
-# evaluated at (docs/estimators.md).
+# The variance of the estimate is this many times what it would be with a given q, because the samples of a fold share
+# the errors of its fit (docs/estimators.md).
 _OF_THE_FIT = 2.0
 
 
@@ -41,32 +41,32 @@ def marginal_likelihood(
 
     .. math:: p(x) \simeq \left(\frac1L \sum_l \frac{q(z_l)}{p(z_l) \, p(x | z_l)}\right)^{-1}, \quad z_l \sim p(z | x)
 
-    Samples are the ends of as many chains of Hamiltonian Monte Carlo, each brought to the posterior from the prior. q
-    is a Gaussian with the mean and 0.8 times the covariance of nine tenths of them, and is evaluated at the others;
-    each tenth has its turn. 1 / p(x) is estimated without bias by independent samples, so that log p(x) is
+    The samples are the end points of L chains of Hamiltonian Monte Carlo, each of which starts at the prior. q is a
+    Gaussian with the mean and 0.8 times the covariance of nine tenths of the samples, and is evaluated at the other
+    tenth; each tenth is left out once. With independent samples the estimate of 1 / p(x) is unbiased, so log p(x) is
     overestimated, to first order by half its squared standard error. A data point's noise depends on ``seed`` and its
-    number alone.
+    index alone.
 
     Args:
         model: the VAE.
         x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`.
         n_samples: L, how many samples of each data point's posterior.
         leapfrog_steps: of each transition.
-        start: where chains start: the ``"prior"``, or q(z | x) of the encoder, ``"posterior"``.
+        start: where chains start: the ``"prior"``, or ``"posterior"``, the encoder's q(z | x).
         seed: of the noise.
-        first, count: the data points from this number on, so many. None: all.
-        progress: called with how many data points are done, again and again.
+        first, count: score ``count`` data points from index ``first`` on. None: all that follow.
+        progress: called repeatedly with the number of data points done.
 
     Returns:
-        All that :class:`LogLikelihood` has.
+        All attributes of :class:`LogLikelihood`.
 
     Warns:
-        UntrustedEstimate: there are more than five latent dimensions, more than 5 % of the data points have weights
-            that are worth less than 5 samples (or a tenth of them), or the chains accept less than 60 % or more than
-            99 % of their proposals.
+        UntrustedEstimate: there are more than five latent dimensions, for more than 5 % of the data points the
+            effective sample size is below 5 (or a tenth of the samples), or the chains accept less than 60 % or more
+            than 99 % of their proposals.
 
     Raises:
-        ValueError: no data; ``n_samples`` too few to fit a covariance of the latent dimensions to them; an unknown
+        ValueError: no data; ``n_samples`` too small to fit a covariance of the latent dimensions; an unknown
             ``start``; ``leapfrog_steps < 1``.
     """
     latent = model.latent
@@ -94,7 +94,7 @@ def marginal_likelihood(
 
 
 def _log_q(z: Tensor) -> Tensor:
-    """log q of each sample, q fitted to those outside of its part: ``[n, B, latent]`` to ``[n, B]``."""
+    """log q of each sample, q fitted to the samples of the other folds: ``[n, B, latent]`` to ``[n, B]``."""
     parts = z.chunk(_FOLDS)
     others = (torch.cat(parts[:i] + parts[i + 1 :]) for i in range(len(parts)))
     return torch.cat([_gaussian(fitted, part) for fitted, part in zip(others, parts, strict=True)])
@@ -105,7 +105,7 @@ def _gaussian(fitted: Tensor, z: Tensor) -> Tensor:
     mean, latent = fitted.mean(0), z.shape[-1]
     centred = (fitted - mean).transpose(0, 1)
     covariance = centred.mT @ centred * (_SHRINKAGE / (len(fitted) - 1))
-    # Chains that all stand still have none.
+    # If no chain moved, the covariance is singular.
     ridge = torch.finfo(z.dtype).eps * torch.eye(latent, dtype=z.dtype, device=z.device)
     root, _ = torch.linalg.cholesky_ex(covariance + ridge)
     whitened = torch.linalg.solve_triangular(root, (z - mean).permute(1, 2, 0), upper=False)

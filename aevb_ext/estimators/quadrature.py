@@ -1,4 +1,4 @@
-"""log p(x) of models with one to three latent dimensions, by quadrature: the value that estimators are held against."""
+"""log p(x) of models with one to three latent dimensions by quadrature: the reference for the other estimators."""
 
 import itertools
 import math
@@ -16,14 +16,14 @@ from .result import LogLikelihood
 
 __all__ = ["quadrature_log_likelihood"]
 
-# The cube that is integrated over: beyond it N(0, I) has less than 6e-9 of its mass.
+# Half the side of the cube that is integrated over: N(0, I) has less than 6e-9 of its mass outside.
 _REACH = 6.0
 # Spacing of the first grid: 960 nodes, 120^2, 32^3.
 _SPACING = {1: 0.0125, 2: 0.1, 3: 0.375}
-# A cell is cut further if it may have a density of at least e^-this of the highest.
+# A cell is refined if its density may be at least e^-this times the highest.
 _RANGE = 16.0
 _MOST_CUTS = 8
-# Densities that are there at a time.
+# Densities in memory at a time.
 _VALUES = 1 << 19
 
 
@@ -38,23 +38,23 @@ def quadrature_log_likelihood(
     count: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> LogLikelihood:
-    r"""log p(x) of each data point by midpoint sums of :math:`p(z) p(x | z)` over a grid of its own.
+    r"""log p(x) of each data point by midpoint sums of :math:`p(z) p(x | z)` over an adaptive grid.
 
-    A coarse grid over the cube :math:`[-6, 6]^d` finds where the posterior is, in however many pieces; there, cells are
-    halved until the sum no longer changes. Of a smooth density that has died out at the ends, such sums converge faster
-    than any power of the spacing: once that is a standard deviation, the error is 1e-8.
+    A coarse grid over the cube :math:`[-6, 6]^d` finds the posterior's modes. There, cells are halved until the sum no
+    longer changes. For a smooth density that vanishes at the ends, such sums converge faster than any power of the
+    spacing: when the spacing is one standard deviation, the error is 1e-8.
 
     Args:
-        model: the VAE; of its networks the decoder alone is used.
+        model: the VAE; only its decoder is used.
         x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`.
-        tolerance: halving ends when it changes log p(x) by less, in nats.
+        tolerance: refinement ends when it changes log p(x) by less than this, in nats.
         seed: of rows that draw.
-        first, count: the data points from this number on, so many. None: all.
-        progress: called with how many data points are done, again and again.
+        first, count: score ``count`` data points from index ``first`` on. None: all that follow.
+        progress: called repeatedly with the number of data points done.
 
     Returns:
-        values, and as their ``stderr`` by how much the last halving has changed them, which is above the error that is
-        left. Work: with three dimensions 33 thousand decoded nodes a data point, and as many again where it is.
+        ``values``, and as their ``stderr`` the change by the last refinement, which is larger than the remaining error.
+        With three dimensions a data point takes 33 thousand decoded nodes, and as many again for the refinement.
 
     Raises:
         ValueError: the model has more than three latent dimensions; no data; the tolerance is not positive.
@@ -74,13 +74,13 @@ def quadrature_log_likelihood(
 
 
 def _grid(latent: int, device: Device, dtype: torch.dtype) -> Tensor:
-    """The middles of the first cells, ``[K, latent]``."""
+    """The midpoints of the coarse grid's cells, ``[K, latent]``."""
     line = torch.arange(-_REACH + 0.5 * _SPACING[latent], _REACH, _SPACING[latent], dtype=dtype, device=device)
     return torch.cartesian_prod(*[line] * latent).reshape(-1, latent)
 
 
 def _of_block(model: VAE, x: Tensor, nodes: Tensor, tolerance: float) -> LogLikelihood:
-    """Of data points ``[B, *event]``."""
+    """log p(x) of data points ``[B, *event]``."""
     n, latent = len(x), nodes.shape[1]
     spacing = _SPACING[latent]
     owner, z = torch.arange(n, device=x.device).repeat_interleave(len(nodes)), nodes.repeat(n, 1)
@@ -95,9 +95,9 @@ def _of_block(model: VAE, x: Tensor, nodes: Tensor, tolerance: float) -> LogLike
         now = highest + total.log() + latent * math.log(spacing)
         changes = torch.where(seen, (now - values).abs().nan_to_num(nan=math.inf), changes)
         values = torch.where(seen, now, values)
-        # A sum of few nodes may agree with that before it by chance.
+        # Two sums of few nodes may agree by chance.
         done = (changes < tolerance) & (total.square() / squares > 2.5**latent)
-        # A concave function is nowhere above its tangent: what the cell's corners have at most.
+        # A concave function lies below its tangent, which bounds the log density at the cell's corners.
         kept = (log_density + 0.5 * spacing * slope > (highest - _RANGE)[owner]) & ~done[owner]
         if not kept.any():
             break
@@ -108,7 +108,7 @@ def _of_block(model: VAE, x: Tensor, nodes: Tensor, tolerance: float) -> LogLike
 
 
 def _log_densities(model: VAE, x: Tensor, z: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(x, z) of each node with the data point that it belongs to, and its gradient's 1-norm, in float64."""
+    """log p(x, z) of each node and its data point ``x[owner]``, and the 1-norm of its gradient, in float64."""
     parts = zip(z.split(ROWS), owner.split(ROWS), strict=True)
     values, gradients = zip(*(with_gradient(log_joint(model, x[i]))(part) for part, i in parts), strict=True)
     return torch.cat(values).double(), torch.cat(gradients).abs().sum(1).double()

@@ -5,8 +5,8 @@
     with diffusers.patch():
         ...  # the package's own code, unchanged, on the fused operators
 
-A patch replaces named attributes and nothing else, refuses a version of the package that it does not know, and puts
-back the identical objects when it is undone. No package is imported before its patch is asked for.
+A patch replaces named attributes and nothing else. It refuses a version of the package that it was not tested with, and
+puts back the identical objects when it is undone. A package is imported only when its ``patch()`` is called.
 """
 
 from ._patch import AlreadyPatched, NotInstalled, OutOfOrder, Patch, PatchError, UnknownVersion

@@ -12,22 +12,22 @@ from .._arguments import FLOATING
 from ..functional import gaussian_kl
 from ._patch import Replacement, are_dense
 
-# The releases in which the registry, its memo and the two distributions are as the code here takes them to be.
+# The releases with which the code here was tested: it uses the registry, its cache and the two distributions.
 TORCH_VERSIONS = ("2.11.0", "2.12.0", "2.12.1", "2.13.0")
 
 _NORMALS, _INDEPENDENTS = (Normal, Normal), (Independent, Independent)
 
 
 class GaussianKl:
-    """The two entries of ``torch.distributions.kl``'s registry that a patch replaces, and the memo that goes with them.
+    """The two entries of ``torch.distributions.kl``'s registry that a patch replaces, and the registry's cache.
 
-    A pair that the operator does not take (no Normals, a KL that somebody has registered for a subclass, integers) has
-    the KL that it had.
+    A pair that the operator does not support (no Normals, a subclass with its own registered KL, integers) keeps its
+    original KL.
     """
 
     def __init__(self):
-        self._known = None  # the pairs that the memo had before the patch; None while there is no patch
-        self._ours = None  # what stands in the registry for a pair of Normals while there is one
+        self._known = None  # the pairs that were cached before the patch; None while there is no patch
+        self._ours = None  # the registry's function for a pair of Normals during the patch
 
     def replacements(self) -> list[Replacement]:
         return [
@@ -36,10 +36,10 @@ class GaussianKl:
         ]
 
     def on_change(self) -> None:
-        """Let the memo say what the registry says now.
+        """Update the cache to what the registry says now.
 
-        Emptying it, as torch's own ``register_kl`` does, would undo more than the patch did: torch.compile can trace
-        kl_divergence of pairs that are in the memo, and not the search for one that is not.
+        torch's own ``register_kl`` empties the cache. That would change more than the patch did: torch.compile can
+        trace kl_divergence of cached pairs, but not the search for a pair that is not cached.
         """
         if self._known is None:
             self._known, self._ours = list(kl._KL_MEMOIZE), kl._KL_REGISTRY[_NORMALS]
@@ -47,7 +47,7 @@ class GaussianKl:
         else:
             pairs, self._known, self._ours = self._known, None, None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of ambiguity: it came when the pair was first met
+            warnings.simplefilter("ignore", RuntimeWarning)  # of an ambiguous pair: it was given at the first lookup
             memo = {pair: kl._dispatch_kl(*pair) for pair in pairs}
         kl._KL_MEMOIZE.clear()
         kl._KL_MEMOIZE.update(memo)
@@ -60,7 +60,7 @@ class GaussianKl:
 
 
 def _registered(pair: tuple[type, type]):
-    """The function that kl_divergence calls for these types, remembered as it remembers it."""
+    """The function that kl_divergence calls for these types, cached as kl_divergence caches it."""
     if pair not in kl._KL_MEMOIZE:
         kl._KL_MEMOIZE[pair] = kl._dispatch_kl(*pair)
     return kl._KL_MEMOIZE[pair]
@@ -96,12 +96,12 @@ def _fused(p: Normal, q: Normal, event_dims: int) -> Tensor:
         reduction="sample" if event_dims else "none",
         batch_dims=mu.dim() - event_dims,
     )
-    # Half precision comes back as float32. Autocast, where it matters, computes the original in float32 too.
+    # The operator returns float32 for half precision. Under autocast the original computes in float32 too.
     return value if value.dtype == dtype or _autocast(device.type) else value.to(dtype)
 
 
 def _deciding(parameters: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:
-    """As PyTorch decides: tensors without dimensions are but numbers beside others."""
+    """The result's dtype and device by PyTorch's rules: scalar tensors do not count beside others."""
     deciding = [t for t in parameters if t.dim()] or parameters
     dtype = functools.reduce(torch.promote_types, [t.dtype for t in deciding])
     return dtype, next((t.device for t in deciding if t.device.type != "cpu"), deciding[0].device)
@@ -109,8 +109,8 @@ def _deciding(parameters: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:
 
 def _as_operand(t: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     if t.device != device and t.dim() == 0:
-        # `Normal(0.0, 1.0)` lies on the CPU whatever the other lies on. An arithmetic operation takes such a number as
-        # an argument of its kernel, where `to` would copy it across.
+        # `Normal(0.0, 1.0)` is on the CPU, wherever the other distribution is. An arithmetic operation passes such a
+        # scalar to its kernel as an argument, where `to` would copy it to the device.
         t = torch.zeros((), device=device, dtype=dtype) + t
     return t.to(dtype)
 

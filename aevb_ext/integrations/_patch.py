@@ -1,4 +1,4 @@
-"""Replacing attributes of somebody else's package, and putting them back."""
+"""Replacing attributes of a third-party package, and putting them back."""
 
 import functools
 import importlib.metadata
@@ -20,11 +20,11 @@ class AlreadyPatched(PatchError):
 
 
 class OutOfOrder(PatchError):
-    """A patch is undone that is not in force, or while somebody else's replacement lies on top of it."""
+    """A patch is undone that is not in force, or whose attributes have been replaced again since."""
 
 
 class UnknownVersion(PatchError):
-    """The installed version of the package is none that the patch was written for and tested with."""
+    """The patch was not tested with the installed version of the package."""
 
 
 class NotInstalled(ImportError, PatchError):
@@ -52,16 +52,16 @@ def require(distribution: str, versions: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Replacement:
-    """What a patch replaces, and by what.
+    """An attribute that a patch replaces, and the function that replaces it.
 
     Args:
-        owner: a class or a module, one of whose own attributes is replaced; or a dict, whose entry is.
+        owner: a class or a module, one of whose own attributes is replaced; or a dict, one of whose entries is.
         name: the attribute's name, or the dict's key. A dict may lack the key: undoing removes it again.
-        function: called in its place with the same arguments. When it returns ``NotImplemented``, the original is
-            called as if there were no patch, and the call is not counted. So it is, without asking the function, within
-            ``torch.jit.trace`` and forward-mode differentiation, which only the original's operations are made for.
-        label: how the attribute is called in ``Patch.attributes``, ``Patch.calls`` and messages. Default:
-            ``"Class.method"`` or ``"module.function"``; a dict has none and needs a label.
+        function: called instead, with the same arguments. If it returns ``NotImplemented``, the original is called as
+            if there were no patch, and the call is not counted. Within ``torch.jit.trace`` and forward-mode
+            differentiation, which the operators do not support, the original is called at once.
+        label: the attribute's name in ``Patch.attributes``, ``Patch.calls`` and messages. Default: ``"Class.method"``
+            or ``"module.function"``; for a dict there is no default.
     """
 
     owner: Any
@@ -75,7 +75,7 @@ class Replacement:
         return f"{self.owner.__qualname__ if isinstance(self.owner, type) else self.owner.__name__}.{self.name}"
 
     def current(self):
-        """What stands there now, as it stands there (a class's own entry, neither bound nor inherited)."""
+        """The present value (of a class, its own entry: neither bound nor inherited)."""
         return (self.owner if isinstance(self.owner, MutableMapping) else vars(self.owner)).get(self.name, _ABSENT)
 
     def write(self, value) -> None:
@@ -90,7 +90,7 @@ class Replacement:
 
 _ABSENT = object()
 
-# Who has replaced what: (id of the owner, name) of each attribute, while its patch is in force.
+# The patch in force of each replaced attribute, by (id of the owner, name).
 _in_force: dict[tuple[int, Any], "Patch"] = {}
 
 
@@ -100,12 +100,12 @@ class Patch:
     Args:
         package: the package's name, for messages.
         replacements: what is replaced.
-        on_change: called after the attributes were written, on creation and on undoing (to drop the package's caches).
+        on_change: called after the attributes are written, on creation and on undoing (to update the package's caches).
 
     Attributes:
-        attributes: the names of all attributes that it touches.
-        calls: how many calls reached our operators through each of them. Calls inside of code that torch.compile or
-            torch.export has traced are not counted: counting would be a side effect of the graph.
+        attributes: the names of all replaced attributes.
+        calls: how many calls reached our operators through each of them. Calls in code traced by torch.compile or
+            torch.export are not counted: counting would be a side effect of the graph.
 
     Raises:
         AlreadyPatched: another patch of one of the attributes is in force.
@@ -133,8 +133,8 @@ class Patch:
         """Put the original objects back.
 
         Raises:
-            OutOfOrder: the patch is not in force (it was undone before), or somebody has replaced one of the
-                attributes since: that replacement must go first. Nothing is changed then.
+            OutOfOrder: the patch is not in force (it was undone before), or one of the attributes has been replaced
+                since: undo that replacement first. Nothing is changed then.
         """
         if not self.is_applied:
             raise OutOfOrder(f"the patch of {self.package} was undone already")
@@ -186,7 +186,7 @@ class Patch:
         return replacement
 
     def _write(self, new: list, old: list, done: str) -> None:
-        """All or nothing."""
+        """Write all attributes, or none if one fails."""
         written = []
         try:
             for r, value, before in zip(self._replacements, new, old, strict=True):
@@ -200,16 +200,12 @@ class Patch:
 
 
 def are_dense(*values) -> bool:
-    """Whether these are tensors each element of which is in memory.
-
-    What else a package's own formulas can be fed with (numbers, the proxies of torch.fx, sparse and nested tensors) is
-    for those.
-    """
+    """Whether these are dense tensors. Other arguments (numbers, proxies, sparse tensors) go to the original."""
     return all(isinstance(v, Tensor) and v.layout == torch.strided and not v.is_nested for v in values)
 
 
 def _originals_only() -> bool:
-    """Within torch.jit.trace, or torch.func.jvp and what else differentiates forward."""
+    """Whether torch.jit.trace or forward-mode differentiation (such as torch.func.jvp) is active."""
     return torch.jit.is_tracing() or forward_ad._current_level >= 0
 
 

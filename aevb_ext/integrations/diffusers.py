@@ -6,9 +6,9 @@
         posterior = vae.encode(images).latent_dist
         loss = ... + posterior.kl().mean()
 
-The class is imported by name in some thirty files of diffusers: its methods are replaced, so that all of them see it.
-``mode()`` returns the mean and needs no operator; ``__init__`` (which clamps logvar to [-30, 20] and computes ``std``
-and ``var``) stays, since those are public attributes, and instances may outlive the patch.
+Some thirty files of diffusers import the class by name, so its methods are replaced rather than the class. ``mode()``
+returns the mean and needs no operator. ``__init__`` clamps logvar to [-30, 20] and computes ``std`` and ``var``; it
+stays, since those are public attributes, and instances may outlive the patch.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,26 +23,26 @@ from ._patch import Patch, Replacement, are_dense, require
 
 VERSIONS = ("0.42.1",)
 
-IMAGE_DIMS = (1, 2, 3)  # what the original sums over, whatever the rank
+IMAGE_DIMS = (1, 2, 3)  # the original sums over these, whatever the rank
 
 
 def patch(*, strict: bool = True) -> Patch:
     """Replace ``sample``, ``kl`` and ``nll`` of ``DiagonalGaussianDistribution`` until the patch is undone.
 
-    What is the same: signatures, gradients, dtypes, ``deterministic=True`` (the original's code runs), a generator on
-    the posterior's device or on the CPU, a list of generators, one for each data point. What is not:
+    Signatures, gradients and dtypes stay the same. So do ``deterministic=True`` (the original's code runs), a generator
+    on the posterior's device or on the CPU, and a list of generators, one for each data point. Two things differ:
 
-    * The noise is this package's (:mod:`aevb_ext.noise`): one seed gives one latent, but not the one that it gives
-      without the patch. With a list of generators a data point's latent is the same whatever the batch that it is in.
+    * The noise is this package's (:mod:`aevb_ext.noise`): a seed gives another latent than without the patch. With a
+      list of generators a data point's latent does not depend on the batch that it is in.
     * Arithmetic is in float32 inside. The KL near the prior does not cancel, and a variance beyond float16 (logvar
-      over 11) makes no inf on the way to a result that float16 can hold.
+      over 11) does not become inf if the result fits float16.
 
     Args:
         strict: True keeps the shapes, reductions, result dtypes and errors of the original. False gives the right
             answer where the original is wrong or fails: ``kl()`` and ``nll(sample)`` sum over all dimensions but the
-            batch's, so that there is one value per data point for latents of any rank (``[B, C, T, H, W]`` videos, for
-            which the original gives ``[B, W]``; ``[B, C, T]`` audio and ``[B, C]``, for which it raises IndexError),
-            and are float32 for half latents, whose sums can exceed 65504.
+            batch's. There is then one value per data point for latents of any rank: ``[B, C, T, H, W]`` videos, for
+            which the original gives ``[B, W]``, and ``[B, C, T]`` audio and ``[B, C]``, for which it raises IndexError.
+            Results are float32 for half latents, whose sums can exceed 65504.
 
     Raises:
         NotInstalled, UnknownVersion, AlreadyPatched: see :mod:`aevb_ext.integrations`.
@@ -64,7 +64,7 @@ def _sample(self, generator=None):
 
 
 def _key(mean: Tensor, generator) -> Tensor | None:
-    """None: the original has an error of its own for these generators."""
+    """The key for these generators; None if the original raises an error for them."""
     first = generator
     if isinstance(generator, list):
         if len(generator) == 1:
@@ -89,7 +89,7 @@ def _kl(self, other=None):
 
 
 def _kl_over(self, other, dims):
-    """Summed over ``dims``; None: over all but the batch's."""
+    """The KL summed over ``dims``; None: over all but the batch's."""
     if not _is_mean_and_logvar(self):
         return NotImplemented
     dims = _event_dims(self.mean) if dims is None else dims
@@ -119,7 +119,7 @@ def _nll(self, sample, dims=None):
 
 
 def _nll_over(self, sample, dims):
-    """As :func:`_kl_over`."""
+    """The negative log-likelihood, summed as in :func:`_kl_over`."""
     if not _is_mean_and_logvar(self) or not are_dense(sample):
         return NotImplemented
     if dims is None:
@@ -146,7 +146,7 @@ class _Rows:
 
 
 def _is_mean_and_logvar(q) -> bool:
-    """Whether these two say all about q: a subclass's ``__init__`` may have given it another std, or none of them."""
+    """Whether mean and logvar determine q: a subclass's ``__init__`` may have set another std, or neither of them."""
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     if type(q).__init__ is not DiagonalGaussianDistribution.__init__ or q.deterministic:
@@ -159,7 +159,7 @@ def _event_dims(mean: Tensor) -> tuple[int, ...]:
 
 
 def _has(t: Tensor, dims: tuple[int, ...]) -> bool:
-    """Whether these are dimensions of t, each once. (None at all would mean all of them to torch.sum.)"""
+    """Whether these are dimensions of t, each once. (To torch.sum an empty tuple would mean all of them.)"""
     return bool(dims) and all(-t.dim() <= d < t.dim() for d in dims) and len({d % t.dim() for d in dims}) == len(dims)
 
 
@@ -168,5 +168,5 @@ def _parameters(self) -> tuple[Tensor, Tensor]:
 
 
 def _dtype(self) -> torch.dtype:
-    """That of the original's results: under autocast, exp may have made float32 of half parameters."""
+    """The dtype of the original's results: under autocast, exp may have turned half parameters into float32."""
     return torch.promote_types(self.mean.dtype, self.var.dtype)

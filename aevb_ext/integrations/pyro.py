@@ -9,13 +9,13 @@ VERSIONS = ("1.9.2",)
 def patch() -> Patch:
     """Let Pyro's analytic KLs use :func:`aevb_ext.gaussian_kl`.
 
-    ``TraceMeanField_ELBO`` asks ``torch.distributions.kl_divergence`` for the KL of each latent variable's guide to its
-    prior. For two of Pyro's Normals, and for two ``Normal(...).to_event(n)``, masked, expanded or in a plate, that is
-    one call of the operator from now on, with the sum over the event in it.
+    ``TraceMeanField_ELBO`` calls ``torch.distributions.kl_divergence`` for the KL of each latent variable's guide to
+    its prior. For two of Pyro's Normals, and for two ``Normal(...).to_event(n)``, masked, expanded or in a plate, that
+    becomes one call of the operator, which includes the sum over the event.
 
-    Pyro's Normal and Independent are subclasses of torch's, and kl_divergence is torch's. So what is touched, and what
-    it is for other distributions, is as in :func:`aevb_ext.integrations.torch_distributions.patch`: one of the two is
-    enough, and both are refused. Import Pyro before torch.distributions is patched: it registers KLs of its own.
+    Pyro's Normal and Independent are subclasses of torch's, and kl_divergence is torch's. So this patch replaces the
+    same entries as :func:`aevb_ext.integrations.torch_distributions.patch`: one of the two is enough, and applying both
+    raises. Import Pyro before torch.distributions is patched, since it registers KLs of its own.
 
     Returns:
         the patch in force.
@@ -25,7 +25,7 @@ def patch() -> Patch:
     """
     require("pyro-ppl", VERSIONS)
     require("torch", TORCH_VERSIONS)
-    import pyro.distributions  # noqa: F401  (it registers its own KLs, which must lie below ours)
+    import pyro.distributions  # noqa: F401  (it registers its own KLs, which the patch must come after)
 
     gaussian = GaussianKl()
     return Patch("pyro", gaussian.replacements(), gaussian.on_change)

@@ -5,7 +5,7 @@
     with aevb_ext.integrations.pythae.patch():
         pipeline(train_data=...)  # or a BaseTrainer, or the model's forward
 
-pythae's decoders end in a sigmoid, so that its "bce" is the likelihood of probabilities.
+pythae's decoders end in a sigmoid, so its "bce" is the Bernoulli likelihood of probabilities.
 """
 
 import math
@@ -23,16 +23,16 @@ VERSIONS = ("0.1.2",)
 def patch() -> Patch:
     """Replace ``_sample_gauss`` and ``loss_function`` of VAE, BetaVAE and IWAE until the patch is undone.
 
-    The other models of pythae, which have methods of their own, are as they were; a class that inherits one of the
-    replaced methods sees the replacement. Signatures and reductions are the original's, the numbers too, to rounding,
-    except that:
+    Other models of pythae have methods of their own and do not change; a class that inherits a replaced method gets the
+    replacement. Signatures and reductions are the original's, and values agree up to rounding, with these exceptions:
 
     * The noise is this package's (:mod:`aevb_ext.noise`): the same seed gives other samples than without the patch.
     * Losses of half precision come back in float32, and the KL does not cancel near the prior.
-    * Data and probabilities outside [0, 1] under ``reconstruction_loss="bce"`` are ``binary_cross_entropy``'s error on
-      the CPU alone; on a GPU, where its check would end the process's use of it, such probabilities give NaN.
-    * ``BaseTrainer`` with ``amp=True`` keeps autocast on for these models under ``reconstruction_loss="bce"``, where
-      pythae turns it off without a word, because ``binary_cross_entropy`` refuses autocast on a GPU. (It is
+    * Under ``reconstruction_loss="bce"``, data and probabilities outside [0, 1] raise ``binary_cross_entropy``'s error
+      only on the CPU. On a GPU, where its check would make the device unusable for the process, such probabilities give
+      NaN.
+    * ``BaseTrainer`` with ``amp=True`` keeps autocast on for these models under ``reconstruction_loss="bce"``. pythae
+      silently turns it off, because ``binary_cross_entropy`` refuses autocast on a GPU. (It is
       ``torch.autocast("cuda")`` in either case, which does nothing on the CPU.)
 
     Raises:
@@ -56,7 +56,7 @@ def _sample_gauss(self, mu, std):
     if mu.dtype not in FLOATING:
         return NotImplemented
     key = noise_key(mu.device)
-    # pythae's own forward drops eps, but others who call the method may not.
+    # pythae's own forward drops eps, but other callers of the method may use it.
     eps = rsample(torch.zeros_like(mu), mu.new_ones(()), key=key, spread="std")
     return rsample(mu, std, key=key, spread="std"), eps
 
@@ -78,7 +78,7 @@ def _beta_vae_loss(self, recon_x, x, mu, log_var, z):
 
 
 def _iwae_loss(self, recon_x, x, mu, log_var, z):
-    """Everything is ``[B, n_samples, ...]``, but the data, which are not repeated here."""
+    """All arguments are ``[B, n_samples, ...]``; only x is not repeated."""
     if not are_dense(recon_x, x, mu, log_var, z) or recon_x.dim() != 3 or recon_x.shape[1] != self.n_samples:
         return NotImplemented
     if not recon_x.shape[:2] == z.shape[:2] or not z.shape == mu.shape == log_var.shape:
@@ -88,7 +88,7 @@ def _iwae_loss(self, recon_x, x, mu, log_var, z):
         return NotImplemented
     recon_loss = recon_loss.T
     z, mu, log_var = promoted(z, mu, log_var)
-    # Both without their log(2 pi), as pythae has them; z^2 / 2 is the KL of N(z, 1) to N(0, 1).
+    # Both without log(2 pi), as in pythae; z^2 / 2 is the KL of N(z, 1) to N(0, 1).
     log_q_z = gaussian_log_prob(z, mu, log_var, batch_dims=2) + 0.5 * math.log(2 * math.pi) * z.shape[-1]
     kld = log_q_z + gaussian_kl(z, z.new_zeros(()), batch_dims=2)
     log_w = -(recon_loss + kld)
@@ -97,7 +97,7 @@ def _iwae_loss(self, recon_x, x, mu, log_var, z):
 
 
 def _recon_loss(self, recon, x, reduction):
-    """Of reconstructions ``[*samples, B, pixels]`` against the data ``[B, ...]``."""
+    """The loss of reconstructions ``[*samples, B, pixels]`` of the data ``[B, ...]``."""
     loss = _RECONSTRUCTION_LOSSES.get(self.model_config.reconstruction_loss)
     x = x.reshape(x.shape[0], -1)
     if loss is None or x.shape != recon.shape[-2:] or recon.dtype not in FLOATING:
@@ -113,9 +113,10 @@ def _bce(recon, x, reduction):
 
 
 def _is_refused(loss, x):
-    """Whether binary_cross_entropy has an error for this: on the CPU, for data or probabilities outside [0, 1].
+    """Whether binary_cross_entropy raises: on the CPU, for data or probabilities outside [0, 1].
 
-    The latter have made the loss NaN. A GPU would have to be waited for; traces and transforms cannot ask.
+    Such probabilities have made the loss NaN. On a GPU the host would have to wait, and in a trace or a transform there
+    are no values to check.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
         return False
@@ -126,8 +127,8 @@ def _is_refused(loss, x):
 
 
 def _mse(recon, x, reduction):
-    """Half the squared error, as the KL of two Gaussians of unit variance: a log-likelihood has its log(2 pi) besides,
-    in which a small error would be lost."""
+    """Half the squared error, as the KL of two Gaussians of unit variance. A log-likelihood would add log(2 pi), in
+    which a small error would be lost."""
     recon, x = promoted(recon, x)
     return gaussian_kl(recon, recon.new_zeros(()), x, reduction=reduction, batch_dims=recon.dim() - 1)
 
@@ -137,7 +138,7 @@ _RECONSTRUCTION_LOSSES = {"mse": _mse, "bce": _bce}
 
 def _trainer_init(original, models):
     def __init__(self, model, train_dataset, eval_dataset=None, training_config=None, callbacks=None):
-        loss = getattr(type(model), "loss_function", None)  # flows have none; forward alone is asked for
+        loss = getattr(type(model), "loss_function", None)  # flows have none; pythae requires only forward
         is_ours = "loss_function" not in vars(model) and any(loss is m.loss_function for m in models)
         amp = training_config is not None and training_config.amp
         if not (is_ours and amp and model.model_config.reconstruction_loss == "bce"):

@@ -13,9 +13,9 @@ VERSIONS = ("1.4.2",)
 def patch() -> Patch:
     """Let scvi-tools sample with :func:`aevb_ext.rsample` and take its KLs from :func:`aevb_ext.gaussian_kl`.
 
-    Touched: ``scvi.nn.Encoder.forward`` (the encoder of SCVI, SCANVI, CondSCVI and others), whose noise comes from
-    noise keys from now on, so that a seed gives another draw than without the patch; and, as scvi-tools' KLs are
-    between torch's own distributions, what :func:`aevb_ext.integrations.torch_distributions.patch` touches.
+    It replaces ``scvi.nn.Encoder.forward`` (the encoder of SCVI, SCANVI, CondSCVI and others). Its noise then comes
+    from noise keys, so a seed gives another draw than without the patch. scvi-tools' KLs are between torch's own
+    distributions, so the patch also replaces what :func:`aevb_ext.integrations.torch_distributions.patch` replaces.
 
     Returns:
         the patch in force.
@@ -36,7 +36,7 @@ def _encode(self, x, *cat_list):
     mean = self.mean_encoder(q)
     variance = self.var_activation(self.var_encoder(q)) + self.var_eps
     posterior = Normal(mean, variance.sqrt())
-    # Not to the original with what the operator does not take: batch norms of the encoder would see the data twice.
+    # Calling the original for unsupported tensors would run the encoder, and update its batch norms, a second time.
     ours = are_dense(posterior.loc, posterior.scale) and posterior.loc.dtype in FLOATING
     sample = rsample(posterior.loc, posterior.scale, spread="std") if ours else posterior.rsample()
     latent = self.z_transformation(sample)

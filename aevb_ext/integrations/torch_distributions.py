@@ -7,12 +7,14 @@ from ._patch import Patch, require
 def patch() -> Patch:
     """Let ``torch.distributions.kl_divergence`` use :func:`aevb_ext.gaussian_kl`.
 
-    Of two Normals, elementwise, and of two Independent Normals, where the sum over the reinterpreted dimensions is part
-    of the operator and the elementwise tensor is not made. Parameters of either side broadcast as ever, and the result
-    has the dtype that it had (under autocast, float32). Right to a few ulp near the prior, where the original cancels.
+    This applies to two Normals, elementwise, and to two Independent Normals, where the operator includes the sum over
+    the reinterpreted dimensions and no elementwise tensor is made. Parameters broadcast as before, and the result has
+    the same dtype as before (under autocast, float32). It is accurate to a few ulp near the prior, where the original
+    cancels.
 
-    Touched: the entries (Normal, Normal) and (Independent, Independent) of ``torch.distributions.kl._KL_REGISTRY``, and
-    the memo of what has been looked up in it. Import what registers KLs for these two (Pyro does) before.
+    The patch replaces the entries (Normal, Normal) and (Independent, Independent) of
+    ``torch.distributions.kl._KL_REGISTRY``, and updates the cache of its lookups. A package that registers KLs for
+    these two (Pyro does) must be imported before.
 
     Returns:
         the patch in force.

@@ -1,4 +1,4 @@
-"""How parameters are learnt."""
+"""Learners: the algorithms that train a model (AEVB, wake-sleep, Monte Carlo EM, full variational Bayes)."""
 
 from .aevb import AEVB
 from .full_vb import FullVB

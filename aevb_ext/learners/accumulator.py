@@ -1,4 +1,4 @@
-"""What a step's bounds add up to, kept on the device until somebody prints."""
+"""Running sums of the bounds of training steps, kept on the device until they are read."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ _NEVER = torch.iinfo(torch.int64).max
 
 
 class Totals(NamedTuple):
-    """What was read.
+    """The totals since the last read.
 
     Attributes:
         bound, reconstruction, kl: means over the data points whose bound was finite; NaN where there were none.
-        non_finite: how many data points' bounds were not.
-        first_bad_step: the first step that had one, counted from 1; None: there was none.
-        skipped: how many updates of the parameters were left out.
+        non_finite: how many data points had a bound that was not finite.
+        first_bad_step: the first step with such a data point, counted from 1; None: there was none.
+        skipped: how many updates of the parameters were skipped.
     """
 
     bound: float
@@ -33,10 +33,10 @@ class Totals(NamedTuple):
 
 
 class Accumulator:
-    """Sums over data points, and counts: of those whose bound is not finite, and of updates that were left out."""
+    """Sums over data points, and counts of bounds that are not finite and of skipped updates."""
 
     def __init__(self, device: Device):
-        # Of bound, reconstruction and KL; of how many data points; how many were not finite.
+        # Sums of bound, reconstruction and KL; the number of finite data points; the number of others.
         self._sums = torch.zeros(5, dtype=torch.float64, device=device)
         self._step = torch.ones((), dtype=torch.int64, device=device)
         self._first_bad = torch.full((), _NEVER, device=device)
@@ -44,7 +44,7 @@ class Accumulator:
 
     @torch.no_grad()
     def add(self, terms: ELBOTerms) -> None:
-        """A minibatch's, or a part of it."""
+        """Add the terms of a minibatch, or of a part of it."""
         finite = terms.bound.isfinite()
         values = torch.stack([*terms, torch.ones_like(terms.bound)]).where(finite, 0).sum(1, dtype=torch.float64)
         bad = len(finite) - values[3:]
@@ -52,7 +52,7 @@ class Accumulator:
         torch.minimum(self._first_bad, torch.where(bad[0] > 0, self._step, _NEVER), out=self._first_bad)
 
     def count_skipped(self, skipped: Tensor) -> None:
-        """Whether an update was left out, a bool scalar: of several processes, by all of them."""
+        """Count an update if it was skipped: a bool scalar, the same in all processes."""
         self._skipped += skipped
 
     def count_step(self) -> None:
@@ -60,7 +60,7 @@ class Accumulator:
         self._step += 1
 
     def begin_at(self, steps: int) -> None:
-        """So many steps were taken before."""
+        """Set how many steps were taken before (of a resumed run)."""
         self._step.fill_(steps + 1)
 
     def read(self, processes: Processes | None = None) -> Totals:

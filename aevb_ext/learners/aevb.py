@@ -15,7 +15,7 @@ __all__ = ["AEVB", "Bounds"]
 
 
 class AEVB(Learner):
-    """Minibatch ascent of the bound (Algorithm 1), in the parameters of encoder and decoder at once.
+    """Minibatch ascent of the bound (Algorithm 1) in the parameters of encoder and decoder together.
 
     Args:
         model: the VAE to train, in place.
@@ -63,10 +63,10 @@ class Bounds(Objective):
         model: the VAE.
         estimator: ``"a"``, ``"b"`` or ``"iwae"``.
         n_samples: L, or k.
-        beta, beta_warmup, free_bits: as :class:`aevb_ext.nn.ELBO` has them (``warmup_steps``); of estimator B.
-        sample_block: how many samples of each data point are computed at a time, as the ``block`` of
+        beta, beta_warmup, free_bits: as in :class:`aevb_ext.nn.ELBO` (``warmup_steps``); for estimator B.
+        sample_block: how many samples of each data point are computed at a time, as ``block`` of
             :class:`aevb_ext.nn.ELBO`. None: all at once.
-        processes: over whose data points together free bits take their mean; None: this process alone.
+        processes: free bits take their mean over the data points of all these processes. None: this process alone.
 
     Raises:
         ValueError: an unknown estimator, or a number out of range.
@@ -102,7 +102,7 @@ class Bounds(Objective):
             self.elbo.processes = processes
 
     def forward(self, x: Tensor, key: Tensor | None = None) -> Ascent:
-        """The bounds of x, which are ascended as they are."""
+        """The bounds of x, which are also what is maximised."""
         if self.elbo is None:
             terms = self._estimator(self.model, x, self.n_samples, block=self.sample_block, key=key)
         else:
@@ -110,22 +110,22 @@ class Bounds(Objective):
         return Ascent(terms.bound, terms)
 
     def own_state(self) -> dict[str, Tensor]:
-        """That of the bound's schedules."""
+        """The state of the bound's schedules."""
         return {} if self.elbo is None else self.elbo.state_dict()
 
     def count_step(self) -> None:
-        """After each step of the optimizer: beta follows, on the device."""
+        """After each step of the optimizer: advance beta's schedule, on the device."""
         if self.elbo is not None:
             self.elbo.step()
 
     @property
     def current_beta(self) -> float:
-        """The weight of the divergence at the next step; waits for the device."""
+        """The weight of the KL at the next step; waits for the device."""
         return 1.0 if self.elbo is None else self.elbo.current_beta.item()
 
 
 class _ELBO(ELBO):
-    """Whose free bits are of the minibatch of all processes together."""
+    """An ELBO whose free bits take their mean over the minibatch of all processes together."""
 
     processes: Processes | None = None
 

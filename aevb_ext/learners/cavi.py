@@ -1,7 +1,8 @@
-r"""Coordinate-ascent variational inference on factor analysis: what AEVB is compared with where both can be had.
+r"""Coordinate-ascent variational inference on factor analysis, with which AEVB is compared.
 
-The mean-field family :math:`q(z) = \prod_j N(z_j; m_j, s_j)` of each data point; each update maximises the bound over
-one factor with the others fixed (Bishop 2006, section 10.1.1, eq. 10.9), in closed form, for all data points at once.
+Each data point has the mean-field posterior :math:`q(z) = \prod_j N(z_j; m_j, s_j)`. Each update maximises the bound
+over one factor with the others fixed (Bishop 2006, section 10.1.1, eq. 10.9), in closed form, for all data points at
+once.
 """
 
 from copy import deepcopy
@@ -19,7 +20,7 @@ class MeanField:
     """q(z) of each data point of x; it starts as the prior.
 
     Args:
-        model: whose posterior it approximates; the parameters may change between updates.
+        model: the model whose posterior it approximates; its parameters may change between updates.
         x: ``[N, x_dim]``, of the parameters' dtype.
 
     Attributes:
@@ -41,8 +42,8 @@ class MeanField:
         .. math:: s_j = 1 / \Lambda_{jj}, \quad m_j = s_j \Big(h_j - \sum_{k \ne j} \Lambda_{jk} m_k\Big)
 
         Args:
-            j: which.
-            precision, h: Lambda and h of the model and x, where they are known already.
+            j: the index of the factor.
+            precision, h: Lambda and h of the model and x, if they are known already.
         """
         precision = self.model.precision() if precision is None else precision
         h = self.model.evidence_for(self.x) if h is None else h
@@ -52,7 +53,7 @@ class MeanField:
 
     @torch.no_grad()
     def sweep(self) -> float:
-        """Update each factor once. Gives the largest move of a mean, in standard deviations of its factor."""
+        """Update each factor once; return the largest change of a mean, in standard deviations of its factor."""
         precision, h, before = self.model.precision(), self.model.evidence_for(self.x), self.mean.clone()
         for j in range(len(self.variance)):
             self.update(j, precision, h)
@@ -60,13 +61,13 @@ class MeanField:
 
     @torch.no_grad()
     def bound(self) -> Tensor:
-        """Of each data point, ``[N]``, in nats."""
+        """The bound of each data point, ``[N]``, in nats."""
         return self.model.bound(self.x, self.mean, self.variance.log())
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """What :func:`cavi` found.
+    """The result of :func:`cavi`.
 
     Attributes:
         mean: float64 ``[N, latent]``.
@@ -84,13 +85,13 @@ class Coordinates:
 def cavi(model: FactorAnalysis, x: Tensor, *, tolerance: float = 1e-10, max_sweeps: int = 10_000) -> Coordinates:
     """Sweep over the coordinates until no mean moves by more than ``tolerance`` standard deviations.
 
-    Everything is computed in float64. It always converges, the faster the less Lambda correlates the coordinates.
+    Everything is computed in float64. It always converges, faster if Lambda correlates the coordinates less.
 
     Args:
-        model: with its parameters as they are.
+        model: the model; its parameters stay as they are.
         x: ``[N, x_dim]``.
         tolerance: see above.
-        max_sweeps: after which it is given up.
+        max_sweeps: the most sweeps; a RuntimeError is raised after them.
 
     Raises:
         ValueError: x is not ``[N, x_dim]``.
@@ -104,7 +105,7 @@ def cavi(model: FactorAnalysis, x: Tensor, *, tolerance: float = 1e-10, max_swee
         if move <= tolerance:
             return Coordinates(q.mean, q.variance, q.bound(), torch.stack(bounds))
     raise RuntimeError(
-        f"not converged after max_sweeps {max_sweeps}: the last one moved a mean by {move:.3g} standard deviations, "
+        f"not converged after max_sweeps {max_sweeps}: the last sweep moved a mean by {move:.3g} standard deviations, "
         f"tolerance is {tolerance:.3g}"
     )
 
@@ -118,11 +119,12 @@ def variational_em(
     Neither step can lower the bound (Neal & Hinton 1998).
 
     Args:
-        model: where it starts; :meth:`FactorAnalysis.start_ <aevb_ext.models.factor_analysis.FactorAnalysis.start_>`
-            has a good start for b and psi.
+        model: has the initial parameters;
+            :meth:`FactorAnalysis.start_ <aevb_ext.models.factor_analysis.FactorAnalysis.start_>` is a good start for b
+            and psi.
         x: ``[N, x_dim]``.
-        tolerance: it ends when an iteration gains less, in nats per data point,
-        max_iterations: or after so many.
+        tolerance: stop when an iteration gains less than this, in nats per data point.
+        max_iterations: stop after this many iterations.
 
     Returns:
         float64 ``[iterations + 1]``: the mean bound at the start, with q at the prior, and after each iteration.
@@ -145,7 +147,7 @@ def variational_em(
 
 
 def _maximise(model: FactorAnalysis, q: MeanField) -> None:
-    """The M step: linear regression of x on z and 1, whose second moments are those under q; psi is what it leaves."""
+    """The M step: linear regression of x on z and 1, with second moments under q; psi is the residual variance."""
     x, n = q.x, len(q.x)
     z = torch.cat([q.mean, q.mean.new_ones(n, 1)], 1)
     uncertain = torch.cat([q.variance, q.variance.new_zeros(1)])

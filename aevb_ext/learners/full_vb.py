@@ -17,15 +17,15 @@ from .learner import Ascent, Learner, Objective
 
 __all__ = ["FullVB", "ParameterPosterior"]
 
-# Where the standard deviations of q(theta) begin: as far apart as initial parameters are (section 5).
+# The initial standard deviation of q(theta): that of the paper's initial parameters (section 5).
 _SPREAD = 0.01
 
 
 class FullVB(Learner):
-    """Minibatch ascent of the bound on log p(X), with q over the decoder's parameters as well as over z.
+    """Minibatch ascent of the bound on log p(X), with a posterior q over the decoder's parameters as well as over z.
 
-    The decoder's own parameters are the means of q: what evaluations, pictures and checkpoints call the model is the
-    model at them. The variational parameters, the encoder's among them, have no prior.
+    The decoder's own parameters are the means of q: evaluations, pictures and checkpoints use the model at these means.
+    The variational parameters, including the encoder's, have no prior.
 
     Args:
         model: the VAE to train, in place.
@@ -54,17 +54,18 @@ class ParameterPosterior(Objective):
 
     .. math:: L(x; \theta) - \tfrac1N D_{KL}(q(\theta) \| N(0, I)), \quad \theta = \mu_\theta + \sigma_\theta \zeta
 
-    is ascended, L being the bound of x with these parameters, which is what is told.
+    is maximised, where L is the bound of x with these parameters. L is reported as the bound.
 
     Args:
-        model: the VAE, whose decoder's parameters are :math:`\mu_\theta`.
+        model: the VAE; its decoder's parameters are :math:`\mu_\theta`.
         n_data: N.
         estimator, n_samples: of L.
-        seed: of the draws of theta, which depend on it and on the steps taken alone.
+        seed: of the draws of theta, which depend on the seed and the number of steps alone.
 
     Attributes:
-        logvar: :math:`\log \sigma_\theta^2` of each of the decoder's parameters, of its shape. They begin at 0.01^2.
-        steps: int64, of the updates so far, on the device.
+        logvar: :math:`\log \sigma_\theta^2` of each of the decoder's parameters, of its shape; the initial variance is
+            0.01^2.
+        steps: int64, the number of updates so far, on the device.
     """
 
     has_prior = False
@@ -76,13 +77,13 @@ class ParameterPosterior(Objective):
         self.bounds, self.n_data, self.seed = Bounds(model, estimator, n_samples), n_data, seed
         means = {name: p for name, p in model.decoder.named_parameters() if p.requires_grad}
         if not means:
-            raise ValueError("model's decoder has no parameters that are to be learnt")
+            raise ValueError("model's decoder has no parameters to learn (none has requires_grad=True)")
         self._names = list(means)
         self.logvar = nn.ParameterList(torch.full_like(p, 2 * math.log(_SPREAD)) for p in means.values())
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor, key: Tensor | None = None) -> Ascent:
-        """Of x, under the theta of this step."""
+        """The objective of x under this step's theta."""
         theta, divergence = self.draw(self.steps)
         named = {f"model.decoder.{name}": t for name, t in zip(self._names, theta, strict=True)}
         terms = functional_call(self.bounds, named, (x, key)).terms
@@ -90,7 +91,7 @@ class ParameterPosterior(Objective):
         return Ascent(terms.bound - divergence / self.n_data, told)
 
     def draw(self, number: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Draw ``number`` of theta, tensors as the decoder has them, and KL(q(theta) || p(theta)) in nats, a scalar.
+        """Draw theta for step ``number``: tensors like the decoder's parameters, and KL(q || p) of theta in nats.
 
         Args:
             number: int64 scalar, on the model's device.
@@ -99,7 +100,7 @@ class ParameterPosterior(Objective):
         keys = keys_at(self.seed, "theta", number * count + torch.arange(count, device=number.device))
         theta, divergences = [], []
         for mu, logvar, key in zip(self.means, self.logvar, keys, strict=True):
-            # A parameter that is one number is one data point.
+            # The operators need one dimension at least: a scalar parameter becomes one row.
             rows = torch.atleast_1d(mu), torch.atleast_1d(logvar)
             drawn, kl = F.rsample_kl(*rows, key=key, reduction="sum")
             theta.append(drawn.view_as(mu))
@@ -108,14 +109,14 @@ class ParameterPosterior(Objective):
 
     @property
     def means(self) -> list[Tensor]:
-        """The decoder's parameters that have a posterior."""
+        """The parameters of the decoder that have a posterior; they are its means."""
         named = dict(self.model.decoder.named_parameters())
         return [named[name] for name in self._names]
 
     def own_state(self) -> dict[str, Tensor]:
-        """logvar and the steps."""
+        """``logvar`` and the step count."""
         return {name: t for name, t in self.state_dict().items() if name.startswith(("logvar.", "steps"))}
 
     def count_step(self) -> None:
-        """The next theta is another one."""
+        """Advance to the next draw of theta."""
         self.steps += 1

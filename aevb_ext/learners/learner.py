@@ -1,4 +1,4 @@
-"""What takes minibatch ascent steps, and what is ascended."""
+"""The base classes of learners (minibatch ascent steps) and of the objectives that they maximise."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ __all__ = ["OPTIMIZERS", "Ascent", "Learner", "Objective"]
 
 
 class Ascent(NamedTuple):
-    """What an objective gives.
+    """The result of an objective.
 
     Attributes:
-        ascended: ``[B]``, whose gradient a step follows.
-        terms: what of it is told, each ``[B]``: the bound, where that is what is ascended.
+        ascended: ``[B]``, the values that a step maximises.
+        terms: the terms that are reported, each ``[B]``: the bound, if that is what is maximised.
     """
 
     ascended: Tensor
@@ -31,17 +31,17 @@ class Ascent(NamedTuple):
 
 
 class Objective(nn.Module):
-    """What a learner ascends: x and noise keys to an :class:`Ascent`, called ``objective(x, key)``.
+    """The function that a learner maximises: ``objective(x, key)`` gives an :class:`Ascent`.
 
-    x is ``[B, *event]`` as the data set has it; the key ``[2]`` or ``[B, 2]``, None: a fresh one. Whatever parameters
-    and buffers it has beside the model's are in the checkpoints of a run.
+    x is ``[B, *event]`` as stored in the dataset. The key is ``[2]`` or ``[B, 2]``; None: a fresh one. Checkpoints of a
+    run contain :meth:`own_state`, what the objective has beside the model.
 
     Args:
         model: the VAE.
     """
 
     has_prior = True
-    """Whether the parameters that it learns have the prior N(0, I) (MAP)."""
+    """Whether the parameters that it learns have the prior N(0, I), that is, whether it learns by MAP."""
 
     def __init__(self, model: VAE):
         super().__init__()
@@ -53,69 +53,68 @@ class Objective(nn.Module):
 
     @property
     def current_beta(self) -> float:
-        """The weight of the divergence at the next step."""
+        """The weight of the KL at the next step."""
         return 1.0
 
     @property
     def learnt(self) -> list[Tensor]:
-        """The parameters in which it is ascended."""
+        """The parameters that it is maximised in."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def own_state(self) -> dict[str, Tensor]:
-        """What there is to keep of it beside the model, by name."""
+        """Its tensors beside the model that a checkpoint needs, by name."""
         return {name: t for name, t in self.state_dict().items() if not name.startswith("model.")}
 
     def count_step(self) -> None:
         """After each update of the parameters."""
 
 
-# Default learning rates. The gradient is summed over the minibatch, hence the small one of SGD.
+# Default learning rates. SGD's is small because the gradient is summed over the minibatch.
 OPTIMIZERS = {"adagrad": 0.02, "adam": 1e-3, "sgd": 1e-4}
 
-# Adagrad's first steps only accumulate squared gradients: a learning rate divided by the root of a sum that has barely
-# begun would throw the parameters far off.
+# In Adagrad's first steps the learning rate is 0 and only squared gradients accumulate: divided by the root of a sum of
+# few terms, the first updates would be far too large.
 ADAGRAD_SILENT_STEPS = 100
 
 
 class Learner:
-    r"""Minibatch ascent of an objective and of the parameters' prior together (MAP).
+    r"""Minibatch ascent of an objective plus the parameters' log prior (MAP).
 
     The objective of all N data points (eq. 8) is the minibatch's scaled by N/M, plus :math:`\log N(\theta; 0, I)` of
     the weights (not the biases). Both are multiplied by M/N here, so that the gradient is the sum over the minibatch
     and the prior is a weight decay of M/N.
 
     Args:
-        objective: what is ascended in its parameters, of its model and of its own.
+        objective: maximised in its parameters, those of its model and its own.
         n_data: N.
         batch_size: M, of all processes together.
-        optimizer: ``"adagrad"`` (its first steps accumulate squared gradients without a change), ``"adam"`` or
-            ``"sgd"``.
-        lr: its learning rate. Default: 0.02, 0.001, 0.0001.
-        lr_warmup: over so many steps it grows linearly.
-        total_steps: steps after which half a cosine has brought it down to 0. None: it is constant.
+        optimizer: ``"adagrad"`` (its first steps only accumulate squared gradients), ``"adam"`` or ``"sgd"``.
+        lr: the learning rate. Default: 0.02, 0.001 and 0.0001 for the three optimizers.
+        lr_warmup: the learning rate grows linearly over this many steps.
+        total_steps: the learning rate decays along half a cosine to 0 at this step. None: it is constant.
         clip: the largest norm of the gradient of the mean objective. None: no limit.
-        ema: the decay of an average of the model's parameters, :attr:`average`. None: there is none.
-        precision: ``"float32"`` | ``"tf32"`` (as :func:`~.optimization.matmul_precision` sets the process) | ``"bf16"``
-            | ``"fp16"`` (with a loss scale that follows what overflows): autocast; parameters, gradients and the
-            optimizer stay float32.
-        skip_non_finite: leave everything as it was where a step's gradient is not finite, and count it.
-        accumulate: in how many equal parts x is computed.
+        ema: the decay of an average of the model's parameters, :attr:`average`. None: no average.
+        precision: ``"float32"`` | ``"tf32"`` (a process-wide switch, :func:`~.optimization.matmul_precision`) |
+            ``"bf16"`` | ``"fp16"`` (with dynamic loss scaling). The last two are autocast: parameters, gradients and
+            the optimizer stay float32.
+        skip_non_finite: skip the update of a step whose gradient is not finite, and count it.
+        accumulate: compute x in this many equal parts (gradient accumulation).
         silent_steps: first steps in which Adagrad only accumulates squared gradients.
-        processes: what :class:`~aevb_ext.train.distributed.Processes` is; None: this process alone.
+        processes: a :class:`~aevb_ext.train.distributed.Processes`. None: this process alone.
 
     Raises:
-        ValueError: an unknown name, or a number out of range; nothing that it learns requires a gradient.
+        ValueError: an unknown name, or a number out of range; no parameter to learn requires a gradient.
     """
 
     OPTIONS: tuple[str, ...] = ()
-    """Which settings it has beside those of every learner."""
+    """The settings that it has beside those of every learner."""
 
     ENCODES = True
-    """Whether it learns the encoder, which the bound needs."""
+    """Whether it trains the encoder, which the bound needs."""
 
     @staticmethod
     def passes(settings: Passes) -> int:
-        """How many evaluations of a data point's likelihood a step is counted as, with these settings."""
+        """How many evaluations of a data point's likelihood a step counts as, with these settings."""
         return 1
 
     def __init__(
@@ -150,7 +149,7 @@ class Learner:
         check_precision(precision, device)
         self.objective = objective.to(device)
         self._parameters, self._buffers = objective.learnt, list(self.model.buffers())
-        # The objective's own buffers (beta, the count of steps) are the same everywhere without being sent.
+        # The objective's own buffers (beta, the step count) are equal in all processes without being sent.
         sent = any(True for _ in self.model.buffers())
         together = None if processes is None else processes.synchronised(self.objective, buffers=sent)
         self._synchronised: nn.Module = self.objective if together is None else together
@@ -163,11 +162,11 @@ class Learner:
         self.optimizer = _optimizer(optimizer, self._parameters, self.lr, prior)
         self.average = None if ema is None else ParameterAverage(self.model, ema)
         self.precision, self._clip, self._skip = precision, clip, skip_non_finite
-        # The sum over a minibatch is larger than the mean that the usual first scale is for.
+        # The usual initial scale is for the mean over a minibatch; the sum is batch_size times larger.
         scale = 2.0 ** (16 - round(math.log2(batch_size)))
         self.scaler = torch.amp.GradScaler(device.type, scale) if precision == "fp16" else None
         self.totals = Accumulator(device)
-        # Processes' gradients are averaged: the sum is so many times the average.
+        # DDP averages the processes' gradients; the sum is world_size times the average.
         self._descend = torch.tensor(-float(self._world_size), device=device, dtype=self._parameters[0].dtype)
         self.steps = 0
 
@@ -175,9 +174,9 @@ class Learner:
         """One step from the minibatch x ``[M, *event]``.
 
         Args:
-            x: this process's data points, as the data set has them.
+            x: this process's data points, as stored in the dataset.
             key: noise keys ``[M, 2]``, or ``[2]``; None: a fresh one.
-            index: int64 ``[M]``, which of the N data points they are: for learners that keep something of each.
+            index: int64 ``[M]``, the indices of the data points, for learners that keep state for each.
 
         Returns:
             The mean bound of x before the update: a scalar on x's device, not synchronised with the host.
@@ -186,7 +185,7 @@ class Learner:
         return self.update(x, key, index)
 
     def leave(self) -> None:
-        """Have no more to do with other processes: what communicates must not outlive their group."""
+        """Release what communicates with other processes: it must not outlive their group."""
         self._synchronised, self._unsynchronised = self.objective, nullcontext
 
     @property
@@ -200,7 +199,7 @@ class Learner:
         return self.lr * self.schedule(self.steps - 1)
 
     def count(self) -> None:
-        """What :meth:`step` does on the host: count it, and let the learning rate follow."""
+        """The part of :meth:`step` on the host: count the step, and set its learning rate."""
         lr = self.current_lr
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -211,20 +210,20 @@ class Learner:
         self.steps += 1
 
     def update(self, x: Tensor, key: Tensor | None = None, index: Tensor | None = None) -> Tensor:
-        """What :meth:`step` does on the device; a CUDA graph can capture it."""
+        """The part of :meth:`step` on the device; a CUDA graph can capture it."""
         bound = self._updated(x, key)
         self.totals.count_step()
         return bound
 
     def _updated(self, x: Tensor, key: Tensor | None) -> Tensor:
-        """One update of the parameters; the mean bound of x before it."""
-        # What optimizer.zero_grad() does, in less time.
+        """Make one update of the parameters; return the mean bound of x before it."""
+        # The same as optimizer.zero_grad(), in less time.
         for parameter in self._parameters:
             parameter.grad = None
-        # A forward may change them (a batch norm's statistics).
+        # A forward may change buffers (a batch norm's statistics).
         buffers = [buffer.clone() for buffer in self._buffers] if self._skip else []
         *parts, last = self._parts(x, key)
-        # Gradients are sent once, when they are complete.
+        # Gradients are synchronised once, when they are complete.
         with self._unsynchronised():
             sums = [self._add_gradient(*part) for part in parts]
         sums.append(self._add_gradient(*last))
@@ -250,7 +249,7 @@ class Learner:
         return list(zip(xs, keys, strict=True))
 
     def _add_gradient(self, x: Tensor, key: Tensor | None) -> Tensor:
-        """Add that of what is ascended to the parameters', and give the sum of x's bounds."""
+        """Add the objective's gradient to the parameters' gradients, and return the sum of x's bounds."""
         with autocast(self.precision, x.device.type):
             ascent: Ascent = self._synchronised(x, key)
             ascended, terms = ascent
@@ -280,7 +279,7 @@ class Learner:
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The tensors that an optimizer keeps."""
+    """The tensors of an optimizer's state."""
     return [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
 
 
@@ -296,6 +295,6 @@ def _optimizer(name: str, parameters: list[Tensor], lr: float, prior: float) -> 
     if name == "adagrad":
         return Adagrad(groups, rate)
     if name == "adam":
-        # Capturable: its count of steps is on the device too.
+        # capturable: Adam's step count is on the device too.
         return torch.optim.Adam(groups, rate, fused=True, capturable=not on_cpu)
     return torch.optim.SGD(groups, rate, fused=True)

@@ -1,4 +1,4 @@
-"""How parameters follow a gradient: optimiser, learning rate schedule, precision, masked updates, average."""
+"""Optimizer, learning rate schedule, precision, masked updates, and the average of parameters."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -25,19 +25,19 @@ __all__ = [
 class Adagrad(torch.optim.Adagrad):
     """``torch.optim.Adagrad`` without its decay of the learning rate: the same state and the same numbers.
 
-    On the CPU one fused kernel for each group: torch's own step sorts the parameters and counts steps for each of them
-    anew, which no learning rate without decay depends on: 90 us at every step, where the kernels take 130 (M = 100,
-    MNIST). Elsewhere the learning rate is a tensor on the device, which torch's own step reads on the host: no CUDA
-    graph could change it.
+    On the CPU each group is one call of the fused kernel. torch's own step sorts the parameters and counts their steps
+    each time, which only a decay needs and which takes 90 us a step, where the kernels take 130 (M = 100, MNIST). On
+    other devices the learning rate is a tensor on the device. torch's own step reads it on the host, so a CUDA graph
+    could not change it.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float | Tensor):
         super().__init__(params, lr, fused=not isinstance(lr, torch.Tensor))
-        # What a GradScaler asks: it then leaves its scale and what it found on this object.
+        # Tells GradScaler to set grad_scale and found_inf on this object rather than unscale the gradients.
         self._step_supports_amp_scaling = True
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # without a closure, which nobody here has
+    def step(self) -> None:  # type: ignore[override]  # torch's takes a closure, which is never used here
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -96,12 +96,12 @@ def _foreach(
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the learning rate is multiplied by at each step.
+    """The learning rate schedule: a factor for each step.
 
     Attributes:
-        silent: first steps with learning rate 0, in which Adagrad accumulates squared gradients.
-        warmup: after them, steps over which it grows linearly.
-        total: steps after which half a cosine from 1 has come down to 0 (Loshchilov & Hutter 2017, eq. 5, without
+        silent: first steps with factor 0, in which Adagrad only accumulates squared gradients.
+        warmup: steps after these over which the factor grows linearly to 1.
+        total: the factor decays along half a cosine to 0 at this step (Loshchilov & Hutter 2017, eq. 5, without
             restarts). None: it stays 1.
     """
 
@@ -110,7 +110,7 @@ class Schedule:
     total: int | None = None
 
     def __call__(self, step: int) -> float:
-        """The factor of the step that comes after ``step`` steps."""
+        """The factor of step number ``step``, counted from 0."""
         if step < self.silent:
             return 0.0
         rising = self.silent + self.warmup
@@ -124,11 +124,12 @@ class Schedule:
 @contextmanager
 @torch.no_grad()
 def masked_update(bad: Tensor, tensors: Callable[[], list[Tensor]]) -> Iterator[None]:
-    """A context that leaves ``tensors()`` as they were where ``bad`` is true: without the host ever knowing.
+    """A context that restores ``tensors()`` at its end if ``bad`` is true, without reading ``bad`` on the host.
 
     Args:
         bad: bool, a scalar.
-        tensors: what may change. One that is made inside (an optimizer's state at its first step) was zero before.
+        tensors: gives the tensors that may change. One that is created inside the context (an optimizer's state at its
+            first step) is set to zero.
     """
     before = {id(t): t.clone() for t in tensors()}
     yield
@@ -137,9 +138,9 @@ def masked_update(bad: Tensor, tensors: Callable[[], list[Tensor]]) -> Iterator[
 
 
 class ParameterAverage:
-    r""":math:`a \leftarrow d\,a + (1 - d)\,\theta` after each step; a begins as the parameters are.
+    r"""An exponential moving average, :math:`a \leftarrow d\,a + (1 - d)\,\theta` after each step; a starts as theta.
 
-    (PyTorch's AveragedModel counts its updates on the device and reads the count: a synchronisation at every step.)
+    (PyTorch's AveragedModel counts its updates on the device and reads the count, which synchronises at every step.)
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -154,7 +155,7 @@ class ParameterAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Follow the parameters by one step."""
+        """Update the averages after a step."""
         torch._foreach_lerp_(self.values, self._parameters, 1 - self.decay)
 
     @contextmanager
@@ -174,23 +175,23 @@ PRECISIONS = {"float32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": tor
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ValueError where there is no such precision, or not on this device."""
+    """Raise ValueError if the precision is unknown, or not available on this device."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "tf32" and device.type != "cuda":
-        raise ValueError(f'precision "tf32" is of CUDA devices, but the model is on {device}')
+        raise ValueError(f'precision "tf32" needs a CUDA device, but the model is on {device}')
 
 
 def autocast(precision: str, device_type: str) -> AbstractContextManager[object]:
-    """The context in which a step's forward runs."""
+    """The autocast context of a step's forward."""
     dtype = PRECISIONS[precision]
-    # Without its cache, whose entries would not live through a CUDA graph's replays.
+    # Without autocast's cache: its entries would not survive the replays of a CUDA graph.
     return nullcontext() if dtype is None else torch.autocast(device_type, dtype, cache_enabled=False)
 
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """float32 products in tf32 where that is asked for; PyTorch's switch, which is the process's, is set back after."""
+    """A context in which float32 products use tf32 if ``precision`` says so. The process-wide switch is restored."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     if precision == "tf32":

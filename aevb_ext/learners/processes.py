@@ -1,4 +1,4 @@
-"""What a learner asks of what trains it, which lies above it in this package."""
+"""Protocols of two classes of ``aevb_ext.train`` that learners use but must not import, since train lies above them."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ __all__ = ["Passes", "Processes"]
 
 
 class Processes(Protocol):
-    """This process among those that train together: a :class:`aevb_ext.train.distributed.Processes`."""
+    """The processes that train together: the part of :class:`aevb_ext.train.distributed.Processes` used here."""
 
     @property
     def world_size(self) -> int: ...
@@ -24,7 +24,7 @@ class Processes(Protocol):
 
 
 class Passes(Protocol):
-    """The settings that say how often a step evaluates a likelihood: of a :class:`aevb_ext.train.Settings`."""
+    """The fields of :class:`aevb_ext.train.Settings` that say how often a step evaluates a likelihood."""
 
     @property
     def hmc_steps(self) -> int: ...

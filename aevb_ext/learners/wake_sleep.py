@@ -16,7 +16,7 @@ __all__ = ["WakeSleep"]
 
 
 class WakeSleep(Learner):
-    """Wake phase in the decoder's parameters and sleep phase in the encoder's, both in each step, from the same ones.
+    """Each step makes a wake phase (for the decoder) and a sleep phase (for the encoder) from the same parameters.
 
     Args:
         model: the VAE to train, in place. Its decoder, called with z, gives a distribution of :mod:`aevb_ext`, as
@@ -34,17 +34,17 @@ class WakeSleep(Learner):
 
 
 class Phases(Objective):
-    r"""What the two phases ascend (Hinton et al. 1995, "The wake-sleep algorithm for unsupervised neural networks").
+    r"""The objective of both phases (Hinton et al. 1995, "The wake-sleep algorithm for unsupervised neural networks").
 
     * Wake: :math:`\log p_\theta(x | z)` at :math:`z \sim q_\phi(z | x)`, in the decoder's parameters alone.
     * Sleep: :math:`\log q_\phi(z' | x')` at a dream, :math:`z' \sim p(z)` and then :math:`x' \sim p_\theta(x | z')`, in
-      the encoder's alone. x' is a sample (bits, or mean and noise), not the mean.
+      the encoder's alone. x' is a sample (bits, or mean plus noise), not the mean.
 
-    As many dreams as data points. What is told is the bound (estimator B) at the wake phase's z.
+    There are as many dreams as data points. The bound (estimator B) at the wake phase's z is reported.
     """
 
     def forward(self, x: Tensor, key: Tensor | None = None) -> Ascent:
-        """Their sum for each data point and its dream."""
+        """The sum of both phases for each data point and its dream."""
         model = self.model
         with torch.no_grad():
             mu, logvar = model.posterior(x)
@@ -60,7 +60,7 @@ class Phases(Objective):
         return Ascent(wake + sleep, ELBOTerms(reconstruction - kl, reconstruction, kl))
 
     def _dream(self, like: Tensor, key_z: Tensor, key_x: Tensor) -> tuple[Tensor, Tensor]:
-        """z of the prior, as many as ``like`` has and of its shape, and x of the decoder; bits as bytes."""
+        """z from the prior, of the shape of ``like``, and x from the decoder; bits as uint8."""
         zero = like.new_zeros(())
         z = F.rsample(zero.expand_as(like), zero, key=key_z)
         p = self.model.decoder(z)

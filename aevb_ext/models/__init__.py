@@ -1,4 +1,4 @@
-"""The variational auto-encoder, and its networks: the paper's, deeper ones, one's own."""
+"""The variational auto-encoder and its networks: the paper's, deeper ones, or your own."""
 
 from ..nn import BernoulliDecoder, GaussianDecoder, GaussianPosterior
 from .architectures import ARCHITECTURES, make_model

@@ -15,7 +15,7 @@ from .vae import VAE
 
 __all__ = ["ARCHITECTURES", "make_model"]
 
-# Each architecture's function, and what it has to know of the data.
+# The function of each architecture, and the argument that it takes from the data.
 ARCHITECTURES: dict[str, tuple[Callable[..., VAE], str]] = {
     "mlp": (mlp_vae, "x_dim"),
     "deep-mlp": (deep_mlp_vae, "x_dim"),
@@ -34,14 +34,14 @@ def make_model(
 
     Args:
         architecture: one of ``ARCHITECTURES``.
-        x_dim, image_shape: how many numbers a data point is, and of what shape its image is: ``data.dim`` and
-            ``data.image_shape`` of :class:`aevb_ext.data.Data`. ``"conv"`` needs the shape, the others one of both.
-        **options: of the architecture: :func:`mlp_vae`, :func:`deep_mlp_vae`, :func:`conv_vae`.
+        x_dim, image_shape: the number of elements of a data point, and its image shape: ``data.dim`` and
+            ``data.image_shape`` of :class:`aevb_ext.data.Data`. ``"conv"`` needs ``image_shape``, the others either.
+        **options: those of :func:`mlp_vae`, :func:`deep_mlp_vae` or :func:`conv_vae`.
 
     Raises:
         ValueError: an unknown name, a size that is missing, two that disagree, or what the architecture's function
             raises.
-        TypeError: an option that the architecture does not have, or one too few; a generator that is none.
+        TypeError: an option that the architecture does not have, or one that is missing; a generator of another type.
     """
     check_name("architecture", architecture, ARCHITECTURES)
     build, of_data = ARCHITECTURES[architecture]
@@ -63,7 +63,7 @@ def make_model(
 
 
 def _numbers(image_shape: Shape) -> int:
-    """How many numbers an image of that shape is."""
+    """The number of elements of an image of that shape."""
     sizes = list(image_shape) if isinstance(image_shape, Iterable) else []
     if not sizes or not all(is_python_integer(size) and size >= 1 for size in sizes):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The variational lower bound of a VAE: its SGVB estimators (section 2.3), and its values over data."""
+"""The variational lower bound of a VAE: its SGVB estimators (section 2.3), and its values over a dataset."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = [
     "terms_iwae",
 ]
 
-# How many data points there may be: what a data point has several of (noises, chains) is numbered above it.
+# Keys of a data point's repetitions and chains are numbered in the bits above its index, which has this many bits.
 POINT_BITS = 40
 
-# Rows of the decoder's output that are made at a time where nobody says how many: enough that the weights' way through
-# the caches and the calls cost little beside the products, few enough to stay in the last cache (docs/many-samples.md).
+# The default number of rows of the decoder's output computed at a time: enough that loading the weights and the calls
+# cost little beside the products, few enough to stay in the last-level cache (docs/many-samples.md).
 ROWS = 5000
 
 
@@ -55,7 +55,7 @@ def terms_a(
         model: the VAE.
         x: ``[B, *event]``.
         n_samples: L.
-        block: how many samples at a time, as :class:`~aevb_ext.nn.ELBO` has it. None: all at once.
+        block: samples computed at a time, as in :class:`~aevb_ext.nn.ELBO`. None: all at once.
         key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
     """
     mu, logvar = q = model.posterior(x)
@@ -70,7 +70,7 @@ def terms_a(
 
 
 def sample_terms(model: VAE, x: Tensor, q: tuple[Tensor, Tensor], key: Tensor) -> Callable[[int, int], Terms]:
-    """log p(x | z) and log q(z | x) - log p(z), ``[n, B]`` each, of n samples of q from number ``first`` on."""
+    """A function ``terms(first, n)``: log p(x | z) and log q(z | x) - log p(z), ``[n, B]`` each, of n samples of q."""
     mu, logvar = q
 
     def terms(first: int, n: int) -> Terms:
@@ -90,12 +90,12 @@ def terms_b(
     key: Tensor | None = None,
     generator: Generators | None = None,
 ) -> ELBOTerms:
-    """Estimator B (eq. 7); ``kl`` is the divergence in closed form. Arguments are those of :func:`terms_a`."""
+    """Estimator B (eq. 7); ``kl`` is in closed form. Arguments are those of :func:`terms_a`."""
     if block is not None and block < n_samples:
         return _terms(ELBO(n_samples, block=block), model, x, key, generator)
-    # The plain bound has a shorter way than the module that has them all.
+    # For the plain bound this is faster than the general ELBO module.
     mu, logvar = model.posterior(x)
-    # Without a dimension of samples there is no mean to take over it.
+    # One sample needs no sample dimension, and no mean over it.
     z, kl = F.rsample_kl(mu, logvar, n_samples=None if n_samples == 1 else n_samples, key=key, generator=generator)
     reconstruction = model.log_likelihood(x, z)
     if n_samples > 1:
@@ -114,7 +114,7 @@ def terms_iwae(
 ) -> ELBOTerms:
     """The importance-weighted bound of k samples (Burda et al. 2016, arXiv 1509.00519, eq. 8).
 
-    Arguments are those of :func:`terms_a`, and ``kl`` is what it is there.
+    Arguments and ``kl`` are as in :func:`terms_a`.
     """
     return _terms(ELBO(n_samples, importance_weighted=True, block=block), model, x, key, generator)
 
@@ -139,9 +139,9 @@ def bound_values(
     repeat: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """What :func:`~aevb_ext.estimators.evaluate_bound` averages, of the data points from number ``first`` on.
+    """The values that :func:`~aevb_ext.estimators.evaluate_bound` averages, float64 ``[count]``.
 
-    It is float64 ``[count]``, with the noise of the repetition number ``repeat``.
+    They are those of the data points from index ``first`` on, with the noise of repetition number ``repeat``.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
@@ -155,7 +155,7 @@ def bound_values(
 
 
 def device_and_dtype(model: VAE, x: Tensor | Rows) -> tuple[torch.device, torch.dtype]:
-    """Where and in what dtype a model computes: as its parameters, or without any as its data."""
+    """The device and dtype that a model computes in: those of its parameters, or of the data if it has none."""
     rows = rows_of(x)
     of_data = rows.dtype if rows.dtype.is_floating_point else torch.get_default_dtype()
     return next(((p.device, p.dtype) for p in model.parameters()), (rows.device, of_data))
@@ -170,16 +170,16 @@ def data_points(
     count: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Data points from number ``first`` on, ``size`` at a time: int64 ``[B]``, their numbers, and ``[B, *event]``.
+    """Batches of ``size`` data points from index ``first`` on: their indices, int64 ``[B]``, and ``[B, *event]``.
 
     Both are on the model's device.
 
     Args:
         seed: of rows that draw.
-        progress: called with how many data points are done, after each batch.
+        progress: called after each batch with the number of data points done.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no data points.
     """
     rows, (device, _) = rows_of(x), device_and_dtype(model, x)
     last = len(rows) if count is None else min(len(rows), first + count)

@@ -14,7 +14,7 @@ from .vae import VAE
 
 __all__ = ["conv_vae"]
 
-# Images are halved until their shorter side is at most this long.
+# Feature maps are halved until their shorter side has at most this many pixels.
 _SMALLEST_MAP = 8
 
 
@@ -29,21 +29,21 @@ def conv_vae(
     x_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> VAE:
-    """Strided convolutions in the encoder, their transposes in the decoder, SiLU between them, for images as flat rows.
+    """Strided convolutions in the encoder, transposed ones in the decoder, with SiLU, for images as flat rows.
 
     Each convolution halves the image and doubles the channels, until the shorter side is at most 8 pixels; then one
-    hidden layer. The decoder is its mirror, and ends with a convolution at full size. Weights start as He et al. have
-    them (:func:`~aevb_ext.models.layers.he_normal_`), biases at 0.
+    hidden layer follows. The decoder mirrors the encoder, and ends with a convolution at full size. Weights are
+    initialised as by He et al. (:func:`~aevb_ext.models.layers.he_normal_`), biases with 0.
 
     Args:
-        image_shape: ``(height, width)`` or ``(colours, height, width)``, in which order the numbers of a row lie; x is
-            ``[B, prod(image_shape)]``, as the data sets of :mod:`aevb_ext.data` have it.
+        image_shape: ``(height, width)`` or ``(channels, height, width)``, the order of the elements of a row; x is
+            ``[B, prod(image_shape)]``, as in the datasets of :mod:`aevb_ext.data`.
         latent, likelihood, mean_activation, x_scale, generator: as in :func:`~aevb_ext.models.mlp_vae`.
-        hidden: how many units the hidden layer has.
-        channels: how many channels the first convolution has.
+        hidden: the number of units of the hidden layer.
+        channels: the number of channels of the first convolution.
 
     Raises:
-        ValueError: a size is below 1, the shape is not one of images, or the likelihood or its activation is unknown.
+        ValueError: a size is below 1, the shape is not an image shape, or the likelihood or its activation is unknown.
     """
     colours, height, width = _checked(image_shape)
     check_sizes(latent=latent, hidden=hidden, channels=channels)
@@ -109,7 +109,7 @@ def _decoder(latent: int, hidden: int, maps: list[tuple[int, int, int]], image: 
     layers: list[nn.Module] = []
     first = (maps[0][0] // 2 or 1, *image[1:])
     for small, large in zip(maps[::-1], [*maps[-2::-1], first], strict=True):
-        # A side of odd length has lost a pixel when it was halved.
+        # A side of odd length lost a pixel when it was halved.
         lost = (large[1] % 2, large[2] % 2)
         layers += [nn.ConvTranspose2d(small[0], large[0], 4, stride=2, padding=1, output_padding=lost), nn.SiLU()]
     return nn.Sequential(

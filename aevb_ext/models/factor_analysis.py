@@ -18,12 +18,12 @@ class FactorAnalysis(GaussianDecoder):
     r""":math:`z \sim N(0, I)`, :math:`x | z \sim N(W z + b, \mathrm{diag}(\psi))`.
 
     A :class:`~aevb_ext.nn.GaussianDecoder` whose network is one linear layer: W is ``net.weight`` ``[x_dim, latent]``,
-    b is ``net.bias`` and psi is ``logvar.exp()``. What is exact here is differentiable, and of the parameters' dtype.
+    b is ``net.bias`` and psi is ``logvar.exp()``. The closed-form results are differentiable, in the parameters' dtype.
 
-    W starts with independent N(0, 1 / latent), b at 0 and psi at 1.
+    W is initialised from independent N(0, 1 / latent), b with 0 and psi with 1.
 
     Args:
-        x_dim, latent: how many numbers x and z have.
+        x_dim, latent: the dimensions of x and z.
         generator: a CPU generator for W. Default: PyTorch's.
 
     Raises:
@@ -42,10 +42,10 @@ class FactorAnalysis(GaussianDecoder):
 
     @torch.no_grad()
     def start_(self, x: Tensor) -> None:
-        """Let b and psi be the mean and the variances of x ``[N, x_dim]``: all that there is to say without z.
+        """Set b and psi to the mean and the variances of x ``[N, x_dim]``, which is the best fit without z.
 
         Raises:
-            ValueError: a feature of x is constant, whose psi would go to 0.
+            ValueError: a feature of x is constant, so that its psi would go to 0.
         """
         variance, mean = torch.var_mean(x, 0, correction=0)
         if constant := (variance == 0).nonzero().flatten().tolist():
@@ -64,7 +64,7 @@ class FactorAnalysis(GaussianDecoder):
         return MultivariateNormal(mean, precision_matrix=self.precision())
 
     def precision(self) -> Tensor:
-        r""":math:`\Lambda = I + W^T \mathrm{diag}(\psi)^{-1} W`, ``[latent, latent]``: the same at each data point."""
+        r""":math:`\Lambda = I + W^T \mathrm{diag}(\psi)^{-1} W`, ``[latent, latent]``: the same for each data point."""
         weight = self.net.weight
         return torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device) + self._weighed().T @ weight
 
@@ -78,7 +78,7 @@ class FactorAnalysis(GaussianDecoder):
         .. math:: \log N(x; W \mu + b, \psi) - \tfrac12 \sum_j \sigma_j^2 (W^T \mathrm{diag}(\psi)^{-1} W)_{jj}
                   - D_{KL}(q(z) \| p(z)),
 
-        what estimators A and B (Kingma & Welling 2014, eqs. 6 and 7) are on average.
+        which is the expectation of estimators A and B (Kingma & Welling 2014, eqs. 6 and 7).
 
         Args:
             x: ``[N, x_dim]``.
@@ -92,20 +92,21 @@ class FactorAnalysis(GaussianDecoder):
         return at_mean - 0.5 * logvar.exp().expand_as(mu) @ spread - F.gaussian_kl(mu, logvar)
 
     def gap(self) -> Tensor:
-        r"""How far the best diagonal q stays below the evidence, in nats: the same at each data point.
+        r"""How far the best diagonal q stays below the evidence, in nats: the same for each data point.
 
         .. math:: \min_q D_{KL}(q(z) \| p(z | x)) = \tfrac12 \Big(\sum_j \log \Lambda_{jj} - \log \det \Lambda\Big),
 
-        at the exact mean and the variances :math:`1 / \Lambda_{jj}`: 0 where Lambda is diagonal.
+        reached at the exact mean and the variances :math:`1 / \Lambda_{jj}`. It is 0 if Lambda is diagonal.
         """
         precision = self.precision()
         return 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
 
     @torch.no_grad()
     def align_(self) -> None:
-        """Turn z so that Lambda is diagonal, the largest precision first: p(x) stays, and the best diagonal q is exact.
+        """Rotate z so that Lambda is diagonal, with the largest precision first.
 
-        The columns of W become orthogonal where features are weighed by 1 / psi.
+        p(x) stays the same, and the best diagonal q becomes exact. The columns of W become orthogonal in the inner
+        product that weights features by 1 / psi.
         """
         directions = torch.linalg.eigh(self.precision()).eigenvectors.flip(1)
         self.net.weight.copy_(self.net.weight @ directions)
@@ -118,10 +119,10 @@ class FactorAnalysis(GaussianDecoder):
 class LinearEncoder(nn.Module):
     """q(z | x) = N(A x + a, diag(exp(logvar))): the form of the best diagonal q of factor analysis.
 
-    A starts small, a at 0, logvar at 0: near the prior.
+    A starts small, a and logvar at 0, so that q starts near the prior.
 
     Args:
-        x_dim, latent: how many numbers x and z have.
+        x_dim, latent: the dimensions of x and z.
         generator: a CPU generator for A. Default: PyTorch's.
     """
 
@@ -147,7 +148,7 @@ def factor_analysis_vae(x_dim: int, *, latent: int, generator: torch.Generator |
     """Factor analysis as a VAE: :class:`LinearEncoder` and :class:`FactorAnalysis`.
 
     Args:
-        x_dim, latent: how many numbers x and z have.
+        x_dim, latent: the dimensions of x and z.
         generator: a CPU generator for the initial parameters. Default: PyTorch's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the networks are made of: initial parameters, and the likelihoods that can be asked for by name."""
+"""Initialisation of parameters, and the likelihoods by name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ __all__ = [
 
 @torch.no_grad()
 def paper_normal_(model: nn.Module, generator: torch.Generator | None = None) -> None:
-    """All parameters from N(0, 0.01^2), as the paper does (section 5)."""
+    """All parameters from N(0, 0.01^2), as in the paper (section 5)."""
     for parameter in model.parameters():
         parameter.normal_(0, 0.01, generator=generator)
 
@@ -41,10 +41,10 @@ def glorot_uniform_(model: nn.Module, generator: torch.Generator | None = None) 
 
 @torch.no_grad()
 def he_normal_(model: nn.Module, generator: torch.Generator | None = None) -> None:
-    r"""Weights from N(0, 2 / n), n being how many numbers each output is a sum over; biases 0.
+    r"""Weights from N(0, 2 / n), where n is the fan-in, the number of terms of each output; biases 0.
 
-    (He et al. 2015, arXiv 1502.01852, eq. 10: what a rectifier, which halves the second moment, keeps from vanishing
-    or growing with depth.) A transposed convolution sums over 1 / stride^2 of its kernel at each output.
+    (He et al. 2015, arXiv 1502.01852, eq. 10. A rectifier halves the second moment; this variance keeps activations
+    from vanishing or growing with depth.) The fan-in of a transposed convolution is 1 / stride^2 of its kernel.
     """
     for layer in model.modules():
         match layer:
@@ -59,22 +59,21 @@ def he_normal_(model: nn.Module, generator: torch.Generator | None = None) -> No
             layer.bias.zero_()
 
 
-# The decoder of each likelihood, and how many numbers it needs for each number of x.
+# The decoder of each likelihood, and the number of its parameters for each element of x.
 LIKELIHOODS: dict[str, tuple[type[BernoulliDecoder] | type[GaussianDecoder], int]] = {
     "bernoulli": (BernoulliDecoder, 1),
     "gaussian": (GaussianDecoder, 2),
 }
 
-# What a Gaussian's mean goes through last: the paper's sigmoid, for data in [0, 1], or nothing, for any.
+# The last activation of a Gaussian's mean: the paper's sigmoid for data in [0, 1], or none for any data.
 MEAN_ACTIVATIONS = ("sigmoid", "identity")
 
 
 def decoder_of(likelihood: str, mean_activation: str = "sigmoid") -> tuple[Callable[[nn.Module], Decoder], int]:
-    """What makes the decoder of that likelihood of a network, and how many numbers it needs for each number of x.
+    """A function from a network to the decoder of that likelihood, and the network's outputs per element of x.
 
     Raises:
-        ValueError: there is no likelihood or no activation of that name, or the likelihood has no mean to leave as it
-            is.
+        ValueError: an unknown likelihood or activation, or "identity" with a likelihood other than the Gaussian.
     """
     check_name("likelihood", likelihood, LIKELIHOODS)
     check_name("mean_activation", mean_activation, MEAN_ACTIVATIONS)
@@ -83,12 +82,12 @@ def decoder_of(likelihood: str, mean_activation: str = "sigmoid") -> tuple[Calla
         return decoder, numbers_per_x
     if decoder is not GaussianDecoder:
         raise ValueError(
-            f'mean_activation "identity" is of the likelihood gaussian: the mean of {likelihood} is a probability'
+            f'mean_activation "identity" needs likelihood gaussian: the mean of {likelihood} is a probability'
         )
     return partial(decoder, sigmoid=False), numbers_per_x
 
 
 def likelihood_config(likelihood: str, mean_activation: str) -> dict[str, str]:
-    """What a model's config says of them; checkpoints from before there was an activation are of the sigmoid."""
+    """These options in a model's config. The sigmoid is left out: older checkpoints do not have the key."""
     config = {"likelihood": likelihood}
     return config if mean_activation == "sigmoid" else {**config, "mean_activation": mean_activation}

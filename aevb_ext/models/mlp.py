@@ -11,7 +11,7 @@ from .vae import VAE
 
 __all__ = ["ACTIVATIONS", "deep_mlp_vae", "mlp_vae"]
 
-# What follows the hidden layers of a deep network, and how weights start that it keeps from vanishing or growing.
+# The activations of a deep network, with the initialisation that keeps each from vanishing or growing with depth.
 ACTIVATIONS = {"silu": he_normal_, "tanh": glorot_uniform_}
 
 
@@ -31,19 +31,19 @@ def mlp_vae(
     All parameters start as N(0, 0.01^2).
 
     Args:
-        x_dim: how many numbers a data point is; x is ``[B, x_dim]``.
-        latent, hidden: how many latent dimensions, how many hidden units.
-        likelihood: ``"bernoulli"``, of data in [0, 1], or ``"gaussian"``.
-        mean_activation: what the mean of a Gaussian decoder goes through: ``"sigmoid"``, as the paper has it, for data
-            in [0, 1]; or ``"identity"``, for data of any range (around 0 and of a spread near 1 it is learnt soonest).
-        logvar_scale: what the weights of each log sigma^2 are multiplied by, the encoder's and a Gaussian decoder's.
-            With 0.1, which the encoder has in the code that the paper's first author published for Wake-Sleep, they
-            follow Adagrad's and Adam's steps a tenth as fast.
+        x_dim: the dimension of a data point; x is ``[B, x_dim]``.
+        latent, hidden: the number of latent dimensions, and of hidden units.
+        likelihood: ``"bernoulli"``, for data in [0, 1], or ``"gaussian"``.
+        mean_activation: the activation of a Gaussian decoder's mean: ``"sigmoid"`` as in the paper, for data in [0, 1],
+            or ``"identity"`` for data of any range (learnt fastest if centred at 0 with a standard deviation near 1).
+        logvar_scale: factor of the weights of each log sigma^2, in the encoder and in a Gaussian decoder. With 0.1
+            these outputs follow steps of Adagrad and Adam a tenth as fast. The code that the paper's first author
+            published for Wake-Sleep has 0.1 in its encoder.
         x_scale: what a value of x is multiplied by (1/255 for grey bytes).
         generator: a CPU generator for the initial parameters. Default: PyTorch's.
 
     Raises:
-        ValueError: a size is below 1, logvar_scale is no positive number, or the likelihood or its activation is
+        ValueError: a size is below 1, logvar_scale is not a positive number, or the likelihood or its activation is
             unknown.
     """
     check_sizes(x_dim=x_dim, latent=latent, hidden=hidden)
@@ -62,7 +62,7 @@ def mlp_vae(
             "hidden": hidden,
             **likelihood_config(likelihood, mean_activation),
             "x_scale": x_scale,
-            # Runs from before there was one go on as they are.
+            # Left out if 1, so that runs from before this option can be resumed.
             **({} if logvar_scale == 1 else {"logvar_scale": logvar_scale}),
         },
     )
@@ -89,10 +89,10 @@ def deep_mlp_vae(
 
     Args:
         x_dim, latent, likelihood, mean_activation, x_scale, generator: as in :func:`mlp_vae`.
-        hidden: how many units each hidden layer has.
-        depth: how many hidden layers.
-        activation: what follows each: ``"silu"``, weights starting as He et al. have them
-            (:func:`~aevb_ext.models.layers.he_normal_`); or ``"tanh"``, starting as Glorot and Bengio have them
+        hidden: the number of units of each hidden layer.
+        depth: the number of hidden layers.
+        activation: ``"silu"``, with weights initialised as by He et al. (:func:`~aevb_ext.models.layers.he_normal_`),
+            or ``"tanh"``, with weights initialised as by Glorot and Bengio
             (:func:`~aevb_ext.models.layers.glorot_uniform_`). Biases start at 0.
 
     Raises:
@@ -123,7 +123,7 @@ def deep_mlp_vae(
 
 def _tanh_mlp(inputs: int, hidden: int, outputs: int, logvar_scale: float) -> nn.Sequential:
     last = Linear(hidden, outputs) if logvar_scale == 1 else MeanLogvar(hidden, outputs, logvar_scale)
-    # Tanh is in the first layer; what stands in its place keeps the names of the parameters.
+    # The first layer computes tanh itself. The Identity in its place keeps the parameters' names in state dicts.
     return nn.Sequential(Linear(inputs, hidden, tanh=True), nn.Identity(), last)
 
 

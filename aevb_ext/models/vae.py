@@ -19,19 +19,19 @@ from .bound import bound_values
 
 __all__ = ["VAE"]
 
-# Data points that are encoded together.
+# Data points that are encoded at a time.
 _ENCODED = 1000
 
 
 class VAE(nn.Module):
     """A variational auto-encoder with a diagonal Gaussian posterior and the prior N(0, I).
 
-    Once it has learnt: :meth:`generate`, :meth:`augment`, :meth:`encode`, :meth:`interpolate`, :meth:`manifold`,
-    :meth:`anomaly_scores`. None of these has a gradient. Their pixels are on the scale of the model, ``x * x_scale``,
-    where those of images are in [0, 1]. Dropout is as the model has it: call ``model.eval()`` first.
+    A trained model can :meth:`generate`, :meth:`augment`, :meth:`encode`, :meth:`interpolate`, :meth:`manifold` and
+    compute :meth:`anomaly_scores`, all without gradients. The pixels that it returns are on the model's scale,
+    ``x * x_scale``, on which images are in [0, 1]. Call ``model.eval()`` first if the model has dropout.
 
-    ``VAE(encoder, decoder)`` is all that modules of one's own need. Here with convolutions, for images that come as
-    flat rows, as the data sets of :mod:`aevb_ext.data` do::
+    Your own modules need no more than ``VAE(encoder, decoder)``. An example with convolutions, for images as flat rows
+    like those of the datasets of :mod:`aevb_ext.data`::
 
         encoder = nn.Sequential(
             nn.Unflatten(1, (1, 28, 28)),
@@ -47,16 +47,17 @@ class VAE(nn.Module):
         encoder: x ``[B, *event]`` (scaled, floating) to q(z | x): packed ``[B, 2 * latent]`` (mu, then log sigma^2; of
             feature maps ``[B, 2 * C, H, W]`` the channels are halved), a tuple ``(mu, logvar)``, or a
             :class:`~aevb_ext.distributions.DiagonalGaussian`, as a :class:`~aevb_ext.nn.GaussianPosterior` gives it.
-            Packed halves go to the operators as they lie in memory, without a copy.
+            Packed halves are not copied.
         decoder: p(x | z): a :class:`~aevb_ext.nn.BernoulliDecoder`, a :class:`~aevb_ext.nn.GaussianDecoder`, or a
-            module with their methods. Any other module is one from z ``[N, latent]`` to the *logits* of Bernoulli
-            pixels ``[N, *event]``, without a sigmoid at its end, and becomes a BernoulliDecoder.
-        latent: how many dimensions z has. None: it is known once :meth:`posterior` has seen data.
+            module with their methods. Any other module is wrapped in a BernoulliDecoder: it maps z ``[N, latent]`` to
+            the *logits* of Bernoulli pixels ``[N, *event]``, without a sigmoid at its end.
+        latent: the number of dimensions of z. None: it is known after the first call of :meth:`posterior`.
         x_scale: what a value of x is multiplied by (1/255 for grey bytes).
-        config: what :func:`~aevb_ext.models.make_model` builds the model from again; None for a model made by hand.
+        config: arguments with which :func:`~aevb_ext.models.make_model` builds the model again; None for a model that
+            it did not make.
 
     Raises:
-        ValueError: x_scale is no positive number.
+        ValueError: x_scale is not a positive number.
     """
 
     encoder: nn.Module
@@ -74,15 +75,15 @@ class VAE(nn.Module):
         check_positive("x_scale", x_scale)
         self.encoder = encoder
         given = decoder if hasattr(decoder, "log_prob") else BernoulliDecoder(decoder)
-        self.decoder = given  # type: ignore[assignment]  # a module with the methods of a Decoder is as good
+        self.decoder = given  # type: ignore[assignment]  # any module with the methods of a Decoder
         self._latent, self.x_scale, self.config = latent, x_scale, config
 
     @property
     def latent(self) -> int:
-        """How many dimensions z has.
+        """The number of dimensions of z.
 
         Raises:
-            RuntimeError: nobody said, and :meth:`posterior` has not seen data yet.
+            RuntimeError: it was not given, and :meth:`posterior` has not been called yet.
         """
         if self._latent is None:
             raise RuntimeError(
@@ -91,14 +92,14 @@ class VAE(nn.Module):
         return self._latent
 
     def posterior(self, x: Tensor, x_scale: float | None = None) -> tuple[Tensor, Tensor]:
-        """(mu, logvar) of q(z | x), each ``[B, *latent]``, for x ``[B, *event]`` as the data set has it (bytes too).
+        """(mu, logvar) of q(z | x), each ``[B, *latent]``, for x ``[B, *event]`` as stored in the dataset (or bytes).
 
         Args:
             x: the data points.
             x_scale: what a value of this x is multiplied by. None: the model's.
 
         Raises:
-            TypeError: the encoder gave neither a tensor, nor two, nor a DiagonalGaussian.
+            TypeError: the encoder returned neither a tensor, nor two, nor a DiagonalGaussian.
             ValueError: the channels of its packed output cannot be halved.
         """
         mu, logvar = mu_logvar(self._encoded(x, self.x_scale if x_scale is None else x_scale))
@@ -107,7 +108,7 @@ class VAE(nn.Module):
         return mu, logvar
 
     def _encoded(self, x: Tensor, x_scale: float) -> Any:
-        """The encoder's output. A first layer that takes bytes is given bytes; floats come in the model's dtype."""
+        """The encoder's output. Its first layer gets bytes if it accepts them, else floats of the model's dtype."""
         if x.is_floating_point() and (parameter := next(self.parameters(), None)) is not None:
             x = x.to(parameter.dtype)
         if type(self.encoder) is nn.Sequential and len(self.encoder) and not has_hooks(self.encoder):
@@ -121,28 +122,28 @@ class VAE(nn.Module):
         return self.decoder.log_prob(x, z, self.x_scale)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """E[x | z] at the posterior's mean, in the scale where pixels are in [0, 1]."""
+        """E[x | z] at the posterior's mean, on the scale where pixels are in [0, 1]."""
         return self.decoder.mean(self.posterior(x)[0])
 
     @torch.no_grad()
     def generate(
         self, n: int, *, sampled: bool = False, key: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """New data points: z from the prior N(0, I), and of each p(x | z).
+        """Generate data points: z from the prior N(0, I), then x from p(x | z).
 
         Args:
-            n: how many.
-            sampled: whether x is drawn from p(x | z), as the model says that data come about; otherwise it is
-                E[x | z], which is what figures show.
-            key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`. With a key for each, ``[n, 2]``,
-                each is what it is whatever ``n``.
+            n: the number of data points.
+            sampled: draw x from p(x | z), which is the model's distribution of data; otherwise x is the mean E[x | z],
+                as in most figures.
+            key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`. With a key for each data point,
+                ``[n, 2]``, a data point does not depend on ``n``.
 
         Returns:
             ``[n, *event]``, of the model's dtype, on its device.
 
         Raises:
-            ValueError: n is no integer of at least 1; the key does not fit.
-            RuntimeError: the model does not know yet how many dimensions z has.
+            ValueError: n is not an integer of at least 1; the key does not fit.
+            RuntimeError: the model does not know :attr:`latent` yet.
         """
         check_sizes(n=n)
         zero = self._zeros()
@@ -166,10 +167,10 @@ class VAE(nn.Module):
         .. math:: E[x | z], \quad z \sim N(\mu(x), \tau^2 \sigma^2(x))
 
         Args:
-            x: ``[B, *event]``, as the data set has it (bytes too).
-            n_samples: how many of each, in a new leading dimension; None: one, without it.
-            temperature: tau, what the posterior's standard deviation is multiplied by: 0 gives reconstructions, 1
-                what the model takes for as likely as x, more goes further.
+            x: ``[B, *event]``, as stored in the dataset (or bytes).
+            n_samples: variants of each data point, in a new leading dimension; None: one, without that dimension.
+            temperature: tau, the factor of the posterior's standard deviation: 0 gives reconstructions, 1 samples of
+                the posterior, and more than 1 larger variations.
             key, generator: where the noise comes from, as in :func:`aevb_ext.rsample`.
 
         Returns:
@@ -188,14 +189,14 @@ class VAE(nn.Module):
     def encode(
         self, x: Tensor | Rows, *, seed: int = 0, progress: Callable[[int], None] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The representation of a data set: (mu, logvar) of q(z | x), of a thousand data points at a time.
+        """The latent representation of a dataset: (mu, logvar) of q(z | x), a thousand data points at a time.
 
-        Memory grows with the data set by the result alone, also where the data stays in files.
+        Only the result takes memory that grows with the dataset, even if the data stays in files.
 
         Args:
             x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, ``N >= 1``.
             seed: of rows that draw.
-            progress: called with how many data points are done, again and again.
+            progress: called repeatedly with the number of data points done.
 
         Returns:
             Each ``[N, *latent]``, of the model's dtype, on the CPU.
@@ -217,17 +218,17 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def interpolate(self, x: Tensor, y: Tensor, steps: int = 8) -> Tensor:
-        """What is between data points: E[x | z] along the straight line between the posteriors' means.
+        """Interpolate between data points: E[x | z] along the straight line between the posterior means.
 
         Args:
-            x, y: ``[B, *event]``, the beginnings and the ends.
-            steps: how many points of the line, both ends included, evenly spaced: at least 2.
+            x, y: ``[B, *event]``, the data points to interpolate between.
+            steps: the number of evenly spaced points on the line, both ends included: at least 2.
 
         Returns:
             ``[steps, B, *event]``, from the reconstructions of x to those of y.
 
         Raises:
-            ValueError: steps is no integer of at least 2; x and y differ in shape.
+            ValueError: steps is not an integer of at least 2; x and y differ in shape.
         """
         if not isinstance(steps, int) or steps < 2:
             raise ValueError(f"steps must be an integer, at least 2, got {steps!r}")
@@ -244,14 +245,14 @@ class VAE(nn.Module):
         Args:
             side: points along each side of the square.
             dims: the two latent dimensions that vary, the first to the right, the second upwards; the others are 0,
-                their mean under the prior. None: the two that there are.
+                their mean under the prior. None: both dimensions of a two-dimensional z.
 
         Returns:
             ``[side * side, *event]``, E[x | z] row by row from the upper left.
 
         Raises:
-            ValueError: side is no integer of at least 1; dims are not two different dimensions of z, or were not given
-                where z has not two.
+            ValueError: side is not an integer of at least 1; dims are not two different dimensions of z, or are missing
+                although z does not have two dimensions.
         """
         check_sizes(side=side)
         dims = self._two_dims(dims)
@@ -261,7 +262,7 @@ class VAE(nn.Module):
         return self.decoder.mean(z)
 
     def _zeros(self, *shape: int) -> Tensor:
-        """Of the model's dtype on its device; a model made by hand may have no parameters."""
+        """Zeros of the model's dtype on its device; a user's model may have no parameters."""
         return next(self.parameters(), torch.empty(0)).new_zeros(shape)
 
     def _two_dims(self, dims: tuple[int, int] | None) -> tuple[int, int]:
@@ -287,14 +288,14 @@ class VAE(nn.Module):
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """How little the model expected each data point: minus its bound, in nats. The higher, the odder.
+        """The anomaly score of each data point: minus its bound, in nats. The higher, the more anomalous.
 
-        The noise of a data point depends on ``seed`` and its number alone, and memory grows neither with the data
+        The noise of a data point depends on ``seed`` and its index alone. Memory grows neither with the number of data
         points nor with the samples of each.
 
         Args:
             x: ``[N, *event]``, or :class:`~aevb_ext.data.Rows`, ``N >= 1``.
-            estimator, n_samples, seed, progress: as of :func:`~aevb_ext.estimators.evaluate_bound`: ``"iwae"`` with
+            estimator, n_samples, seed, progress: as in :func:`~aevb_ext.estimators.evaluate_bound`; ``"iwae"`` with
                 many samples is close to ``-log p(x)``.
 
         Returns:
@@ -307,10 +308,10 @@ class VAE(nn.Module):
 
 
 def mu_logvar(q: object) -> tuple[Tensor, Tensor]:
-    """(mu, logvar) of what an encoder may give.
+    """(mu, logvar) from any form of an encoder's output.
 
     Raises:
-        TypeError, ValueError: as :meth:`VAE.posterior` says.
+        TypeError, ValueError: as in :meth:`VAE.posterior`.
     """
     match q:
         case Tensor():

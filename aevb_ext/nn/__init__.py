@@ -1,4 +1,4 @@
-"""Modules: heads that make distributions of networks, the ELBO, and a layer."""
+"""Modules: heads that turn a network's output into distributions, the ELBO, and a linear layer."""
 
 from .elbo import ELBO, ELBOTerms
 from .heads import BernoulliDecoder, GaussianDecoder, GaussianPosterior

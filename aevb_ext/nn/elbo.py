@@ -1,4 +1,4 @@
-"""The evidence lower bound as one object, with the variations that people train with."""
+"""The evidence lower bound as a module, with its common variants (beta, free bits, capacity, IWAE)."""
 
 import inspect
 import math
@@ -20,12 +20,12 @@ __all__ = ["ELBO", "ELBOTerms"]
 
 
 class _Density(Protocol):
-    """What the posterior is held to where that takes samples."""
+    """A prior whose KL is estimated from samples: all that is needed is its log density."""
 
     def log_prob(self, value: Tensor, /) -> Tensor: ...
 
 
-# What p(z) may be given as.
+# The accepted forms of p(z).
 Prior = _Density | Distribution | tuple[Tensor, Tensor]
 
 
@@ -42,10 +42,10 @@ GRADIENTS = ("total", "stl", "dreg")
 
 
 class ELBOTerms(NamedTuple):
-    """What :class:`ELBO` gives: one value per data point each, in nats, float32 (float64 for float64).
+    """The result of :class:`ELBO`: one value per data point each, in nats, float32 (float64 for float64).
 
     Attributes:
-        bound: ``[B]``, what is maximised.
+        bound: ``[B]``, the objective to maximise.
         reconstruction: ``[B]``, the mean over samples of log p(x | z).
         kl: ``[B]``, KL(q(z | x) || p(z)) itself: before beta, free bits and capacity.
     """
@@ -56,28 +56,28 @@ class ELBOTerms(NamedTuple):
 
     @property
     def weighted_kl(self) -> Tensor:
-        r"""What is subtracted from the reconstruction, ``[B]``: ``bound = reconstruction - weighted_kl``.
+        r"""The term subtracted from the reconstruction, ``[B]``: ``bound = reconstruction - weighted_kl``.
 
-        That is :math:`\beta R(KL)`, after beta, warm-up, free bits and capacity, where ``kl`` is before them. Of an
-        importance-weighted bound it is how far that lies below the mean of the reconstructions.
+        It is :math:`\beta R(KL)`, after beta, warm-up, free bits and capacity, while ``kl`` is before them. For an
+        importance-weighted bound it is the difference of the mean reconstruction and the bound.
         """
         return self.reconstruction - self.bound
 
     @property
     def loss(self) -> Tensor:
-        """What is minimised, a scalar: ``-bound.mean()``, which is ``(weighted_kl - reconstruction).mean()``."""
+        """The loss to minimise, a scalar: ``-bound.mean()``, which is ``(weighted_kl - reconstruction).mean()``."""
         return -self.bound.mean()
 
 
 def _is_decoder(value: object) -> bool:
-    """Whether it has a ``log_prob`` that can be called with (x, z), or can itself."""
+    """Whether it has a ``log_prob`` that can be called with (x, z), or can be called so itself."""
     log_prob: Any = getattr(value, "log_prob", value.forward if isinstance(value, nn.Module) else value)
     try:
         inspect.signature(log_prob).bind(None, None)
     except TypeError:
         return False
     except ValueError:
-        return True  # nothing is known of it
+        return True  # a callable without a signature
     return True
 
 
@@ -93,9 +93,9 @@ class ELBO(nn.Module):
     .. math:: \frac1L \sum_l \log p(x | z_l) - \beta\, R\big(D_{KL}(q(z | x) \| p(z))\big),
               \quad z_l \sim q(z | x) \text{ reparameterised}
 
-    where R is the identity, or what free bits or a capacity make of the divergence; or the importance-weighted bound.
-    It has no parameters. What changes during training is on the device: beta, the capacity and the count of steps are
-    buffers, so that annealing neither synchronises with the host nor compiles anything again, and all three are in the
+    where R is the identity, or the function of the KL that free bits or a capacity define. Alternatively it is the
+    importance-weighted bound. The module has no parameters. beta, the capacity and the step count are buffers on the
+    device, so that annealing neither synchronises with the host nor causes a recompilation, and all three are in the
     state dict::
 
         elbo = ELBO(beta=4.0, warmup_steps=10_000)
@@ -104,38 +104,40 @@ class ELBO(nn.Module):
         elbo.step()
 
     Args:
-        n_samples: L (or k), how many z are drawn for each data point.
-        beta: the weight of the divergence (Higgins et al. 2017, "beta-VAE", eq. 4). :meth:`set_beta` and
-            ``elbo.beta.fill_()`` change it.
-        warmup_steps: over so many steps (:meth:`step`) the weight grows linearly from 0 to beta (Bowman et al. 2016,
-            arXiv 1511.06349, section 3.1; Sønderby et al. 2016, arXiv 1602.02282, section 2.3). 0: none.
-        free_bits: lambda, in nats for each group: :math:`R = \sum_g \max(\lambda, \mathrm{mean}_b KL_{bg})`, the mean
-            over the minibatch (that of this process, where there are several); a group at or below lambda has no
-            gradient (Kingma et al. 2016, arXiv 1606.04934, appendix C.8). To each data point its own share is put
-            down, so that the mean of ``bound`` is the paper's. 0: none.
-        free_bits_groups: how many groups of adjacent elements z's event (flattened) is cut into: C for the feature
-            maps of ``[C, H, W]``, 1 for all of z together. None: each dimension is a group.
+        n_samples: L (or k), the number of z drawn for each data point.
+        beta: the weight of the KL (Higgins et al. 2017, "beta-VAE", eq. 4). :meth:`set_beta` and ``elbo.beta.fill_()``
+            change it.
+        warmup_steps: the weight grows linearly from 0 to beta over this many steps (:meth:`step`) (Bowman et al. 2016,
+            arXiv 1511.06349, section 3.1; Sønderby et al. 2016, arXiv 1602.02282, section 2.3). 0: no warm-up.
+        free_bits: lambda, in nats for each group: :math:`R = \sum_g \max(\lambda, \mathrm{mean}_b KL_{bg})`, with the
+            mean over the minibatch of this process; a group at or below lambda has no gradient (Kingma et al. 2016,
+            arXiv 1606.04934, appendix C.8). Each data point's bound contains its own share, so that the mean of
+            ``bound`` is the paper's. 0: none.
+        free_bits_groups: the number of groups of adjacent elements into which z's event (flattened) is split: C for
+            feature maps ``[C, H, W]``, 1 for all of z together. None: each dimension is a group.
         capacity: C in nats: :math:`R = |KL - C|` for each data point, and beta is the paper's gamma (Burgess et al.
             2018, arXiv 1804.03599, eq. 8). The buffer ``capacity`` can be filled like beta. None: no capacity.
-        capacity_steps: over so many steps the capacity grows linearly from 0 to C. 0: it is C at once.
+        capacity_steps: the capacity grows linearly from 0 to C over this many steps. 0: it is C at once.
         importance_weighted: the samples are averaged inside the logarithm (Burda et al. 2016, arXiv 1509.00519, eq. 8):
             :math:`\log \frac1k \sum_i w_i`, :math:`w_i = p(x, z_i) / q(z_i | x)`. ``kl`` is then the mean of
             log q(z | x) - log p(z) over the samples, an unbiased estimate that can be negative.
-        gradient: of what the posterior's parameters get their gradient:
+        gradient: the gradient estimator of the posterior's parameters:
 
-            * ``"total"``: of everything, as written.
-            * ``"stl"``: sticking the landing: only through z; the parameters of log q(z | x) are detached (Roeder et
-              al. 2017, arXiv 1703.09194, section 3). The divergence is that of the samples, as above. Without bias,
-              and zero where q is the exact posterior. With ``importance_weighted`` and more than one sample it is the
-              IWAE-STL of the literature, which is biased (Tucker et al. 2019).
-            * ``"dreg"``: doubly reparameterised: through z, weighed by the *squares* of the normalised importance
-              weights (Tucker et al. 2019, arXiv 1810.04152, IWAE-DReG); the gradient of everything else is that of
-              ``"total"``. Without bias. Needs ``importance_weighted``. ``reconstruction`` and ``kl`` are detached.
+            * ``"total"``: the gradient of the whole bound.
+            * ``"stl"``: sticking the landing: the gradient flows only through z; the parameters in log q(z | x) are
+              detached (Roeder et al. 2017, arXiv 1703.09194, section 3). The KL is estimated from the samples, as
+              above. The gradient is unbiased, and zero if q is the exact posterior. With ``importance_weighted`` and
+              more than one sample it is the IWAE-STL of the literature, which is biased (Tucker et al. 2019).
+            * ``"dreg"``: doubly reparameterised: the gradient through z is weighted by the *squares* of the normalised
+              importance weights (Tucker et al. 2019, arXiv 1810.04152, IWAE-DReG); all other gradients are those of
+              ``"total"``. The gradient is unbiased. Needs ``importance_weighted``. ``reconstruction`` and ``kl`` are
+              detached.
 
-        block: how many of the ``n_samples`` are taken at a time. The noise is the same whatever it is, the results are
-            to rounding, and memory does not grow with ``n_samples``, in the backward either, which evaluates the
-            decoder again a block at a time (and can be done once: no derivatives of derivatives, no
-            ``torch.func`` transforms, and ``torch.compile`` of the decoder rather than of all). None: all at once.
+        block: how many of the ``n_samples`` are computed at a time. The noise does not depend on it, and results agree
+            up to rounding. Memory does not grow with ``n_samples``, neither in the forward nor in the backward, which
+            evaluates the decoder again a block at a time. The backward can be run once: there are no second
+            derivatives and no ``torch.func`` transforms, and ``torch.compile`` works for the decoder rather than for
+            the whole. None: all at once.
 
     Raises:
         ValueError: a number is out of range, or options do not fit together; the message says why.
@@ -188,24 +190,24 @@ class ELBO(nn.Module):
     def _check_options(self, beta: float) -> None:
         has_capacity = self.capacity is not None
         if self.free_bits and has_capacity:
-            raise ValueError("free_bits and capacity were both given: each says how much divergence is free, give one")
+            raise ValueError("free_bits and capacity were both given: each says how much KL is free, give only one")
         if self.free_bits_groups is not None and not self.free_bits:
             raise ValueError("free_bits_groups was given without free_bits: there is nothing to group")
         if self.capacity_steps and not has_capacity:
             raise ValueError("capacity_steps was given without capacity: there is nothing to increase")
         if self.gradient == "dreg" and not self.importance_weighted:
-            raise ValueError('gradient="dreg" is of importance weights: it needs importance_weighted=True')
+            raise ValueError('gradient="dreg" uses importance weights: it needs importance_weighted=True')
         if self.importance_weighted and (beta != 1 or self.warmup_steps):
             raise ValueError(
-                "importance_weighted does not go with beta or warmup_steps: the weights are p(x, z) / q(z | x), and "
-                "weighed otherwise their mean bounds nothing"
+                "importance_weighted cannot be combined with beta or warmup_steps: the weights are p(x, z) / q(z | x), "
+                "and with another weight of the KL the result is no bound"
             )
         if (self.free_bits or has_capacity) and (self.importance_weighted or self.gradient != "total"):
             option = "free_bits" if self.free_bits else "capacity"
             sampled = "importance_weighted" if self.importance_weighted else f'gradient="{self.gradient}"'
             raise ValueError(
-                f"{option} does not go with {sampled}: that takes the divergence from the samples, and {option} bends "
-                "it, so that its noise would become a bias"
+                f"{option} cannot be combined with {sampled}: it estimates the KL from samples, and {option} is a "
+                "nonlinear function of the KL, so that the noise would become a bias"
             )
 
     if TYPE_CHECKING:
@@ -237,15 +239,15 @@ class ELBO(nn.Module):
         """The bound of each data point of x.
 
         Args:
-            x: ``[B, *event]``, as ``decoder`` takes it.
+            x: ``[B, *event]``, passed to ``decoder``.
             posterior: q(z | x), a :class:`~aevb_ext.distributions.DiagonalGaussian` with batch shape ``[B]``, or a
                 tuple ``(mu, logvar)`` of tensors ``[B, *latent]``.
-            decoder: what has ``log_prob(x, z)``, or is a function of (x, z): log p(x | z) ``[B]`` for z
+            decoder: an object with ``log_prob(x, z)``, or a function of (x, z): log p(x | z) ``[B]`` for z
                 ``[B, *latent]``; with ``n_samples=L > 1``, ``[L, B]`` for z ``[L, B, *latent]``.
-            x_scale: what x is multiplied by (1/255 for grey bytes): if it is not 1, the decoder is given ``x_scale=``.
+            x_scale: what x is multiplied by (1/255 for grey bytes): if it is not 1, the decoder gets ``x_scale=``.
             prior: p(z). None: N(0, I). A DiagonalGaussian or a tuple as above, whose parameters broadcast to the
-                posterior's; or a distribution that torch.distributions.kl_divergence knows; or, where the divergence is
-                taken from the samples (``importance_weighted``, ``"stl"``), any whose ``log_prob(z)`` is
+                posterior's; or a distribution that torch.distributions.kl_divergence supports; or, if the KL is
+                estimated from samples (``importance_weighted``, ``"stl"``), any object whose ``log_prob(z)`` is
                 ``[*samples, B]``.
             key, generator: of the noise, as in :func:`aevb_ext.rsample`.
 
@@ -254,13 +256,13 @@ class ELBO(nn.Module):
 
         Raises:
             ValueError: the decoder's result, or the prior's log_prob, is not one value for each data point and sample;
-                the prior is of another event; the event cannot be cut into ``free_bits_groups``; what the operators
-                raise.
-            TypeError: posterior, decoder or prior is something else; free bits with a prior that is not a diagonal
+                the prior has another event shape; the event cannot be split into ``free_bits_groups``; what the
+                operators raise.
+            TypeError: posterior, decoder or prior has another type; free bits with a prior that is not a diagonal
                 Gaussian.
-            NotImplementedError: the divergence from this prior is not known in closed form (``gradient="stl"`` takes it
-                from the samples); with ``block``, the decoder uses a tensor that was computed outside of it and has a
-                gradient, and is not in its closure.
+            NotImplementedError: the KL to this prior is not known in closed form (``gradient="stl"`` estimates it from
+                samples); with ``block``, the decoder uses a tensor that was computed outside of it, requires a gradient
+                and is not in its closure.
         """
         q = posterior if isinstance(posterior, DiagonalGaussian) else _of_tuple("posterior", posterior)
         p = _prior_of(prior, q)
@@ -281,7 +283,7 @@ class ELBO(nn.Module):
 
     @property
     def _streams(self) -> bool:
-        # torch.jit.trace would keep the gradients of the example: it takes all samples at once, to the same noise.
+        # torch.jit.trace would record the gradients of its example. All samples at once have the same noise.
         return self.block is not None and self.block < self.n_samples and not torch.jit.is_tracing()
 
     def _in_closed_form(
@@ -361,31 +363,31 @@ class ELBO(nn.Module):
         return ELBOTerms(bound, log_p, log_ratio)
 
     def _grouped(self, kl: Tensor, q: DiagonalGaussian) -> Tensor:
-        """Divergences of each dimension to those of each group, ``[*batch, groups]``."""
-        kl = kl.reshape(*q.batch_shape, math.prod(q.event_shape))  # (-1 is ambiguous where there are no data points)
+        """Sum the KL of each dimension over each group, ``[*batch, groups]``."""
+        kl = kl.reshape(*q.batch_shape, math.prod(q.event_shape))  # (-1 is ambiguous if there are no data points)
         if self.free_bits_groups is None:
             return kl
         if sizes(kl.shape)[-1] % self.free_bits_groups:
             raise ValueError(
                 f"free_bits_groups is {self.free_bits_groups}: z's event {list(q.event_shape)} cannot be "
-                "cut into as many equal groups"
+                "split into that many equal groups"
             )
         grouped: Tensor = kl.unflatten(-1, (self.free_bits_groups, -1)).sum(-1)
         return grouped
 
     def _with_free_bits(self, groups: Tensor) -> Tensor:
-        # NaN stays what it is, and says nothing about the minibatch's other data points.
+        # NaN stays NaN in its own data point, and is left out of the mean for the others.
         values = groups.detach()
         is_free = self._mean_over_points(values.reshape(-1, values.shape[-1])) <= self.free_bits
         return torch.where(is_free & ~values.isnan(), self.free_bits, groups)
 
     def _mean_over_points(self, values: Tensor) -> Tensor:
-        """``[B, groups]`` to ``[groups]``, without what is NaN."""
+        """The mean over data points without NaN, ``[B, groups]`` to ``[groups]``."""
         return values.nanmean(0)
 
     @property
     def current_beta(self) -> Tensor:
-        """The weight of the divergence at this step, a scalar on the device."""
+        """The weight of the KL at this step, a scalar on the device."""
         return _now(self.beta, self.steps, self.warmup_steps)
 
     @property
@@ -395,12 +397,12 @@ class ELBO(nn.Module):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Count a step of training, on the device. Call it once after each step of the optimizer."""
+        """Count a training step, on the device. Call it once after each step of the optimizer."""
         self.steps.add_(1)
 
     @torch.no_grad()
     def set_beta(self, beta: float | Tensor) -> None:
-        """Change beta in place: a number, or a scalar tensor, which is not looked at on the host.
+        """Change beta in place: to a number, or to a scalar tensor, which is not read on the host.
 
         Raises:
             ValueError: a number that is negative or not finite; the bound is importance-weighted.
@@ -425,10 +427,10 @@ class ELBO(nn.Module):
 
 
 class _WeighedThroughPort(torch.autograd.Function):
-    """z, and a port; the gradient that comes back to z is multiplied by what comes back through the port.
+    """Returns z and a port, a dummy output; the backward multiplies z's gradient by the port's gradient.
 
-    The weights that the doubly reparameterised gradient multiplies z's by are not known before the decoder has been
-    evaluated at z. They are known before its backward, and autograd waits for both.
+    The doubly reparameterised gradient multiplies z's gradient by weights that are known only after the decoder has
+    been evaluated at z. The port's gradient carries them: autograd waits for both before it calls this backward.
     """
 
     generate_vmap_rule = True
@@ -449,7 +451,7 @@ class _WeighedThroughPort(torch.autograd.Function):
 
 
 class _LogMeanExpWithPort(torch.autograd.Function):
-    """:func:`_log_mean_exp`, which gives the normalised weights back through the port."""
+    """:func:`_log_mean_exp`; its backward sends the normalised weights to the port as its gradient."""
 
     generate_vmap_rule = True
 
@@ -468,7 +470,7 @@ class _LogMeanExpWithPort(torch.autograd.Function):
 
 
 def _log_mean_exp(log_weights: Tensor) -> Tensor:
-    """The logarithm of the mean of the weights of k samples, ``[k, B]`` to ``[B]``."""
+    """The log of the mean weight of k samples, ``[k, B]`` to ``[B]``."""
     return log_weights.logsumexp(0) - math.log(sizes(log_weights.shape)[0])
 
 
@@ -477,12 +479,12 @@ def _mean(values: Tensor, n_samples: int | None) -> Tensor:
 
 
 def _now(value: Tensor, steps: Tensor, growing_steps: int) -> Tensor:
-    # A copy at least: between a forward and its backward the buffer may be filled anew.
+    # Always a copy: the buffer may be filled with another value between a forward and its backward.
     return value * (steps / growing_steps).clamp(max=1) if growing_steps else value.clone()
 
 
 def _rsample_kl(q: DiagonalGaussian, p: _Density | None, noise: _Noise, reduction: str) -> tuple[Tensor, Tensor]:
-    """z, and the divergences ``[B]`` (``"sample"``) or those of z's dimensions (``"none"``)."""
+    """z and the KL: ``[B]`` (``"sample"``), or that of each of z's dimensions (``"none"``)."""
     if p is None:
         batch_dims = len(q.batch_shape)
         return F.rsample_kl(q.mu, q.scale_param, spread=q.spread, reduction=reduction, batch_dims=batch_dims, **noise)
@@ -504,18 +506,18 @@ def _kl(q: DiagonalGaussian, p: _Density | None, reduction: str) -> Tensor:
             raise TypeError(f"free_bits needs a DiagonalGaussian or a tuple (mu, logvar) as the prior, got {p}")
         return kl_divergence(_elementwise(q), _elementwise(p))
     try:
-        # Of what is no distribution it says that nothing is known.
+        # For a prior that is not a distribution it raises NotImplementedError.
         return kl_divergence(q, p)  # type: ignore[arg-type]
     except NotImplementedError:
         raise NotImplementedError(
-            f"the divergence of the posterior from this prior, {type(p).__name__}, is not known in closed form: "
-            'ELBO(gradient="stl") takes it from the samples (and so does importance_weighted=True), without free_bits '
+            f"the KL of the posterior to this prior, {type(p).__name__}, is not known in closed form: "
+            'ELBO(gradient="stl") estimates it from samples (and so does importance_weighted=True), without free_bits '
             "and capacity"
         ) from None
 
 
 def _of_tuple(name: str, given: object, q: DiagonalGaussian | None = None) -> DiagonalGaussian:
-    """The Gaussian of (mu, logvar); as a prior for q, of q's event."""
+    """The Gaussian of (mu, logvar); if it is the prior for q, it has q's event shape."""
     if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(t, Tensor) for t in given)):
         raise TypeError(f"{name} must be a DiagonalGaussian or a tuple (mu, logvar) of tensors, got {_kind(given)}")
     mu, logvar = given
@@ -527,14 +529,14 @@ def _of_tuple(name: str, given: object, q: DiagonalGaussian | None = None) -> Di
 
 
 def _prior_of(given: Any, q: DiagonalGaussian) -> Any:
-    """The prior for q as a distribution, or as what has a log_prob; None is N(0, I)."""
+    """The prior for q as a distribution, or as an object with a log_prob; None is N(0, I)."""
     p = _of_tuple("prior", given, q) if isinstance(given, tuple) else given
     if p is not None and not callable(getattr(p, "log_prob", None)):
         raise TypeError(
             "prior must be a distribution, a tuple (mu, logvar) of tensors or None, which is N(0, I), "
             f"got {described(given)}"
         )
-    # One without an event is of numbers, whose product over the event is meant.
+    # A prior without an event shape is that of each element of z.
     event = getattr(p, "event_shape", ())
     if len(event) and sizes(event) != sizes(q.event_shape):
         raise ValueError(f"the prior's event_shape must be the posterior's, {list(q.event_shape)}, got {list(event)}")
@@ -542,7 +544,7 @@ def _prior_of(given: Any, q: DiagonalGaussian) -> Any:
 
 
 def _of_rows(value: object, z: Tensor, q: DiagonalGaussian, what: str) -> Tensor:
-    """``value``, one for each data point and sample of z."""
+    """``value``, after checking that it has one element for each data point and sample of z."""
     rows = z.shape[: z.dim() - q.event_dims]
     if not isinstance(value, Tensor):
         raise TypeError(f"{what} as a tensor, {list(rows)}, got {described(value)}")
@@ -554,7 +556,7 @@ def _of_rows(value: object, z: Tensor, q: DiagonalGaussian, what: str) -> Tensor
 
 
 def _kind(given: object) -> str:
-    """Its type, and those of a tuple's elements: a tensor's numbers would have to come from the device."""
+    """Its type, or the types of a tuple's elements (printing a tensor's values would wait for the device)."""
     if isinstance(given, tuple):
         return f"({', '.join(map(_kind, given))})"
     return type(given).__name__
@@ -566,7 +568,7 @@ def _detached(q: DiagonalGaussian) -> DiagonalGaussian:
 
 
 def _elementwise(q: DiagonalGaussian) -> DiagonalGaussian:
-    """The same numbers, each a distribution of its own."""
+    """The same distribution with every dimension in the batch shape."""
     return DiagonalGaussian(q.mu, q.scale_param, spread=q.spread, batch_dims=q.mu.dim())
 
 

@@ -1,4 +1,4 @@
-"""What makes distributions of a network's output: the posterior of an encoder, the likelihoods of a decoder."""
+"""Heads that turn a network's output into a distribution: an encoder's posterior, a decoder's likelihood."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ __all__ = ["BernoulliDecoder", "GaussianDecoder", "GaussianPosterior"]
 class GaussianPosterior(nn.Module):
     r"""q(z | x), a diagonal Gaussian whose mean and spread are the two halves of a network's output.
 
-    (Kingma & Welling 2014, appendix C.2.) The halves are read where they lie, and their gradients written as one.
+    (Kingma & Welling 2014, appendix C.2.) The halves are not copied, and their gradients are written as one tensor.
 
     Args:
         net: x to packed ``[B, ..., 2 * C, ...]``: mu, then log sigma^2 (or what ``spread`` says).
@@ -48,11 +48,11 @@ class GaussianPosterior(nn.Module):
         def __call__(self, *x: Tensor) -> DiagonalGaussian: ...
 
     def forward(self, *x: Tensor) -> DiagonalGaussian:
-        """q(z | x) with batch shape ``[B]``, of all that ``net`` takes.
+        """q(z | x) with batch shape ``[B]``; the arguments are passed to ``net``.
 
         Raises:
             IndexError: net's output has no dimension ``dim``.
-            ValueError: it is of odd size; what :class:`~aevb_ext.distributions.DiagonalGaussian` raises.
+            ValueError: that dimension has an odd size; what :class:`~aevb_ext.distributions.DiagonalGaussian` raises.
         """
         return DiagonalGaussian.from_params(
             self.net(*x), self.dim, clamp=self.clamp, soft=self.soft, spread=self.spread
@@ -62,12 +62,12 @@ class GaussianPosterior(nn.Module):
         return f"dim={self.dim}, clamp={self.clamp}, soft={self.soft}, spread={self.spread!r}"
 
 
-# Numbers that the last layer puts out, from which on they are not kept (docs/large-batches.md).
+# If the last layer's output has at least this many elements, it is not kept in memory (docs/large-batches.md).
 _LARGE = {"cpu": 2**23, "cuda": 2**28}
 
 
 class Decoder(nn.Module):
-    """What the likelihoods have in common: the network sees a batch of z, whatever dimensions of samples z has."""
+    """The base class of the likelihoods: the network sees a flat batch of z, whatever sample dimensions z has."""
 
     def __init__(self, net: nn.Module, latent_dims: int):
         super().__init__()
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
     def _decode(self, z: Tensor) -> Tensor:
         """``net(z)``, ``[*samples, B, *]`` for z ``[*samples, B, *latent]``.
 
-        net sees ``[N, *latent]``: what convolutions and batch norms take.
+        net sees ``[N, *latent]``, the form that convolutions and batch norms need.
         """
         return self._through(self.net, z)
 
@@ -103,9 +103,9 @@ class Decoder(nn.Module):
         return net(z.flatten(0, len(rows) - 1)).unflatten(0, rows) if len(rows) > 1 else net(z)
 
     def _large_layer(self, x: Tensor, z: Tensor) -> tuple[Tensor, nn.Linear] | None:
-        """What net's last layer is given, ``[*samples, B, H]``, and that layer, if its output is one not to be kept.
+        """The input of net's last layer, ``[*samples, B, H]``, and that layer, if its output should not be kept.
 
-        It has to be a plain linear layer for x ``[B, D]``, whose output nobody but the likelihood sees.
+        The layer has to be a plain linear layer for x ``[B, D]``, whose output only the likelihood uses.
         """
         if type(self.net) is not nn.Sequential or not len(self.net) or x.dim() != 2:
             return None
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
             return None
         if has_hooks(self.net) or has_hooks(last):
             return None
-        # An exported or traced program is for batches of any size: it takes the two steps.
+        # An exported or traced program has to work for any batch size: it computes layer and likelihood separately.
         if torch.compiler.is_exporting() or torch.jit.is_tracing():
             return None
         if math.prod(self._rows(z)) * last.out_features < _LARGE.get(z.device.type, math.inf):
@@ -125,11 +125,11 @@ class Decoder(nn.Module):
 class BernoulliDecoder(Decoder):
     r""":math:`p(x | z) = \prod_i \mathrm{Bernoulli}(x_i; \mathrm{sigmoid}(l_i(z)))` (Kingma & Welling 2014, app. C.1).
 
-    Called with z it gives the distribution; :meth:`log_prob` is fused and takes data as bytes.
+    Calling it with z returns the distribution; :meth:`log_prob` is fused and takes data as bytes.
 
     Args:
-        net: ``z [N, *latent]`` to logits ``[N, *event]``: without a sigmoid at its end.
-        latent_dims: how many dimensions a data point's z has; all before them are samples and data points.
+        net: ``z [N, *latent]`` to logits ``[N, *event]``, without a sigmoid at its end.
+        latent_dims: the number of dimensions of a data point's z; all before them are samples and data points.
 
     Raises:
         ValueError: ``latent_dims`` is below 1; net ends in a sigmoid, or in another module that bounds the logits.
@@ -174,24 +174,24 @@ class BernoulliDecoder(Decoder):
 class GaussianDecoder(Decoder):
     r""":math:`p(x | z) = N(x; m(z), \sigma^2(z) I)` (Kingma & Welling 2014, appendix C.2), diagonal.
 
-    Called with z it gives the distribution; :meth:`log_prob` is fused and takes data as bytes.
+    Calling it with z returns the distribution; :meth:`log_prob` is fused and takes data as bytes.
 
     Args:
         net: ``z [N, *latent]`` to packed ``[N, ..., 2 * C, ...]``: the mean (before the sigmoid), then log sigma^2.
-            Where ``logvar`` is given, to the mean alone, ``[N, *event]``.
+            With ``logvar``, to the mean alone, ``[N, *event]``.
         dim: the dimension of its output that has the two halves: features, or the channels of a convolution.
-        logvar: where log sigma^2 starts that is learned together with the networks and does not depend on z (Rybkin et
+        logvar: the initial value of a log sigma^2 that is learnt with the networks and does not depend on z (Rybkin et
             al. 2021, "sigma-VAE", arXiv 2006.13202): a number, one for all of x; or a tensor that broadcasts to
-            ``[*event]``, one for each feature or channel. None: it is the second half of net's output.
-        sigmoid: whether the mean is squashed to (0, 1), as the paper does.
+            ``[*event]``, one for each feature or channel. None: log sigma^2 is the second half of net's output.
+        sigmoid: whether a sigmoid squashes the mean to (0, 1), as in the paper.
         clamp, soft: bounds of log sigma^2, as in
-            :meth:`DiagonalGaussian.from_params <aevb_ext.distributions.DiagonalGaussian.from_params>`: the lower one
-            keeps the likelihood from growing without bound where the mean fits exactly.
-        latent_dims: how many dimensions a data point's z has; all before them are samples and data points.
+            :meth:`DiagonalGaussian.from_params <aevb_ext.distributions.DiagonalGaussian.from_params>`. A lower bound
+            keeps the likelihood from growing without limit where the mean fits exactly.
+        latent_dims: the number of dimensions of a data point's z; all before them are samples and data points.
 
     Raises:
-        ValueError: ``latent_dims`` is below 1; with ``sigmoid``, net ends in one itself, or in another module that
-            bounds what it gives.
+        ValueError: ``latent_dims`` is below 1; with ``sigmoid``, net itself ends in a sigmoid or another module that
+            bounds its output.
     """
 
     logvar: nn.Parameter | None
@@ -247,14 +247,14 @@ class GaussianDecoder(Decoder):
 
     @explained()
     def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
-        """Raise ValueError naming ``name`` unless all of x is finite and, where the mean is squashed, in [0, 1]."""
+        """Raise ValueError naming ``name`` unless all of x is finite and, if the mean has a sigmoid, in [0, 1]."""
         low, high = _finite_range(x, x_scale, name, "Gaussian")
         if self.sigmoid:
             _check_unit(low, high, x_scale, name, "[0, 1], to which the sigmoid squashes the Gaussian decoder's mean")
 
     @property
     def _is_plain(self) -> bool:
-        """Whether mean and log sigma^2 are the features of net's output as they are, or log sigma^2 is learned."""
+        """Whether mean and log sigma^2 are features of net's output without a clamp, or log sigma^2 is learnt."""
         one_event_dim = self.dim in (1, -1) if self.logvar is None else self.logvar.dim() < 2
         return self.clamp is None and one_event_dim
 
@@ -262,7 +262,7 @@ class GaussianDecoder(Decoder):
         """The mean and log sigma^2 of p(x | z)."""
         logvar: Tensor
         if self.logvar is None:
-            # A dimension counted from the front is one of a single batch.
+            # A dimension counted from the front is that of a batch without sample dimensions.
             dim = self.dim if self.dim < 0 else self.dim + len(self._rows(z)) - 1
             mean, logvar = F.halves(self._decode(z), dim)
         else:
@@ -276,7 +276,7 @@ class GaussianDecoder(Decoder):
         return f"dim={self.dim}, sigmoid={self.sigmoid}, clamp={self.clamp}, soft={self.soft}{start}"
 
 
-# Modules whose output has a bound, above or below, and those that leave values as they are.
+# Modules whose output is bounded above or below, and modules that leave values as they are.
 _BOUNDING = (
     *(nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.Softsign, nn.ReLU, nn.Softplus),
     *(nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax),
@@ -285,10 +285,10 @@ _RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity)
 
 
 def check_unbounded(net: nn.Module, what: str) -> None:
-    """Raise ValueError where net's last module bounds what the likelihood takes the sigmoid of.
+    """Raise ValueError if net's last module bounds the values of which the likelihood takes the sigmoid.
 
-    A Bernoulli decoder that ends in a sigmoid of its own trains without an error, to probabilities of 0.5 to 0.73. What
-    comes last is known of an ``nn.Sequential`` alone.
+    A Bernoulli decoder that ends in its own sigmoid would train without an error, to probabilities from 0.5 to 0.73.
+    The last module is known only of an ``nn.Sequential``.
 
     Args:
         net: a decoder's network.
@@ -296,18 +296,18 @@ def check_unbounded(net: nn.Module, what: str) -> None:
     """
     last = _last(net)
     has_tanh = isinstance(last, Linear) and last.tanh
-    # Logits that are kept from the far ends of the sigmoid.
+    # A wide Hardtanh is allowed: it only keeps logits from the far ends of the sigmoid.
     is_wide = isinstance(last, nn.Hardtanh) and last.min_val <= -5 and last.max_val >= 5
     if has_tanh or (isinstance(last, _BOUNDING) and not is_wide):
         raise ValueError(
-            f"the decoder's net ends in {last}, which bounds its output: expected {what}, any real numbers, of which "
-            f"the likelihood takes the sigmoid itself. Remove {'tanh=True' if has_tanh else f'that {last}'}"
+            f"the decoder's net ends in {last}, which bounds its output: expected {what}, any real numbers; the "
+            f"likelihood itself takes their sigmoid. Remove {'tanh=True' if has_tanh else f'that {last}'}"
         )
 
 
 def _last(net: nn.Module) -> nn.Module | None:
-    """The module that net's values come from, as far as it is known; None of one that has none."""
-    net = getattr(net, "_orig_mod", net)  # what torch.compile was given
+    """The module that computes net's output, as far as it is known; None for an empty nn.Sequential."""
+    net = getattr(net, "_orig_mod", net)  # the module inside torch.compile's
     if not isinstance(net, nn.Sequential) or type(net).forward is not nn.Sequential.forward:
         return net
     ends = [each for each in net if not isinstance(each, _RESHAPING)]
@@ -315,10 +315,10 @@ def _last(net: nn.Module) -> nn.Module | None:
 
 
 def _finite_range(x: Tensor, x_scale: float, name: str, likelihood: str) -> tuple[float, float]:
-    """The least and the largest of ``x * x_scale``; of nothing 0 and 1.
+    """The smallest and the largest value of ``x * x_scale``; 0 and 1 if x is empty.
 
     Raises:
-        ValueError: they are not finite; names ``name``.
+        ValueError: they are not finite; the message names ``name``.
     """
     if not x.numel():
         return 0.0, 1.0
@@ -328,19 +328,19 @@ def _finite_range(x: Tensor, x_scale: float, name: str, likelihood: str) -> tupl
     return low, high
 
 
-# So far outside of [0, 1] resampling and noise put what was inside.
+# Resampling and noise may move values of [0, 1] this far outside.
 _ROUNDED = 0.05
 
 
 def _check_unit(low: float, high: float, x_scale: float, name: str, where: str) -> None:
-    """Raise ValueError naming ``name`` and what helps unless a range lies in [0, 1]."""
-    # 1e-6 for 255 * float(1 / 255) and its like.
+    """Raise ValueError naming ``name`` and a remedy unless a range lies in [0, 1]."""
+    # 1e-6 allows for rounding, as of 255 * float(1 / 255).
     if low >= 0 and high <= 1 + 1e-6:
         return
     if low > -_ROUNDED and high < 1 + _ROUNDED:
-        helps = "clip what is just outside, clamp(0, 1)"
+        helps = "clip the values just outside, clamp(0, 1)"
     elif low < 0:
-        helps = "no x_scale moves negative numbers there: rescale the data, to (x + 1) / 2 where it is in [-1, 1]"
+        helps = "no x_scale moves negative values there: rescale the data, to (x + 1) / 2 if it is in [-1, 1]"
     else:
         helps = "x_scale should map the largest value to 1, as 1/255 does of grey bytes"
     raise ValueError(
@@ -351,13 +351,13 @@ def _check_unit(low: float, high: float, x_scale: float, name: str, where: str) 
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody wants to see what goes into it or comes out."""
+    """Whether the module has hooks on its inputs or outputs."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, kind) for kind in kinds)
 
 
 def through(modules: Iterable[nn.Module], h: Tensor) -> Any:
-    """What comes of h, one module after another: a part of an ``nn.Sequential``."""
+    """Apply the modules to h one after another: a part of an ``nn.Sequential``."""
     for module in modules:
         h = module(h)
     return h

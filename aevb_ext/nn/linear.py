@@ -1,4 +1,4 @@
-"""Layers as the trainer wants them."""
+"""Linear layers for the trainer: fast on the CPU, with tanh, and for data as bytes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,18 @@ __all__ = ["Linear", "MeanLogvar"]
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, optionally with tanh of its output, whose float32 products on the CPU are the fastest at hand.
+    """``nn.Linear``, optionally followed by tanh, with the fastest float32 product available on the CPU.
 
     The parameters, their initial values and the state dict are those of ``nn.Linear``. On CPUs where PyTorch's own
-    choice for float32 (MKL) is slowed down, oneDNN multiplies, and tanh is computed where the product is written; the
-    results agree to rounding. On every other device and dtype, and under autocast, this *is* ``nn.Linear``.
+    choice for float32 (MKL) is slow, oneDNN multiplies, and tanh is computed as the product is written; the results
+    agree up to rounding. On every other device and dtype, and under autocast, this *is* ``nn.Linear``.
 
-    Data may stay bytes: there they are scaled and cast a block of rows at a time, in the backward again, so that a
-    large minibatch is never there in floats.
+    Data may stay bytes. On the CPU they are scaled and cast a block of rows at a time, and again in the backward, so
+    that a large minibatch never exists as floats.
 
     Args:
         in_features, out_features, bias, device, dtype: as in ``nn.Linear``.
-        tanh: whether tanh follows.
+        tanh: apply tanh to the output.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, tanh: bool = False, **kwargs: Any):
@@ -37,10 +37,10 @@ class Linear(nn.Linear):
 
     @explained(x=tensor())
     def forward(self, x: Tensor, x_scale: float = 1.0) -> Tensor:
-        """The layer of ``x * x_scale``.
+        """Apply the layer to ``x * x_scale``.
 
         Args:
-            x: ``[*, in_features]``, of the weight's dtype (but for autocast), or uint8 or bool.
+            x: ``[*, in_features]``, of the weight's dtype (except under autocast), or uint8 or bool.
             x_scale: what x is multiplied by (1/255 for grey bytes).
 
         Returns:
@@ -67,11 +67,11 @@ class Linear(nn.Linear):
 class MeanLogvar(Linear):
     """A linear layer to a mean and log sigma^2, packed, with the weights of log sigma^2 multiplied by a constant.
 
-    Steps of Adagrad and Adam are as long whatever the gradient's scale: log sigma^2 follows so many times slower.
+    Steps of Adagrad and Adam do not depend on the gradient's scale, so log sigma^2 changes slower by that factor.
 
     Args:
-        in_features: how many numbers x has.
-        out_features: of the mean and log sigma^2 together: even.
+        in_features: the number of features of x.
+        out_features: the number of outputs of mean and log sigma^2 together: even.
         logvar_scale: the constant.
     """
 
@@ -80,7 +80,7 @@ class MeanLogvar(Linear):
         self.logvar_scale = logvar_scale
 
     def forward(self, x: Tensor, x_scale: float = 1.0) -> Tensor:
-        """The layer of ``x * x_scale``, as :class:`Linear` has it."""
+        """Apply the layer to ``x * x_scale``, as in :class:`Linear`."""
         mean, logvar = self.weight.chunk(2)
         return self._with(torch.cat((mean, self.logvar_scale * logvar)), x, x_scale)
 
@@ -89,9 +89,9 @@ class MeanLogvar(Linear):
 
 
 def scaled(x: Tensor, x_scale: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """``x * x_scale``; of bytes and truth values in ``dtype``, or in what autocast would make of it."""
+    """``x * x_scale``; for uint8 and bool in ``dtype``, or in autocast's dtype if autocast is on."""
     if not x.is_floating_point():
-        # Bytes are exact in half precision: no float32 minibatch is made on the way.
+        # Bytes are exact in half precision, so no float32 minibatch is needed in between.
         device = x.device.type
         x = x.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype)
     return x if x_scale == 1 else x * x_scale

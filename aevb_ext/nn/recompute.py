@@ -1,6 +1,6 @@
-"""The backward of sums over many samples: each block is evaluated again, as activation checkpoints do.
+"""The backward of sums over many samples: each block is computed again, as in activation checkpointing.
 
-By then the normalised weights are known. The last block alone is kept from the first pass.
+By then the normalised weights are known. Only the last block is kept from the first pass.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ __all__ = ["recorded"]
 def recorded(
     terms: Callable[[int, int], Terms], blocks: list[tuple[int, int]], sources: tuple[object, ...], weighted: bool
 ) -> tuple[Tensor, ...]:
-    """What :func:`~.stream.streamed` gives, differentiable; blocks are (first sample, how many), one after another."""
+    """The differentiable result of :func:`~.stream.streamed`; blocks are (first sample, number), in order."""
     totals, state = Totals(weighted), _State()
     with torch.no_grad(), state.without_autocast_cache():
         for each in blocks[:-1]:
@@ -43,7 +43,7 @@ def recorded(
 
 
 class _Recomputation:
-    """What the backward needs beside tensors."""
+    """The state that the backward needs beside tensors."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class _Recomputation:
         self.log_sum = totals.log_sum if totals.weighted else None
 
     def evaluated(self) -> Iterator[Terms]:
-        """The terms of each block with their graph, one block after another."""
+        """Compute the terms of one block after another, with their graph."""
         kept, self.kept = self.kept, None
         blocks = self.blocks
-        if kept is not None:  # not so in a second backward
+        if kept is not None:  # it is None in a second backward
             blocks = blocks[:-1]
             yield kept
             del kept
@@ -71,7 +71,7 @@ class _Recomputation:
                 yield self.terms(*each)
 
     def cotangents(self, terms: Terms, given: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        """Of a block's values (and its port) that have a graph: they, and their cotangents."""
+        """A block's values (and its port) that have a graph, and their cotangents."""
         values, port = terms
         of_sums = given if self.log_sum is None else given[1:]
         cotangents = [g.expand_as(v) for g, v in zip(of_sums, values, strict=True)]
@@ -88,14 +88,14 @@ class _Recomputation:
 
 
 class _Streamed(torch.autograd.Function):
-    """Results that are known, of inputs that are found: gradients go where autograd's own would, all at once."""
+    """Returns the results of the first pass; its backward gives the sum of all blocks' gradients to the inputs."""
 
     @staticmethod
     def forward(
         ctx: Any, recomputation: _Recomputation, results: tuple[Tensor, ...], *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.recomputation = recomputation
-        ctx.save_for_backward(*inputs)  # so that one which was changed in place is noticed
+        ctx.save_for_backward(*inputs)  # so that autograd notices an input that was changed in place
         return results
 
     @staticmethod
@@ -119,7 +119,7 @@ class _Streamed(torch.autograd.Function):
                         if g is None:
                             continue
                         before = sums[i]
-                        if before is None:  # what autograd hands out may be shared
+                        if before is None:  # a gradient from autograd may share memory
                             sums[i] = g
                         elif owned[i]:
                             before.add_(g)
@@ -130,7 +130,7 @@ class _Streamed(torch.autograd.Function):
 
 
 class _State:
-    """What a block depends on beside tensors: the generators' states and autocast's, both as they are now."""
+    """What a block depends on beside tensors: the present states of the generators and of autocast."""
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
@@ -142,7 +142,7 @@ class _State:
 
     @contextlib.contextmanager
     def without_autocast_cache(self) -> Iterator[None]:
-        """A cast that is kept from where gradients are off has none to give where they are on."""
+        """A context without autocast's cache: a cast that was cached without gradients would have none here."""
         with contextlib.ExitStack() as stack:
             for device, dtype in self._autocast:
                 stack.enter_context(torch.autocast(device, dtype, cache_enabled=False))
@@ -150,7 +150,7 @@ class _State:
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
-        """As it was."""
+        """A context with the saved state."""
         with torch.random.fork_rng(devices=[] if self._device is None else None), self.without_autocast_cache():
             torch.set_rng_state(self._cpu)
             if self._device is not None:
@@ -160,7 +160,7 @@ class _State:
 
 @contextlib.contextmanager
 def _without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Hooks of the user are for the whole gradient, and are called with it: not with the part of each block."""
+    """A context without the user's tensor hooks: they are called with the whole gradient, not with each block's."""
     hooks = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
     for registered, _ in hooks:
         registered.clear()
@@ -173,7 +173,7 @@ def _without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ending_at(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Gradients go no further than these: what they were computed from gets its part afterwards, of the sum."""
+    """A context in which gradients stop at these tensors; autograd then passes their sum further back, once."""
     nodes = {t.grad_fn for t in tensors if t.grad_fn is not None}
     handles = [node.register_prehook(lambda cotangents: (None,) * len(cotangents)) for node in nodes]
     try:
@@ -184,7 +184,7 @@ def _ending_at(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 
 def _tensors(source: Any) -> Iterator[Tensor]:
-    """Those in tuples, distributions and what functions are bound to, without their modules' parameters."""
+    """The tensors in tuples, distributions and functions' closures, without the parameters of modules."""
     match source:
         case Tensor():
             yield source
@@ -200,7 +200,7 @@ def _tensors(source: Any) -> Iterator[Tensor]:
 
 
 def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> list[Tensor]:
-    """The leaves, and of the candidates computed before node number ``begun``, that the outputs' graph begins with."""
+    """The inputs of the outputs' graph: its leaves, and those candidates that were computed before node ``begun``."""
     outside = {(t.grad_fn, t.output_nr): t for t in candidates if t.grad_fn is not None}
     found: dict[int, Tensor] = {}
     seen: set[tuple[Node, int | None]] = set()
@@ -217,9 +217,9 @@ def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> 
             found[id(node.variable)] = node.variable
         elif _number(node) < begun:
             raise NotImplementedError(
-                f"the decoder uses a tensor that was computed outside of it ({node.name()}) and has a gradient: where "
-                "samples are taken a block at a time, it must be given as an argument, be in the decoder's closure, or "
-                "be detached; or take all at once (block=None)"
+                f"the decoder uses a tensor that was computed outside of it ({node.name()}) and requires a gradient: "
+                "if samples are computed a block at a time, it must be an argument, be in the decoder's closure, or be "
+                "detached; or compute all at once (block=None)"
             )
         elif (node, None) not in seen:
             seen.add((node, None))
@@ -228,13 +228,13 @@ def _inputs(outputs: list[Tensor], candidates: Iterator[Tensor], begun: int) -> 
 
 
 def _number(node: Any) -> int:
-    """Of a node of the graph: later ones have larger numbers."""
+    """The sequence number of a node of the graph: later nodes have larger numbers."""
     number: int = node._sequence_nr()
     return number
 
 
 def _is_any_of_another(inputs: list[Tensor]) -> bool:
-    """Whether one of them was computed from another: a log variance from the mean, a mean by weights that are tied."""
+    """Whether one of them was computed from another: a log-variance from the mean, or a mean by tied weights."""
     ends = {t.grad_fn for t in inputs if t.grad_fn is not None}
     leaves = {id(t) for t in inputs if t.grad_fn is None}
     nodes = [node for end in ends for node, _ in end.next_functions]

@@ -1,6 +1,6 @@
-"""Means and log-mean-exps over many samples, a block of them at a time: memory does not grow with their number.
+"""Sums and log-sum-exps over many samples, a block of samples at a time, so that memory does not grow with them.
 
-The first pass keeps nothing but running sums; where a gradient is wanted, :mod:`.recompute` adds the backward.
+The first pass keeps running sums only; if a gradient is needed, :mod:`.recompute` adds the backward.
 """
 
 import itertools
@@ -13,10 +13,10 @@ __all__ = ["Totals", "streamed"]
 
 
 class Totals:
-    """Sums over samples, and of log weights (the first value minus the second) their log-sum-exp, as they come.
+    """Running sums over samples, and the log-sum-exp of log weights (the first value minus the second).
 
-    All are of the values' dtype. The weights are summed relative to the largest so far, so that neither their size nor
-    the number of blocks costs accuracy.
+    All have the values' dtype. Weights are summed relative to the largest so far, so that neither their size nor the
+    number of blocks costs accuracy.
     """
 
     def __init__(self, weighted: bool):
@@ -28,7 +28,7 @@ class Totals:
         self._squares: Tensor
 
     def add(self, values: tuple[Tensor, ...]) -> None:
-        """``[n, *batch]`` each."""
+        """Add the values of n samples, ``[n, *batch]`` each."""
         sums = [v.sum(0) for v in values]
         before = self.sums
         self.sums = sums if before is None else [a + b for a, b in zip(before, sums, strict=True)]
@@ -38,7 +38,7 @@ class Totals:
         largest = log_weights.amax(0)
         if before is not None:
             largest = torch.maximum(self._largest, largest)
-        # As torch.logsumexp does: beside infinities there is nothing to be relative to.
+        # As torch.logsumexp does: an infinite largest weight cannot be subtracted.
         shift = largest.where(largest.isfinite(), 0)
         weights = (log_weights - shift).exp()
         total, squares = weights.sum(0), weights.square().sum(0)
@@ -48,7 +48,7 @@ class Totals:
         self._largest, self._shift, self._total, self._squares = largest, shift, total, squares
 
     def results(self) -> tuple[Tensor, ...]:
-        """The sums, and before them, where weighted, the log-sum-exp."""
+        """The sums; if weighted, the log-sum-exp comes first."""
         sums = self.sums or []
         return (self.log_sum, *sums) if self.weighted else tuple(sums)
 
@@ -59,7 +59,7 @@ class Totals:
 
     @property
     def effective_sample_size(self) -> Tensor:
-        """(sum of weights)^2 / sum of squares, ``[*batch]``: how many independent draws they are worth (Kong 1992)."""
+        """(sum of weights)^2 / sum of squares, ``[*batch]`` (Kong 1992)."""
         return self._total.square() / self._squares
 
 
@@ -70,29 +70,29 @@ Terms = tuple[tuple[Tensor, ...], Tensor | None]
 def streamed(
     terms: Callable[[int, int], Terms], n_samples: int, block: int, sources: tuple[object, ...], *, weighted: bool
 ) -> tuple[Tensor, ...]:
-    """The sums over samples of each value, and before them, where ``weighted``, the log-sum-exp of log weights.
+    """The sum over samples of each value; if ``weighted``, the log-sum-exp of the log weights comes first.
 
     Args:
-        terms: ``terms(first, n)`` gives the values of samples first ... first + n - 1, the same whenever it is asked.
-            What it uses is found in its graph; tensors computed outside, through which a gradient is to flow further
-            (parameters and other leaves aside), must be found in ``sources``.
-        n_samples: how many there are.
-        block: how many at a time.
+        terms: ``terms(first, n)`` gives the values of samples first ... first + n - 1, the same at each call. Its
+            inputs are found in its graph. Tensors that were computed outside and through which a gradient flows further
+            back (leaves such as parameters aside) must be in ``sources``.
+        n_samples: the number of samples.
+        block: samples computed at a time.
         sources: tensors, distributions, functions with a closure, or tuples of these.
-        weighted: whether the log-sum-exp of the first value minus the second is wanted.
+        weighted: also compute the log-sum-exp of the first value minus the second.
 
     Returns:
-        ``[*batch]`` each, differentiable once. Where gradients are off it is one pass. Otherwise the backward draws
-        from PyTorch's generators what the first pass drew (dropout), unless a CUDA graph is being captured.
+        ``[*batch]`` each, differentiable once. If gradients are off there is a single pass. Otherwise the backward
+        repeats the random draws of the first pass (dropout), unless a CUDA graph is being captured.
 
     Raises:
-        NotImplementedError: the gradient would have to flow through a tensor that is not found in ``sources``.
+        NotImplementedError: the gradient would have to flow through a tensor that is not in ``sources``.
     """
     # A short block comes first: the last one is not evaluated again.
     edges = [0, *range(n_samples % block or block, n_samples + 1, block)]
     blocks = [(first, end - first) for first, end in itertools.pairwise(edges)]
     if torch.is_grad_enabled():
-        from .recompute import recorded  # which imports PyTorch's compiler
+        from .recompute import recorded  # imported here, since it imports PyTorch's compiler
 
         results: tuple[Tensor, ...] = recorded(terms, blocks, sources, weighted)
         return results

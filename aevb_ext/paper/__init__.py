@@ -1,4 +1,4 @@
-"""The paper's figures: what each needs trained, and how it is drawn and compared."""
+"""The paper's figures: the runs that each needs, how it is drawn, and its comparison with the paper."""
 
 from .make import FIGURES, make
 

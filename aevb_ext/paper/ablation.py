@@ -1,4 +1,4 @@
-"""Which of the settings that the paper leaves open moves the curves of Figure 2 to where it has them."""
+"""Ablation: which of the settings that the paper leaves open brings the curves of Figure 2 closest to the paper's."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +28,9 @@ _CURVES = (
     ("freyface", 20, "wake-sleep"),
 )
 
-# The paper chose the stepsize among three, on the first few iterations (section 5), and does not say which; nor does it
-# say which of its two estimators is plotted, or how fast log-variances follow. It says that minibatches are of 100, but
-# its curves of Frey Face have a point at multiples of 500 samples alone.
+# The paper chose the stepsize among three, on the first few iterations (section 5), and does not say which. Nor does it
+# say which of its two estimators is plotted, or how fast log-variances are learnt. It says that minibatches have 100
+# points, but its curves of Frey Face have points at multiples of 500 samples only.
 _CHANGES: dict[str, dict[str, Any]] = {
     "as in Figure 2": {},
     "estimator A": {"estimator": "a"},
@@ -43,14 +43,14 @@ _CHANGES: dict[str, dict[str, Any]] = {
 
 
 def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
-    """Some curves of Figure 2, as it has them and with one change each."""
+    """Some curves of Figure 2, with its settings and with one change each."""
     return [
         _changed(run, change)
         for seed in range(seeds)
         for data, latent, learner in _CURVES
         for run in [figure2.planned(data, learner, latent, figure2.budget(samples_seen, seed), seed, data_dir)]
         for change in _CHANGES.values()
-        # What is as it was is no change; and Wake-Sleep has no estimator.
+        # Skip changes to the value that the run has already; and Wake-Sleep has no estimator.
         if change.keys() <= run.keys.keys() and (not change or not change.items() <= run.keys.items())
     ]
 

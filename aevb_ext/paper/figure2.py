@@ -1,4 +1,4 @@
-"""Figure 2: the bound against training samples, AEVB and Wake-Sleep, of every latent size."""
+"""Figure 2: the bound against training samples, of AEVB and Wake-Sleep, for every latent size."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,16 +40,16 @@ LATENT = {"mnist": (3, 5, 10, 20, 200), "freyface": (2, 5, 10, 20)}
 _HIDDEN = {"mnist": 500, "freyface": 200}
 _LIKELIHOOD = {"mnist": "bernoulli", "freyface": "gaussian"}
 _ESTIMATOR = {"mnist": "a", "freyface": "b"}
-# How fast log-variances follow, where not as fast as the rest.
+# logvar_scale of the runs in which it is not 1.
 LOGVAR_SCALE = {("mnist", "wake-sleep"): 0.1, ("freyface", "aevb"): 0.1, ("freyface", "wake-sleep"): 0.1}
 TITLES = {"mnist": "MNIST", "freyface": "Frey Face"}
 _LIMITS = {"mnist": (-160, -95), "freyface": (400, 1600)}
 _LEARNERS = ("aevb", "wake-sleep")
 
-# Evaluations with different noise, whose variance is told.
+# Evaluations with different noise, for the variance of the estimator.
 _NOISES = 3
 
-# Seeds beside the first are for the spread, and that shows early.
+# Seeds beside the first only show the spread between seeds, for which shorter runs suffice.
 _SPREAD_SAMPLES = 10**6
 
 
@@ -65,7 +65,7 @@ def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list
 
 
 def budget(samples_seen: int, seed: int) -> int:
-    """How long the run of a seed is."""
+    """The length of a seed's run, in training samples."""
     return samples_seen if seed == 0 else min(samples_seen, _SPREAD_SAMPLES)
 
 
@@ -74,9 +74,9 @@ def planned(
 ) -> PlannedRun:
     """One curve, at the paper's settings (section 5).
 
-    Two it does not say, and are what comes to where its curves are (docs/paper/differences.md): which estimator is
-    plotted, and how fast log-variances follow. In the encoder that the first author published for Wake-Sleep it is a
-    tenth as fast as the rest, in the one for AEVB as fast.
+    The paper does not say which estimator is plotted and how fast log-variances are learnt. Both are chosen so that the
+    curves come closest to the paper's (docs/paper/differences.md). The encoder that the first author published for
+    Wake-Sleep learns log-variances a tenth as fast as the rest, the one for AEVB as fast.
     """
     keys = {
         "data": data,
@@ -107,9 +107,9 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = Non
 
 
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
-    """The paper's layout: a row for each data set, a panel for each latent size; the paper's curves behind ours."""
+    """The paper's layout: a row for each dataset, a panel for each latent size; the paper's curves behind ours."""
     figure = Figure(figsize=(15, 6.2), layout="constrained")
-    *rows, below = figure.subfigures(len(LATENT) + 1, 1, height_ratios=(6, 6, 1))  # type: ignore[misc]  # an array of them
+    *rows, below = figure.subfigures(len(LATENT) + 1, 1, height_ratios=(6, 6, 1))  # type: ignore[misc]  # an array of SubFigures
     for row, (data, sizes) in zip(rows, LATENT.items(), strict=True):
         for column, (axes, latent) in enumerate(zip(row.subplots(1, len(sizes)), sizes, strict=True)):
             for learner in _LEARNERS:
@@ -138,12 +138,12 @@ def about(run: SavedRun) -> tuple[str, int, str, int]:
 
 
 def noise_variance(run: SavedRun) -> float:
-    """Of the test bound: over the noise z is drawn with, the data points being the same."""
+    """The variance of the test bound over the noise of z, with the data points fixed."""
 
     def score(model: VAE, x: Tensor, progress: Callable[[int], None]) -> dict[str, float]:
         bound = evaluate_bound(model, x, repeats=_NOISES, progress=progress)
-        # That of the mean over all noises is so many times smaller.
-        return {"variance": _NOISES * bound.noise_stderr**2}  # type: ignore[operator]  # of repeats there is one
+        # noise_stderr is that of the mean over all noises, whose variance is smaller by their number.
+        return {"variance": _NOISES * bound.noise_stderr**2}  # type: ignore[operator]  # not None with repeats
 
     variance: float = scored_once(run, "noise-variance", score, _NOISES)["variance"]
     return variance

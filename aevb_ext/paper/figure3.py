@@ -37,7 +37,7 @@ _EVALUATIONS = 10
 
 
 def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
-    """All three learners with 1000 training points; with 50000 too, unless it is to be quick."""
+    """All three learners with 1000 training points, and with 50000 too unless the budget is that of --quick."""
     points = _POINTS[:1] if samples_seen <= QUICK else _POINTS
     return [
         planned(count, learner, samples_seen, seed, data_dir)
@@ -60,9 +60,9 @@ def planned(count: int, learner: str, samples_seen: int, seed: int = 0, data_dir
         **({"estimator": "a"} if learner == "aevb" else {}),
         "logvar_scale": LOGVAR_SCALE.get(("mnist", learner), 1.0),
         "optimizer": "adagrad",
-        # The largest of the paper's three learning rates: with 0.02 none of the curves rises as its do.
+        # The largest of the paper's three learning rates: with 0.02 no curve rises as fast as the paper's.
         "lr": 0.1,
-        # Monte Carlo EM's steps are of all the data.
+        # Each step of Monte Carlo EM uses all the data.
         "batch_size": count if learner == "mcem" else 100,
         "samples_seen": samples_seen,
         "evaluate_every": samples_seen // _EVALUATIONS,
@@ -83,7 +83,7 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = Non
 
 
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
-    """The paper's layout: a panel for each number of training points there is; the paper's curves behind ours."""
+    """The paper's layout: a panel for each number of training points; the paper's curves behind ours."""
     points = [count for count in _POINTS if any(_about(run)[0] == count for run in runs)]
     figure = Figure(figsize=(2 + 4.5 * len(points), 4.8), layout="constrained")
     ends = max((line["samples_seen"] for run in runs for line in run.evaluations), default=SAMPLES) / 1e6

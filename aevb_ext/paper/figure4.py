@@ -23,7 +23,7 @@ _TITLES = {"freyface": "(a) Learnt Frey Face manifold", "mnist": "(b) Learnt MNI
 
 
 def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
-    """A model with two latent dimensions of each data set; of the first seed."""
+    """A model with two latent dimensions for each dataset, of the first seed."""
     return [figure2.planned(data, "aevb", 2, samples_seen, data_dir=data_dir) for data in _TITLES]
 
 
@@ -50,7 +50,7 @@ BOUNDS = ("data", "latent", "samples_seen", "train", "test", "test_stderr")
 
 
 def bounds(runs: dict[str, SavedRun]) -> list[tuple]:
-    """How good the models are whose pictures are shown."""
+    """The bounds of the models whose pictures are shown."""
     last = [(run, run.evaluations[-1]) for run in runs.values()]
     return [
         (

@@ -24,7 +24,7 @@ _LATENT = (2, 5, 10, 20)
 
 
 def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
-    """A model of each latent size; of the first seed."""
+    """A model for each latent size, of the first seed."""
     return [figure2.planned("mnist", "aevb", latent, samples_seen, data_dir=data_dir) for latent in _LATENT]
 
 

@@ -21,14 +21,14 @@ TITLE = "The importance-weighted autoencoder, one stochastic layer, fixed binari
 # Training samples of each model, by default and with --quick. (Burda et al. train on 164 million.)
 SAMPLES, QUICK = 3 * 10**6, 2 * 10**5
 
-# The test log-likelihood is the bound of so many samples, as theirs is; of so few where the training was shorter.
+# Samples of the bound that estimates the test log-likelihood, as in Burda et al.; fewer after a shorter training.
 _EVALUATED, _EVALUATED_SHORT = 5000, 500
 
 
 def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list[PlannedRun]:
-    """k = 1, 5, 50: the network, batch and optimiser of Burda et al. 2016 (section 5; arXiv 1509.00519).
+    """k = 1, 5, 50: the network, batch size and optimizer of Burda et al. 2016 (section 5; arXiv 1509.00519).
 
-    The learning rate falls along half a cosine: theirs is a staircase over as many passes as nobody has time for here.
+    The learning rate decays along half a cosine. Theirs decays in stages over 3280 passes, which take too long here.
     """
     return [_planned(k, seed, samples_seen, data_dir) for seed in range(seeds) for k in published.IWAE_NLL]
 

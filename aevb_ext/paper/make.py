@@ -1,4 +1,4 @@
-"""From a figure's name to its picture."""
+"""Making a figure of the paper by its name."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from .training import cores, train_all
 
 __all__ = ["FIGURES", "make"]
 
-# Each has TITLE, SAMPLES, QUICK, plan(samples_seen, seeds, data_dir) and present(runs, out, data_dir).
+# Each module has TITLE, SAMPLES, QUICK, plan(samples_seen, seeds, data_dir) and present(runs, out, data_dir).
 FIGURES: dict[str, ModuleType] = {
     "figure2": figure2,
     "figure3": figure3,
@@ -32,26 +32,26 @@ def make(
     quick: bool = False,
     workers: int | None = None,
 ) -> dict[str, str]:
-    """Train what a figure needs into ``out/runs``, draw it, and write its values and a page that compares them.
+    """Train a figure's runs into ``out/runs``, draw it, and write its values and a page that compares them.
 
-    What is trained already is not trained again, and what was begun goes on: figures share runs, and a call that was
-    ended can be repeated. Beforehand it says on stderr what it will cost.
+    Complete runs are not trained again, and runs that were begun are resumed: figures share runs, and a call that was
+    interrupted can be repeated. The expected time is printed on stderr first.
 
     Args:
         figure: ``"figure2"`` ... ``"figure5"``, ``"iwae"`` or ``"ablation"``.
         out: a folder; FIGURE.png, FIGURE.csv and FIGURE.md are written there.
-        data_dir: where the data sets are, and in ``paper/`` the curves read off the paper's figures, if one has them.
+        data_dir: has the datasets and, in ``paper/``, optionally the curves read off the paper's figures.
         samples_seen: the budget: training samples of each curve. None: the figure's own.
-        seeds: how many of each curve (those beside the first are shorter in Figure 2).
-        quick: a budget that is spent within minutes.
-        workers: how many runs are trained at a time. None: as many as there are cores.
+        seeds: the number of seeds of each curve (those beside the first are shorter in Figure 2).
+        quick: use a budget of a few minutes.
+        workers: how many runs are trained at a time. None: one for each core.
 
     Returns:
-        Of each run that failed what it said; its curve, as far as it came, is in the figure.
+        The error message of each run that failed, by name; the figure has its curve up to the failure.
 
     Raises:
         ValueError: an unknown figure; a number out of range; a folder with a run of other settings, which are named.
-        FileNotFoundError: the data is not there; says where it was looked for.
+        FileNotFoundError: the data is not there; the message says where it was searched.
     """
     if figure not in FIGURES:
         raise ValueError(f"figure must be one of {', '.join(FIGURES)}, got {figure!r}")

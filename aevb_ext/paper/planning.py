@@ -1,4 +1,4 @@
-"""The runs that a figure needs, and what they will cost."""
+"""The runs that a figure needs, and their estimated time."""
 
 import time
 from dataclasses import dataclass, fields
@@ -21,11 +21,11 @@ __all__ = ["PlannedRun", "configured", "estimated_seconds", "evaluation_at", "sp
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run to be trained, or that was.
+    """A run that a figure needs, trained or not.
 
     Attributes:
-        name: of its folder.
-        keys: what ``aevb train`` is given: the keys of its configuration file.
+        name: the name of its folder.
+        keys: the keys of its configuration file, as for ``aevb train``.
     """
 
     name: str
@@ -33,20 +33,20 @@ class PlannedRun:
 
     @classmethod
     def of(cls, name: str, keys: dict[str, Any], data_dir: StrPath | None = None) -> "PlannedRun":
-        """With the place of the data where it is not the usual one."""
+        """A planned run whose keys include ``data_dir``, if one is given."""
         return cls(name, keys if data_dir is None else {**keys, "data_dir": str(data_dir)})
 
     @property
     def samples_seen(self) -> int:
-        """How long it is, in training samples."""
+        """Its length in training samples."""
         samples_seen: int = self.keys["samples_seen"]
         return samples_seen
 
     def saved(self, folder: Path) -> SavedRun | None:
-        """What there is of it in ``folder``; None before it was begun.
+        """The saved run in ``folder``; None if it was not begun.
 
         Raises:
-            ValueError: what is there is another run; says in which keys.
+            ValueError: the folder has another run; the message names the keys that differ.
         """
         path = folder / self.name
         if not (path / CONFIG).is_file():
@@ -56,7 +56,7 @@ class PlannedRun:
         differ = [
             f"{key}: {there.get(key)!r} there, {value!r} now"
             for key, value in self.keys.items()
-            # A longer run goes on, and the same data may lie elsewhere.
+            # A longer run can be resumed, and the same data may have moved.
             if there.get(key) != value and key not in ("samples_seen", "data_dir")
         ]
         if differ:
@@ -64,13 +64,13 @@ class PlannedRun:
         return run
 
     def is_complete(self, folder: Path) -> bool:
-        """Whether it was trained to its end, or further."""
+        """Whether it was trained for its whole length, or longer."""
         run = self.saved(folder)
         return run is not None and bool(run.evaluations) and run.evaluations[-1]["samples_seen"] >= self.samples_seen
 
 
 def configured(run: SavedRun) -> dict:
-    """Every key of a run; of what its configuration does not name, the default."""
+    """Every key of a run, with defaults for those that its configuration does not have."""
     model = run.config.get("model", {})
     build, _ = ARCHITECTURES[model.get("architecture", "mlp")]
     options = {name: p.default for name, p in signature(build).parameters.items() if p.default is not p.empty}
@@ -78,26 +78,26 @@ def configured(run: SavedRun) -> dict:
 
 
 def split_keys(keys: dict) -> tuple[dict, dict, dict]:
-    """Keys of a run as arguments: of :func:`~aevb_ext.data.load`, of Settings, of the model."""
+    """The keys of a run as arguments of :func:`~aevb_ext.data.load`, of Settings and of the model."""
     kinds = (set(signature(load).parameters), {field.name for field in fields(Settings)})
     data, settings = ({key: value for key, value in keys.items() if key in names} for names in kinds)
     return data, settings, {key: value for key, value in keys.items() if key not in {*data, *settings}}
 
 
 def evaluation_at(run: SavedRun, samples: float) -> dict | None:
-    """The evaluation of a run after so many samples, to a step or two; None where there was none."""
+    """The evaluation of a run after ``samples``, up to a step or two; None if there was none."""
     near = [line for line in run.evaluations if abs(line["samples_seen"] / samples - 1) < 0.02]
     return min(near, key=lambda line: abs(line["samples_seen"] - samples), default=None)
 
 
-_SECONDS = 0.3  # how long steps of each kind of run are timed
-_POINTS = 100  # M while they are: steps of a full batch take many seconds, and as long for each data point
+_SECONDS = 0.3  # how long the steps of each kind of run are timed
+_POINTS = 100  # M for the timing: full-batch steps take many seconds, and the time per data point is the same
 
 
 def estimated_seconds(runs: list[PlannedRun]) -> float:
-    """Processor seconds that the steps of runs take on one core, by timing a few steps of each kind.
+    """Seconds that the steps of runs take on one core, estimated by timing a few steps of each kind.
 
-    Evaluations are not in it, nor what processes side by side take from each other.
+    Evaluations are not included, nor the slowdown of processes that run side by side.
 
     Raises:
         FileNotFoundError, ValueError: data that a run needs is missing or damaged.
@@ -129,7 +129,7 @@ def _seconds_a_sample(keys: dict[str, Any], loaded: dict[tuple[Any, ...], Data])
     network = make_model(x_dim=data.dim, image_shape=data.image_shape, x_scale=data.x_scale, **model)
     run = Run(network, data, Settings(**settings))
     try:
-        run.step()  # The first one allocates.
+        run.step()  # a warm-up: the first step allocates
         times: list[float] = []
         ends = time.perf_counter() + _SECONDS
         while not times or time.perf_counter() < ends:

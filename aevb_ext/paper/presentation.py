@@ -1,4 +1,4 @@
-"""What the figures have in common: their looks, and the page that compares them with the paper's."""
+"""What the figures share: their style, and the page that compares them with the paper's."""
 
 import io
 import json
@@ -39,7 +39,7 @@ STYLES: dict[str, Literal["-", "--"]] = {"test": "-", "train": "--"}
 
 
 def legend(learners: Iterable[str], with_published: bool) -> list[Line2D]:
-    """What a legend shows: ours, and where there are any the paper's curves, of each learner and split."""
+    """The lines of a legend: ours for each learner and split and, if there are any, the paper's curves."""
     kinds = [(COLOURS, 1.2, "")] + ([(PUBLISHED, 2.5, ", the paper's")] if with_published else [])
     return [
         Line2D([], [], color=colours[name], linestyle=style, linewidth=width, label=f"{NAMES[name]}, {split}{whose}")
@@ -50,7 +50,7 @@ def legend(learners: Iterable[str], with_published: bool) -> list[Line2D]:
 
 
 def series(run: SavedRun, split: str) -> tuple[list[Any], list[Any]]:
-    """Samples seen, and the value of a split then."""
+    """Samples seen, and the values of a split at these evaluations."""
     return [line["samples_seen"] for line in run.evaluations], [line[split] for line in run.evaluations]
 
 
@@ -63,7 +63,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def show(axes: Axes, canvas: Tensor, title: str) -> None:
-    """A canvas of :mod:`aevb_ext.plots`, dark where there is ink as in the paper, white between the images."""
+    """Show a canvas of :mod:`aevb_ext.plots` as dark ink on white as in the paper, with white between the images."""
     axes.imshow(canvas.nan_to_num(1.0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=11)
     axes.set_axis_off()
@@ -96,7 +96,7 @@ def page(*parts: str) -> str:
 
 
 def environments(runs: list[SavedRun]) -> str:
-    """Of which versions, on which machine, with which seeds runs were trained: one sentence for each that differs."""
+    """The versions, machines and seeds with which runs were trained: one sentence for each distinct environment."""
     found: dict[str, set[int]] = {}
     for run in runs:
         keys = ("commit", "torch", "python", "machine", "device", "threads")

@@ -1,4 +1,4 @@
-"""What the paper reports: values of its Figures 2 and 3, and where there is a file of them, the whole curves."""
+"""Values that the paper reports in its Figures 2 and 3, and the whole curves if there is a file of them."""
 
 import csv
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from .._types import StrPath
 
 __all__ = ["FIGURE2", "FIGURE3", "IWAE_NLL", "LEARNERS", "curves2", "curves3"]
 
-# The paper's learners as the curves' files call them.
+# The names of the paper's learners in the files of its curves.
 LEARNERS = {"aevb": "AEVB", "wake-sleep": "WakeSleep", "mcem": "MCEM"}
 _DATA = {"mnist": "MNIST", "freyface": "FreyFace"}
 
@@ -51,7 +51,7 @@ Curve = tuple[list[float], list[float]]
 
 
 def curves2(data_dir: StrPath | None) -> dict[tuple[str, int, str, str], Curve]:
-    """The curves of Figure 2 in ``data_dir/paper/figure2_digitised.csv``; none where there is no such file.
+    """The curves of Figure 2 from ``data_dir/paper/figure2_digitised.csv``; none if there is no such file.
 
     Returns:
         (data, latent dimensions, learner, split) to (samples, bounds).
@@ -62,7 +62,7 @@ def curves2(data_dir: StrPath | None) -> dict[tuple[str, int, str, str], Curve]:
 
 
 def curves3(data_dir: StrPath | None) -> dict[tuple[int, str, str], Curve]:
-    """The curves of Figure 3, likewise: (training points, learner, split) to (samples, marginal log-likelihoods)."""
+    """The curves of Figure 3 from its file: (training points, learner, split) to (samples, log-likelihoods)."""
     found = _read(data_dir, "figure3_digitised.csv", lambda n, *rest: (int(n), *rest))
     return {key: ([1e6 * s for s in samples], values) for key, (samples, values) in found.items()}
 

@@ -21,11 +21,11 @@ from .planning import PlannedRun, split_keys
 
 __all__ = ["cores", "scored_once", "train_all"]
 
-_POLL = 0.5  # seconds between two looks at how far runs have come
+_POLL = 0.5  # seconds between two checks of the runs' progress
 
 
 def cores() -> int:
-    """How many processes can compute side by side here."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -37,18 +37,18 @@ class _Training:
 
 
 def train_all(runs: list[PlannedRun], folder: Path, *, workers: int | None = None) -> dict[str, str]:
-    """Train what is not complete; what was begun goes on where it was.
+    """Train runs that are not complete; runs that were begun are resumed.
 
-    Ctrl-C ends all of them, each with a checkpoint; the same call goes on from there. A run that fails (that diverges)
-    keeps the curve that it has, and the others go on.
+    Ctrl-C ends all of them, each with a checkpoint, and the same call resumes them. If a run fails (diverges), it keeps
+    its curve so far, and the others continue.
 
     Args:
-        runs: which; the longest are begun first.
-        folder: where each has a folder of its own, and beside it NAME.log with what it printed.
-        workers: how many processes at a time. None: as many as there are cores. They share the cores equally.
+        runs: the runs; the longest ones start first.
+        folder: gets a subfolder for each run and beside it NAME.log with its output.
+        workers: processes at a time. None: one for each core. They share the cores equally.
 
     Returns:
-        Of each run that failed, what it said.
+        The error message of each run that failed, by name.
 
     Raises:
         ValueError: a folder holds another run than the one planned (before anything is trained).
@@ -72,7 +72,7 @@ def train_all(runs: list[PlannedRun], folder: Path, *, workers: int | None = Non
                     active.remove(training)
                     if training.process.returncode:
                         failed[name] = _last_line(training.log)
-                        # No more of it is to come.
+                        # No more samples will come: the progress bar counts a failed run as complete.
                         done[name] = training.run.samples_seen
             show(done, [training.run.name for training in active])
     return failed
@@ -95,7 +95,7 @@ def _begin(run: PlannedRun, folder: Path, threads: int) -> _Training:
 
 @contextmanager
 def _ended(active: list[_Training]) -> Iterator[None]:
-    """A context that leaves no process behind: each is told to end, which it does after a checkpoint."""
+    """A context that leaves no process behind: it signals each to end, which it does after a checkpoint."""
     try:
         yield
     finally:
@@ -107,10 +107,10 @@ def _ended(active: list[_Training]) -> Iterator[None]:
 
 @contextmanager
 def _shown(runs: list[PlannedRun], done: dict[str, int]) -> Iterator[Callable[[dict[str, int], list[str]], None]]:
-    """A bar over all samples on a terminal; elsewhere a line now and then."""
+    """A progress bar over all samples on a terminal; elsewhere a line now and then."""
     console = Console(stderr=True)
     total = sum(run.samples_seen for run in runs)
-    # Evaluations, in which nothing seems to go on, are to be evened out.
+    # Averaged over a long period, since the bar stands still during evaluations.
     bar = training_bar(console, console.is_terminal, speed_estimate_period=300)
     task = bar.add_task("training", total=total, completed=sum(done.values()), state="")
     told = time.monotonic()
@@ -129,30 +129,30 @@ def _shown(runs: list[PlannedRun], done: dict[str, int]) -> Iterator[Callable[[d
 
 
 def _seen(folder: Path) -> int:
-    """How many samples a run has seen, by the last line of its metrics."""
+    """The samples that a run has seen, from the last line of its metrics."""
     try:
         with open(folder / "metrics.jsonl", "rb") as file:
             file.seek(max(0, os.path.getsize(file.name) - 4096))
             seen: int = json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])["samples_seen"]
             return seen
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        # Not begun yet, or in the middle of a line.
+        # The run has not started yet, or is in the middle of writing a line.
         return 0
 
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it ended without a word"
+    return lines[-1] if lines else "it ended without a message"
 
 
 def scored_once(run: SavedRun, name: str, score: Callable[..., dict], repeats: int = 1) -> dict:
-    """What ``score`` gives of the run's best model; or what it gave before, if the run has not gone on.
+    """The result of ``score`` for the run's best model, kept in a file for as long as the model does not change.
 
     Args:
-        run: of which the folder has NAME.json afterwards.
-        name: of the score.
-        score: called with the model, the test split and ``progress=``; gives what JSON can hold.
-        repeats: how often it goes through the test split.
+        run: the run; its folder gets NAME.json.
+        name: the name of the score.
+        score: called with the model, the test split and ``progress=``; returns a dict that JSON can hold.
+        repeats: how often it passes through the test split, for the progress bar.
     """
     path, steps = run.folder / f"{name}.json", run.evaluations[-1]["steps"]
     if (found := _read_scores(path)).pop("steps", None) == steps:
@@ -166,7 +166,7 @@ def scored_once(run: SavedRun, name: str, score: Callable[..., dict], repeats: i
 
 
 def _read_scores(path: Path) -> dict:
-    """What was kept; nothing where that is not there or was damaged since: it is computed once more."""
+    """The kept result; empty if the file is missing or damaged, so that it is computed again."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Charts as SVG inside a page: in the page's own colours and fonts."""
+"""Charts as SVG within an HTML page, in the page's own colours and fonts."""
 
 import io
 import re
@@ -14,12 +14,12 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 __all__ = ["bars", "lines"]
 
-# Colours that are drawn with and then replaced by the page's, which follow the reader's light or dark.
+# Placeholder colours that are replaced in the SVG by the page's CSS variables, for light and dark mode.
 _INK, _OFF = "#010203", "#010204"
 _SERIES = [f"#f1000{i}" for i in range(1, 7)]
-# What they are where there is no page about the chart: in a notebook.
+# Fallback colours for a chart without a page: in a notebook.
 _OUTSIDE = ("#3b7dd8", "#d9731f", "#2f9e54", "#9b59c9", "#cc4477", "#8a8a1e")
-# In inches: with the font's size, what a third of a page and a telephone show without shrinking the letters.
+# In inches: fits a third of a page and a phone without shrinking the letters.
 _SIZE = (3.7, 2.4)
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -55,12 +55,12 @@ def lines(
     """Curves over training samples seen.
 
     Args:
-        name: of the chart, for those who do not see it; of all on one page, each must have another.
-        series: label to ``(samples seen, values)``. More than six repeat the colours, in dashes.
-        ylabel: what the values are.
-        errors: label to standard errors, drawn as a band about the curve.
-        log_x: whether samples seen are on a logarithmic axis.
-        bottom: where the axis ends at the bottom. None: where the values do.
+        name: the accessible name of the chart, unique on its page.
+        series: label to ``(samples seen, values)``. More than six repeat the colours, dashed.
+        ylabel: the label of the y axis.
+        errors: label to standard errors, drawn as a band around the curve.
+        log_x: use a logarithmic axis for samples seen.
+        bottom: the lower end of the y axis. None: by the values.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
@@ -68,7 +68,7 @@ def lines(
         drawn = {}
         for i, (label, (seen, values)) in enumerate(series.items()):
             if not len(seen):
-                continue  # but the others keep their colours
+                continue  # without a line, but the others keep their colours
             colour, dashes = _SERIES[i % len(_SERIES)], ["-", "--", ":"][i // len(_SERIES) % 3]
             drawn[label] = axes.plot(seen, values, dashes, color=colour, marker="." if len(seen) == 1 else None)[0]
             if errors and label in errors:
@@ -91,7 +91,7 @@ def lines(
 
 
 def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel: str) -> str:
-    """A bar for each number, in colour where ``full`` says so and else in grey."""
+    """A bar for each height, in colour if ``full`` is true for it, else in grey."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
@@ -103,7 +103,7 @@ def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel:
 
 
 def _legend(axes: Axes, drawn: Mapping[str, Line2D]) -> None:
-    """What each line is. A label is text, whatever is in it: no mathematics, nor hidden where it begins with _."""
+    """Draw the legend. Labels are plain text: not parsed as mathematics, nor hidden if they begin with _."""
     legend = axes.legend(drawn.values(), map(str, range(len(drawn))))
     for text, label in zip(legend.get_texts(), drawn, strict=True):
         text.set_parse_math(False)
@@ -115,11 +115,11 @@ def _svg(figure: Figure, name: str) -> str:
     figure.axes[0].patch.set_alpha(0)
     FigureCanvasSVG(figure)
     file = io.StringIO()
-    # Of the metadata only the date and the like: none of it.
+    # No metadata, since the date would make equal charts differ.
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     drawn = file.getvalue()
     drawn = drawn[drawn.index("<svg") :]
-    # Inside HTML an svg needs no namespaces; and what it calls a thing is unique in the page.
+    # Inside HTML an svg needs no namespaces; ids have to be unique on the page.
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn)
     prefix = re.sub(r"\W+", "-", name)
     drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", drawn)

@@ -1,4 +1,4 @@
-"""The evaluations of a run as people read them: in text, in a table, as curves."""
+"""Evaluations of a run as text, as a table and as curves."""
 
 import math
 from typing import Any
@@ -15,9 +15,9 @@ REACHED = ("samples seen", "steps", "time")
 
 
 def bound(evaluation: dict[str, Any], split: str) -> str:
-    """The bound of a split with its standard error, where it has one, and how many data points are not in it.
+    """The bound of a split with its standard error, if it has one, and how many data points were skipped.
 
-    "-" where it was not evaluated.
+    "-" if the split was not evaluated.
     """
     value, error, skipped = (evaluation.get(f"{split}{part}") for part in ("", "_stderr", "_skipped"))
     if value is None:
@@ -26,7 +26,7 @@ def bound(evaluation: dict[str, Any], split: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """A duration in words."""
     hours, rest = divmod(round(seconds), 3600)
     if hours:
         return f"{hours} h {rest // 60} min"
@@ -39,7 +39,7 @@ def present(evaluations: list[dict[str, Any]]) -> list[str]:
 
 
 def chart(evaluations: list[dict[str, Any]], score: str = "bound") -> str:
-    """The curves of the bounds, or what ``score`` says, with standard errors, as SVG."""
+    """The curves of the bounds (or of ``score``) with standard errors, as SVG."""
     values = {split: curve(evaluations, split) for split in present(evaluations)}
     errors = {split: [_error(line, split) for line in evaluations if line.get(split) is not None] for split in values}
     bottom = min(plots.bottom(seen, [bounds]) for seen, bounds in values.values())
@@ -47,24 +47,24 @@ def chart(evaluations: list[dict[str, Any]], score: str = "bound") -> str:
 
 
 def _error(line: dict[str, Any], split: str) -> float:
-    """The standard error; 0 where there is none to be drawn: NaN, null in files, is that of one data point."""
+    """The standard error; 0 if there is none (NaN, or null in files, which is that of a single data point)."""
     error = line.get(f"{split}_stderr")
     return 0.0 if error is None or math.isnan(error) else error
 
 
 def curve(lines: list[dict[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
-    """Samples seen, and what was measured then: of the lines that have ``key``."""
+    """Samples seen and values of ``key``, from the lines that have it."""
     lines = [line for line in lines if line.get(key) is not None]
     return [line["samples_seen"] for line in lines], [line[key] for line in lines]
 
 
 def listed(evaluations: list[dict[str, Any]]) -> str:
-    """A table of all of them."""
+    """A table of all evaluations."""
     splits = present(evaluations)
     rows = [(*reached(line), *(bound(line, split) for split in splits)) for line in evaluations]
     return table((*REACHED, *splits), rows)
 
 
 def reached(line: dict[str, Any]) -> tuple[str, ...]:
-    """How far training had come, as ``REACHED`` names it."""
+    """The progress of training at an evaluation: the columns that ``REACHED`` names."""
     return f"{line['samples_seen']:,}", f"{line['steps']:,}", duration(line["seconds"])

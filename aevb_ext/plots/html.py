@@ -1,4 +1,4 @@
-"""HTML pages that are one file: no script, nothing fetched, light or dark as the reader's system is."""
+"""Self-contained HTML pages: no script, nothing loaded from elsewhere, light or dark as the reader's system."""
 
 import base64
 import html
@@ -63,7 +63,7 @@ def page(title: str, *body: str) -> str:
 
 
 def section(title: str, *body: str) -> str:
-    """A headline and what is below it: HTML; nothing where there is nothing below it."""
+    """A heading and the HTML below it; empty if there is nothing below it."""
     parts = [part for part in body if part]
     return f"<section>\n<h2>{_text(title)}</h2>\n" + "\n".join(parts) + "\n</section>" if parts else ""
 
@@ -74,25 +74,25 @@ def paragraph(text: str) -> str:
 
 
 def cards(figures: dict[str, str]) -> str:
-    """Key figures, each with what it is."""
+    """Key figures, each with its name."""
     return '<div class="cards">' + "".join(map(_card, figures.values(), figures)) + "</div>"
 
 
 def _card(value: str, name: str) -> str:
-    """One key figure; what follows a space in it, an error or a total, is in small print."""
+    """One key figure; the part after a space in it (an error, a total) is in small print."""
     number, _, rest = value.partition(" ")
     small = f" <small>{_text(rest)}</small>" if rest else ""
     return f'<div><b>{_text(number)}{small}</b><span class="quiet">{_text(name)}</span></div>'
 
 
 def grid(*figures: str) -> str:
-    """Figures beside each other where there is room; nothing where there are none."""
+    """Figures side by side if there is room; empty if there are none."""
     shown = [figure for figure in figures if figure]
     return '<div class="grid">\n' + "\n".join(shown) + "\n</div>" if shown else ""
 
 
 def figure(content: str, caption: str) -> str:
-    """A picture, HTML, with a caption, text."""
+    """A figure: ``content`` is HTML, ``caption`` is text."""
     return f"<figure>{content}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
@@ -102,13 +102,13 @@ def image(content: bytes, description: str) -> str:
 
 
 def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """A table of text whose columns, but for the first, are numbers. It scrolls by itself where it is wide."""
+    """A table of text; all columns but the first are numbers. It has its own scroll bar if it is wide."""
     lines = [_row("th", header), *(_row("td", row) for row in rows)]
     return '<div class="scroll"><table class="numbers">' + "\n".join(lines) + "</table></div>"
 
 
 def pairs(content: Mapping[str, object]) -> str:
-    """A table of names and values; a dict in it gives names with dots."""
+    """A table of names and values; nested dicts become dotted names."""
     lines = [
         f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in flattened(content)
     ]
@@ -116,7 +116,7 @@ def pairs(content: Mapping[str, object]) -> str:
 
 
 def flattened(content: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """``(name, value)`` of all that is in a dict of dicts, the name of what lies deeper with dots."""
+    """``(name, value)`` of all entries of nested dicts, with dotted names."""
     for name, value in content.items():
         if isinstance(value, dict):
             yield from flattened(value, f"{prefix}{name}.")

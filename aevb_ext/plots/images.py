@@ -1,7 +1,7 @@
 """Pictures: the bound's curve, reconstructions, samples and the latent manifold.
 
-A *canvas* is float32 ``[height, width]``, or ``[height, width, 3]`` in colour, with values in [0, 1], and NaN between
-the images.
+A *canvas* is float32 ``[height, width]``, or ``[height, width, 3]`` in colour, with values in [0, 1] and NaN in the
+gaps between images.
 """
 
 import io
@@ -38,15 +38,15 @@ __all__ = [
     "variants",
 ]
 
-# What evaluations are of (``Settings.score``), in words.
+# The names of scores (``Settings.score``) for people.
 SCORED = {"bound": "bound", "marginal": "marginal log-likelihood"}
 
-# Pixels of the data are drawn as squares of several, so that a viewer has something to show.
+# Each pixel of the data is enlarged to a square, so that the picture is about this wide.
 _WIDTH = 900
 
 
 class Evaluated(Protocol):
-    """What a curve is drawn of: a :class:`aevb_ext.train.Record`."""
+    """The part of :class:`aevb_ext.train.Record` that a curve needs."""
 
     @property
     def samples_seen(self) -> int: ...
@@ -70,11 +70,11 @@ def save_all(
     """Write every picture that makes sense for this model and data into ``folder``.
 
     Args:
-        folder: where.
+        folder: the folder for the files.
         model, data, history: what is shown.
         seed: of rows that draw, and of samples.
-        encodes: whether the model's encoder has learnt.
-        score: what the evaluations in the history are of: ``"bound"`` or ``"marginal"``.
+        encodes: whether the model's encoder was trained.
+        score: the score of the evaluations in the history: ``"bound"`` or ``"marginal"``.
     """
     folder = Path(folder)
     with atomic_write(folder / "curve.png") as file:
@@ -85,7 +85,7 @@ def save_all(
 
 
 def canvases(model: VAE, data: Data, seed: int = 0, encodes: bool = True) -> dict[str, Tensor]:
-    """Every canvas that makes sense for this model and data, by name; none where data points are no pictures.
+    """Every canvas that makes sense for this model and data, by name; none if data points are not images.
 
     Arguments are those of :func:`save_all`.
     """
@@ -109,8 +109,8 @@ def reconstructions(
     Args:
         model: the VAE.
         x: ``[N, *event]`` or :class:`~aevb_ext.data.Rows`.
-        image_shape: ``(height, width)`` or ``(colours, height, width)``.
-        columns, rows: at most so many pairs.
+        image_shape: ``(height, width)`` or ``(channels, height, width)``.
+        columns, rows: the most pairs in a row, and rows of pairs.
         seed: of rows that draw.
     """
     device = next(model.parameters()).device
@@ -121,38 +121,38 @@ def reconstructions(
 
 
 def samples(model: VAE, image_shape: Shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
-    """A canvas of ``n`` new data points, as in Figure 5; arguments as of :meth:`~aevb_ext.models.VAE.generate`."""
+    """A canvas of ``n`` new data points, as in Figure 5; arguments as in :meth:`~aevb_ext.models.VAE.generate`."""
     key = keys_at(seed, "generation", torch.arange(n)).to(next(model.parameters()).device)
     images = _images(model.generate(n, sampled=sampled, key=key), image_shape)
     return _grid(images, math.ceil(math.sqrt(n)))
 
 
 def manifold(model: VAE, image_shape: Shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
-    """A canvas of a plane through latent space (Figure 4); arguments as of :meth:`~aevb_ext.models.VAE.manifold`."""
+    """A canvas of a plane through latent space (Figure 4); arguments as in :meth:`~aevb_ext.models.VAE.manifold`."""
     return _grid(_images(model.manifold(side, dims), image_shape), side)
 
 
 def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape: Shape, steps: int = 8) -> Tensor:
-    """A canvas of a row for each pair: x, the way from its reconstruction to that of y, y.
+    """A canvas with a row for each pair: x, the interpolation from its reconstruction to that of y, and y.
 
     Args:
         model: the VAE.
         x, y: ``[B, *event]``, on its device.
-        image_shape: as of :func:`reconstructions`.
-        steps: how many images the way has, the reconstructions included.
+        image_shape: as in :func:`reconstructions`.
+        steps: the number of interpolated images, both reconstructions included.
     """
     way = model.interpolate(x, y, steps)
     return _side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape)
 
 
 def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
-    """A canvas of a row for each data point: itself, then ``n`` variants of it.
+    """A canvas with a row for each data point: itself, then ``n`` variants of it.
 
     Args:
         model: the VAE.
-        x: ``[B, *event]``, the first ones of a data set, on its device.
-        image_shape: as of :func:`reconstructions`.
-        n, temperature: as of :meth:`~aevb_ext.models.VAE.augment`.
+        x: ``[B, *event]``, the first data points of a dataset, on its device.
+        image_shape: as in :func:`reconstructions`.
+        n, temperature: as in :meth:`~aevb_ext.models.VAE.augment`.
         seed: of the noise.
     """
     key = keys_at(seed, "augmentation", torch.arange(len(x))).to(x.device)
@@ -161,14 +161,14 @@ def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature:
 
 
 def curve(history: Sequence[Evaluated], name: str, score: str = "bound") -> bytes:
-    """The train and test bound (or what ``score`` says) against training samples seen, as in Figure 2: a PNG."""
+    """The train and test bound (or ``score``) against training samples seen, as in Figure 2: a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     seen = [record.samples_seen for record in history]
     axes.plot(seen, [record.train for record in history], "--", label="train")
     axes.plot(seen, [record.test for record in history], "-", label="test")
     axes.set(xscale="log", xlabel="training samples seen", ylabel=f"{SCORED[score]} (nats per data point)")
-    # The path of one's own data may look like mathematics.
+    # The name may be a path that looks like mathematics.
     axes.set_title(name, parse_math=False)
     axes.set_ylim(bottom=bottom(seen, [[record.train for record in history], [record.test for record in history]]))
     axes.grid(alpha=0.3)
@@ -177,13 +177,13 @@ def curve(history: Sequence[Evaluated], name: str, score: str = "bound") -> byte
 
 
 def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: dict[int, str] | None = None) -> bytes:
-    """Where the posteriors' means of data points lie in two dimensions of latent space, coloured by label: a PNG.
+    """A scatter plot of posterior means in two dimensions of latent space, coloured by label: a PNG.
 
     Args:
         mean: ``[N, latent]``.
         labels: ``[N]``, integers. None: one colour for all.
-        dims: which dimensions: right, up.
-        names: of the labels, where they have some.
+        dims: the dimensions of the x axis and the y axis.
+        names: the names of labels, if they have some.
     """
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -193,7 +193,7 @@ def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: d
         of_it = torch.ones(len(mean), dtype=torch.bool) if labels is None else labels.cpu() == label
         colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
         colour = colours(i if len(classes) <= 10 else i / (len(classes) - 1))
-        # Many points lie on each other: small ones, through which the next are seen.
+        # Many points overlap: make them small and translucent.
         axes.scatter(right[of_it], up[of_it], s=min(16, 4e4 / len(mean)), color=colour, alpha=0.6, linewidths=0)
     axes.set(xlabel=f"z{dims[0]}", ylabel=f"z{dims[1]}", aspect="equal")
     axes.grid(alpha=0.3)
@@ -215,12 +215,12 @@ def _drawn(figure: Figure) -> bytes:
 
 
 def bottom(seen: list[int], curves: list[list[float]]) -> float:
-    """Where the axis of the bound ends: the steep start may leave the frame, what came after it is what it is for."""
+    """The lower end of the bound's axis: the steep start is cut off so that the rest of the curve is legible."""
     return min(value for curve in curves for n, value in zip(seen, curve, strict=True) if n >= seen[-1] / 30)
 
 
 def png(canvas: Tensor) -> bytes:
-    """A canvas as a PNG, several pixels for one; what is between the images is transparent."""
+    """A canvas as an enlarged PNG; the gaps between images are transparent."""
     scale = max(1, _WIDTH // canvas.shape[1])
     canvas = canvas.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     if canvas.dim() == 2:
@@ -228,22 +228,22 @@ def png(canvas: Tensor) -> bytes:
     opaque = canvas[..., :1].isfinite().to(canvas.dtype)
     pixels = torch.cat([canvas.nan_to_num(0).clamp(0, 1), opaque], -1)
     file = io.BytesIO()
-    nothing: Any = {"Software": None}  # which matplotlib's stub does not foresee
+    nothing: Any = {"Software": None}  # matplotlib's stub does not allow None
     imsave(file, pixels.numpy(), format="png", metadata=nothing)
     return file.getvalue()
 
 
 def _images(x: Tensor, image_shape: Shape) -> Tensor:
-    """Rows of numbers as ``[N, height, width]``, or ``[N, height, width, 3]`` in colour, on the CPU."""
+    """Flat rows as images ``[N, height, width]``, or ``[N, height, width, 3]`` in colour, on the CPU."""
     images = x.float().cpu().reshape(-1, *image_shape)
     if images.dim() == 3:
         return images
-    # One colour is grey; of more than three, which no picture has, the first three are shown.
+    # One or two channels are shown as grey, more than three as the first three.
     return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
 
 
 def _side_by_side(groups: list[Tensor], image_shape: Shape) -> Tensor:
-    """A canvas of a row for each data point, of groups ``[columns, B, *event]`` that are set apart."""
+    """A canvas with a row for each data point; groups ``[columns, B, *event]`` are separated by gaps."""
     canvases: list[Tensor] = []
     for group in groups:
         if canvases:

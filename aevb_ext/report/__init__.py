@@ -1,4 +1,4 @@
-"""Pages about runs: HTML in one file, with everything in it."""
+"""HTML reports of runs, each a self-contained file."""
 
 from .compare import compare, comparison
 from .run import report

@@ -1,4 +1,4 @@
-"""Runs beside each other."""
+"""Comparing runs: a table and a page."""
 
 from .. import plots
 from ..plots import charts, evaluations
@@ -10,7 +10,7 @@ __all__ = ["compare", "comparison"]
 
 
 def comparison(runs: list[SavedRun]) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table of runs: how far each came, and every setting in which they differ."""
+    """The header and the rows of a table of runs: the progress of each, and every setting in which they differ."""
     last = [run.evaluations[-1] if run.evaluations else {} for run in runs]
     splits = evaluations.present(last)
     configs = [dict(flattened(run.config)) for run in runs]
@@ -31,7 +31,7 @@ def comparison(runs: list[SavedRun]) -> tuple[list[str], list[list[str]]]:
 
 
 def differing(configs: list[dict]) -> list[str]:
-    """The keys whose values are not the same in all, in the order in which they are met."""
+    """The keys whose values differ between the configurations, in the order of their first occurrence."""
     keys = dict.fromkeys(key for config in configs for key in config)
     return [key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)]
 
@@ -50,7 +50,7 @@ def compare(runs: list[SavedRun]) -> str:
 
 
 def _names(runs: list[SavedRun]) -> list[str]:
-    """The names of the runs' folders, or the folders themselves where two have the same name."""
+    """The names of the runs' folders, or their paths if two have the same name."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 

@@ -1,4 +1,4 @@
-"""The page of one run."""
+"""The report of one run."""
 
 from statistics import median
 
@@ -17,13 +17,13 @@ __all__ = ["report"]
 
 
 def report(run: SavedRun, model: VAE | None = None, data: Data | None = None, missing: str = "") -> str:
-    """A page that says all about a run: HTML in one file, which fetches nothing.
+    """The report of a run as one self-contained HTML page.
 
     Args:
-        run: what it has written.
-        model, data: its model, and what it was trained on, on the same device. Where either is None, what needs it is
-            left out: pictures and latent dimensions.
-        missing: why it is, as the page is to say it.
+        run: the saved run.
+        model, data: its model, and the data it was trained on, on the same device. If either is None, pictures and
+            latent dimensions are left out.
+        missing: the reason why they are left out, for the page.
     """
     name, use, pictures = run.config.get("learner", "aevb"), None, {}
     encodes = LEARNERS[name].ENCODES
@@ -31,7 +31,7 @@ def report(run: SavedRun, model: VAE | None = None, data: Data | None = None, mi
         pictures = plots.canvases(model, data, encodes=encodes)
         use = latent_use(model, data.test) if encodes else None
     if not encodes:
-        note = f"The learner {name} learns no encoder: what latent dimensions carry is not shown."
+        note = f"The learner {name} trains no encoder: the use of latent dimensions is not shown."
         missing = note if model is not None else f"{missing} {note}".strip()
     return page(
         run.name,
@@ -48,13 +48,13 @@ def report(run: SavedRun, model: VAE | None = None, data: Data | None = None, mi
 
 
 def rate(run: SavedRun) -> str:
-    """The middle of the samples a second that were logged."""
+    """The median of the logged samples per second."""
     rates = evaluations.curve(run.logs, "rate")[1]
     return f"{median(rates):,.0f}" if rates else "-"
 
 
 def _score(run: SavedRun) -> str:
-    """What the evaluations are of."""
+    """The name of the score that was evaluated."""
     return plots.SCORED[run.config.get("score", "bound")]
 
 
@@ -78,7 +78,7 @@ def _key_figures(run: SavedRun, use: LatentUse | None) -> dict[str, str]:
     return found | {"samples per second": rate(run)}
 
 
-# What is logged while training, and how it is shown: key, name of the axis, where the axis begins, caption.
+# The quantities logged while training: key, label of the axis, lower end of the axis, caption.
 _LOGGED = (
     ("kl", "nats per data point", 0, "KL(q(z | x) || p(z)) while training."),
     ("reconstruction", "nats per data point", None, "log p(x | z) while training."),
@@ -86,7 +86,7 @@ _LOGGED = (
     ("rate", "samples per second", 0, "Training rate."),
     ("beta", "beta", 0, "Weight of the KL divergence."),
 )
-# The configuration says what they are.
+# Shown only if they vary: constant ones are in the configuration.
 _OFTEN_CONSTANT = ("lr", "beta")
 
 

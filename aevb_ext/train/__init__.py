@@ -1,4 +1,4 @@
-"""The trainer."""
+"""The trainer: ``fit`` and its settings, callbacks, checkpoints and processes."""
 
 from .callbacks import Callback
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint

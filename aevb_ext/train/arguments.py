@@ -1,4 +1,4 @@
-"""What :func:`~aevb_ext.train.fit` is given: checked before anything is computed."""
+"""Checks of the arguments of :func:`~aevb_ext.train.fit`, before anything is computed."""
 
 import difflib
 import os
@@ -32,7 +32,7 @@ __all__ = [
     "warn_of_range",
 ]
 
-# What data may be of, beside any float dtype.
+# Dtypes that data may have beside any float dtype.
 _DTYPES = (torch.bool, torch.uint8)
 
 
@@ -48,10 +48,10 @@ def check_arguments(
     progress: object,
     processes: object,
 ) -> None:
-    """Check the types of what :func:`~aevb_ext.train.fit` takes beside the model, the data and the settings.
+    """Check the arguments of :func:`~aevb_ext.train.fit` beside the model, the data and the settings.
 
     Raises:
-        TypeError, ValueError: one is of another type, or out of range; names it.
+        TypeError, ValueError: an argument has another type, or is out of range. The message names it.
     """
     for name, value, kinds, expected in (
         ("device", device, (str, int, torch.device), "a device's name or a torch.device"),
@@ -68,14 +68,14 @@ def check_arguments(
     if checkpoint_every is not None:
         check_count("checkpoint_every", checkpoint_every)
     if resume and out is None:
-        raise ValueError("resume needs out, the folder of the run to go on with, got None")
+        raise ValueError("resume needs out, the folder of the run to resume, got None")
 
 
 def checked_callbacks(callbacks: Any) -> list[Callback]:
-    """The callbacks.
+    """The callbacks as a list.
 
     Raises:
-        TypeError: they are no sequence, or one has not the methods of a :class:`Callback`.
+        TypeError: they are not a sequence, or one does not have the methods of a :class:`Callback`.
     """
     expected = "callbacks must be a list of instances of aevb_ext.train.Callback"
     if not isinstance(callbacks, Iterable):
@@ -88,13 +88,13 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
 
 
 def check_model(model: Any) -> None:
-    """Check that there is a model with something to learn.
+    """Check that the model is a VAE with parameters to learn.
 
     Raises:
-        TypeError: it is no VAE.
+        TypeError: it is not a VAE.
         ValueError: none of its parameters requires a gradient.
     """
-    # torch.compile(model) has the model inside.
+    # torch.compile(model) wraps the model.
     if not isinstance(getattr(model, "_orig_mod", model), VAE):
         raise TypeError(
             f"model must be a VAE (aevb_ext.models), got {type(model).__name__}: VAE(encoder, decoder) makes one of "
@@ -105,12 +105,12 @@ def check_model(model: Any) -> None:
 
 
 def check_data(data: object, model: VAE) -> None:
-    """Check that there is data, in a form that can be trained on, and of the shape that the model says it takes.
+    """Check that the data can be trained on, and has the shape that the model expects.
 
     Raises:
-        TypeError: it is no :class:`~aevb_ext.data.Data`, or a split is neither a tensor nor Rows, or of a dtype that
-            data cannot have.
-        ValueError: a split is missing or empty, x_scale is no positive number, or shapes do not fit.
+        TypeError: it is not a :class:`~aevb_ext.data.Data`, a split is neither a tensor nor Rows, or its dtype is not
+            supported.
+        ValueError: a split is missing or empty, x_scale is not a positive number, or shapes do not fit.
     """
     if not isinstance(data, Data):
         raise TypeError(
@@ -150,11 +150,11 @@ def _check_shape(name: str, shape: list[int], of_train: list[int], model: VAE) -
 
 
 def settings_of(settings: Settings | None, options: dict[str, Any]) -> Settings:
-    """The settings, given as one or one by one.
+    """The settings, given as a Settings or one by one.
 
     Raises:
-        TypeError: settings is something else, there is an option that no setting is, or both were given.
-        ValueError: as :class:`Settings` raises it.
+        TypeError: settings has another type, an option is not a setting, or both were given.
+        ValueError: as in :class:`Settings`.
     """
     if not isinstance(settings, Settings | None):
         raise TypeError(
@@ -171,14 +171,14 @@ def settings_of(settings: Settings | None, options: dict[str, Any]) -> Settings:
     return settings or Settings(**options)
 
 
-# What is looked at together: so many data points, or fewer large ones.
+# The data is checked in chunks of this many data points, or fewer if they are large.
 _POINTS, _BYTES = 4096, 1 << 24
 
-# So many standard deviations from where a Gaussian likelihood begins, data is too far to be learnt at the usual
+# Data that is this many standard deviations away from a Gaussian likelihood's initial mean is not learnt at the usual
 # learning rates.
 _FAR = 30.0
 
-# Data that was scaled twice, as bytes are, is below it.
+# If data should fill [0, 1] and is all below this, it was probably scaled twice.
 _NOTHING = 1 / 100
 
 
@@ -188,14 +188,14 @@ Range = tuple[Tensor, Tensor]
 def check_support(model: VAE, data: Data, processes: Processes) -> Range | None:
     """Check that the data, which may be larger than memory, lies in the support of the model's likelihood.
 
-    Each process looks at its share, a part at a time.
+    Each process checks its share, in chunks.
 
     Returns:
-        The least and the largest that each number of x is in this process's share of the training data, ``[*event]``;
-        None of an empty share.
+        The smallest and the largest value of each element of x in this process's share of the training data,
+        ``[*event]``; None for an empty share.
 
     Raises:
-        ValueError: it does not; names the first part where it does not.
+        ValueError: it does not. The message names the first chunk outside the support.
     """
     found = None
     for split in ("train", "test", "valid"):
@@ -215,17 +215,17 @@ def check_support(model: VAE, data: Data, processes: Processes) -> Range | None:
 
 
 def warn_of_range(model: VAE, found: Range | None, processes: Processes) -> None:
-    """Warn of training data that can be trained on, but hardly as it was meant; all processes call it together.
+    """Warn of training data whose range is probably a mistake; all processes call it together.
 
     Args:
-        model: whose likelihood it is.
-        found: what :func:`check_support` gave in this process.
+        model: the VAE with the likelihood.
+        found: the result of :func:`check_support` in this process.
         processes: the first one warns.
 
     Warns:
-        UserWarning: the data is next to nothing of the [0, 1] that it should fill; of a Gaussian likelihood, numbers of
-            x are the same in all of it, and the variance can go to 0 there, so that the bound has no limit; or its
-            scale is far from that at which a mean that is not squashed begins.
+        UserWarning: the data covers only a tiny part of the [0, 1] that it should fill; or, with a Gaussian likelihood,
+            some elements of x are constant, so that their variance can go to 0 and the bound has no limit; or its scale
+            is far from the initial mean of a Gaussian without sigmoid.
     """
     joined = reduce(_joined, processes.gather(found))
     if processes.is_first and joined is not None:
@@ -241,28 +241,28 @@ def _joined(a: Range | None, b: Range | None) -> Range | None:
 
 
 def _warn_of_constants(decoder: object, low: Tensor, high: Tensor) -> None:
-    # Where no number of x has a variance of its own, or none that may become as small as it likes, there is a limit.
+    # The bound has a limit if no element of x has its own variance, or the variance is bounded below.
     if not isinstance(decoder, GaussianDecoder):
         return
     if decoder.clamp is not None or (decoder.logvar is not None and decoder.logvar.numel() == 1):
         return
     if constant := int((low == high).sum()):
         warnings.warn(
-            f"{constant} of the {low.numel()} numbers of a data point are the same in all of data.train: the "
-            "Gaussian's variance goes to 0 there, and the bound grows for as long as it is trained. Leave them out, or "
-            "bound the variance: GaussianDecoder(net, clamp=(-8, 8), soft=True)",
+            f"{constant} of the {low.numel()} elements of a data point are constant in all of data.train: the "
+            "Gaussian's variance goes to 0 there, and the bound grows without limit. Leave them out, or bound the "
+            "variance: GaussianDecoder(net, clamp=(-8, 8), soft=True)",
             stacklevel=4,
         )
 
 
 def _warn_of_scale(model: VAE, largest: float) -> None:
     said = f"data.train * x_scale goes up to {largest:.3g} in size (x_scale is {model.x_scale:.6g})"
-    # Factor analysis, a subclass, may begin where the data is.
+    # A subclass may start at the data's mean and variance (factor analysis does).
     is_gaussian = type(model.decoder) is GaussianDecoder
     if is_gaussian and not model.decoder.sigmoid and not _NOTHING <= largest <= _FAR:
         warnings.warn(
-            f"{said}, and the Gaussian's mean begins at about 0, its variance at about 1: it is learnt slowly, or not "
-            "at all. Rescale the data to a spread near 1",
+            f"{said}, and the Gaussian's mean starts at about 0, its variance at about 1: it is learnt slowly, or not "
+            "at all. Rescale the data to a standard deviation near 1",
             stacklevel=4,
         )
     of_unit = isinstance(model.decoder, BernoulliDecoder) or (is_gaussian and model.decoder.sigmoid)

@@ -1,4 +1,4 @@
-"""What may happen beside training: printing, logging, pictures, early stopping, a program's own."""
+"""Callbacks: the base class, early stopping, log files, progress bar, pictures, TensorBoard."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Subclass it, and give instances to :func:`aevb_ext.train.fit`; each method does nothing by default.
+    """The base class of callbacks: pass instances of a subclass to :func:`aevb_ext.train.fit`. Methods do nothing here.
 
-    ``run`` has what there is to see, and ``run.stop(reason)`` ends training after the step. With several processes only
-    the first one calls.
+    ``run`` has the state of the run, and ``run.stop(reason)`` ends training after the step. With several processes only
+    the first one calls callbacks.
     """
 
     def on_start(self, run: Run) -> None:
-        """Before the first step; after a checkpoint was read, where there is one."""
+        """Called before the first step, and after the checkpoint was read if the run is resumed."""
 
     def on_log(self, run: Run, log: Log) -> None:
-        """The means over the last few steps were read from the device."""
+        """Called when the means over the last steps were read from the device."""
 
     def on_evaluating(self, run: Run, split: str, done: int, count: int) -> None:
-        """In an evaluation that takes long: so many of the split's data points are done."""
+        """Called during a long evaluation: ``done`` of the split's ``count`` data points are done."""
 
     def on_evaluation(self, run: Run, record: Record) -> None:
-        """The bounds of the splits were evaluated."""
+        """Called when the bounds of the splits were evaluated."""
 
     def on_checkpoint(self, run: Run, path: Path) -> None:
-        """A checkpoint was written."""
+        """Called when a checkpoint was written."""
 
     def on_end(self, run: Run, result: Result) -> None:
-        """After the last step, whatever ended it but an exception."""
+        """Called after the last step, unless an exception ended training."""
 
 
 class EarlyStopping(Callback):
-    """Ends a run after so many evaluations without a better held-out bound (:meth:`.Record.held_out`).
+    """Ends a run after ``evaluations`` evaluations without a better held-out bound (:meth:`.Record.held_out`).
 
-    It follows from the history alone: a run that goes on from a checkpoint ends where it would have ended.
+    It depends on the history alone: a resumed run ends where it would have ended without interruption.
     """
 
     def __init__(self, evaluations: int):
@@ -73,7 +73,7 @@ class EarlyStopping(Callback):
         best = run.history.best()
         if best is None:
             return
-        # No step is taken towards a better bound while Adagrad only accumulates.
+        # Adagrad's silent steps cannot improve the bound.
         since = max(best.steps, run.learner.schedule.silent)
         if sum(record.steps > since for record in run.history) >= self._evaluations:
             run.stop(
@@ -83,12 +83,12 @@ class EarlyStopping(Callback):
 
 
 class MetricsFile(Callback):
-    """A line of JSON for each look at the running bound and for each evaluation.
+    """Writes a line of JSON for each log of the running bound and for each evaluation.
 
-    ``"event"`` is ``"log"`` or ``"evaluation"``; the rest is what :class:`~aevb_ext.train.Log` and
-    :class:`~aevb_ext.train.Record` have, null where a number is not finite. A run that goes on from a checkpoint
-    takes back the lines about steps after it, which it will write again, and writes a line ``"resumed"``, with what has
-    ``"changed"``: name to ``[old, new]``.
+    ``"event"`` is ``"log"`` or ``"evaluation"``; the other keys are the fields of :class:`~aevb_ext.train.Log` and
+    :class:`~aevb_ext.train.Record`, null for a number that is not finite. A resumed run removes the lines of steps
+    after its checkpoint, which it will write again, and adds a line ``"resumed"`` with the settings that ``"changed"``:
+    name to ``[old, new]``.
 
     Args:
         path: the file. Default: metrics.jsonl in the run's folder.
@@ -124,7 +124,7 @@ def _finite_numbers(what: Log | Record) -> dict[str, Any]:
 
 
 def _rewind(path: Path, steps: int) -> None:
-    """Take back the lines about steps after ``steps``, and those that a process that was killed did not finish."""
+    """Remove the lines of steps after ``steps``, and an incomplete last line that a killed process left."""
     if not path.exists():
         return
     kept = []
@@ -138,7 +138,7 @@ def _rewind(path: Path, steps: int) -> None:
 
 
 def path_in(run: Run, path: StrPath | None, name: str, who: str) -> Path:
-    """``path``; or where it is None, ``name`` in the run's folder."""
+    """``path``, or ``name`` in the run's folder if it is None."""
     if path is not None:
         return Path(path)
     if run.folder is None:
@@ -147,7 +147,7 @@ def path_in(run: Run, path: StrPath | None, name: str, who: str) -> Path:
 
 
 class ConfigFile(Callback):
-    """config.toml: where the data is from, the settings and the model; environment.json: versions and device."""
+    """Writes config.toml (source of the data, settings, model) and environment.json (versions, device)."""
 
     def on_start(self, run: Run) -> None:
         source = run.data.source or {"data": run.data.name}
@@ -167,7 +167,7 @@ class ConfigFile(Callback):
 
 
 def _toml(table: dict[str, Any]) -> str:
-    """Strings, numbers, booleans and lists of them are TOML as JSON writes them; what is None is left out."""
+    """A table as TOML. JSON's strings, numbers, booleans and lists are valid TOML; None is left out."""
     lines = [f"{key} = {_value(value)}" for key, value in table.items() if value is not None and not _is_table(value)]
     for key, inner in table.items():
         if _is_table(inner):
@@ -180,18 +180,18 @@ def _is_table(value: object) -> bool:
 
 
 def _value(value: object) -> str:
-    # DEL alone may stand as it is in JSON but not in TOML.
+    # DEL is the only character that JSON allows unescaped and TOML does not.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 class Progress(Callback):
-    """A bar with the running bound, KL, rate and time left on a terminal; elsewhere a line an evaluation.
+    """A bar with the running bound, KL, rate and time left on a terminal; elsewhere a line for each evaluation.
 
-    It is a context manager: leaving it gives the terminal back, also after an exception.
+    It is a context manager: leaving it restores the terminal, also after an exception.
 
     Args:
-        show: whether there is anything to be seen at all.
-        console: where. Default: stderr.
+        show: whether anything is shown.
+        console: where it is shown. Default: stderr.
     """
 
     def __init__(self, show: bool = True, console: Console | None = None):
@@ -244,7 +244,7 @@ class Progress(Callback):
 
     def _print(self, line: str) -> None:
         if self._lines or not self._bar.disable:
-            # Numbers in colours are for terminals, and so is a line's end where the window ends.
+            # Neither coloured numbers nor line breaks at the width of a window.
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, seen: int) -> str:
@@ -265,11 +265,11 @@ def _bound(record: Record, split: str) -> str:
 
 
 class Pictures(Callback):
-    """The curve of the bound, reconstructions, samples and the latent manifold, drawn anew now and then and at the end.
+    """Draws the curve of the bound, reconstructions, samples and the latent manifold, from time to time and at the end.
 
     Args:
-        folder: where. Default: the run's folder.
-        every: seconds that pass at least between evaluations that draw them: it takes about one.
+        folder: the folder for the pictures. Default: the run's folder.
+        every: the least seconds between two evaluations that draw them; drawing takes about one second.
 
     Raises:
         ValueError: (at the start) there is neither a folder nor one of the run.
@@ -297,10 +297,10 @@ class Pictures(Callback):
 
 
 class TensorBoard(Callback):
-    """Scalars and pictures for TensorBoard, over training samples seen.
+    """Writes scalars and pictures for TensorBoard, over training samples seen.
 
-    ``training/...`` at each look at the running bound; ``bound/...`` and the pictures at each evaluation. A run that
-    goes on from a checkpoint takes back what was written about steps after it. Needs the package tensorboard:
+    ``training/...`` is written at each log of the running bound; ``bound/...`` and the pictures at each evaluation. A
+    resumed run removes what was written after its checkpoint. Needs the package tensorboard:
     ``pip install tensorboard``.
 
     Args:

@@ -1,7 +1,7 @@
-"""Checkpoints: tensors and where they came from, in one safetensors file that is whole or absent.
+"""Checkpoints: tensors and JSON in one safetensors file that is complete or absent.
 
-The tensors are the file's tensors. Everything else is JSON in the file's metadata, beside a SHA-256 of both: reading a
-checkpoint executes nothing, and what was damaged since it was written is refused.
+Everything but the tensors is JSON in the file's metadata, together with a SHA-256 of both. Reading a checkpoint
+executes nothing, and a file that was damaged after it was written is refused.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        model: the VAE, on the CPU; of a run with an average of the parameters, it has the average.
-        data: the name of the data set that it was trained on.
-        image_shape: of that data set.
+        model: the VAE, on the CPU; with the averaged parameters if the run has an average.
+        data: the name of the dataset that it was trained on.
+        image_shape: of that dataset.
         samples_seen: how many training data points had been evaluated.
     """
 
@@ -47,12 +47,12 @@ class Checkpoint:
 def save_checkpoint(
     path: StrPath, model: VAE, *, data: str, image_shape: Shape | None = None, samples_seen: int = 0
 ) -> None:
-    """Write a model to ``path`` (a safetensors file), replacing what is there only once the new file is whole.
+    """Write a model to ``path`` (a safetensors file), replacing an existing file only when the new one is complete.
 
-    It holds the model alone: training does not go on from it.
+    The file holds the model only: training cannot be resumed from it.
 
     Raises:
-        OSError: the file cannot be written; says which.
+        OSError: the file cannot be written; the message names it.
     """
     about = {"name": data, "image_shape": image_shape and list(image_shape)}
     write(path, model_tensors(model), {"model": model.config, "data": about, "samples_seen": samples_seen})
@@ -62,14 +62,14 @@ def load_checkpoint(path: StrPath, model: VAE | None = None) -> Checkpoint:
     """Read the model of a checkpoint. Nothing in the file is executed.
 
     Args:
-        path: the file; or the folder of a run: its best model (best.safetensors), where there was no evaluation yet its
-            latest checkpoint.
-        model: the model to load into, made by hand and of the same shape. Default: what
-            :func:`aevb_ext.models.make_model` builds as the checkpoint says.
+        path: the file; or the folder of a run, for its best model (best.safetensors), or its latest checkpoint if there
+            was no evaluation yet.
+        model: the model to load into, for a model that ``make_model`` did not make; it must have the same tensors.
+            Default: :func:`aevb_ext.models.make_model` builds it with the checkpoint's configuration.
 
     Raises:
         FileNotFoundError: there is no such file, or no checkpoint in the folder.
-        ValueError: the file is truncated, is not a checkpoint of this package, or is one of another model.
+        ValueError: the file is truncated, not a checkpoint of this package, or of another model.
     """
     path = Path(path)
     if path.is_dir():
@@ -86,12 +86,14 @@ def load_checkpoint(path: StrPath, model: VAE | None = None) -> Checkpoint:
     except (KeyError, TypeError):
         right = False
     if not right:
-        raise ValueError(f"{path} is not a checkpoint of this package: what it says of its model and data is amiss")
+        raise ValueError(f"{path} is not a checkpoint of this package: its entries about model and data are invalid")
     found = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     found |= {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
     if model is None:
         if config is None:
-            raise ValueError(f"{path} is of a model made by hand: give load_checkpoint such a model to load it into")
+            raise ValueError(
+                f"{path} is of a model that make_model did not make: give load_checkpoint such a model to load it into"
+            )
         model = _build(path, config, found)
     elif plain(model.config) != config:
         raise ValueError(f"{path} is of another model: it has {config}, the model given has {model.config}")
@@ -101,17 +103,17 @@ def load_checkpoint(path: StrPath, model: VAE | None = None) -> Checkpoint:
 
 
 def model_tensors(model: VAE) -> dict[str, Tensor]:
-    """The model's state, as a checkpoint names it."""
+    """The model's state dict with the names of a checkpoint."""
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def write(path: StrPath, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
-    """Write tensors and what JSON can hold, replacing what is at ``path`` only once the new file is whole.
+    """Write tensors and JSON content, replacing a file at ``path`` only when the new one is complete.
 
     Raises:
-        OSError: the file cannot be written; says which.
+        OSError: the file cannot be written; the message names it.
     """
-    # Copies: tensors that share memory (tied weights) are two in the file.
+    # Copies, since safetensors refuses tensors that share memory (tied weights).
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     text = json.dumps({**content, "versions": {"aevb_ext": __version__, "torch": str(torch.__version__)}})
     metadata = {"format": FORMAT, "content": text, "sha256": _sha256(tensors, text)}
@@ -120,7 +122,7 @@ def write(path: StrPath, tensors: dict[str, Tensor], content: dict[str, Any]) ->
 
 
 def read(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the rest of what was written to ``path``.
+    """The tensors, on the CPU, and the JSON content of a checkpoint.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -142,7 +144,7 @@ def read(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is truncated, damaged or not a checkpoint: {error}") from None
     text = metadata.get("content", "")
     if metadata.get("sha256") != _sha256(tensors, text):
-        raise ValueError(f"{path} is damaged: its SHA-256 is not that of what it holds")
+        raise ValueError(f"{path} is damaged: its SHA-256 does not match its content")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -161,24 +163,24 @@ def check_like(found: dict[str, Tensor], expected: dict[str, Tensor], message: s
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """The checkpoints in a run's folder, the newest last."""
+    """The checkpoints in a run's folder, newest last."""
     found = [path for path in folder.glob("checkpoints/*.safetensors") if re.fullmatch(r"\d+", path.stem)]
     return sorted(found, key=lambda path: int(path.stem))
 
 
 def model_file(folder: Path) -> Path | None:
-    """The best checkpoint of a run where it kept one, else the latest; None where there is neither."""
+    """The best checkpoint of a run if there is one, else the latest; None if there is neither."""
     best = folder / BEST
     return best if best.is_file() else next(reversed(checkpoints_of(folder)), None)
 
 
 def plain(value: object) -> Any:
-    """What JSON gives back of it."""
+    """The value after a round trip through JSON."""
     return json.loads(json.dumps(value))
 
 
 def is_count(value: object) -> bool:
-    """Whether JSON gave an integer that counts something."""
+    """Whether a value from JSON is an integer of at least 0."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
@@ -189,13 +191,13 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def _build(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
     message = f"{path} is of another model"
-    # Each size is one of a tensor; as many layers as somebody likes to ask for would take for ever to make.
+    # A corrupt configuration may ask for a huge size or depth: no number in it can exceed the number of elements.
     most = sum(t.numel() for t in tensors.values())
     sizes = [n for value in config.values() for n in (value if isinstance(value, list) else [value])]
     if any(isinstance(n, int) and n > most for n in sizes):
         raise ValueError(f"{message}: its tensors are too small for {config}")
     try:
-        # First without memory: sizes that the file's tensors do not have would be allocated for nothing.
+        # Built on the meta device first: if the sizes do not match the file's tensors, no memory is allocated.
         with torch.device("meta"):
             shapes = make_model(**config).state_dict()
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the last few, and the best model."""
+"""The checkpoint manager: keeps the last few checkpoints of a run, and the best model."""
 
 import os
 import warnings
@@ -16,25 +16,25 @@ _DAMAGED = ".damaged"
 
 
 class CheckpointManager:
-    """Writes ``checkpoints/STEPS.safetensors``, of which the last ``keep`` stay, and ``best.safetensors``.
+    """Writes ``checkpoints/STEPS.safetensors``, of which the last ``keep`` are kept, and ``best.safetensors``.
 
     Args:
-        run: what is written. With several processes only the first one writes.
-        folder: of the run.
-        keep: how many checkpoints stay.
+        run: the run to write. With several processes only the first one writes.
+        folder: the folder of the run.
+        keep: how many checkpoints are kept.
     """
 
     def __init__(self, run: Run, folder: Path, keep: int):
         self._run, self._folder, self._keep = run, folder, keep
-        # Of large data it takes a while.
+        # Computed once, since hashing large data takes a while.
         self._about = run_description(run.model, run.data, run.settings) if run.processes.is_first else {}
 
     def save(self) -> Path | None:
-        """Write a checkpoint of the run as it is now, then remove the oldest; None where another process does that.
+        """Write a checkpoint of the run, then remove the oldest; None in all processes but the first, which writes.
 
         Raises:
-            OSError: it cannot be written; those before are as they were.
-            FloatingPointError: a parameter is not finite: the checkpoints before are better.
+            OSError: it cannot be written; earlier checkpoints are unchanged.
+            FloatingPointError: a parameter is not finite; nothing is written.
         """
         run = self._run
         if not run.processes.is_first:
@@ -54,7 +54,7 @@ class CheckpointManager:
         return path
 
     def save_best(self) -> None:
-        """Write the model as the one with the best bound until now."""
+        """Write the model as the best one so far."""
         run = self._run
         with run.averaged():
             save_checkpoint(
@@ -67,15 +67,15 @@ class CheckpointManager:
 
 
 def newest_intact(folder: Path) -> tuple[Path, dict, dict]:
-    """The newest checkpoint that is whole, its tensors and the rest of it; warns of newer ones, which are damaged.
+    """The newest intact checkpoint, its tensors and its content; warns of newer ones, which are damaged.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: none is whole.
+        ValueError: none is intact.
     """
     found = checkpoints_of(folder)
     if not found:
-        raise FileNotFoundError(f"resume: there is no checkpoint in {folder / 'checkpoints'} to go on from")
+        raise FileNotFoundError(f"resume: there is no checkpoint in {folder / 'checkpoints'} to resume from")
     reasons = []
     for path in reversed(found):
         try:
@@ -84,13 +84,13 @@ def newest_intact(folder: Path) -> tuple[Path, dict, dict]:
             reasons.append(str(error))
             continue
         if reasons:
-            warnings.warn(f"{'; '.join(reasons)}. The run goes on from {path}, the one before", stacklevel=4)
+            warnings.warn(f"{'; '.join(reasons)}. The run resumes from {path}, the one before", stacklevel=4)
         return path, tensors, content
-    raise ValueError(f"resume: no checkpoint of {folder} is whole: {'; '.join(reasons)}")
+    raise ValueError(f"resume: no checkpoint of {folder} is intact: {'; '.join(reasons)}")
 
 
 def set_damaged_aside(folder: Path, whole: Path) -> None:
-    """Give checkpoints newer than the newest whole one another name: they would outlive those that are written now."""
+    """Rename checkpoints newer than the newest intact one: else they would be kept instead of those written now."""
     for path in checkpoints_of(folder):
         if int(path.stem) > int(whole.stem):
             os.replace(path, path.with_name(path.name + _DAMAGED))

@@ -1,4 +1,4 @@
-"""Several processes that train one model: the process group, and what all of them agree on."""
+"""Several processes that train one model: the process group, and what they agree on."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["AnyProcess", "PeerFailed", "Processes", "joined"]
 
-# How long a process waits for the others: longer than the first one takes to write pictures and a checkpoint.
+# How long a process waits for the others; the first one needs less to write pictures and a checkpoint.
 TIMEOUT = timedelta(minutes=5)
 
-# Its name from PyTorch 2.13 on, and before.
+# DDP's argument has another name from PyTorch 2.13 on.
 _SENDS_BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -54,12 +54,12 @@ class Processes:
     """This process among those that train together; by default it is alone.
 
     Attributes:
-        rank: which it is, from 0.
-        world_size: how many there are.
-        local_rank: which it is of those on this machine.
-        group: of torch.distributed, for what is where the model is. None: the default one.
-        control: likewise, for tensors on the CPU. None: the default one.
-        store: that the processes share, and that outlives each of them; None where there is none.
+        rank: the number of this process, from 0.
+        world_size: the number of processes.
+        local_rank: the number of this process among those on its machine.
+        group: of torch.distributed, for tensors on the model's device. None: the default one.
+        control: of torch.distributed, for tensors on the CPU. None: the default one.
+        store: shared by the processes; None if there is none.
     """
 
     rank: int = 0
@@ -71,19 +71,19 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that writes and prints."""
+        """Whether this is the first process, which writes and prints."""
         return self.rank == 0
 
     @property
     def are_several(self) -> bool:
-        """Whether there are others."""
+        """Whether there is more than one process."""
         return self.world_size > 1
 
     def device(self, device: Device) -> torch.device:
-        """The device of this process: of several on one machine each takes the CUDA device of its number.
+        """The device of this process: with several processes, ``"cuda"`` is the CUDA device number ``local_rank``.
 
         Raises:
-            ValueError: there is no such device, or it is one and the same for several processes.
+            ValueError: there is no such device, or several processes would share it.
         """
         try:
             device = torch.device(device)
@@ -108,20 +108,20 @@ class Processes:
         return _tried(device)
 
     def synchronised(self, module: nn.Module, *, buffers: bool = False) -> nn.Module:
-        """The module whose backward averages gradients over the processes; their parameters become the first's.
+        """Wrap a module so that its backward averages gradients over the processes; all start with the first's weights.
 
         Args:
-            module: what is called forward.
-            buffers: whether its buffers are the first's at each forward.
+            module: the module to wrap.
+            buffers: broadcast the first process's buffers at each forward.
         """
         if not self.are_several:
             return module
-        # Gradients that lie where they are sent from save a copy: 9.1 to 7.7 ms a step at M = 100 (2 CPU processes).
+        # Gradients that are views of what is sent save a copy: 7.7 not 9.1 ms a step at M = 100 (2 CPU processes).
         sent: dict[str, Any] = {_SENDS_BUFFERS: buffers}
         return DistributedDataParallel(module, process_group=self.group, gradient_as_bucket_view=True, **sent)
 
     def take_first(self, tensors: Iterable[Tensor]) -> None:
-        """Make these tensors what they are in the first process."""
+        """Broadcast these tensors from the first process."""
         if self.are_several:
             for tensor in tensors:
                 distributed.broadcast(tensor, group=self.group, group_src=0)
@@ -142,7 +142,7 @@ class Processes:
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """What each process has given, in order; anything that can be pickled."""
+        """The value of each process, by rank; anything that can be pickled."""
         values = [value] * self.world_size
         if self.are_several:
             distributed.all_gather_object(values, value, group=self.control)
@@ -150,10 +150,10 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A context that all leave without an error, or none.
+        """A context that ends with an error in all processes if one of them fails in it.
 
         Raises:
-            PeerFailed: it went well here, but not in another process; says what was the matter there.
+            PeerFailed: another process failed; the message has its error.
         """
         error: Exception | None = None
         try:
@@ -172,7 +172,7 @@ class Processes:
         """A context in which PyTorch's errors about communication become :class:`PeerFailed`.
 
         Args:
-            doing: a function that gives the message's beginning: when it happened.
+            doing: gives the beginning of the message: when it happened.
         """
         try:
             yield
@@ -186,9 +186,9 @@ class Processes:
             ) from error
 
     def tell(self, message: str) -> None:
-        """Print an error on stderr, unless another process has told of one: the first is the cause of the rest.
+        """Print an error on stderr, unless another process has printed one: the first error causes the others.
 
-        torchrun, which prints much more when a process fails, has the message in its summary too.
+        torchrun prints much more when a process fails; its summary contains the message too.
         """
         if self._is_first_to_tell():
             print(message, file=sys.stderr, flush=True)
@@ -216,7 +216,7 @@ class Processes:
 
     @contextmanager
     def only_first_prints(self) -> Iterator[None]:
-        """A context in which what the other processes print is not seen."""
+        """A context in which all processes but the first print nothing."""
         with ExitStack() as stack:
             if not self.is_first:
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
@@ -226,7 +226,7 @@ class Processes:
 
 
 def _is_of_communication(error: RuntimeError) -> bool:
-    # Gloo's errors are plain RuntimeErrors that begin with a place in its source.
+    # Gloo raises plain RuntimeErrors whose message begins with a place in its source.
     return isinstance(error, distributed.DistError) or "gloo" in str(error).partition("\n")[0]
 
 
@@ -234,7 +234,7 @@ def _tried(device: torch.device) -> torch.device:
     """The device, if there is one and it holds numbers ("meta" does not); ValueError if not."""
     try:
         torch.ones((), device=device).item()
-    # Whatever is raised by a device that this PyTorch was built without.
+    # A device that this PyTorch was built without may raise anything.
     except Exception as error:
         said = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"device {str(device)!r} cannot be trained or evaluated on: {said}") from None
@@ -243,11 +243,11 @@ def _tried(device: torch.device) -> torch.device:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes that torchrun (or another launcher that sets its variables) started, for as long as it is entered.
+    """A context with the processes that torchrun (or another launcher that sets its variables) started.
 
-    RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say which this is, of how many, and where the first one is; LOCAL_RANK
-    which of those on this machine. NCCL carries what is on CUDA devices, gloo what is on the CPU. Where
-    torch.distributed is initialised already, its default group is taken, and left as it is.
+    RANK and WORLD_SIZE are the number of this process and of all, MASTER_ADDR and MASTER_PORT the address of the first
+    one, and LOCAL_RANK is the number of this process on its machine. NCCL communicates tensors on CUDA devices, gloo
+    those on the CPU. If torch.distributed is initialised already, its default group is used, and not destroyed.
 
     Raises:
         ValueError: WORLD_SIZE is set and another of the variables is not, or they are not numbers.
@@ -280,7 +280,7 @@ def _of_default_group(store: Store | None = None) -> Processes:
     local_rank = _number("LOCAL_RANK", rank % max(1, torch.cuda.device_count()))
     control = None
     if "gloo" not in distributed.get_backend_config():
-        # What is on the CPU goes through gloo, which somebody else's group may be without.
+        # CPU tensors need gloo, which the default group may lack.
         control = distributed.new_group(backend="gloo", timeout=TIMEOUT)
     return Processes(rank, world_size, local_rank, control=control, store=store)
 
@@ -293,13 +293,13 @@ def _number(name: str, default: int) -> int:
         raise ValueError(f"the environment variable {name} must be a number, got {text!r}") from None
 
 
-# Gloo's answer takes 2 (n - 1) messages one after another: more processes than these are asked at fewer steps, so that
-# the answer is there in time.
+# Gloo's all-reduce takes 2 (n - 1) messages in sequence. With more processes than this it is started at fewer steps, so
+# that the answer is there in time.
 _EACH_STEP = 8
 
 
 class AnyProcess:
-    """Whether any process asks for something: the same answer in all of them, which call it together."""
+    """An all-reduce of a flag: whether any process asks for something. All processes call it together."""
 
     def __init__(self, processes: Processes):
         self._processes = processes
@@ -308,13 +308,13 @@ class AnyProcess:
         self._every, self._calls = math.ceil(processes.world_size / _EACH_STEP), 0
 
     def __call__(self, wish: bool, *, now: bool = True) -> bool:
-        """Ask, or not.
+        """Whether any process asks; the same answer in all processes.
 
         Args:
             wish: whether this process asks.
-            now: get the answer now, which waits for the others. Otherwise that of an earlier call, which had a whole
-                step's time to arrive: with up to 8 processes the call before, with more of them only now and then, so
-                that who asks has to ask again until it is granted.
+            now: wait for the answer to this call. Otherwise return the answer to an earlier call, which had a whole
+                step's time to arrive: with up to 8 processes to the call before. With more processes only some calls
+                are answered, so a process has to ask again until the answer is true.
         """
         if not self._processes.are_several:
             return wish

@@ -1,4 +1,4 @@
-"""Evaluations, shared out over the processes."""
+"""Evaluations, distributed over the processes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ from .distributed import Processes
 
 __all__ = ["MARGINAL_POINTS", "shared_bound", "shared_marginal"]
 
-# Of how many data points of a split the marginal log-likelihood is estimated.
+# The marginal log-likelihood is estimated for this many data points of a split.
 MARGINAL_POINTS = 1000
 
 # The paper's, for its Figure 3 (appendix D).
 _MARGINAL: dict[str, Any] = {"n_samples": 50, "leapfrog_steps": 4}
 
-# Data points that are evaluated together whatever the number of processes, so that the bits of the result do not depend
-# on it.
+# Data points are evaluated in blocks of this size, whatever the number of processes, so that the result does not depend
+# on it, bit for bit.
 _BLOCK = 1000
 
 
@@ -34,16 +34,16 @@ def shared_bound(
     skip_non_finite: bool = False,
     **how: Any,
 ) -> Bound:
-    """What :func:`~aevb_ext.estimators.evaluate_bound` gives, each process having done its share.
+    """The same as :func:`~aevb_ext.estimators.evaluate_bound`; each process computes a share of it.
 
     Args:
-        model, x, count: as there, the same in all processes.
-        processes: among whom blocks of data points are shared out.
-        skip_non_finite: leave out what is not finite, as :meth:`.Bound.of` does.
-        how: ``estimator=``, ``n_samples=``, ``seed=``, as there.
+        model, x, count: as in ``evaluate_bound``, the same in all processes.
+        processes: the processes that share the blocks of data points.
+        skip_non_finite: leave out values that are not finite, as in :meth:`.Bound.of`.
+        how: ``estimator=``, ``n_samples=``, ``seed=``, as in ``evaluate_bound``.
 
     Returns:
-        The same bits in each process, and with any number of them.
+        The same bits in each process, and with any number of processes.
     """
     values = _shared(lambda **part: bound_values(model, x, **part, **how), model, x, processes, count)
     return Bound.of(values, skip_non_finite=skip_non_finite)
@@ -58,13 +58,13 @@ def shared_marginal(
     skip_non_finite: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Bound:
-    """The mean of the marginal log-likelihood by the estimator of appendix D, likewise shared out.
+    """The mean of the marginal log-likelihood by the estimator of appendix D; each process computes a share of it.
 
-    4 leapfrog steps and 50 samples a data point, as for the paper's Figure 3.
+    It uses 4 leapfrog steps and 50 samples a data point, as for the paper's Figure 3.
 
     Args:
-        model, x, processes, count, skip_non_finite: as of :func:`shared_bound`.
-        progress: called with how many data points are done, again and again.
+        model, x, processes, count, skip_non_finite: as in :func:`shared_bound`.
+        progress: called repeatedly with the number of data points done.
     """
 
     def values(first: int, count: int) -> Tensor:
@@ -88,5 +88,5 @@ def _shared(
     values = torch.zeros(n, dtype=torch.float64, device=next(model.parameters()).device)
     for first, block in found.items():
         values[first : first + len(block)] = block
-    # Everything but its own share is 0 in each process: the sum is exact.
+    # In each process everything but its own share is 0, so the sum is exact.
     return processes.sum(values)

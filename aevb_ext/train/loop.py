@@ -36,17 +36,17 @@ from .signals import Signals, exit_as_signalled
 
 __all__ = ["NonFiniteBound", "fit"]
 
-# The bound is evaluated where the paper's Figure 2 has detail: evenly in the logarithm of the samples seen.
+# The bound is evaluated at points evenly spaced in the logarithm of the samples seen, as in the paper's Figure 2.
 _FIRST_EVALUATION = 10_000
 # A bound takes a second, a marginal likelihood minutes.
 _EVALUATIONS_PER_DECADE = {"bound": 8, "marginal": 2}
 
 
 class NonFiniteBound(RuntimeError):
-    """The bound became infinite or NaN; says at which step, and what to try.
+    """The bound became infinite or NaN; the message says at which step, and what to try.
 
     Attributes:
-        history: the evaluations before.
+        history: the evaluations so far.
     """
 
     def __init__(self, message: str, history: History):
@@ -74,61 +74,61 @@ def fit(
     """Train ``model`` on ``data`` by Auto-Encoding Variational Bayes (Algorithm 1), or another ``learner``.
 
     Each epoch visits every data point once, in a new order. The same settings, initial parameters and number of threads
-    give the same run, on the CPU bit for bit. The bounds of the splits are what the estimator that is trained with
-    gives, on the same noise each time; the train bound is that of as many training points as there are test points.
-    With ``score="marginal"`` marginal log-likelihoods are in the place of bounds.
+    give the same run, on the CPU bit for bit. The bounds of the splits are computed by the estimator used in training,
+    with the same noise each time; the train bound is that of as many training points as there are test points. With
+    ``score="marginal"``, marginal log-likelihoods are computed instead.
 
-    In a program that torchrun has started several times, each process calls this with the same arguments, and they
-    train one model: the same steps as one process takes, to the order in which sums are taken. What a model draws by
-    itself (dropout) is each process's own, and seeded when the run begins or goes on; batch norms see their process's
-    share of a minibatch, and their running statistics are the first one's.
+    If torchrun has started several processes, each calls this function with the same arguments, and together they train
+    one model. They take the same steps as a single process, up to the order of summation. Random draws of the model
+    itself (dropout) differ between processes, and are seeded when the run starts or resumes. Batch norms see their
+    process's share of a minibatch, and their running statistics are those of the first process.
 
     Args:
         model: the VAE, trained in place and left on ``device``.
-        data: what to train on.
-        device: where to train. ``"cuda"`` is, with several processes, the device of this one.
+        data: the data to train on.
+        device: where to train. With several processes, ``"cuda"`` means each process's own device.
         out: a new or empty folder for config.toml, metrics.jsonl, the pictures, best.safetensors (the model with the
-            best held-out bound) and checkpoints/STEPS.safetensors, of which there is one of the beginning, one of each
-            evaluation, and one when SIGTERM or SIGINT (Ctrl-C) ends the run, which it does after the step.
-            None: nothing is written.
-        resume: go on with the run in ``out`` from its newest checkpoint that is whole, as if it had never ended: on the
-            CPU with the same number of threads bit for bit. What ``model`` has learnt is replaced. ``data`` must be the
-            same, wherever it lies: compared by all of it where it is in memory and of at most 256 MiB a split, else by
-            1000 rows of each split.
-        override: names of settings that may differ from the checkpoint's all the same, or of ``model.X`` and
-            ``data.X`` (``"data"``: all of it). What changes no step (``log_every``, ``evaluate_every``, ``patience``,
-            ``non_finite``; ``samples_seen`` where the schedule is constant) may differ without being named.
-        keep: how many checkpoints stay, beside the best model.
-        checkpoint_every: samples between checkpoints beside those at evaluations. None: there are only those.
+            best held-out bound) and checkpoints/STEPS.safetensors. Checkpoints are written at the beginning, at each
+            evaluation, and when SIGTERM or SIGINT (Ctrl-C) ends the run, which it does after the current step. None:
+            nothing is written.
+        resume: resume the run in ``out`` from its newest intact checkpoint, as if it had never ended: on the CPU with
+            the same number of threads bit for bit. The parameters of ``model`` are replaced. ``data`` must be the same,
+            but may have moved. It is compared completely if it is in memory with at most 256 MiB a split, else by 1000
+            rows of each split.
+        override: names of settings that may differ from the checkpoint's, or ``model.X`` and ``data.X`` (``"data"``:
+            all of it). Settings that change no step (``log_every``, ``evaluate_every``, ``patience``, ``non_finite``;
+            ``samples_seen`` if the schedule is constant) may always differ.
+        keep: how many checkpoints are kept, beside the best model.
+        checkpoint_every: samples between additional checkpoints. None: only those at evaluations.
         validate: check that the data lies in the support of the likelihood.
-        progress: tell on stderr how it goes.
-        callbacks: what else is to happen (:class:`~aevb_ext.train.Callback`).
+        progress: show progress on stderr.
+        callbacks: instances of :class:`~aevb_ext.train.Callback`.
         settings: every number that determines the run (:class:`~aevb_ext.train.Settings`).
-        processes: those that train together. None: those that torchrun started, or this one alone.
-        options: the same, one by one: ``samples_seen=``, ``batch_size=``, ``lr=``, ...
+        processes: the processes that train together. None: those that torchrun started, or this one alone.
+        options: settings one by one: ``samples_seen=``, ``batch_size=``, ``lr=``, ...
 
     Returns:
-        The bounds at the end, and at evaluations on the way.
+        The final bounds, and the history of evaluations.
 
     Warns:
-        UserWarning: half of the steps or more change nothing, since Adagrad's first ones only accumulate squared
-            gradients; the data is not what the likelihood is for (:func:`~.arguments.warn_of_range`).
+        UserWarning: half of the steps or more change no parameter, since Adagrad's first steps only accumulate squared
+            gradients; the range of the data does not suit the likelihood (:func:`~.arguments.warn_of_range`).
 
     Raises:
         ValueError: an argument is out of range; the model has nothing to learn; the data lies outside the likelihood's
-            support; the run to go on with had other settings, another model or other data (each is named), or none of
-            its checkpoints is whole.
-        FileNotFoundError: there is no run to go on with.
-        TypeError: an argument is of another type; an unknown option, or one beside ``settings``.
-        OSError: the folder exists and is not empty, or cannot be written (a disk that is full): the checkpoints before
-            are whole, and the run goes on from them once there is room.
-        BlockingIOError: another run is alive in the folder, which is locked for as long as a run trains there.
-        NonFiniteBound: the bound became infinite or NaN (with ``non_finite="skip"``: that of all data points of an
-            evaluation). The newest checkpoint is from before.
-        OutOfMemory: the message says which settings to lower.
-        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came while there is a folder; a checkpoint was written, and its
+            support; the run to resume had other settings, another model or other data (each is named), or none of its
+            checkpoints is intact.
+        FileNotFoundError: there is no run to resume.
+        TypeError: an argument has another type; an unknown option, or an option beside ``settings``.
+        OSError: the folder exists and is not empty, or cannot be written (such as on a full disk). Earlier checkpoints
+            are intact, and the run can be resumed from them.
+        BlockingIOError: another run is active in the folder, which is locked for as long as a run trains there.
+        NonFiniteBound: the bound became infinite or NaN (with ``non_finite="skip"``: for all data points of an
+            evaluation). The newest checkpoint was written before that.
+        OutOfMemory: out of memory; the message says which settings to lower.
+        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM ended a run with a folder; a checkpoint was written, and its
             path is in the message. The exit status is 143 for SIGTERM.
-        PeerFailed: another process raised one of these before training, or ended in the middle of it.
+        PeerFailed: another process raised one of these before training, or ended during it.
     """
     run = None
 
@@ -147,7 +147,7 @@ def fit(
         processes=processes,
     )
     with joined() if processes is None else nullcontext(processes) as processes, processes.watched(doing):
-        # Until all have found that they can, nobody begins.
+        # No process starts before all of them have passed the checks.
         with processes.together():
             settings = settings_of(settings, options)
             device = processes.device(device)
@@ -163,7 +163,7 @@ def fit(
         with explaining_out_of_memory(doing, settings):
             run = Run(model, data, settings, processes=processes)
             try:
-                # Leaving the bar gives the terminal back, whatever ends the run.
+                # Leaving the progress bar restores the terminal, whatever ends the run.
                 with (
                     matmul_precision(settings.precision),
                     Progress(progress and processes.is_first) as bar,
@@ -221,10 +221,10 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
     evaluations = evaluation_steps(settings)
     every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
     manager = None if run.folder is None else CheckpointManager(run, run.folder, keep)
-    # Without a folder there is nothing that a signal should wait for. What launches several processes repeats signals.
+    # Without a folder a signal ends the process at once. Launchers of several processes repeat signals.
     with Signals(once=run.processes.are_several) if manager else nullcontext() as signals:
         with run.processes.together():
-            # Before anything else is in the folder: whatever ends the run now, there is something to go on from.
+            # Written before anything else, so that the run can be resumed whatever ends it.
             path = _save(run, manager) if run.steps == 0 else None
             for callback in callbacks:
                 callback.on_start(run)
@@ -260,11 +260,11 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
                 callback.on_log(run, log)
             if evaluates:
                 _evaluate(run, callbacks)
-            # What came in an evaluation, and what a callback asked for.
+            # A signal during the evaluation, or a callback's wish to stop.
             _agree(run, signals)
             if checkpoints or run.stopped:
                 _tell(run, _save(run, manager), callbacks)
-            # The time that an evaluation takes is not the steps'.
+            # The time of an evaluation does not count for the training rate.
             logged, logged_at = run.steps, run.seconds
         _agree(run, signals)
     if number := signal.Signals.__members__.get(run.stopped or ""):
@@ -274,7 +274,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             f"({typed('resume=True', '--resume')})",
         )
     if not run.history or run.history[-1].steps != run.steps:
-        # A run that was stopped between two evaluations ends with one too.
+        # A run that was stopped between two evaluations is evaluated at its end too.
         _evaluate(run, callbacks)
     result = _result(run)
     with run.processes.together():
@@ -328,9 +328,9 @@ def _non_finite(step: int | None, run: Run, what: str = "the bound is not finite
 
 
 def _silent(run: Run) -> str | None:
-    """What is to be said of a run whose steps, most of them or all, are Adagrad's silent ones."""
+    """A warning if half of the run's steps or more are Adagrad's silent ones, which change no parameter."""
     settings, steps, silent = run.settings, run.settings.steps, run.learner.schedule.silent
-    # A run that goes on was told of at its beginning.
+    # A resumed run has had this warning at its beginning.
     if run.steps or steps >= 2 * silent:
         return None
     least = 2 * silent * settings.samples_per_step
@@ -346,13 +346,13 @@ def _check(settings: Settings, processes: Processes) -> None:
     parts = processes.world_size * settings.accumulate
     if processes.are_several and settings.batch_size % parts:
         raise ValueError(
-            f"batch_size, of all processes together, must divide by the number of processes times accumulate, "
+            f"batch_size, of all processes together, must be a multiple of the number of processes times accumulate, "
             f"{processes.world_size} * {settings.accumulate}, got {settings.batch_size}"
         )
 
 
 def evaluate(run: Run, callbacks: Iterable[Callback] = ()) -> Record:
-    """The scores of the splits, of the averaged parameters where there is an average, each time on the same noise."""
+    """The scores of the splits, with averaged parameters if there is an average, and with the same noise each time."""
     settings, skip = run.settings, run.settings.non_finite == "skip"
 
     def score(name: str, count: int) -> Bound:
@@ -367,7 +367,7 @@ def evaluate(run: Run, callbacks: Iterable[Callback] = ()) -> Record:
 
         return shared_marginal(run.model, x, run.processes, count=count, skip_non_finite=skip, progress=tell)
 
-    # What processes evaluate together, and the first one saves, is one model.
+    # All processes must evaluate the same model, which the first one saves.
     run.processes.take_first(run.model.buffers())
     with run.averaged():
         bounds = {name: score(name, count) for name, count in _evaluated(run).items()}
@@ -381,18 +381,18 @@ def evaluate(run: Run, callbacks: Iterable[Callback] = ()) -> Record:
 
 
 def _evaluated(run: Run) -> dict[str, int]:
-    """Of how many first data points of each split an evaluation is; of train as many as of test."""
+    """How many first data points of each split are evaluated; for train as many as for test."""
     splits = {name: getattr(run.data, name) for name in ("train", "test", "valid")}
     counts = {name: len(split) for name, split in splits.items() if split is not None}
     counts["train"] = min(counts["train"], counts["test"])
     if run.settings.score == "marginal":
-        # It takes a while, and the paper's Figure 3 is of these two.
+        # The marginal likelihood takes minutes, and the paper's Figure 3 shows these two splits.
         counts = {name: min(MARGINAL_POINTS, counts[name]) for name in ("train", "test")}
     return counts
 
 
 def evaluation_steps(settings: Settings) -> set[int]:
-    """The steps after which there is an evaluation; the last is one."""
+    """The steps after which there is an evaluation, including the last step."""
     steps, batch = settings.steps, settings.samples_per_step
     if settings.evaluate_every is not None:
         every = _steps_of(settings.evaluate_every, settings)

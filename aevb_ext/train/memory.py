@@ -1,4 +1,4 @@
-"""Memory: how the C library keeps it between steps, and what is said where there is too little."""
+"""Memory: glibc's settings for training, and errors that say what to lower if memory runs out."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -16,22 +16,23 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc not to give freed memory back to the system, for the rest of the process; elsewhere nothing is done.
+    """Tell glibc to keep freed memory for the rest of the process. With another C library this does nothing.
 
-    Every step frees its activations and gradients and asks for the same again. Given back, each page of them is mapped
-    and cleared anew: 500 to 1700 page faults a step at M = 100 of the paper's MNIST model, up to a third of its time.
+    Every step frees its activations and gradients and allocates the same again. If glibc returned the memory to the
+    system, each page would be mapped and cleared anew: 500 to 1700 page faults a step at M = 100 of the paper's MNIST
+    model, up to a third of its time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    # An older glibc takes no threshold above 32 MiB.
+    # An older glibc accepts no threshold above 32 MiB.
     if not mallopt(_M_MMAP_THRESHOLD, 1 << 30):
         mallopt(_M_MMAP_THRESHOLD, 1 << 25)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 class _Settings(Protocol):
-    """What is told of the settings of a run: a :class:`~aevb_ext.train.Settings`, which is made of these modules."""
+    """The fields of :class:`~aevb_ext.train.Settings` that the message names."""
 
     @property
     def learner(self) -> str: ...
@@ -50,15 +51,15 @@ class _Settings(Protocol):
 
 
 class OutOfMemory(torch.OutOfMemoryError):
-    """There is too little memory for what was asked for; the message says what to lower."""
+    """Out of memory; the message says which settings to lower."""
 
 
 @contextmanager
 def explaining_out_of_memory(doing: Callable[[], str], settings: _Settings) -> Iterator[None]:
-    """A context in which too little memory becomes :class:`OutOfMemory`, which names the settings that memory is for.
+    """A context that turns errors about memory into :class:`OutOfMemory`, which names the settings to change.
 
     Args:
-        doing: a function that gives when it happened: "at step 3".
+        doing: a function that says when it happened: "at step 3".
         settings: a :class:`~aevb_ext.train.Settings`.
     """
     try:

@@ -1,4 +1,4 @@
-"""Whether a run that goes on is the run that was begun."""
+"""Checks that a resumed run has the settings, the model and the data of its checkpoint."""
 
 import hashlib
 from collections.abc import Iterable
@@ -16,25 +16,25 @@ from .settings import Settings
 
 __all__ = ["check_resume", "run_description", "sampled_splits"]
 
-# A split of so many bytes, in memory, is hashed wholly: half a second. Of one that is larger, or that is read from
-# files as it is gathered, so many rows, evenly spread, stand for all of them.
+# A split in memory of up to this many bytes is hashed completely, which takes half a second. Of a larger one, or one
+# that stays in files, only this many evenly spaced rows are hashed.
 _BYTES, _SAMPLE = 1 << 28, 1000
-# Gathered at a time.
+# Bytes gathered at a time.
 _CHUNK_BYTES = 1 << 24
-# What checkpoints had that do not say of how many rows their fingerprint is: as they are drawn, where they are drawn.
+# Older checkpoints do not say how many rows their fingerprint has: it was this many, of drawn values if rows draw.
 _ROWS_BEFORE = 16
 
-# What may differ without a word: what is looked at, and what is done when something is wrong. The steps are the same.
+# Settings that may always differ: they only concern logging, evaluation and failures, and change no step.
 _HARMLESS = {"log_every", "evaluate_every", "patience", "non_finite"}
 
 _ABSENT = "nothing"
 
 
 def run_description(model: VAE, data: Data, settings: Settings, like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a checkpoint says of the model, the data and the settings; JSON knows all of it.
+    """The description of model, data and settings that a checkpoint contains, as JSON types.
 
-    The fingerprint of a split is the SHA-256 of its rows: of all where the split is in memory and has at most 256 MiB,
-    else of 1000, evenly spread. ``like`` is what a checkpoint says: the fingerprints are then of as many rows as its.
+    The fingerprint of a split is the SHA-256 of its rows: of all if the split is in memory and has at most 256 MiB,
+    else of 1000 evenly spaced ones. ``like`` is a checkpoint's description: the fingerprints then use as many rows.
     """
     about = {"name": data.name, "x_scale": data.x_scale, "image_shape": data.image_shape}
     theirs = like.get("data") if like else None
@@ -46,7 +46,7 @@ def run_description(model: VAE, data: Data, settings: Settings, like: dict[str, 
 
 
 def sampled_splits(about: dict[str, Any]) -> str:
-    """Which splits are known by a sample of their rows alone, by what :func:`described` gave; "" where none is."""
+    """Which splits were compared by a sample of their rows only, from a :func:`run_description`; "" if none."""
     splits = {split: about["data"][split] for split in SPLITS if about["data"][split] is not None}
     counts = {split: (told.get("fingerprint_rows", _ROWS_BEFORE), told["count"]) for split, told in splits.items()}
     return ", ".join(
@@ -57,24 +57,24 @@ def sampled_splits(about: dict[str, Any]) -> str:
 def check_resume(
     path: StrPath, content: dict[str, Any], now: dict[str, Any], override: Iterable[str] = ()
 ) -> dict[str, list[Any]]:
-    """Compare what a checkpoint says with what :func:`described` gives now, ``like`` it.
+    """Compare a checkpoint's content with the :func:`run_description` of the present run, made ``like`` it.
 
     Names are those of settings, and ``model.X`` and ``data.X``. ``log_every``, ``evaluate_every``, ``patience`` and
-    ``non_finite`` may differ, and ``samples_seen`` where the schedule is constant: the steps are the same. The name of
-    the data, which is the path of one's own files, may differ where the data is the same. What ``override`` names may
-    differ too, ``"model"`` and ``"data"`` meaning all that begins so.
+    ``non_finite`` may differ, and ``samples_seen`` if the schedule is constant: the steps are the same. The name of the
+    data, which may be a path, may differ if the data is the same. Names in ``override`` may differ too; ``"model"`` and
+    ``"data"`` stand for all names that begin so.
 
     Returns:
-        What differs and may: name to ``[old, new]``.
+        The permitted differences: name to ``[old, new]``.
 
     Raises:
-        ValueError: something else differs, with each name, the old and the new value; ``override`` names what there is
-            not; the checkpoint holds a model alone.
+        ValueError: something else differs (the message has each name with the old and the new value); ``override`` has
+            an unknown name; the checkpoint holds a model only.
     """
     if not all(isinstance(content.get(key), dict) for key in ("settings", "data", "run")):
-        raise ValueError(f"{path} holds a model alone: training does not go on from it")
+        raise ValueError(f"{path} holds a model only: training cannot be resumed from it")
     try:
-        # A setting that there was not yet when it was written was as its default is.
+        # A setting that did not exist yet when the checkpoint was written had its present default.
         old = {**content, "settings": Settings(**content["settings"]).as_dict()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} has other settings than this version knows: {error}") from None
@@ -121,7 +121,7 @@ def _fingerprint_rows(rows: Rows) -> int:
 
 
 def _fingerprint(rows: Rows, count: int) -> str:
-    """The SHA-256 of so many rows: of the first, the last, and some evenly between them."""
+    """The SHA-256 of ``count`` evenly spaced rows, the first and the last included."""
     last = max(0, len(rows) - 1)
     index = torch.arange(count) if count == len(rows) else torch.linspace(0, last, count).long().clamp(max=last)
     digest = hashlib.sha256()
@@ -137,7 +137,7 @@ def _bytes_each(rows: Rows) -> int:
 
 
 def _undrawn(rows: Rows) -> Rows:
-    """What rows are drawn from, where it is known: a draw shows little of a change."""
+    """The rows that binarised rows are drawn from: a change of the data may not show in a draw."""
     if isinstance(rows, BinarizedRows):
         return rows.rows
     if isinstance(rows, SubsetRows):
@@ -149,7 +149,7 @@ def _flat(about: dict[str, Any]) -> dict[str, Any]:
     flat = dict(about["settings"])
     for key in ("model", "data"):
         for name, value in (about.get(key) or {}).items():
-            # A split is told in numbers of its own.
+            # The description of a split is itself a dict.
             parts = value.items() if isinstance(value, dict) else [("", value)]
             flat |= {f"{key}.{name}.{part}".rstrip("."): v for part, v in parts}
     return flat

@@ -1,4 +1,4 @@
-"""A run: what training changes, and what it knows."""
+"""The state of a run: steps, history, learner, and what callbacks see."""
 
 import time
 from collections.abc import Iterator
@@ -25,15 +25,14 @@ __all__ = ["History", "Log", "Record", "Result", "Run"]
 
 @dataclass(frozen=True)
 class Log:
-    """Means over the data points of the last few steps, in nats; what was not finite is counted, and not in them.
+    """Means over the data points of the last steps, in nats, without those whose bound is not finite.
 
     Attributes:
         lr: the learning rate of the last of these steps.
-        beta: the weight of the divergence at the next one.
-        rate: data points a second.
-        non_finite: how many data points' bounds were not finite.
-        skipped: how many updates of the parameters were left out; None where ``non_finite="stop"``, which leaves out
-            none.
+        beta: the weight of the KL at the next step.
+        rate: data points per second.
+        non_finite: how many data points had a bound that was not finite.
+        skipped: how many updates of the parameters were skipped; None with ``non_finite="stop"``, which skips none.
     """
 
     samples_seen: int
@@ -53,8 +52,8 @@ class Log:
 class Record:
     """One evaluation: the bounds (nats per data point, with standard errors) after ``samples_seen`` samples.
 
-    Where ``non_finite="skip"``, bounds are of the data points whose bound is finite, and ``train_skipped``,
-    ``test_skipped`` and ``valid_skipped`` say how many are not; None: none.
+    With ``non_finite="skip"``, only data points with a finite bound count, and ``train_skipped``, ``test_skipped`` and
+    ``valid_skipped`` are the numbers of the others; None: none.
     """
 
     samples_seen: int
@@ -72,7 +71,7 @@ class Record:
 
     @property
     def held_out(self) -> float:
-        """The bound that says which model is best: of the valid split, or without one of the test split."""
+        """The bound by which the best model is chosen: of the valid split, or of the test split if there is none."""
         return self.test if self.valid is None else self.valid
 
 
@@ -80,11 +79,11 @@ class History(list[Record]):
     """The evaluations of a run, in order: a list of :class:`Record`."""
 
     def best(self) -> Record | None:
-        """That with the highest held-out bound; None of none."""
+        """The record with the highest held-out bound; None if there are no records."""
         return max(self, key=lambda record: record.held_out, default=None)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the curves, and a table."""
+        """The curves and a table, for notebooks."""
         from ..plots import evaluations
 
         lines = [asdict(record) for record in self]
@@ -97,10 +96,10 @@ class History(list[Record]):
 
 @dataclass(frozen=True)
 class Result:
-    """What :func:`fit` gives back: the last bounds, the curve, and why training ended before its time, if it did.
+    """The result of :func:`fit`: the last bounds, the history, and the reason if training ended early.
 
     Attributes:
-        skipped: how many updates of the parameters were left out for a gradient that was not finite
+        skipped: how many updates of the parameters were skipped because the gradient was not finite
             (``non_finite="skip"``).
     """
 
@@ -113,18 +112,18 @@ class Result:
 
 
 class Run:
-    """What a callback sees.
+    """The state of a run, which callbacks see.
 
     Attributes:
-        model, data, settings: as :func:`fit` was given them; data is where the model is.
-        folder: where it writes, or None.
-        checkpoint: the last checkpoint that it wrote or was read from, or None.
-        changed: of a run that goes on from a checkpoint, the settings that changed: name to ``[old, new]``; else None.
-        sampled: of which splits a sample alone was compared with what the checkpoint says of the data; "" of none.
-        history: the evaluations until now.
-        processes: which process this is.
-        stopped: why training is to end after this step, or None.
-        skipped: how many updates of the parameters were left out, as far as the device was looked at.
+        model, data, settings: as given to :func:`fit`; data is on the model's device if it is resident.
+        folder: the folder that it writes to, or None.
+        checkpoint: the last checkpoint that it wrote or was resumed from, or None.
+        changed: the settings that changed when the run was resumed: name to ``[old, new]``; None if it was not resumed.
+        sampled: the splits that were compared with the checkpoint by a sample of rows only, in words; "" if none.
+        history: the evaluations so far.
+        processes: the processes that train together.
+        stopped: the reason to end training after this step, or None.
+        skipped: how many updates of the parameters were skipped, as of the last read from the device.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Steps taken, counted from the beginning of the run, whichever process took them."""
+        """Steps taken since the beginning of the run, before and after it was resumed."""
         return self.learner.steps
 
     @property
@@ -171,29 +170,29 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time spent training, before and after interruptions."""
+        """Time spent training, without interruptions between resumed parts."""
         return round(self._seconds + time.perf_counter() - self._started, 3)
 
     def stop(self, reason: str) -> None:
-        """End training after this step. With several processes any may ask, and all end after this step or one soon.
+        """End training after this step. With several processes any may ask; all end after the same step, soon.
 
-        (With up to 8 the next one; with n of them at most n / 4 later.)
+        (With up to 8 processes it is the next step; with n processes, at most n / 4 steps later.)
         """
         self._asked = self._asked or reason
 
     def agree(self, *, now: bool = True) -> None:
-        """Called by all processes together: :attr:`stopped` becomes the reason to end, the same in all of them.
+        """Set :attr:`stopped` to the same reason in all processes, which call this together.
 
-        Without ``now`` nobody waits: they agree on what was asked for when this was last called.
+        Without ``now`` no process waits: they agree on what was asked for at the last call.
         """
         if self._vote(self._asked is not None, now=now) and not self.stopped:
             self.stopped = next(reason for reason in self.processes.gather(self._asked) if reason is not None)
 
     def begin(self) -> None:
-        """Before the first step here. Of several processes each has what a model draws by itself (dropout) to itself.
+        """Call it before the first step. With several processes, it makes the model's own random draws differ.
 
-        It draws from PyTorch's generators, which are seeded by the seed, the process and the steps taken. One process
-        alone goes on with its generators as they are, or as the checkpoint has them.
+        Such draws (dropout) come from PyTorch's generators, which are seeded by the seed, the process and the steps
+        taken. A single process keeps the state of its generators, or restores the checkpoint's.
         """
         if self.processes.are_several:
             seed = seed_for(self.settings.seed, "model")
@@ -202,13 +201,13 @@ class Run:
             torch.manual_seed(seed)
 
     def leave(self) -> None:
-        """After the last step: have no more to do with other processes, nor with threads of one's own."""
+        """Call it after the last step: releases communication with other processes, and threads."""
         self.step.close()
         self.learner.leave()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """A context in which the model is as it is evaluated: without dropout, with its parameters' average if any."""
+        """A context with the model in evaluation mode, with its averaged parameters if there is an average."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
@@ -219,9 +218,9 @@ class Run:
                 module.training = training
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What the run has become: tensors by name, and what JSON can hold.
+        """The state for a checkpoint: tensors by name, and JSON content.
 
-        Order and noise are not in it: they are functions of the settings and of the steps taken.
+        It does not include the order of the data and the noise: they are functions of the settings and of the steps.
         """
         learner = self.learner
         tensors = model_tensors(self.model)
@@ -229,7 +228,7 @@ class Run:
         if learner.average:
             tensors |= {f"average.{name}": t for name, t in learner.average.named()}
         tensors |= {f"objective.{name}": t for name, t in learner.objective.own_state().items()}
-        # For a model of one's own that draws: dropout. Of several processes it is the first one's.
+        # For a model that draws random numbers itself (dropout). With several processes, the first one's state.
         tensors["random.cpu"] = torch.get_rng_state()
         device = next(self.model.parameters()).device
         if device.type == "cuda":
@@ -244,10 +243,10 @@ class Run:
         return {name: t.detach() for name, t in tensors.items()}, values
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Become what :meth:`state` was called on. Call it before the first step.
+        """Restore a :meth:`state`. Call it before the first step.
 
         Raises:
-            ValueError: the tensors are of another model or another optimizer, or a value is not what it should be.
+            ValueError: the tensors are of another model or another optimizer, or a value is invalid.
         """
         learner, own = self.learner, self.state()[0]
         for prefix, what in (("model.", "model"), ("average.", "average"), ("objective.", "objective")):
@@ -269,14 +268,14 @@ class Run:
             if "random.cuda" in tensors and torch.cuda.is_available():
                 torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), next(self.model.parameters()).device)
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"the checkpoint's loss scale or random state is amiss: {error}") from None
+            raise ValueError(f"the checkpoint's loss scale or random state is invalid: {error}") from None
         learner.steps = steps
         learner.totals.begin_at(steps)
         self.history, self.skipped = history, skipped
         self._seconds, self._started = seconds, time.perf_counter()
 
     def _checked_optimizer(self, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-        """By parameter what the optimizer keeps of it; nothing, of one that has not had a gradient."""
+        """The optimizer's state of each parameter; empty for one that has not had a gradient."""
         parameters = [p for group in self.learner.optimizer.param_groups for p in group["params"]]
         kept = {"adagrad": ["sum"], "adam": ["exp_avg", "exp_avg_sq"], "sgd": []}[self.settings.optimizer]
         state = {}
@@ -295,7 +294,7 @@ class Run:
         steps: Any = values.get("steps")
         seconds: Any = values.get("seconds")
         history: Any = values.get("history")
-        # Checkpoints from before it was counted do not say.
+        # Older checkpoints do not have it.
         skipped = values.get("skipped", 0)
         try:
             records = History(Record(**record) for record in history)
@@ -304,7 +303,7 @@ class Run:
         except (TypeError, AttributeError):
             right = False
         if not (right and is_count(steps) and is_count(skipped)):
-            raise ValueError("the checkpoint's steps, seconds or history are amiss")
+            raise ValueError("the checkpoint's steps, seconds or history are invalid")
         return steps, seconds, skipped, records
 
     def _optimizer_state(self) -> Iterator[tuple[int, str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The folder of a run while it is written: new or gone on with, and locked."""
+"""The folder of a run while it trains: checked, created and locked."""
 
 import fcntl
 import os
@@ -19,19 +19,19 @@ _LOCK = ".lock"
 
 @contextmanager
 def run_folder(path: StrPath, *, resume: bool) -> Iterator[None]:
-    """A context of training in a folder, which is locked meanwhile and was tried by writing to it.
+    """A context of training in a folder: it is created, tested for writing, and locked for the context.
 
-    The lock is the system's, on the file .lock, which says whose it is: it ends with this process, however that ends.
-    On a file system that has no locks there is a warning instead.
+    The lock is a system lock on the file .lock, which names its process. It ends with this process, however that ends.
+    On a file system without locks there is a warning instead.
 
     Args:
-        path: a new folder, or an empty one; with ``resume`` that of a run, which goes on.
-        resume: which of the two.
+        path: a new or empty folder; with ``resume``, the folder of a run.
+        resume: whether the run is resumed.
 
     Raises:
-        FileExistsError: the path is a file, or a folder with something in it.
+        FileExistsError: the path is a file, or a folder that is not empty.
         FileNotFoundError: there is no folder to resume in.
-        BlockingIOError: a run that is alive is in the folder.
+        BlockingIOError: another run is active in the folder.
         OSError: the folder cannot be made or written.
     """
     path = Path(path)
@@ -42,13 +42,13 @@ def run_folder(path: StrPath, *, resume: bool) -> Iterator[None]:
     _make(path)
     with _locked(path):
         if not resume:
-            # A run may have begun in it, and ended, since it was found to be empty.
+            # Another run may have started here, and ended, since the folder was checked.
             _check_new(path)
         yield
 
 
 def remove_partial_files(path: Path) -> None:
-    """Remove what a process that was killed had not written to the end."""
+    """Remove incomplete files that a killed process left."""
     for file in _partial(path):
         os.unlink(file)
 
@@ -58,7 +58,7 @@ def _check_new(path: Path) -> None:
         raise FileExistsError(f"out: {path} is a file, expected a new or an empty folder")
     if path.is_dir() and not _is_empty(path):
         raise FileExistsError(
-            f"out: the folder {path} is not empty; give a new one, remove it, or go on with the run in it "
+            f"out: the folder {path} is not empty; give a new one, remove it, or resume the run in it "
             f"({typed('resume=True', '--resume')})"
         )
 
@@ -68,7 +68,7 @@ def _make(path: Path) -> None:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         probe = path / ".probe.part"
         probe.touch()
-        # Of another process that does the same, it may be gone.
+        # Another process that does the same may have removed it.
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise type(error)(error.errno, f"out: the folder cannot be written: {error.strerror}", str(path)) from None
@@ -81,7 +81,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # In this order: nobody can lock what is about to be removed.
+        # Removed before it is unlocked, so that nobody locks a file that is about to be removed.
         with suppress(OSError):
             if _is_at(descriptor, file):
                 os.unlink(file)
@@ -89,7 +89,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(file: Path) -> int:
-    """A descriptor of the file, locked where the file system can."""
+    """A descriptor of the file, locked if the file system has locks."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -98,21 +98,21 @@ def _lock(file: Path) -> int:
             whose = os.pread(descriptor, 256, 0).decode(errors="replace").strip() or "process unknown"
             os.close(descriptor)
             raise BlockingIOError(
-                f"out: a run is alive in the folder {file.parent} ({whose}): wait until it has ended, or end it; it "
-                "goes on from its last checkpoint"
+                f"out: a run is active in the folder {file.parent} ({whose}): wait until it has ended, or end it; it "
+                "can be resumed from its last checkpoint"
             ) from None
         except OSError as error:
             warnings.warn(
-                f"out: the file system of {file.parent} has no locks ({error.strerror}): see to it yourself that no "
+                f"out: the file system of {file.parent} has no locks ({error.strerror}): make sure yourself that no "
                 "other run writes there",
                 stacklevel=2,
             )
             return descriptor
         if _is_at(descriptor, file):
             break
-        # Removed by a run that ended between our opening and our locking it.
+        # Another run ended, and removed the file, between our opening and our locking it.
         os.close(descriptor)
-    # A disk that is full: the lock is a lock all the same.
+    # If the disk is full, the lock works without the name of its process.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
@@ -120,7 +120,7 @@ def _lock(file: Path) -> int:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one that the path names."""
+    """Whether the open file is still the one at the path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def _partial(path: Path) -> list[Path]:
 
 
 def _is_empty(path: Path) -> bool:
-    # Nothing but what a run left that was killed before its first checkpoint.
+    # A run that was killed before its first checkpoint leaves only these.
     left = {*_partial(path), path / "checkpoints", path / _LOCK}
     return left.issuperset(_inside(path))
 

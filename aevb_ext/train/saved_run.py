@@ -1,4 +1,4 @@
-"""The folder of a run, as it is read: what a file in it says is checked here, so that nobody else has to."""
+"""Reading the folder of a run; the contents of its files are checked here, and nowhere else."""
 
 import json
 import os
@@ -21,21 +21,20 @@ else:
     import tomli as tomllib
 
 
-# What a run writes its resolved configuration to.
+# The file of a run's resolved configuration.
 CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a run has written.
+    """The files of a run.
 
     Attributes:
-        folder: where.
-        checkpoint: the file that its model is read from: the best one where there is one, else the latest; None where
-            the run has not come to a checkpoint.
+        folder: the run's folder.
+        checkpoint: the file of its model: the best one if there is one, else the latest; None if there is none yet.
         config: its resolved configuration.
         environment: versions, device, machine.
-        logs, evaluations, resumptions: the lines of metrics.jsonl, of each kind, in their order.
+        logs, evaluations, resumptions: the lines of metrics.jsonl of each kind, in order.
     """
 
     folder: Path
@@ -48,8 +47,8 @@ class SavedRun:
 
     @property
     def name(self) -> str:
-        """What tables and pages call it."""
-        # Bytes that are no text are shown as that, and not the end of who writes them.
+        """The name of the run in tables and pages."""
+        # A folder name may have bytes that are not text, which could not be written to a page.
         return os.fsencode(self.folder.resolve().name).decode(errors="replace")
 
 
@@ -57,11 +56,11 @@ def open_run(path: StrPath) -> SavedRun:
     """Read the folder of a run.
 
     Args:
-        path: the folder; or one of its checkpoints, which is then the one that counts.
+        path: the folder; or one of its checkpoints, which is then used as its model.
 
     Raises:
-        FileNotFoundError: there is no such thing, or it is not of a run.
-        ValueError: a file in it is damaged; the message names it, and the line or the key.
+        FileNotFoundError: the path does not exist, or does not belong to a run.
+        ValueError: a file in it is damaged; the message names the file, and the line or the key.
     """
     path = Path(path)
     if not path.exists():
@@ -81,21 +80,21 @@ def open_run(path: StrPath) -> SavedRun:
 
 
 def folder_of(path: Path) -> Path:
-    """The folder of a run: itself, or where a checkpoint of it is."""
+    """The folder of a run, given itself or one of its checkpoints."""
     if path.is_dir():
         return path
     parent = path.absolute().parent
     return parent.parent if parent.name == "checkpoints" else parent
 
 
-# Of a model, what is one of several.
+# The allowed values of the model's keys.
 _MODEL_CHOICES = {
     "architecture": tuple(ARCHITECTURES),
     "likelihood": tuple(LIKELIHOODS),
     "activation": tuple(ACTIVATIONS),
     "mean_activation": MEAN_ACTIVATIONS,
 }
-# The kinds of lines in metrics.jsonl that are looked at.
+# The kinds of lines in metrics.jsonl that are read.
 _EVENTS = ("log", "evaluation", "resumed")
 
 
@@ -109,7 +108,7 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def _config(path: Path) -> dict:
-    """The configuration of a run: a table of what is plain, and in it the table of the model."""
+    """The configuration of a run: a table of plain values, with the table of the model in it."""
     config = _parsed(path, tomllib.loads)
     model = _table(path, "model", config.pop("model", {}))
     _table(path, "", config)
@@ -138,7 +137,7 @@ def _is_of(kind: type, value: object) -> bool:
 
 
 def _table(path: Path, name: str, value: object) -> dict:
-    """The value, if it is a dict of what is plain."""
+    """The value, if it is a dict of plain values."""
     where = f"{path} is damaged: {name} is" if name else f"{path} is damaged: it is"
     if not isinstance(value, dict):
         raise ValueError(f"{where} no table, but {_short(value)}")
@@ -151,7 +150,7 @@ def _table(path: Path, name: str, value: object) -> dict:
 def _lines(path: Path) -> list[dict]:
     if not path.is_file():
         return []
-    # What follows the last newline was being written when the run was killed.
+    # A killed run may leave an incomplete line after the last newline.
     texts = path.read_bytes().split(b"\n")[:-1]
     found = []
     for number, text in enumerate(texts, 1):
@@ -165,7 +164,7 @@ def _lines(path: Path) -> list[dict]:
 
 
 def _line(line: Any) -> dict:
-    """A line of the metrics, if it has what is read of it."""
+    """A line of the metrics, after checking the keys that are read from it."""
     if not isinstance(line, dict):
         raise ValueError(f"expected an object, got {_short(line)}")
     event = line.get("event")
@@ -184,7 +183,7 @@ def _line(line: Any) -> dict:
             right = isinstance(value, dict) and all(map(_is_change, value.values()))
             expected = "an object of names and [old, new]"
         else:
-            # What was not finite is null; what is always there is a number.
+            # A number that was not finite is null; the required keys are never null.
             right = _is_number(value) or (value is None and name not in ("seconds", *needed))
             expected = "a number"
         if not right:
@@ -205,12 +204,12 @@ def _is_flat(values: list) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    # Larger ones can be neither drawn nor told as a time.
+    # Larger numbers can be neither plotted nor formatted as a time.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
 
 
 def _short(value: object) -> str:
-    """What a message says of a value, which may be anything."""
+    """A short form of any value, for messages."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     text = repr(value)

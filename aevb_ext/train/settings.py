@@ -1,4 +1,4 @@
-"""Every number that determines a run."""
+"""``Settings``: every number that determines a run."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +15,7 @@ __all__ = ["NON_FINITE", "Settings"]
 SCHEDULES = ("constant", "cosine")
 NON_FINITE = ("stop", "skip")
 SCORES = ("bound", "marginal")
-# What is one of several.
+# The settings that are one of several names.
 CHOICES = {
     "learner": tuple(LEARNERS),
     "estimator": tuple(ESTIMATORS),
@@ -29,7 +29,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines a run, beside the data, the model and its initial parameters.
+    """Everything that determines a run, beside the data, the model and its initial parameters.
 
     Two runs with equal settings take the same steps, on the CPU with the same number of threads bit for bit.
 
@@ -37,41 +37,42 @@ class Settings:
         learner: ``"aevb"`` (Kingma & Welling 2014, Algorithm 1), ``"wake-sleep"`` (Hinton et al. 1995), ``"mcem"``,
             Monte Carlo EM (Kingma & Welling 2014, app. E), or ``"full-vb"``, a posterior over the decoder's parameters
             too (app. F).
-        samples_seen: how many data points to train on, counted with repetition; of mcem each time that a point's
-            likelihood is evaluated, hmc_steps + weight_updates times a step.
-        batch_size: M, data points a step, over all processes.
-        accumulate: in how many equal parts a process computes its share of a minibatch, one after another: memory for
+        samples_seen: the number of data points to train on, counted with repetition; for mcem, each evaluation of a
+            point's likelihood counts, hmc_steps + weight_updates times a step.
+        batch_size: M, data points per step, over all processes.
+        accumulate: compute a minibatch in this many equal parts, one after another (gradient accumulation): memory for
             M / accumulate, the gradient of M.
         estimator: ``"a"`` (Kingma & Welling 2014, eq. 6), ``"b"`` (eq. 7) or ``"iwae"`` (Burda et al. 2016, eq. 8).
         n_samples: L, or k.
-        hmc_steps: of mcem: leapfrog steps of a transition.
-        weight_updates: of mcem: updates of the decoder in a step.
-        sample_block: how many of the samples of each data point are computed at a time: memory for so many, the
-            gradient of all, the decoder evaluated up to twice. None: all at once.
+        hmc_steps: for mcem: leapfrog steps of a transition.
+        weight_updates: for mcem: updates of the decoder in a step.
+        sample_block: samples of each data point computed at a time: memory for this many, the gradient of all, the
+            decoder evaluated up to twice. None: all at once.
         optimizer: ``"adagrad"`` | ``"adam"`` | ``"sgd"``.
-        lr: its learning rate. None: the optimizer's default, which is then filled in.
-        schedule: what the learning rate does after the warm-up: ``"constant"``, or ``"cosine"``: half a cosine down to
-            0 at the end of the run (Loshchilov & Hutter 2017, eq. 5, without restarts).
-        lr_warmup: over so many steps the learning rate grows linearly to lr.
-        clip: the largest norm of the gradient of the *mean* bound; a longer one is shortened to it. None: no limit.
-        ema: the decay a step of an exponential moving average of the parameters, which evaluations, pictures and the
+        lr: the learning rate. None: the optimizer's default, which is then filled in.
+        schedule: the learning rate after the warm-up: ``"constant"``, or ``"cosine"``: half a cosine down to 0 at the
+            end of the run (Loshchilov & Hutter 2017, eq. 5, without restarts).
+        lr_warmup: the learning rate grows linearly to lr over this many steps.
+        clip: the largest norm of the gradient of the *mean* bound; a longer gradient is scaled down to it. None: no
+            limit.
+        ema: the decay per step of an exponential moving average of the parameters, which evaluations, pictures and the
             result then use. None: no average.
-        beta: the weight of the KL divergence; 1 is the bound.
-        beta_warmup: over so many steps it grows linearly from 0.
-        free_bits: nats of each latent dimension's divergence that cost nothing; 0: none.
-        precision: ``"float32"`` | ``"tf32"`` | ``"bf16"`` | ``"fp16"``: of the matrix products. The parameters are
-            float32 in each.
+        beta: the weight of the KL; 1 is the bound.
+        beta_warmup: beta grows linearly from 0 over this many steps.
+        free_bits: nats of each latent dimension's KL that cost nothing; 0: none.
+        precision: ``"float32"`` | ``"tf32"`` | ``"bf16"`` | ``"fp16"``: of the matrix products. Parameters are always
+            float32.
         non_finite: what to do when the bound of a data point is NaN or infinite: ``"stop"``, or ``"skip"`` the step,
-            and in evaluations the data point. Both are counted, and told.
-        seed: of the order of the data, and of all noise: an integer of 64 bits, from -2**63 to 2**64 - 1 (what is below
-            0 counts modulo 2**64).
-        score: what evaluations are of: ``"bound"``; or ``"marginal"``, the marginal log-likelihood of the first 1000
-            data points of each split (Kingma & Welling 2014, app. D), which needs no encoder and few latent dimensions.
-        log_every: steps between two looks at the running bound. Each look waits for the device.
-        evaluate_every: samples between two evaluations. None: evenly in the logarithm of the samples seen, eight a
-            decade, as the paper's Figure 2 shows them; of the marginal likelihood, which takes minutes, two.
-        patience: stop after so many evaluations without a better bound (of the valid split; without one, of test).
-            None: go on to the end.
+            and in evaluations the data point. Skipped ones are counted and reported.
+        seed: of the order of the data, and of all noise: an integer of 64 bits, from -2**63 to 2**64 - 1 (negative ones
+            count modulo 2**64).
+        score: what is evaluated: ``"bound"``; or ``"marginal"``, the marginal log-likelihood of the first 1000 data
+            points of each split (Kingma & Welling 2014, app. D), which needs no encoder and few latent dimensions.
+        log_every: steps between two logs of the running bound. Each log waits for the device.
+        evaluate_every: samples between two evaluations. None: evenly in the logarithm of the samples seen, eight per
+            decade as in the paper's Figure 2, or two per decade for the marginal likelihood, which takes minutes.
+        patience: early stopping after this many evaluations without a better bound (of the valid split, or of test if
+            there is none). None: train to the end.
     """
 
     learner: str = "aevb"
@@ -142,35 +143,35 @@ class Settings:
         self._check_learner()
 
     def _check_learner(self) -> None:
-        """Raise ValueError where a setting that the learner does not have is not as it is by default.
+        """Raise ValueError if a setting that the learner does not have differs from its default.
 
-        And where it is to be scored by what it does not learn.
+        Also if the score needs an encoder that the learner does not train.
         """
         if self.score == "bound" and not LEARNERS[self.learner].ENCODES:
             raise ValueError(
-                f'score "bound" is of an encoder, and the learner {self.learner!r} learns none: set score to "marginal"'
+                f'score "bound" needs an encoder, and the learner {self.learner!r} trains none: set score to "marginal"'
             )
         default = {field.name: field.default for field in fields(self)}
         for name in dict.fromkeys(name for learner in LEARNERS.values() for name in learner.OPTIONS):
             value = getattr(self, name)
-            # Every run has a seed, whether its learner asks for it or not.
+            # Every run has a seed, even if its learner has no such option.
             if name != "seed" and name not in LEARNERS[self.learner].OPTIONS and value != default[name]:
                 having = ", ".join(repr(other) for other, learner in LEARNERS.items() if name in learner.OPTIONS)
                 raise ValueError(
-                    f"{name} means nothing to the learner {self.learner!r}: it is of {having}; leave it at "
+                    f"{name} means nothing to the learner {self.learner!r}: it is for {having}; leave it at "
                     f"{default[name]!r}, got {value!r}"
                 )
 
     @property
     def steps(self) -> int:
-        """How many steps that is."""
+        """The number of steps of the run."""
         return math.ceil(self.samples_seen / self.samples_per_step)
 
     @property
     def samples_per_step(self) -> int:
-        """How many data points a step is counted as: each as often as its likelihood is evaluated."""
+        """How many data points a step counts as: each as often as its likelihood is evaluated."""
         return self.batch_size * LEARNERS[self.learner].passes(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Names and values, all of which JSON and TOML know."""
+        """Names and values, all of types that JSON and TOML have."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Ending a run when the system asks for it."""
+"""Ending a run on SIGTERM or SIGINT."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["Signals"]
 
-# What they do by default, which is what they do where nobody else has taken them.
+# The default handlers: a signal with another handler belongs to the program.
 _DEFAULTS: dict[int, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGINT: signal.default_int_handler,
@@ -17,12 +17,12 @@ _DEFAULTS: dict[int, Callable[[int, FrameType | None], Any] | signal.Handlers] =
 
 
 class Signals:
-    """A context in which SIGTERM and SIGINT are remembered; the second one of a kind does what it always does.
+    """A context in which SIGTERM and SIGINT are only recorded; a second signal of the same kind acts as usual.
 
-    A signal that the program handles or ignores itself is left to it, and so are both outside the main thread.
+    Signals that the program handles or ignores itself are left alone, and so are both outside the main thread.
 
     Args:
-        once: the second one of a kind does nothing.
+        once: ignore the second signal of a kind.
 
     Attributes:
         received: the number of the first signal, or 0.
@@ -51,7 +51,7 @@ class Signals:
 
 
 def exit_as_signalled(number: int, message: str) -> None:
-    """End as the signal would have: raise KeyboardInterrupt, or exit with status 128 + its number and the message."""
+    """End as the signal would have: KeyboardInterrupt, or exit status 128 + its number after printing the message."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt(message)
     print(message, file=sys.stderr, flush=True)

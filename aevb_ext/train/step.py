@@ -1,4 +1,4 @@
-"""One step of training, eager or captured in one CUDA graph, and the minibatch that it is of."""
+"""A training step, eager or captured in a CUDA graph, and the sampling and prefetching of its minibatch."""
 
 import math
 import warnings
@@ -19,33 +19,36 @@ __all__ = ["GraphedStep", "MinibatchSampler", "Prefetcher", "Step", "make_step"]
 
 
 class MinibatchSampler:
-    """The endless sequence of epochs, each a permutation of the data, cut into minibatches.
+    """The endless sequence of epochs, each a permutation of the data, split into minibatches.
 
     Minibatch t of all processes together is positions ``t * M ... (t + 1) * M - 1`` of the sequence (it may cross
     epochs; nothing is left out), and each process takes one of equal slices. A position's *visit* is
-    ``epoch * N + data index``: no two positions have the same, and the noise of a data point comes from it.
+    ``epoch * N + data index``. It is unique, and the noise of a data point is derived from it.
 
-    The visits of some steps ahead are on the device, and so is the place in them: what a CUDA graph replays moves on.
+    The visits of the next steps are on the device, and so is the position in them, so that a replayed CUDA graph
+    advances by itself.
 
     Args:
         n_data: N.
         batch_size: M, of all processes.
         seed: of the permutations.
         device: where the visits are wanted.
-        rank, world_size: which process this is, of how many. M must divide by world_size.
+        rank, world_size: the number of this process, and of all. M must be a multiple of world_size.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it is not.
     """
 
     def __init__(
         self, n_data: int, batch_size: int, seed: int, device: Device = "cpu", *, rank: int = 0, world_size: int = 1
     ):
         if batch_size % world_size:
-            raise ValueError(f"batch_size must divide by the number of processes, got {batch_size} and {world_size}")
+            raise ValueError(
+                f"batch_size must be a multiple of the number of processes, got {batch_size} and {world_size}"
+            )
         self.n_data, self._batch, self._seed = n_data, batch_size, seed
         self._share, self._rank = batch_size // world_size, rank
-        # Whole epochs, but for less than a step.
+        # How many steps ahead: an epoch, rounded up to whole steps.
         self._ahead = max(1, math.ceil(n_data / batch_size))
         self._next = self._end = 0  # the step whose visits are next on the device, and where they end
         self._epochs: dict[int, Tensor] = {}
@@ -53,7 +56,7 @@ class MinibatchSampler:
         self._place = torch.arange(self._share, device=device)
 
     def visits(self, step: int) -> Tensor:
-        """Those of this process in the step that comes after ``step`` steps: int64 ``[M / world_size]`` on the CPU."""
+        """The visits of this process in step ``step``, counted from 0: int64 ``[M / world_size]`` on the CPU."""
         first = step * self._batch + self._rank * self._share
         last = first + self._share
         parts = []
@@ -65,7 +68,7 @@ class MinibatchSampler:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def prepare(self, step: int) -> None:
-        """What is done on the host before the step that comes after ``step`` steps: now and then, new visits."""
+        """The host's work before step ``step``, counted from 0: once an epoch, new visits are sent to the device."""
         if step != self._next or step >= self._end:
             self._end = step + self._ahead
             visits = torch.cat([self.visits(t) for t in range(step, self._end)])
@@ -76,14 +79,14 @@ class MinibatchSampler:
         self._next = step + 1
 
     def advance(self) -> Tensor:
-        """The visits of the prepared step, on the device; the next call gives those of the step after it."""
+        """The visits of the prepared step, on the device, and advance to those of the next step."""
         visits = self._visits.index_select(0, self._place)
         self._place += self._share
         return visits
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
-            # A step is of at most so many epochs, in order.
+            # Keep only the epochs that a step may still need.
             self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1}
             generator = torch.Generator().manual_seed(seed_for(seed_for(self._seed, "order") + epoch, "order"))
             self._epochs[epoch] = torch.randperm(self.n_data, generator=generator)
@@ -91,17 +94,18 @@ class MinibatchSampler:
 
 
 class Prefetcher:
-    """Minibatches of rows that are not resident: gathered in a thread, and copied, before their step is due.
+    """Prefetches minibatches of rows that are not resident: a thread gathers and copies them before their step.
 
-    Which data points a step is of follows from its number, and so do their noise keys: nothing is to be kept of what is
-    under way when a run ends.
+    The data points of a step and their noise keys follow from its number, so a checkpoint needs nothing of the
+    minibatches under way.
 
-    On the CPU too: a step of the paper's MNIST model at M = 100 takes 13.2 and not 14.8 ms on decoded pictures, does
-    not wait for a disk that takes 3 ms, and takes 0.1 to 0.2 ms more than 3.7 where the file is in the cache.
+    It pays on the CPU too. A step of the paper's MNIST model at M = 100 takes 13.2 rather than 14.8 ms on decoded
+    images, and does not wait for a disk that takes 3 ms. If the file is cached, a step of 3.7 ms takes 0.1 to 0.2 ms
+    more.
 
     Args:
-        rows: not resident.
-        order: of this process.
+        rows: rows that are not resident.
+        order: the sampler of this process.
         seed: of the noise of rows that draw.
         device: where the minibatches are wanted.
     """
@@ -112,9 +116,9 @@ class Prefetcher:
         self._minibatches: Generator[Tensor, None, None] | None = None
 
     def of_step(self, step: int) -> Tensor:
-        """The minibatch of the step that comes after ``step`` steps: ``[M / world_size, *event]`` on the device.
+        """The minibatch of step ``step``, counted from 0: ``[M / world_size, *event]`` on the device.
 
-        An exception of the rows is raised here, at the step that it belongs to.
+        An exception of the rows is raised here, at the step that needs them.
         """
         if self._minibatches is None or step != self._next:
             self.close()
@@ -139,18 +143,18 @@ def _batches(rows: Rows, order: MinibatchSampler, seed: int, first: int) -> Iter
 
 
 class Step:
-    """One step of training: the next minibatch of the data's order, and the learner's update from it.
+    """One training step: the next minibatch in the data's order, and the learner's update from it.
 
-    Nothing in a step waits for the device. Order and noise are functions of the seed and of the steps that the learner
-    has taken: nothing else is to be kept to take the same steps again.
+    Nothing in a step waits for the device. Order and noise are functions of the seed and of the learner's number of
+    steps, so resuming needs no other state.
 
     Args:
-        learner: what updates.
-        data: ``[N, *event]`` on the model's device, as the data set has it: bytes stay bytes, and only the rows of the
-            minibatch are ever made floating. Or :class:`~aevb_ext.data.Rows`, resident there, or not resident: those
-            are gathered ahead, in a thread that ends with :meth:`close`.
+        learner: makes the update.
+        data: ``[N, *event]`` on the model's device, as stored in the dataset: bytes stay bytes, and only the rows of
+            the minibatch are converted to floats. Or :class:`~aevb_ext.data.Rows`: resident on that device, or not
+            resident, which are prefetched by a thread that ends with :meth:`close`.
         seed: of the order and of the noise.
-        rank, world_size: which process this is, of how many.
+        rank, world_size: the number of this process, and of all.
     """
 
     def __init__(self, learner: Learner, data: Tensor | Rows, *, seed: int = 0, rank: int = 0, world_size: int = 1):
@@ -158,7 +162,7 @@ class Step:
         processes = {"rank": rank, "world_size": world_size}
         self._order = MinibatchSampler(len(self.rows), learner.batch_size, seed, learner.device, **processes)
         self._prefetcher = None if self.rows.resident else Prefetcher(self.rows, self._order, seed, learner.device)
-        self._x: Tensor | None = None  # the minibatch of rows that are not resident
+        self._x: Tensor | None = None  # the prefetched minibatch, if rows are not resident
 
     def __call__(self) -> Tensor:
         """Take the step.
@@ -170,12 +174,12 @@ class Step:
         return self._update()
 
     def close(self) -> None:
-        """End the thread that gathers ahead, if there is one; another step begins it again."""
+        """End the prefetching thread, if there is one; another step starts it again."""
         if self._prefetcher is not None:
             self._prefetcher.close()
 
     def _prepare(self) -> None:
-        """What a step does on the host."""
+        """The part of a step on the host."""
         if self._prefetcher is not None:
             self._x = self._prefetcher.of_step(self.learner.steps)
         self._order.prepare(self.learner.steps)
@@ -195,12 +199,12 @@ class Step:
 class GraphedStep(Step):
     """The same step, replayed from one CUDA graph: a single launch for all its kernels.
 
-    What a step depends on moves on, on the device: the place in the data's order, and with it the noise keys; the
-    learning rate; beta. The first steps are eager: PyTorch must have allocated what it keeps. A step that cannot be
-    captured (a model of one's own that reads from the device) stays eager, with a warning that says why.
+    Everything that changes from step to step is on the device: the position in the data's order, and with it the noise
+    keys; the learning rate; beta. The first steps are eager, so that PyTorch allocates its persistent state. A step
+    that cannot be captured (a model that reads from the device) stays eager, with a warning that says why.
     """
 
-    # Steps before the capture, as many as PyTorch's documentation takes.
+    # Warm-up steps before the capture, as many as in PyTorch's documentation.
     _EAGER = 3
 
     def __init__(self, learner: Learner, data: Tensor | Rows, **kwargs: Any):
@@ -214,7 +218,7 @@ class GraphedStep(Step):
     def _prepare(self) -> None:
         super()._prepare()
         if self._x is not None:
-            # The graph reads each minibatch where it has read the first.
+            # The graph reads each minibatch at the address of the first.
             self._place = self._x.clone() if self._place is None else self._place.copy_(self._x)
             self._x = self._place
 
@@ -234,7 +238,7 @@ class GraphedStep(Step):
         return self._bound.clone()
 
     def _eager(self) -> Tensor:
-        # On the stream of the capture, since autograd remembers where its buffers were made.
+        # On the stream of the capture, since autograd remembers the stream on which its buffers were made.
         caller = torch.cuda.current_stream(self.learner.device)
         self._stream.wait_stream(caller)
         with torch.cuda.stream(self._stream):
@@ -245,9 +249,9 @@ class GraphedStep(Step):
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
-        # The gradients are to lie in the graph's own memory.
+        # Freed, so that the capture allocates the gradients in the graph's own memory.
         self.learner.optimizer.zero_grad()
-        # The thread that gathers ahead goes on with what it does on a stream of its own.
+        # The prefetching thread continues to use its own stream during the capture.
         mode = "global" if self._prefetcher is None else "thread_local"
         with (
             torch.cuda.device(self.learner.device),
@@ -258,9 +262,10 @@ class GraphedStep(Step):
 
 
 def make_step(learner: Learner, data: Tensor | Rows, **kwargs: Any) -> Step:
-    """The quickest step there is for these: captured on CUDA; eager elsewhere, and memory is kept between steps.
+    """The fastest step for these arguments, which are those of :class:`Step`.
 
-    Arguments are those of :class:`Step`. With several processes a step is not captured: one line says so.
+    It is captured on CUDA, and eager elsewhere, with freed memory kept between steps. With several processes a step is
+    not captured, and a warning says so.
     """
     if learner.device.type == "cuda":
         if kwargs.get("world_size", 1) == 1:

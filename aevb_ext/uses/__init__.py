@@ -1,4 +1,4 @@
-"""What a trained model is good for, measured and written down: anomalies, representations, arrays in files."""
+"""Uses of a trained model: anomaly detection, linear probes of its representation, and writing arrays to files."""
 
 from .anomaly import AUC, HeldOut, auc, held_out, without_label
 from .arrays import write_npy, write_scores, writing_npz

@@ -1,4 +1,4 @@
-"""Anomalies: the area under the ROC curve, and digits held out of training."""
+"""Anomaly detection: the area under the ROC curve, and labels held out of training."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,7 +23,7 @@ __all__ = ["AUC", "HeldOut", "auc", "held_out", "without_label"]
 
 @dataclass(frozen=True)
 class AUC:
-    """An area under the ROC curve and its standard error (NaN where there is but one score of a kind)."""
+    """An area under the ROC curve and its standard error (NaN if there is a single score of a kind)."""
 
     value: float
     stderr: float
@@ -33,26 +33,26 @@ class AUC:
 
 
 def auc(normal: Tensor, anomalous: Tensor) -> AUC:
-    r"""How well scores tell two kinds of data points apart: the chance that an anomalous one has the higher score.
+    r"""The area under the ROC curve: the probability that an anomalous data point scores higher than a normal one.
 
     .. math:: \frac1{mn} \sum_{i,j} 1[a_i > b_j] + \tfrac12 1[a_i = b_j]
 
-    which is Mann and Whitney's U (1947) over the number of pairs, and the area under the ROC curve; 1/2 is guessing.
-    The counts are exact. The standard error is that of DeLong et al. 1988, over both kinds of data points.
+    This is Mann and Whitney's U (1947) over the number of pairs; 1/2 is guessing. The counts are exact. The standard
+    error is that of DeLong et al. 1988, over both kinds of data points.
 
     Args:
         normal: scores b ``[n]``.
         anomalous: scores a ``[m]``.
 
     Raises:
-        ValueError: there are no scores of a kind, or one is NaN; names the argument.
+        ValueError: there are no scores of a kind, or one is NaN. The message names the argument.
     """
     for name, scores in (("normal", normal), ("anomalous", anomalous)):
         if scores.dim() != 1 or len(scores) == 0:
             raise ValueError(f"{name} must be scores [N] of at least one data point, got shape {list(scores.shape)}")
         if scores.isnan().any():
             raise ValueError(f"{name} has a score that is NaN, of data point {int(scores.isnan().int().argmax())}")
-    # Of each score the share of the other kind's scores that it is above; of a tie, half.
+    # For each score, the fraction of the other kind's scores that it exceeds; ties count half.
     above = _below(normal, anomalous)
     beneath = 1 - _below(anomalous, normal)
     if min(len(above), len(beneath)) < 2:
@@ -61,7 +61,7 @@ def auc(normal: Tensor, anomalous: Tensor) -> AUC:
 
 
 def _below(others: Tensor, scores: Tensor) -> Tensor:
-    """Of each score the share of others that are below it, those equal counting half: float64 ``[N]``."""
+    """For each score the fraction of ``others`` below it, with ties counting half: float64 ``[N]``."""
     others = others.sort().values
     less, at_most = (torch.searchsorted(others, scores, right=right) for right in (False, True))
     return (less + at_most).double() / (2 * len(others))
@@ -77,13 +77,13 @@ def _unshown(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well data points of a label stood out from the others, to a model that had seen none of them.
+    """How well a model that was trained without a label separates it from the others.
 
     Attributes:
-        label: which.
-        anomalous, normal: how many there are in the test split with that label, and with the others.
-        bound: the area under the ROC curve by minus the bound (one sample of each data point).
-        iwae: the same by minus the importance-weighted bound.
+        label: the label that was held out.
+        anomalous, normal: the numbers of test data points with that label, and with others.
+        bound: the AUC of minus the bound (one sample of each data point).
+        iwae: the AUC of minus the importance-weighted bound.
         mean_anomalous, mean_normal: the mean bounds of the two kinds, in nats.
     """
 
@@ -109,23 +109,23 @@ def held_out(
 ) -> Iterator[HeldOut]:
     """For each label: train without it, then score the whole test split.
 
-    ``out/without-LABEL`` has the run, and scores.csv with the scores of each test point. A run that is there goes on
-    where it was, or is complete and only scored.
+    ``out/without-LABEL`` has the run, and scores.csv with the scores of each test point. An existing run is resumed, or
+    only scored if it is complete.
 
     Args:
-        data: with labels of each split.
-        make: a new model of the data.
-        settings: of each run.
+        data: the data; each split needs labels.
+        make: a function from the data to a new model.
+        settings: the settings of each run.
         out: the folder.
-        labels: which labels, one after another. None: all that train has.
+        labels: the labels to hold out, one after another. None: all labels of train.
         n_samples: k of the importance-weighted bound.
-        device: where.
-        show: how scoring tells how far it is: called with a title and a number of data points, gives a context of a
-            function that is told how many are done.
+        device: the device to train and score on.
+        show: shows the progress of scoring: called with a title and the number of data points, it returns a context
+            whose value is called with how many are done.
 
     Raises:
         ValueError: the learner trains no encoder; a split has no labels; there is no such label, or no other; what
-            :func:`~aevb_ext.train.fit` raises, as of a run that was begun with other settings.
+            :func:`~aevb_ext.train.fit` raises, such as for a run that was begun with other settings.
     """
     if not LEARNERS[settings.learner].ENCODES:
         raise ValueError(f"learner: {settings.learner} trains no encoder, which the bound needs")
@@ -163,7 +163,7 @@ def without_label(data: Data, label: int) -> Data:
             raise ValueError(f"{data.name} has nothing but the label {label} in its {split} split")
         splits[split] = subset(getattr(data, split), index)
         splits[f"{split}_labels"] = getattr(data, f"{split}_labels")[index]
-    # It is not what the source makes.
+    # source=None, since ``load`` would not give this subset.
     return replace(data, name=f"{data.name} without {label}", source=None, **splits)
 
 

@@ -1,4 +1,4 @@
-"""Arrays and scores, written to files a block at a time."""
+"""Writing arrays and scores to files, a block at a time."""
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -21,12 +21,12 @@ def write_npy(path: StrPath, blocks: Iterable[Tensor], count: int) -> None:
 
     Args:
         path: the file.
-        blocks: ``[*, *event]`` each, at least one: what the array is one after another, of one dtype, on the CPU.
-        count: how long that makes the array: its shape is ``[count, *event]``.
+        blocks: the array in consecutive parts, at least one, each ``[*, *event]``, of one dtype, on the CPU.
+        count: the length of the array, whose shape is ``[count, *event]``.
 
     Raises:
-        OSError: the file cannot be written; says which.
-        ValueError: the blocks are not of ``count`` rows together, or differ in shape or dtype.
+        OSError: the file cannot be written; the message names it.
+        ValueError: the blocks do not have ``count`` rows together, or differ in shape or dtype.
     """
     with naming(path), atomic_write(path) as file:
         _write(file, blocks, count)
@@ -34,9 +34,9 @@ def write_npy(path: StrPath, blocks: Iterable[Tensor], count: int) -> None:
 
 @contextmanager
 def writing_npz(path: StrPath) -> Iterator[Write]:
-    """A context of writing a .npz file, uncompressed; it has a function ``write(name, blocks, count)``.
+    """A context for writing an uncompressed .npz file; its value is a function ``write(name, blocks, count)``.
 
-    The file is there once the context has ended; after an exception it is not.
+    The file appears when the context ends; after an exception it does not.
     """
     with naming(path), atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
 
@@ -64,15 +64,15 @@ def _write(file: IO[bytes], blocks: Iterable[Tensor], count: int) -> None:
 
 
 def write_scores(path: StrPath, labels: Tensor | None, scores: dict[str, Tensor]) -> None:
-    """Write a CSV file of a line for each data point: its number in the split, its label, its scores.
+    """Write a CSV file with a line for each data point: its index in the split, its label, its scores.
 
     Args:
         path: the file.
-        labels: int64 ``[N]``, or None where nobody knows them: then the column is empty.
-        scores: the scores ``[N]`` by the names of their columns.
+        labels: int64 ``[N]``, or None if they are unknown: then the column is empty.
+        scores: the scores ``[N]`` by column name.
 
     Raises:
-        OSError: the file cannot be written; says which.
+        OSError: the file cannot be written; the message names it.
     """
     columns = [values.tolist() for values in scores.values()]
     names = [""] * len(columns[0]) if labels is None else labels.tolist()

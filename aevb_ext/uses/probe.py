@@ -1,4 +1,4 @@
-"""How well a linear classifier does on a representation."""
+"""Linear probes: the accuracy of a linear classifier on a representation."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _STEPS = 5000
 
 
 class NotConverged(RuntimeError):
-    """An optimiser stopped before it was there; says how far off it is."""
+    """An optimizer stopped before it converged; the message has the remaining gradient."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Logistic:
     """A linear classifier.
 
     Attributes:
-        classes: int64 ``[C]``, the labels in their order.
+        classes: int64 ``[C]``, the labels in ascending order.
         weight, bias: ``[C, D]`` and ``[C]``: the logits of features f ``[N, D]`` are ``f @ weight.T + bias``.
-        gradient: the largest component of the gradient where the optimiser stopped.
+        gradient: the largest component of the gradient at the end of the optimisation.
     """
 
     classes: Tensor
@@ -39,27 +39,27 @@ class Logistic:
     gradient: float
 
     def predict(self, features: Tensor) -> Tensor:
-        """The most likely label of each: int64 ``[N]`` for features ``[N, D]``."""
+        """The most likely label of each data point: int64 ``[N]`` for features ``[N, D]``."""
         return self.classes[(features @ self.weight.T + self.bias).argmax(1)]
 
 
 def fit_logistic(
     features: Tensor, labels: Tensor, l2: float, *, start: Logistic | None = None, tolerance: float = 1e-5
 ) -> Logistic:
-    r"""The maximum of the regularised likelihood, by L-BFGS: a convex problem, so there is but one.
+    r"""Multinomial logistic regression with L2 regularisation, by L-BFGS; the problem is convex.
 
     .. math:: \min_{W, b} -\frac1N \sum_n \log \mathrm{softmax}(W f_n + b)_{y_n} + \frac\lambda2 \|W\|^2
 
     Args:
-        features: f ``[N, D]``, floating; the arithmetic is of their dtype.
+        features: f ``[N, D]``, floating; the arithmetic is in their dtype.
         labels: y, int64 ``[N]``.
         l2: lambda, positive. (scikit-learn's C is ``1 / (l2 * N)``.)
-        start: where to begin; of the same classes. None: at 0.
-        tolerance: the largest component of the gradient at which it is taken for 0.
+        start: the initial classifier, of the same classes. None: zero.
+        tolerance: converged if the largest component of the gradient is at most this.
 
     Raises:
         ValueError: shapes do not fit, there are fewer than two classes, or l2 is not a positive number.
-        NotConverged: the gradient did not become that small; says how small.
+        NotConverged: the gradient did not become that small; the message has its size.
     """
     if features.dim() != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"features must be [N, D] and labels [N], got {list(features.shape)} and {list(labels.shape)}")
@@ -68,7 +68,7 @@ def fit_logistic(
     classes, targets = labels.unique(return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"labels must be of at least two classes, got {classes.tolist()}")
-    # About their mean, features are better conditioned; the bias makes up for it.
+    # Centred features are better conditioned; the bias compensates for the shift.
     mean = features.mean(0)
     features = features - mean
     weight = features.new_zeros(len(classes), features.shape[1]) if start is None else start.weight.clone()
@@ -105,9 +105,9 @@ def fit_logistic(
     return Logistic(classes, weight, bias - weight @ mean, gradient)
 
 
-# From the strongest to the weakest, each the beginning of the next.
+# From the strongest to the weakest; each fit starts from the one before.
 L2S = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-# Of the training points, where there is no valid split.
+# The fraction of the training points that replaces a missing valid split.
 _VALID_FRACTION = 0.2
 _ROWS = 4096
 
@@ -117,15 +117,14 @@ Told = Callable[[int], None] | None
 
 @dataclass(frozen=True)
 class Probe:
-    """How well a linear classifier did on data points that it was not fitted to.
+    """The accuracy of a linear classifier on data points that it was not fitted to.
 
     Attributes:
-        accuracy, stderr: the share of the test's data points that it labels right, and the standard error of that, NaN
-            of one.
-        count: how many there are.
-        l2: the regularisation, which did best on the valid split.
-        valid_accuracy: how well.
-        classifier: itself.
+        accuracy, stderr: the accuracy on the test split, and its standard error (NaN for a single data point).
+        count: the number of test data points.
+        l2: the regularisation with the best accuracy on the valid split.
+        valid_accuracy: that accuracy.
+        classifier: the classifier.
     """
 
     accuracy: float
@@ -140,13 +139,13 @@ class Probe:
 
 
 def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, progress: Told = None) -> Probe:
-    """Multinomial logistic regression on features, converged, regularised as is best for the valid split.
+    """Multinomial logistic regression on features, with the regularisation that is best for the valid split.
 
-    The regularisations ``L2S`` are tried from the strongest on, until the valid split is labelled worse than before.
+    The regularisations ``L2S`` are tried from the strongest on, until the accuracy on the valid split decreases.
 
     Args:
         train, valid, test: features ``[N, D]``, any dtype, and labels, int64 ``[N]``. The arithmetic is float64.
-        progress: called with how many of ``L2S`` were tried, after each.
+        progress: called after each fit with how many of ``L2S`` were tried.
 
     Raises:
         ValueError: shapes do not fit, or there are fewer than two classes.
@@ -163,7 +162,7 @@ def linear_probe(train: Labelled, valid: Labelled, test: Labelled, *, progress: 
             break
         if best is None or accuracy > best[0]:
             best = accuracy, l2, classifier
-    assert best is not None  # there are L2S
+    assert best is not None  # L2S is not empty
     valid_accuracy, l2, chosen = best
     accuracy, count = _accuracy(chosen, test), len(test[1])
     stderr = math.sqrt(accuracy * (1 - accuracy) / count) if count > 1 else math.nan
@@ -175,20 +174,20 @@ def probe_latents(model: VAE, data: Data, *, progress: Told = None) -> Probe:
 
     Args:
         model: the VAE.
-        data: on its device; with labels of train and test, and of valid where there is one. Where there is none, a
-            fifth of train stands for it.
-        progress: as of :func:`linear_probe`.
+        data: on the model's device, with labels of train and test, and of valid if there is one. If there is none, a
+            fifth of train replaces it.
+        progress: as in :func:`linear_probe`.
 
     Raises:
-        ValueError: a split has no labels; names it.
+        ValueError: a split has no labels. The message names it.
     """
     return _probe(lambda x: model.encode(x)[0].flatten(1), data, progress)
 
 
 def probe_pixels(data: Data, *, progress: Told = None) -> Probe:
-    """:func:`linear_probe` on the data points as they are, ``x * x_scale``: in memory twice, as float64.
+    """:func:`linear_probe` on the data points themselves, ``x * x_scale``; they are in memory twice, as float64.
 
-    Args, Raises: as of :func:`probe_latents`.
+    Args, Raises: as in :func:`probe_latents`.
     """
     return _probe(lambda x: _values(x, data.x_scale), data, progress)
 
@@ -208,7 +207,7 @@ def _probe(features: Callable[[Tensor | Rows], Tensor], data: Data, progress: To
 
 
 def _values(x: Tensor | Rows, x_scale: float) -> Tensor:
-    """All numbers, float64 ``[N, D]`` on the CPU."""
+    """All data points scaled, float64 ``[N, D]`` on the CPU."""
     batches = chunks(x, _ROWS, "cpu", lambda index: keys_at(0, "evaluation binarize", index))
     return torch.cat([batch.flatten(1).double() * x_scale for batch in batches])
 
