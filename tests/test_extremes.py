@@ -364,6 +364,14 @@ class TestNothingElseMakesANaN:
             for gradient in torch.autograd.grad(value(spread), (*others, spread), mask):
                 assert gradient[0].item() == 0 and math.isfinite(gradient[1].item())
 
+    def test_a_loss_times_zero_has_a_zero_gradient(self, device):
+        """In rows so long that they are worked on one by one."""
+        x, mu, spread = (torch.full((2, 200), v, device=device).requires_grad_() for v in (1.0, 0.0, -300.0))
+        for value in (aevb_ext.gaussian_log_prob(x, mu, spread), aevb_ext.gaussian_kl(mu + x, -spread)):
+            assert value.isinf().all()
+            for gradient in torch.autograd.grad(0 * value.sum(), (x, mu, spread)):
+                assert (gradient == 0).all()
+
     def test_a_nan_stays_in_its_row(self, device):
         """And comes out of it, wherever it came in."""
         good = torch.full((3, 37), 0.25, device=device)
@@ -404,3 +412,15 @@ class TestNothingElseMakesANaN:
         value = aevb_ext.gaussian_kl(mu, own, mu, prior, spread=spread).sum()
         for gradient in torch.autograd.grad(value, (own, prior)):
             assert gradient.item() == 0 and not gradient.signbit()
+
+    @pytest.mark.parametrize("spread", ["std", "var"])
+    def test_a_slope_is_finite_where_the_inverse_of_the_spread_is_not(self, column, spread):
+        """1 / 1e-39 is no number of float32; what is 0.2 of it is."""
+        mu, own, prior = column(0.0), column(1.1e-39).requires_grad_(), column(1e-39).requires_grad_()
+        value = aevb_ext.gaussian_kl(mu, own, mu, prior, spread=spread).sum()
+        found = [gradient.item() for gradient in torch.autograd.grad(value, (own, prior))]
+        p, q = own.item(), prior.item()
+        excess = (p / q) ** (2 if spread == "std" else 1) - 1
+        slopes = (excess / p, -excess / q)
+        expected = slopes if spread == "std" else [slope / 2 for slope in slopes]
+        assert found == pytest.approx(expected, rel=1e-5)

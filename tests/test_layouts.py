@@ -101,3 +101,30 @@ def test_layouts_are_what_their_names_say():
         assert laid_out.is_contiguous() == (layout == "contiguous")
     assert lay_out(t, "channels_last").is_contiguous(memory_format=torch.channels_last)
     assert lay_out(t, "expanded").stride(0) == 0
+
+
+LARGE = {
+    "bernoulli_log_prob": lambda a, b, key: aevb_ext.bernoulli_log_prob(a, b, reduction="none"),
+    "gaussian_kl": lambda a, b, key: aevb_ext.gaussian_kl(a, b, reduction="none"),
+    "rsample": lambda a, b, key: aevb_ext.rsample(a, b, key=key),
+    "rsample_kl": lambda a, b, key: aevb_ext.rsample_kl(a, b, key=key)[0],
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_call_that_is_larger_than_the_caches(name, device):
+    """Its results go past them, where they are aligned for that, and have the bits of small calls."""
+    n, event = 6000, 785
+    a, b = torch.randn(2, n, event, generator=torch.Generator().manual_seed(0)).to(device)
+    keys = torch.stack([torch.arange(n), torch.arange(n)], 1).to(device)
+
+    def results(rows):
+        leaves = [t[rows].requires_grad_() for t in (a, b)]
+        values = LARGE[name](*leaves, keys[rows])
+        return (values, *torch.autograd.grad(values, leaves, a[rows]))
+
+    large = results(slice(n))
+    for begin in range(0, n, 500):
+        rows = slice(begin, begin + 500)
+        for part, whole in zip(results(rows), large, strict=True):
+            assert torch.equal(part, whole[rows])
