@@ -50,6 +50,28 @@ def test_the_operator_draws_the_noise_of_the_definition(key, device):
             assert ((drawn.cpu() - expected).abs() <= 1e-14 * (1 + radius)).all()
 
 
+@pytest.mark.parametrize("first", [2**31 - 1, 2**31, 2**33 + 3])
+def test_blocks_are_counted_in_64_bits(first, device):
+    """A sample so late that the number of its block is around 2^32, or has both words."""
+    expected, radius = normals(torch.tensor(KEYS[3]), (2, 1, 8), start=2 * first)
+    drawn = _noise(KEYS[3], (1, 8), device=device, n_samples=2, first_sample=first)
+    assert ((drawn.cpu() - expected).abs() <= 1e-14 * (1 + radius)).all()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_samples_in_half_precision_are_rounded_to_nearest_even(half, device):
+    """Of so many that some lie in the middle between two."""
+    params = torch.randn(2, 2000, 1000, generator=torch.Generator().manual_seed(0)).to(half).to(device)
+    key = torch.tensor(KEYS[3], device=device)
+    exact = aevb_ext.rsample(*params.float(), key=key)
+    rounded = exact.to(half)
+    above = torch.nextafter(rounded, torch.full_like(rounded, float("inf"))).double()
+    below = torch.nextafter(rounded, torch.full_like(rounded, -float("inf"))).double()
+    middle = (exact == (rounded.double() + above) / 2) | (exact == (rounded.double() + below) / 2)
+    assert middle.sum() > 10
+    assert torch.equal(aevb_ext.rsample(*params, key=key), rounded)
+
+
 def test_of_one_number(device):
     key = torch.tensor(KEYS[3], device=device)
     of_none = noise.standard_normal(key, (), torch.float64)

@@ -63,7 +63,7 @@ CPU = [
     Fault("cpu/rows.h", "type[k] == call_.wide && «uintptr_t(to[k]) % sizeof(N) == 0»", "true", "test_layouts"),
     Fault("cpu/tiles.h", "*to = «chunk.first % kBlock ? *to + part : part»;", "part", "test_rows"),
     Fault("cpu/stage.h", "index[last] += «run - 1»;", "run", "test_layouts"),
-    Fault("cpu/stage.h", "U32x rounded = (u + («(cut & 1) + 0x7fff»)) >> 16;", "0x8000 + (cut & 0)", "test_numbers"),
+    Fault("cpu/stage.h", "U32x rounded = (u + («(cut & 1) + 0x7fff»)) >> 16;", "0x8000 + (cut & 0)", "test_noise"),
     Fault(
         "cpu/sample.h",
         "counter.word[1].part[k] = «counter.word[0].part[k] >> 32»;",
