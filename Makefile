@@ -8,6 +8,7 @@
 # make bench    in .venv: every operator and step against its rivals, JAX too (ARGS="--only gaussian")
 # make fuzz     random calls of every public function against float64 formulas (ARGS="--cases 84000": a million calls)
 # make sanitize the same on a build that watches every access to memory (AddressSanitizer), and hostile calls of operators
+# make mutants  faults built into a copy of the sources, each of which has to make a test fail
 # make count    instructions of the CPU kernels against benchmarks/instructions.json, where there is valgrind
 # make gpu      on a machine with a GPU: build in place with PYTHON as it is, tests, sanitizer, benchmarks
 # make clean    remove what these made
@@ -23,7 +24,7 @@ PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 SOURCES := setup.py setup_cuda.py aevb_ext/_build_note.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
-.PHONY: train test conformance lint docs cuda bench fuzz sanitize count gpu clean FORCE
+.PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants count gpu clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -70,6 +71,9 @@ sanitize: .venv/installed-test
 		.venv/bin/python setup.py -q build --build-base $(SANITIZED) --build-temp $(SANITIZED)/temp --build-lib $(SANITIZED)/lib
 	$(WATCHED) pytest -q -p no:cacheprovider --rootdir ../../.. -c ../../../pyproject.toml ../../../tests/test_operators.py
 	$(WATCHED) fuzz $(ARGS)
+
+mutants: .venv/installed-test
+	PYTHONPATH=tests .venv/bin/python -m mutants $(ARGS)
 
 count: .venv/installed
 	@.venv/bin/python -m benchmarks.instructions $(ARGS)
