@@ -26,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,15 +79,12 @@ def check_torch(torch, requirements: list[str]) -> None:
         )
 
 
-def find_ninja() -> str:
+def find_ninja() -> str | None:
     with contextlib.suppress(ImportError):
         import ninja
 
-        if program := shutil.which("ninja", path=ninja.BIN_DIR) or shutil.which("ninja"):
-            return program
-    raise PlatformError(
-        "ninja, which runs the compilers, is missing: type `pip install ninja`, and then what you typed once more"
-    )
+        return shutil.which("ninja", path=ninja.BIN_DIR) or shutil.which("ninja")
+    return None
 
 
 def check_headers() -> None:
@@ -164,7 +162,10 @@ def write_ninja(path: Path, objects: list[Object]) -> None:
             writer.build(str(one.path), "compile", str(one.source), implicit=needs, variables=variables)
 
 
-def compile_all(objects: list[Object], folder: Path, ninja: str) -> None:
+def compile_all(objects: list[Object], folder: Path, ninja: str | None) -> None:
+    if ninja is None:
+        print("aevb_ext: without ninja (`pip install ninja`) every build compiles all objects anew", flush=True)
+        return compile_anew(objects)
     build = folder.resolve() / "build.ninja"
     write_ninja(build, objects)
     failed = []
@@ -176,6 +177,24 @@ def compile_all(objects: list[Object], folder: Path, ninja: str) -> None:
     if running.returncode:
         names = ", ".join(str(source.relative_to(ROOT)) for source in failed) or "csrc"
         raise CompileError(f"{names} does not compile, as ninja said above")
+
+
+def compile_anew(objects: list[Object]) -> None:
+    def compiled(one: Object) -> bool:
+        one.path.parent.mkdir(parents=True, exist_ok=True)
+        command = [*one.command, "-c", str(one.source), "-o", str(one.path)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        print(f"{one.path.parent.name}/{one.path.name}\n{done.stdout}", end="", flush=True)
+        return done.returncode == 0
+
+    failed = []
+    for waits in (False, True):  # those that others need, as they need none themselves, and those that need them
+        wave = [one for one in objects if bool(one.needs) is waits]
+        with ThreadPoolExecutor(jobs()) as pool:
+            failed += [one.source for one, well in zip(wave, pool.map(compiled, wave), strict=True) if not well]
+        if failed:
+            names = ", ".join(str(source.relative_to(ROOT)) for source in failed)
+            raise CompileError(f"{names} does not compile, as the compiler said above")
 
 
 def _commit() -> str:

@@ -12,7 +12,7 @@ import aevb_ext
 # At the end: `aevb_ext` is the one that is tested, in this folder or installed.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import check, instructions, plots, report, samples, training
+from benchmarks import check, instructions, report, samples, training
 from benchmarks.cases import BERNOULLI, Case, Shape, cases
 from benchmarks.measure import as_tuple, cotangents_of
 from benchmarks.memory import peak_bytes
@@ -171,6 +171,9 @@ def test_pictures_are_drawn(tmp_path):
     found["by_elements"] = [size | {"elements": n} for n in (1e3, 1e6)]
     found["by_threads"] = [size | {"threads": n} for n in (1, 2)]
     found["by_batch"] = [size | {"batch": n} for n in (100, 8192)]
+    pytest.importorskip("matplotlib")
+    from benchmarks import plots
+
     pictures = list(plots.draw(found, tmp_path))
     assert len(pictures) == 7 and all(0 < picture.stat().st_size < 150_000 for picture in pictures)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from aevb_ext.data import Data, TensorRows
 from aevb_ext.estimators import latent_use
@@ -23,6 +22,8 @@ from aevb_ext.train import Callback, History, fit
 from aevb_ext.train.callbacks import Pictures, Progress, TensorBoard
 from aevb_ext.train.run import Record
 from aevb_ext.train.saved_run import SavedRun, open_run
+
+Console = pytest.importorskip("rich.console").Console
 
 
 def model(latent=2):

@@ -4,12 +4,13 @@ import json
 import struct
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
 from aevb_ext.models import VAE, BernoulliDecoder, make_model, mlp_vae
 from aevb_ext.train import checkpoint, load_checkpoint, save_checkpoint
+
+safetensors_torch = pytest.importorskip("safetensors.torch")
 
 
 def model(seed=0, **kwargs):
@@ -40,7 +41,7 @@ def test_what_was_saved_is_read(tmp_path):
         assert (found.data, found.image_shape, found.samples_seen) == ("small", (2, 3), 5)
         assert same(load_checkpoint(path, vae).model, vae)
     # Any reader of safetensors reads the weights.
-    weights = safetensors.torch.load_file(path)
+    weights = safetensors_torch.load_file(path)
     assert all(torch.equal(weights[f"model.{name}"], t) for name, t in conv.state_dict().items())
 
 
@@ -144,7 +145,7 @@ def test_hostile_headers_are_refused(tmp_path, content):
 def forged(path, tensors, text):
     """A file of this format with a checksum that is right."""
     metadata = {"format": checkpoint.FORMAT, "content": text, "sha256": checkpoint._sha256(tensors, text)}
-    path.write_bytes(safetensors.torch.save(tensors, metadata))
+    path.write_bytes(safetensors_torch.save(tensors, metadata))
 
 
 @pytest.mark.parametrize(

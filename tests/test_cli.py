@@ -10,12 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from aevb_ext.cli import main
 from aevb_ext.data import Data, load
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import fit
+
+Image = pytest.importorskip("PIL.Image")
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -4,17 +4,18 @@ import csv
 import re
 import shutil
 
-import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from aevb_ext.cli import main
 from aevb_ext.data import load
 from aevb_ext.estimators import bound_values
 from aevb_ext.train import load_checkpoint
 from aevb_ext.uses import auc
+
+image, colormaps = pytest.importorskip("matplotlib.image"), pytest.importorskip("matplotlib").colormaps
+Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,8 @@ def test_encode_draws_the_means_coloured_by_label(run, tmp_path, capsys):
     out = tmp_path / "z.png"
     assert main(["encode", str(run), "--out", str(out), "--dims", "1", "0"]) == 0
     assert "the means of z1 and z0 of 1500 data points" in capsys.readouterr().out
-    pixels = matplotlib.image.imread(out)[..., :3].reshape(-1, 3)
-    for colour in matplotlib.colormaps["tab10"].colors:  # in the legend at least, where it is not mixed with others
+    pixels = image.imread(out)[..., :3].reshape(-1, 3)
+    for colour in colormaps["tab10"].colors:  # in the legend at least, where it is not mixed with others
         assert (np.abs(pixels - np.array(colour)).max(1) < 0.01).any()
     for dims in (["0", "0"], ["0", "99"], ["-1", "0"]):
         assert main(["encode", str(run), "--out", str(out), "--dims", *dims]) == 1

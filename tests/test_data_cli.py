@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from aevb_ext.cli import main
 from aevb_ext.cli.config import read_config
+
+Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.RandomState(0)
 Y = np.arange(60) % 3

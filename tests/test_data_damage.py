@@ -12,13 +12,14 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from test_data import idx
 
 from aevb_ext import data
 from aevb_ext.data.known import _read_amat, _read_npy
 from aevb_ext.models import make_model
 from aevb_ext.train import Callback, fit
+
+Image = pytest.importorskip("PIL.Image")
 
 X = np.random.RandomState(0).randint(0, 256, (12, 5, 7)).astype(np.uint8)
 X[0, 0, 0] = 255

@@ -7,11 +7,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from aevb_ext import data
 from aevb_ext.noise import keys_at
+
+Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (20, 3, 5), dtype=np.uint8)

@@ -8,9 +8,10 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
 
 from aevb_ext import data
+
+Image, ExifTags = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ExifTags")
 
 RNG = np.random.RandomState(0)
 GREY = RNG.randint(0, 256, (3, 5)).astype(np.uint8)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rich.console import Console
 
 from aevb_ext.data import Data
 from aevb_ext.estimators import Bound, bound_values
@@ -16,6 +15,8 @@ from aevb_ext.models import mlp_vae
 from aevb_ext.train import NonFiniteBound, fit
 from aevb_ext.train.callbacks import Progress
 from aevb_ext.train.evaluation import shared_bound
+
+Console = pytest.importorskip("rich.console").Console
 
 OUTLIER = 1e25
 QUICK = {"samples_seen": 240, "batch_size": 12, "log_every": 5, "optimizer": "adam", "progress": False}

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from matplotlib.image import imread
 
 from aevb_ext.cli import main
 from aevb_ext.models import make_model
@@ -15,6 +14,8 @@ from aevb_ext.paper.planning import PlannedRun, evaluation_at, split_keys
 from aevb_ext.paper.training import train_all
 from aevb_ext.train import Settings
 from aevb_ext.train.saved_run import SavedRun, open_run
+
+imread = pytest.importorskip("matplotlib.image").imread
 
 SMALL = {"data": "digits", "latent": 2, "hidden": 8, "samples_seen": 3000, "evaluate_every": 1000, "seed": 0}
 

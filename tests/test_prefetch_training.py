@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from test_step import LATENT, SCALE, Recorded, learner, on_cuda
 from torch.utils.data import Dataset
 
@@ -18,6 +17,8 @@ from aevb_ext.models import mlp_vae
 from aevb_ext.train import Callback, Processes, Step, fit, make_step
 from aevb_ext.train.arguments import check_support
 from aevb_ext.train.step import GraphedStep, MinibatchSampler
+
+Image = pytest.importorskip("PIL.Image")
 
 N, DIM, M = 90, 12, 16
 QUICK = {"samples_seen": 20 * M, "batch_size": M, "optimizer": "adam", "log_every": 1, "progress": False}

@@ -6,12 +6,13 @@ import warnings
 
 import pytest
 import torch
-from rich.console import Console
 
 from aevb_ext.data import Data
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import Callback, fit
 from aevb_ext.train.callbacks import Progress
+
+Console = pytest.importorskip("rich.console").Console
 
 X = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
 DATA = Data("small", X[20:], X[:20])

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import pooch
+from typing import Any
 
 from .._types import StrPath
 
@@ -40,6 +39,8 @@ class RemoteFile:
         """Whether the file at ``path`` is this one, as far as its checksum can tell."""
         if self.checksum is None or path.name != self.name:
             return True
+        import pooch
+
         algorithm, _, expected = self.checksum.partition(":")
         return bool(pooch.file_hash(str(path), algorithm) == expected)
 
@@ -53,9 +54,18 @@ def fetch(remote: RemoteFile, folder: StrPath) -> Path:
         DownloadError: no mirror had it. The message names each mirror and its error.
         OSError: the folder cannot be made.
     """
+    import pooch
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    failures = []
+    download, failures = pooch.HTTPDownloader(progressbar=True), []
+
+    def checked(url: str, output_file: str, pooch: Any, check_only: bool = False) -> None:
+        """Run ``check`` on the download before pooch gives it its final name."""
+        download(url, output_file, pooch, check_only)
+        if remote.check is not None:
+            remote.check(Path(output_file))
+
     for url in remote.urls:
         fetcher = pooch.create(
             path=folder,
@@ -65,21 +75,8 @@ def fetch(remote: RemoteFile, folder: StrPath) -> Path:
             retry_if_failed=_RETRIES,
         )
         try:
-            return Path(fetcher.fetch(remote.name, downloader=_Downloader(remote.check)))
+            return Path(fetcher.fetch(remote.name, downloader=checked))
         # requests raises OSError for network errors, pooch ValueError for a wrong checksum.
         except (OSError, ValueError) as error:
             failures.append(f"{url}: {' '.join(str(error).split()) or type(error).__name__}")
     raise DownloadError(f"{remote.name} could not be downloaded to {folder}:\n  " + "\n  ".join(failures))
-
-
-class _Downloader(pooch.HTTPDownloader):
-    """Shows a progress bar, and runs ``check`` on the download before pooch gives it its final name."""
-
-    def __init__(self, check: Callable[[Path], object] | None):
-        super().__init__(progressbar=True)
-        self._check = check
-
-    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
-        super().__call__(url, output_file, pooch, check_only)
-        if self._check is not None:
-            self._check(Path(output_file))

@@ -5,8 +5,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from .integrity import FileError
 from .own_data import Labels
 
@@ -89,6 +87,8 @@ class _Look:
     """Lists folders, and records what is skipped."""
 
     def __init__(self, folder: Path):
+        from PIL import Image
+
         Image.init()
         self._endings = {
             ending

@@ -8,13 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
-from tqdm import tqdm
 
 from .._types import Device
 from .folders import find_pictures
@@ -22,19 +20,22 @@ from .integrity import FileError, reading
 from .own_data import FoundData
 from .rows import Rows
 
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
 __all__ = ["ImageRows", "read_images"]
 
 # Pillow releases the GIL while it decodes.
 _THREADS = 8
-# The transformation that puts an image upright, by its EXIF orientation.
+# The transformation (PIL.Image.Transpose) that puts an image upright, by its EXIF orientation.
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
 }
 _GREY = ("1", "L", "LA", "La")
 # Of 16-bit colours Pillow keeps the upper byte. These raw modes make it unpack the lower byte instead.
@@ -144,6 +145,8 @@ T = TypeVar("T")
 
 
 def _in_threads(function: Callable[[Path], T], paths: list[Path], title: str) -> Iterator[T]:
+    from tqdm import tqdm
+
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from tqdm(pool.map(function, paths), title, len(paths), disable=None)
 
@@ -155,14 +158,16 @@ def _look(path: Path) -> tuple[tuple[int, int], list[str]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def _opened(path: Path) -> "Iterator[ImageFile.ImageFile]":
+    from PIL import Image
+
     # Given a path, Pillow would map the file into memory: it then rotates TIFFs wrongly, and a file that is truncated
     # meanwhile would kill the process.
     with reading(path, "an image"), open(path, "rb") as file, Image.open(file) as image:
         yield image
 
 
-def _kinds(path: Path, image: Image.Image) -> list[str]:
+def _kinds(path: Path, image: "Image.Image") -> list[str]:
     kinds = {
         _TURNED: _orientation(image) in _UPRIGHT,
         _DEEP: _is_deep(path, image),
@@ -173,7 +178,9 @@ def _kinds(path: Path, image: Image.Image) -> list[str]:
     return [kind for kind, is_so in kinds.items() if is_so]
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: "Image.Image") -> int:
+    from PIL import ExifTags
+
     # Pillow decodes a whole PNG to look for EXIF after its pixels, where PNGs hardly ever have it.
     if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}:
         return 1
@@ -181,7 +188,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation
 
 
-def _size(image: Image.Image) -> tuple[int, int]:
+def _size(image: "Image.Image") -> tuple[int, int]:
     """(height, width), upright."""
     width, height = image.size
     # Pillow rotates TIFFs by itself.
@@ -190,6 +197,8 @@ def _size(image: Image.Image) -> tuple[int, int]:
 
 def _decode(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
     """(uint8 of this shape, the conversions made)."""
+    from PIL import Image
+
     image: Image.Image
     with _opened(path) as image:
         _check_size(path, _size(image), shape)
@@ -202,12 +211,12 @@ def _decode(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
             white.alpha_composite(image.convert("RGBA"))
             image = white
         if turn is not None:
-            image = image.transpose(turn)
+            image = image.transpose(Image.Transpose[turn])
         pixels = np.array(image.convert("RGB" if len(shape) == 3 else "L"))
     return (np.moveaxis(pixels, -1, 0) if len(shape) == 3 else pixels), kinds
 
 
-def _is_deep(path: Path, image: Image.Image) -> bool:
+def _is_deep(path: Path, image: "Image.Image") -> bool:
     """Whether the image has 16 bits per channel.
 
     Raises:
@@ -222,15 +231,17 @@ def _is_deep(path: Path, image: Image.Image) -> bool:
     return _packing(image) in (*_LOWER, _GREY_AND_ALPHA)
 
 
-def _packing(image: Image.Image) -> str | None:
+def _packing(image: "Image.Image") -> str | None:
     """The raw mode with which Pillow unpacks the file."""
+    from PIL import ImageFile
+
     tile = image.tile if isinstance(image, ImageFile.ImageFile) else None
     packed = tile[0].args if tile else None
     packed = packed[0] if isinstance(packed, tuple) and packed else packed
     return packed if isinstance(packed, str) else None
 
 
-def _made_bytes(path: Path, image: Image.Image) -> np.ndarray:
+def _made_bytes(path: Path, image: "Image.Image") -> np.ndarray:
     """uint8 ``[height, width]`` or ``[height, width, 3]`` of a 16-bit image, laid on white."""
     clear, packing = image.info.get("transparency"), _packing(image)
     pixels = np.asarray(image).astype(np.int64)

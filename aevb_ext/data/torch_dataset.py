@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
-from tqdm import tqdm
 
 from .._types import Device
 from .arrays import dtype_of, native
@@ -144,6 +143,8 @@ def _labels(dataset: Dataset[Any], rows: DatasetRows, split: str) -> Tensor | No
         return at_hand
     if _label(rows.dataset[0]) is None:
         return None
+    from tqdm import tqdm
+
     labels = torch.empty(len(rows), dtype=torch.int64)
     for index in tqdm(torch.arange(len(rows)).split(_CHUNK), f"reading labels of {split}", disable=None):
         for i, item in zip(index.tolist(), rows.items(index.tolist()), strict=True):

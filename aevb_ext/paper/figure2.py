@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from .._files import write_csv, write_whole
@@ -108,6 +107,8 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = Non
 
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
     """The paper's layout: a row for each dataset, a panel for each latent size; the paper's curves behind ours."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(15, 6.2), layout="constrained")
     *rows, below = figure.subfigures(len(LATENT) + 1, 1, height_ratios=(6, 6, 1))  # type: ignore[misc]  # an array of SubFigures
     for row, (data, sizes) in zip(rows, LATENT.items(), strict=True):

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from .._files import write_csv, write_whole
 from .._types import StrPath
 from ..train.saved_run import SavedRun
@@ -85,6 +83,8 @@ def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = Non
 def draw(runs: list[SavedRun], curves: dict) -> bytes:
     """The paper's layout: a panel for each number of training points; the paper's curves behind ours."""
     points = [count for count in _POINTS if any(_about(run)[0] == count for run in runs)]
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2 + 4.5 * len(points), 4.8), layout="constrained")
     ends = max((line["samples_seen"] for run in runs for line in run.evaluations), default=SAMPLES) / 1e6
     for axes, count in zip(figure.subplots(1, len(points), squeeze=False)[0], points, strict=True):

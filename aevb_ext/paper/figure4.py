@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from .. import plots
 from .._files import write_csv, write_whole
 from .._types import StrPath
@@ -29,6 +27,8 @@ def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write figure4.png, figure4.csv (the models' bounds) and figure4.md into ``out``; returns the page."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(15, 9.4), layout="constrained")
     for axes, run in zip(figure.subplots(1, len(runs)), runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from .. import plots
 from .._files import write_csv, write_whole
 from .._types import StrPath
@@ -30,6 +28,8 @@ def plan(samples_seen: int, seeds: int, data_dir: StrPath | None = None) -> list
 
 def present(runs: dict[str, SavedRun], out: Path, data_dir: StrPath | None = None) -> str:
     """Write figure5.png, figure5.csv (the models' bounds) and figure5.md into ``out``; returns the page."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(16, 4.3), layout="constrained")
     for axes, letter, run in zip(figure.subplots(1, len(runs)), "abcd", runs.values(), strict=True):
         checkpoint = load_checkpoint(run.folder)

@@ -3,15 +3,16 @@
 import io
 import json
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from ..train.saved_run import SavedRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = [
     "COLOURS",
@@ -38,8 +39,10 @@ PUBLISHED = {"aevb": "#f4b6b6", "wake-sleep": "#b4dcb4", "mcem": "#b3cbee"}
 STYLES: dict[str, Literal["-", "--"]] = {"test": "-", "train": "--"}
 
 
-def legend(learners: Iterable[str], with_published: bool) -> list[Line2D]:
+def legend(learners: Iterable[str], with_published: bool) -> "list[Line2D]":
     """The lines of a legend: ours for each learner and split and, if there are any, the paper's curves."""
+    from matplotlib.lines import Line2D
+
     kinds = [(COLOURS, 1.2, "")] + ([(PUBLISHED, 2.5, ", the paper's")] if with_published else [])
     return [
         Line2D([], [], color=colours[name], linestyle=style, linewidth=width, label=f"{NAMES[name]}, {split}{whose}")
@@ -54,15 +57,17 @@ def series(run: SavedRun, split: str) -> tuple[list[Any], list[Any]]:
     return [line["samples_seen"] for line in run.evaluations], [line[split] for line in run.evaluations]
 
 
-def png_bytes(figure: Figure) -> bytes:
+def png_bytes(figure: "Figure") -> bytes:
     """A PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     return file.getvalue()
 
 
-def show(axes: Axes, canvas: Tensor, title: str) -> None:
+def show(axes: "Axes", canvas: Tensor, title: str) -> None:
     """Show a canvas of :mod:`aevb_ext.plots` as dark ink on white as in the paper, with white between the images."""
     axes.imshow(canvas.nan_to_num(1.0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=11)

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from .. import data as datasets
 from .._files import write_whole
 from ..progress_bar import bar, training_bar
@@ -108,6 +106,8 @@ def _ended(active: list[_Training]) -> Iterator[None]:
 @contextmanager
 def _shown(runs: list[PlannedRun], done: dict[str, int]) -> Iterator[Callable[[dict[str, int], list[str]], None]]:
     """A progress bar over all samples on a terminal; elsewhere a line now and then."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     total = sum(run.samples_seen for run in runs)
     # Averaged over a long period, since the bar stands still during evaluations.

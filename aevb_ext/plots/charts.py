@@ -3,14 +3,12 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["bars", "lines"]
 
@@ -62,7 +60,11 @@ def lines(
         log_x: use a logarithmic axis for samples seen.
         bottom: the lower end of the y axis. None: by the values.
     """
-    with matplotlib.rc_context(_STYLE):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         drawn = {}
@@ -92,7 +94,10 @@ def lines(
 
 def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel: str) -> str:
     """A bar for each height, in colour if ``full`` is true for it, else in grey."""
-    with matplotlib.rc_context(_STYLE):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         axes.bar(range(len(heights)), heights, color=[_SERIES[0] if on else _OFF for on in full])
@@ -102,7 +107,7 @@ def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel:
         return _svg(figure, name)
 
 
-def _legend(axes: Axes, drawn: Mapping[str, Line2D]) -> None:
+def _legend(axes: "Axes", drawn: "Mapping[str, Line2D]") -> None:
     """Draw the legend. Labels are plain text: not parsed as mathematics, nor hidden if they begin with _."""
     legend = axes.legend(drawn.values(), map(str, range(len(drawn))))
     for text, label in zip(legend.get_texts(), drawn, strict=True):
@@ -110,7 +115,9 @@ def _legend(axes: Axes, drawn: Mapping[str, Line2D]) -> None:
         text.set_text(label)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def _svg(figure: "Figure", name: str) -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     figure.patch.set_alpha(0)
     figure.axes[0].patch.set_alpha(0)
     FigureCanvasSVG(figure)

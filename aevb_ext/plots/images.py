@@ -8,13 +8,9 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from torch import Tensor
 
 from .._files import atomic_write
@@ -22,6 +18,9 @@ from .._types import Shape, StrPath
 from ..data import Data, Rows, first
 from ..models import VAE
 from ..noise import keys_at
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "SCORED",
@@ -162,6 +161,8 @@ def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature:
 
 def curve(history: Sequence[Evaluated], name: str, score: str = "bound") -> bytes:
     """The train and test bound (or ``score``) against training samples seen, as in Figure 2: a PNG."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     seen = [record.samples_seen for record in history]
@@ -185,6 +186,9 @@ def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: d
         dims: the dimensions of the x axis and the y axis.
         names: the names of labels, if they have some.
     """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
     right, up = mean[:, list(dims)].float().cpu().unbind(1)
@@ -207,7 +211,9 @@ def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: d
     return _drawn(figure)
 
 
-def _drawn(figure: Figure) -> bytes:
+def _drawn(figure: "Figure") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)
@@ -227,6 +233,8 @@ def png(canvas: Tensor) -> bytes:
         canvas = canvas[..., None].expand(-1, -1, 3)
     opaque = canvas[..., :1].isfinite().to(canvas.dtype)
     pixels = torch.cat([canvas.nan_to_num(0).clamp(0, 1), opaque], -1)
+    from matplotlib.image import imsave
+
     file = io.BytesIO()
     nothing: Any = {"Software": None}  # matplotlib's stub does not allow None
     imsave(file, pixels.numpy(), format="png", metadata=nothing)

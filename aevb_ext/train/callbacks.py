@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 
 from .. import plots
 from .._files import naming, write_whole
@@ -24,6 +23,8 @@ __all__ = ["Callback", "ConfigFile", "EarlyStopping", "MetricsFile", "Pictures",
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rich.console import Console
 
     from .run import Log, Record, Result, Run
 
@@ -190,14 +191,17 @@ class Progress(Callback):
     It is a context manager: leaving it restores the terminal, also after an exception.
 
     Args:
-        show: whether anything is shown.
         console: where it is shown. Default: stderr.
     """
 
-    def __init__(self, show: bool = True, console: Console | None = None):
-        self._console = console or Console(stderr=True)
-        on_terminal = show and self._console.is_terminal
-        self._lines = show and not on_terminal
+    def __init__(self, console: Console | None = None):
+        if console is None:
+            from rich.console import Console
+
+            console = Console(stderr=True)
+        self._console = console
+        on_terminal = self._console.is_terminal
+        self._lines = not on_terminal
         self._bar = training_bar(self._console, on_terminal)
         self._evaluated, self._skipped = "", ""
         self._log: Log | None = None

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -113,12 +111,13 @@ def write(path: StrPath, tensors: dict[str, Tensor], content: dict[str, Any]) ->
     Raises:
         OSError: the file cannot be written; the message names it.
     """
+    import safetensors.torch
+
     # Copies, since safetensors refuses tensors that share memory (tied weights).
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     text = json.dumps({**content, "versions": {"aevb_ext": __version__, "torch": str(torch.__version__)}})
     metadata = {"format": FORMAT, "content": text, "sha256": _sha256(tensors, text)}
-    raw = safetensors.torch.save(tensors, metadata)
-    write_whole(path, raw)
+    write_whole(path, safetensors.torch.save(tensors, metadata))
 
 
 def read(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -128,6 +127,8 @@ def read(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, damaged or not a checkpoint of this package.
     """
+    import safetensors
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")

@@ -163,18 +163,15 @@ def fit(
         with explaining_out_of_memory(doing, settings):
             run = Run(model, data, settings, processes=processes)
             try:
-                # Leaving the progress bar restores the terminal, whatever ends the run.
-                with (
-                    matmul_precision(settings.precision),
-                    Progress(progress and processes.is_first) as bar,
-                    ExitStack() as held,
-                ):
+                with matmul_precision(settings.precision), ExitStack() as held:
+                    # Leaving the progress bar restores the terminal, whatever ends the run.
+                    bar = [held.enter_context(Progress())] if progress and processes.is_first else []
                     with processes.together():
                         if out is not None:
                             if processes.is_first:
                                 held.enter_context(run_folder(out, resume=resume))
                             _take_folder(run, Path(out), resume, override)
-                        callbacks = [bar, *_callbacks(run), *callbacks] if processes.is_first else []
+                        callbacks = [*bar, *_callbacks(run), *callbacks] if processes.is_first else []
                     _check_steps(run)
                     if (silent := _silent(run)) and processes.is_first:
                         warnings.warn(silent, stacklevel=2)
