@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from ._types import Shape
 
@@ -31,6 +31,9 @@ Check = Callable[[str, Any], object]
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DATA = (*FLOATING, torch.uint8, torch.bool)
+# Integers that the operators do not take as data; some callers convert them.
+SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
+INTEGERS = (*SIGNED, torch.uint16, torch.uint32, torch.uint64)
 
 
 def check_dtype(name: str, t: object, *, data: bool = False) -> None:
@@ -62,6 +65,32 @@ def sizes(shape: Shape) -> Shape:
         return torch.Size(map(int, shape))
     finally:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]  # likewise
+
+
+def check_broadcasts(name: str, shape: Size, other_name: str, other: Size) -> None:
+    """Raise ValueError unless ``shape`` broadcasts to the shape ``other``."""
+    pairs = zip(reversed(sizes(shape)), reversed(sizes(other)), strict=False)
+    if len(shape) > len(other) or any(size != 1 and size != wanted for size, wanted in pairs):
+        raise ValueError(
+            f"{name} has shape {list(shape)}, which does not broadcast to {other_name}'s shape {list(other)}"
+        )
+
+
+def broadcast_shape(name: str, shape: Size, other_name: str, other: Size) -> Size:
+    """The shape to which both broadcast; ValueError naming both if there is none."""
+    try:
+        common: Size = torch.broadcast_shapes(sizes(shape), sizes(other))
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {list(shape)}, which does not broadcast with {other_name}, of shape {list(other)}"
+        ) from None
+    if not torch.jit.is_tracing():
+        return common
+    # A traced graph has to work for other sizes too, so the sizes are taken from the tensors.
+    longer, shorter = (shape, other) if len(shape) >= len(other) else (other, shape)
+    first = len(longer) - len(shorter)
+    chosen = zip(longer[first:], shorter, sizes(longer)[first:], strict=True)
+    return Size([*longer[:first], *(theirs if size == 1 else own for own, theirs, size in chosen)])
 
 
 def described(value: object) -> str:

@@ -25,7 +25,19 @@ import torch
 from torch import Tensor
 
 from . import functional
-from ._arguments import DATA, check_dtype, described, explain, instance, is_number, number, sizes, tensor
+from ._arguments import (
+    DATA,
+    SIGNED,
+    broadcast_shape,
+    check_dtype,
+    described,
+    explain,
+    instance,
+    is_number,
+    number,
+    sizes,
+    tensor,
+)
 from ._library import promoted, widened
 
 __all__ = [
@@ -177,7 +189,7 @@ def gaussian_nll_loss(
         else:
             var = input.new_full((), max(var, eps))
         _check_device(input, target=target)
-        x = target.to(input.dtype) if target.dtype in _INTEGERS else target  # PyTorch's loss takes integers too
+        x = target.to(input.dtype) if target.dtype in SIGNED else target  # PyTorch's loss takes integers too
         check_dtype("target", x, data=True)
         dtype = _result_dtype(input, x, var)
         arithmetic = dtype if dtype == torch.float64 else torch.promote_types(input.dtype, var.dtype)
@@ -185,7 +197,7 @@ def gaussian_nll_loss(
         log_prob = partial(functional.gaussian_log_prob, logvar=widened(var, arithmetic), spread="var")
         return _loss(log_prob, x, mu, reduction, offset=0.0 if full else -0.5 * math.log(2 * math.pi)).to(dtype)
     except Exception:
-        explain(gaussian_nll_loss, locals(), **_KINDS, target=tensor(*DATA, *_INTEGERS), var=_check_var)
+        explain(gaussian_nll_loss, locals(), **_KINDS, target=tensor(*DATA, *SIGNED), var=_check_var)
         raise
 
 
@@ -343,9 +355,8 @@ def _broadcast(**tensors: Tensor) -> tuple[Tensor, Tensor]:
         return tuple(torch.broadcast_tensors(*tensors.values()))
     except RuntimeError:
         (one, a), (other, b) = tensors.items()
-        raise ValueError(
-            f"{other} has shape {list(b.shape)}, which does not broadcast with {one}, of shape {list(a.shape)}"
-        ) from None
+        broadcast_shape(other, b.shape, one, a.shape)  # raises an error that names both
+        raise
 
 
 def _check_var(name: str, value: object) -> None:
@@ -361,7 +372,6 @@ _KINDS = {
     "reduction": instance(str, '"none", "mean" or "sum"'),
     "eps": number,
 }
-_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def _result_dtype(input: Tensor, *others: Tensor) -> torch.dtype:

@@ -15,6 +15,7 @@ import torch
 
 from . import _library, functional, reference
 from ._library import REBUILD
+from ._messages import first_line
 from ._version import __version__
 
 
@@ -119,7 +120,7 @@ def _gpu_not_used(info: dict) -> str | None:
         torch.cuda.init()
         why = "no device"
     except RuntimeError as error:
-        why = str(error).splitlines()[0]
+        why = first_line(error)
     return f"this machine has a GPU ({gpus[0]}), and torch {torch.__version__} cannot use it: {why}. Update the driver."
 
 

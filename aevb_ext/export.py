@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ._files import naming, write_whole
 from ._library import ops
+from ._messages import first_line
 from ._types import StrPath
 from .models import VAE
 from .models.vae import mu_logvar
@@ -108,7 +109,7 @@ def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Pa
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     # A converter may raise anything about a user's own network.
     except Exception as error:
-        raise ExportError(f"the {name} cannot be converted to ONNX: {_first_line(error)}") from error
+        raise ExportError(f"the {name} cannot be converted to ONNX: {first_line(error)}") from error
     _check("decoder.onnx", lambda z: (torch.from_numpy(session.run(["mean"], {"z": z.numpy()})[0]),), network, given)
     return _written(Path(folder), {"decoder.onnx": content})
 
@@ -165,7 +166,7 @@ def _program(name: str, network: nn.Module, given: Tensor) -> torch.export.Expor
             program = torch.export.export(plain.module(), (given,), dynamic_shapes=sizes)
     # Tracing a user's own network may raise anything.
     except Exception as error:
-        raise ExportError(f"torch.export cannot trace the {name}: {_first_line(error)}") from error
+        raise ExportError(f"torch.export cannot trace the {name}: {first_line(error)}") from error
     left = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("aevb_ext.")}
     if left:
         raise ExportError(f"the {name} has operators that are not PyTorch's own: {', '.join(sorted(left))}")
@@ -195,7 +196,7 @@ def _check(name: str, run: Network, network: nn.Module, given: Tensor) -> None:
         try:
             found = run(points)
         except Exception as error:
-            raise ExportError(f"{name} does not run with a batch of {batch}: {_first_line(error)}") from error
+            raise ExportError(f"{name} does not run with a batch of {batch}: {first_line(error)}") from error
         for a, b in zip(found, expected, strict=True):
             worst = (a - b).abs().max() / b.abs().max().clamp(min=1) if a.shape == b.shape else math.inf
             # Written so that a NaN fails.
@@ -214,10 +215,6 @@ def _written(folder: Path, contents: dict[str, bytes]) -> list[Path]:
     for path, content in zip(paths, contents.values(), strict=True):
         write_whole(path, content)
     return paths
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "aevb_ext"
 # From the lowest to the highest: a module imports from layers below its own, and from its own package.
 LAYERS = (
     ("_types",),
-    ("_version", "_build_note", "_typed", "_files", "_arguments", "_checks", "_memory", "progress_bar"),
+    ("_version", "_build_note", "_messages", "_files", "_arguments", "_checks", "_memory", "progress_bar"),
     ("_library", "noise"),
     ("reference", "_vmap"),
     ("functional",),

@@ -19,7 +19,7 @@ from torch import nn
 from aevb_ext.data import BinarizedRows, Data, TensorRows, subset
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
 from aevb_ext.train import Callback, NonFiniteBound, Settings, checkpoint, fit, load_checkpoint, save_checkpoint
-from aevb_ext.train.resume_check import check_resume, run_description
+from aevb_ext.train.checkpoint_manager import check_resume, run_description
 from aevb_ext.train.run_folder import run_folder
 
 QUICK = {"samples_seen": 3_000, "batch_size": 20, "evaluate_every": 500, "log_every": 7, "progress": False}

@@ -9,7 +9,7 @@ import torch
 
 from aevb_ext.data import Data
 from aevb_ext.models import mlp_vae
-from aevb_ext.train import Callback, fit
+from aevb_ext.train import Callback, evaluation, fit
 from aevb_ext.train.callbacks import Progress
 
 Console = pytest.importorskip("rich.console").Console
@@ -67,7 +67,7 @@ def test_a_run_most_of_which_is_silent_is_told_so_before():
 )
 def test_what_is_trained_is_not_warned_of(options, monkeypatch):
     # Not what is looked at here, and slow.
-    monkeypatch.setitem(fit.__globals__, "MARGINAL_POINTS", 2)
+    monkeypatch.setattr(evaluation, "_MARGINAL_POINTS", 2)
     warned, last, moved = told(**options)
     assert [w for w in warned if "Adagrad" in w] == [] and moved and "not trained" not in last
 

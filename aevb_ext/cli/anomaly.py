@@ -9,17 +9,15 @@ from ..estimators import ESTIMATORS
 from ..progress_bar import bar
 from ..uses import HeldOut, held_out, write_scores
 from . import common
-from .common import file_to_write
+from .common import Subcommands, default_device, file_to_write
 from .config import add_flags, count, data_of_keys, model_of_keys, read_config, resolved, settings_of_keys, whole
-from .train import default_device
-from .verbs import Verbs
 
 __all__ = ["add_anomaly", "add_held_out"]
 
 
-def add_anomaly(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add_anomaly(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "anomaly",
         help="an anomaly score of each data point: minus its bound",
         description="Writes a line for each data point: its number in the split, its label (where it is known) and its "
@@ -51,9 +49,9 @@ def _anomaly(a: argparse.Namespace) -> None:
 _SAMPLES_SEEN = 300_000
 
 
-def add_held_out(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add_held_out(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "held-out",
         help="train without the data points of a label, and see whether they stand out",
         description="Trains a model without each label, scores the whole test split by minus the bound, and measures "

@@ -3,27 +3,30 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from .. import plots
 from .._files import write_whole
+from .._library import build_info
 from .._types import StrPath
 from ..data import SPLITS, Data
 from ..learners import LEARNERS
 from ..models import VAE
 from ..train import Checkpoint, Processes, Settings, load_checkpoint
-from ..train.saved_run import CONFIG, folder_of, open_run
+from ..train.saved_run import CONFIG, folder_of, read_run_config
 from .config import DATA, data_of_keys, of_kind, whole
-from .train import default_device
 
 __all__ = [
+    "Subcommands",
     "add_data_flags",
     "add_run",
     "add_uses_flags",
     "checked_shape",
     "data_of",
+    "default_device",
     "encoder_and_data",
     "file_to_write",
     "learner_without_encoder",
@@ -31,6 +34,8 @@ __all__ = [
     "setting",
     "write_picture",
 ]
+
+Subcommands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +66,7 @@ def model_and_data(a: argparse.Namespace) -> tuple[VAE, Data]:
     """
     checkpoint = load_checkpoint(a.checkpoint)
     try:
-        config = open_run(a.checkpoint).config
+        config = read_run_config(a.checkpoint)
     except FileNotFoundError:
         # The checkpoint was moved out of its run's folder.
         config = {"data": checkpoint.data}
@@ -90,7 +95,7 @@ def learner_without_encoder(path: StrPath) -> str | None:
 def setting(path: StrPath, name: str) -> Any:
     """A setting of a run; for a checkpoint outside its run's folder, the default."""
     try:
-        return open_run(path).config.get(name, getattr(Settings, name))
+        return read_run_config(path).get(name, getattr(Settings, name))
     except FileNotFoundError:
         return getattr(Settings, name)
 
@@ -162,3 +167,8 @@ def write_picture(path: StrPath, canvas: Tensor) -> None:
     """
     write_whole(path, plots.png(canvas))
     print(f"written to {path}")
+
+
+def default_device() -> str:
+    """``"cuda"`` if both this machine and the compiled library have it, else ``"cpu"``."""
+    return "cuda" if torch.cuda.is_available() and build_info()["cuda"] else "cpu"

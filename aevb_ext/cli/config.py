@@ -14,7 +14,8 @@ import torch
 from .. import data as datasets
 from .._types import StrPath
 from ..data import NAMES, Data
-from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS, VAE, make_model
+from ..models import VAE, make_model
+from ..models.architectures import MODEL_CHOICES
 from ..train.settings import CHOICES, Settings
 
 __all__ = [
@@ -47,10 +48,7 @@ DEFAULTS = {
 
 _CHOICES = {
     **CHOICES,
-    "architecture": tuple(ARCHITECTURES),
-    "activation": tuple(ACTIVATIONS),
-    "likelihood": tuple(LIKELIHOODS),
-    "mean_activation": MEAN_ACTIVATIONS,
+    **MODEL_CHOICES,
     "binarize": ("dynamic", "threshold"),
 }
 _ALIASES = {"n_samples": ["--samples"], "batch_size": ["-M"]}

@@ -10,16 +10,15 @@ from .._files import write_whole
 from ..progress_bar import bar
 from ..uses import L2S, probe_latents, probe_pixels, writing_npz
 from . import common
-from .common import file_to_write
+from .common import Subcommands, file_to_write
 from .config import whole
-from .verbs import Verbs
 
 __all__ = ["add_encode", "add_probe"]
 
 
-def add_encode(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add_encode(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "encode",
         help="the latent representation of data points: arrays of means and log-variances, or a plot of the means",
         description="Writes the arrays mean and logvar of q(z | x) and, if they are known, labels; or a scatter plot "
@@ -66,9 +65,9 @@ def _dims(asked: list[int] | None, mean: Tensor) -> tuple[int, int]:
     return asked[0], asked[1]
 
 
-def add_probe(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add_probe(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "probe",
         help="the accuracy of a linear classifier on latent means, and on pixels",
         description="Multinomial logistic regression, fitted to the train split. Its regularisation is chosen on the "

@@ -20,8 +20,8 @@ from ..estimators import (
 from ..models import VAE
 from ..progress_bar import bar
 from . import common
+from .common import Subcommands
 from .config import count, whole
-from .verbs import Verbs
 
 __all__ = ["add"]
 
@@ -33,9 +33,9 @@ _OF_LOG_LIKELIHOOD: dict[str, tuple[Callable[..., LogLikelihood], int | None]] =
 }
 
 
-def add(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "evaluate",
         help="the bound, or the log-likelihood, of a run's model",
         description="Prints the mean over the data points, its standard error and, if it is known, the part of that "

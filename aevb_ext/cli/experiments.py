@@ -5,15 +5,15 @@ from pathlib import Path
 
 from ..factor_analysis import compare, simulated, table
 from ..paper import FIGURES, make
+from .common import Subcommands
 from .config import count, whole
-from .verbs import Verbs
 
 __all__ = ["add_factor_analysis", "add_paper"]
 
 
-def add_paper(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add_paper(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "paper",
         help="reproduce a figure of the paper: train its runs, draw it, compare it with the paper",
         description="; ".join(f"{name}: {figure.TITLE.removeprefix(name.title())}" for name, figure in FIGURES.items()),
@@ -49,9 +49,9 @@ def _paper(a: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def add_factor_analysis(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add_factor_analysis(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "factor-analysis",
         help="compare AEVB with coordinate ascent and the exact log p(x)",
         description="Simulates linear-Gaussian factor analysis, and compares the bounds of coordinate-ascent "

@@ -7,14 +7,14 @@ from ..export import export_onnx, export_programs, missing_for_onnx
 from ..train import load_checkpoint
 from ..train.saved_run import folder_of
 from . import common
-from .verbs import Verbs
+from .common import Subcommands
 
 __all__ = ["add"]
 
 
-def add(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "export",
         help="a run's model for other programs: torch.export, ONNX",
         description="Writes encoder.pt2 (x to mu and logvar), decoder.pt2 (z to the mean of x) and, where onnx, "

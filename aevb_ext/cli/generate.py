@@ -16,18 +16,17 @@ from ..progress_bar import bar
 from ..train import Checkpoint, load_checkpoint
 from ..uses import write_npy, writing_npz
 from . import common
-from .common import checked_shape, file_to_write, write_picture
+from .common import Subcommands, checked_shape, file_to_write, write_picture
 from .config import count, whole
-from .verbs import Verbs
 
 __all__ = ["add_augment", "add_latent_space", "add_sample"]
 
 _SAMPLES_AT_ONCE = 1000
 
 
-def add_sample(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add_sample(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "sample",
         help="generate new data points with a checkpoint's model: a picture, arrays",
         description="z is drawn from the prior; x is the mean of p(x | z), or drawn from it. Pixels are from 0 to 1.",
@@ -76,9 +75,9 @@ _POINTS_AT_ONCE = 500
 _POINTS, _VARIANTS = 10, 9
 
 
-def add_augment(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add_augment(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "augment",
         help="augment data: encode data points, perturb them in latent space, decode them",
         description="Writes the arrays train (all variants of the first data point, then of the next, pixels from 0 "
@@ -144,9 +143,9 @@ def _data_keys(a: argparse.Namespace, index: Tensor) -> Tensor:
     return keys_at(a.seed, "evaluation binarize", index)
 
 
-def add_latent_space(verbs: Verbs) -> None:
-    """The verbs."""
-    parser = verbs.add_parser(
+def add_latent_space(subcommands: Subcommands) -> None:
+    """Add the subcommands."""
+    parser = subcommands.add_parser(
         "manifold",
         help="a picture of a plane through latent space",
         description="Two dimensions of z vary, each through the quantiles of its prior; the others are 0.",
@@ -161,7 +160,7 @@ def add_latent_space(verbs: Verbs) -> None:
         "--dims", type=whole, nargs=2, metavar="I", help="which two of more dimensions, counted from 0: right, up"
     )
 
-    parser = verbs.add_parser(
+    parser = subcommands.add_parser(
         "interpolate",
         help="a picture of interpolations between data points",
         description="A row for each pair of data points: the first one, its reconstruction, decoded points on the "

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from .. import doctor
-from .._typed import in_shell
+from .._messages import first_line, in_shell
 from .._version import __version__
 from ..estimators import UntrustedEstimate
 from ..export import ExportError
@@ -19,8 +19,8 @@ from ..train import NonFiniteBound, PeerFailed, Processes, joined
 from ..train.memory import OutOfMemory, out_of_memory
 from ..uses import NotConverged
 from . import anomaly, encode, evaluate, experiments, export, generate, report, train
+from .common import Subcommands
 from .config import KEYS
-from .verbs import Verbs
 
 __all__ = ["main"]
 
@@ -43,12 +43,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _ended(processes: Processes, argv: list[str]) -> int:
-    parser, verbs = _parser()
+    parser, subcommands = _parser()
     arguments = None
     try:
         with processes.only_first_prints():
-            arguments = _parsed(parser, verbs, argv)
-            with _warnings_as_lines(lambda message: _as_typed(message, verbs, arguments, argv)):
+            arguments = _parsed(parser, subcommands, argv)
+            with _warnings_as_lines(lambda message: _as_typed(message, subcommands, arguments, argv)):
                 status = arguments.run(arguments) or 0
             sys.stdout.flush()
             return status
@@ -57,14 +57,14 @@ def _ended(processes: Processes, argv: list[str]) -> int:
         _print_no_more()
         return 1
     except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
-        said = _as_typed(re.sub(r"^\[Errno \d+\] ", "", str(error)), verbs, arguments, argv)
+        said = _as_typed(re.sub(r"^\[Errno \d+\] ", "", str(error)), subcommands, arguments, argv)
     except OutOfMemory as error:
-        said = _as_typed(str(error), verbs, arguments, argv)
+        said = _as_typed(str(error), subcommands, arguments, argv)
     except (RuntimeError, MemoryError, OverflowError) as error:
         if out_of_memory(error):
-            said = f"there is too little memory ({_first_line(error)}): ask for less at a time, or take a smaller model"
+            said = f"there is too little memory ({first_line(error)}): ask for less at a time, or take a smaller model"
         elif isinstance(error, OverflowError) or "Overflow when unpacking" in str(error):
-            said = f"a number is too large: {_first_line(error)}"
+            said = f"a number is too large: {first_line(error)}"
         else:
             raise
     except KeyboardInterrupt as error:
@@ -84,11 +84,7 @@ def _print_no_more() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _as_typed(message: str, verbs: Verbs, arguments: argparse.Namespace | None, argv: list[str]) -> str:
+def _as_typed(message: str, subcommands: Subcommands, arguments: argparse.Namespace | None, argv: list[str]) -> str:
     """The message with Python's argument names replaced by flags.
 
     A name at the beginning of the message is replaced by the flag that was typed. In the rest of the message only names
@@ -99,7 +95,7 @@ def _as_typed(message: str, verbs: Verbs, arguments: argparse.Namespace | None, 
         return message
     given = {token.partition("=")[0] for token in argv}
     named = re.match(r"([a-z_]+)(?= must| means|:| ['\"])", message)
-    for action in verbs.choices[arguments.verb]._actions:
+    for action in subcommands.choices[arguments.subcommand]._actions:
         if not action.option_strings:
             continue
         flag = next((flag for flag in action.option_strings if flag in given), None)
@@ -137,7 +133,7 @@ class _Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(str(value), map(str, action.choices), 1)
             choices = ", ".join(map(str, action.choices))
             said = f"there is no {value!r}{f': {near[0]}?' if near else ','} there are {choices}"
-            if action.dest == "verb":
+            if action.dest == "subcommand":
                 self.error(said)
             raise argparse.ArgumentError(action, said)
 
@@ -147,42 +143,42 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"there is no argument {flag}" + (f": {near[0]}?" if near else ""))
 
 
-def _parsed(parser: _Parser, verbs: Verbs, argv: list[str]) -> argparse.Namespace:
+def _parsed(parser: _Parser, subcommands: Subcommands, argv: list[str]) -> argparse.Namespace:
     if not argv:
         parser.print_help(sys.stderr)
         raise SystemExit(2)
-    verb = verbs.choices.get(next((token for token in argv if not token.startswith("-")), ""))
+    subcommand = subcommands.choices.get(next((token for token in argv if not token.startswith("-")), ""))
     # Unknown flags are reported before missing ones: the missing one may have been mistyped.
-    if verb is not None:
+    if subcommand is not None:
         for token in argv:
             flag = token.partition("=")[0]
-            if flag.startswith("--") and not any(known.startswith(flag) for known in verb._option_string_actions):
-                verb.refuse(flag)
+            if flag.startswith("--") and not any(known.startswith(flag) for known in subcommand._option_string_actions):
+                subcommand.refuse(flag)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        verbs.choices[arguments.verb].refuse(unknown[0].partition("=")[0])
+        subcommands.choices[arguments.subcommand].refuse(unknown[0].partition("=")[0])
     return arguments
 
 
-def _parser() -> tuple[_Parser, Verbs]:
+def _parser() -> tuple[_Parser, Subcommands]:
     """The parser, and the action that holds the subcommands' parsers."""
     parser = _Parser(prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014).")
     parser.add_argument("--version", action="version", version=f"aevb {__version__}")
-    verbs = parser.add_subparsers(required=True, dest="verb", parser_class=_Parser)
-    train.add(verbs)
-    generate.add_sample(verbs)
-    generate.add_augment(verbs)
-    generate.add_latent_space(verbs)
-    encode.add_encode(verbs)
-    encode.add_probe(verbs)
-    anomaly.add_anomaly(verbs)
-    anomaly.add_held_out(verbs)
-    evaluate.add(verbs)
-    experiments.add_paper(verbs)
-    report.add(verbs)
-    export.add(verbs)
-    experiments.add_factor_analysis(verbs)
-    verb = verbs.add_parser("doctor", help="facts for a bug report, and cures for common faults")
-    verb.set_defaults(run=lambda _: doctor.main())
-    verbs.metavar = " | ".join(verbs.choices)
-    return parser, verbs
+    subcommands = parser.add_subparsers(required=True, dest="subcommand", parser_class=_Parser)
+    train.add(subcommands)
+    generate.add_sample(subcommands)
+    generate.add_augment(subcommands)
+    generate.add_latent_space(subcommands)
+    encode.add_encode(subcommands)
+    encode.add_probe(subcommands)
+    anomaly.add_anomaly(subcommands)
+    anomaly.add_held_out(subcommands)
+    evaluate.add(subcommands)
+    experiments.add_paper(subcommands)
+    report.add(subcommands)
+    export.add(subcommands)
+    experiments.add_factor_analysis(subcommands)
+    subcommand = subcommands.add_parser("doctor", help="facts for a bug report, and cures for common faults")
+    subcommand.set_defaults(run=lambda _: doctor.main())
+    subcommands.metavar = " | ".join(subcommands.choices)
+    return parser, subcommands

@@ -8,15 +8,14 @@ from ..report import compare, comparison, report
 from ..train import load_checkpoint
 from ..train.saved_run import open_run
 from . import common
-from .common import file_to_write
-from .verbs import Verbs
+from .common import Subcommands, file_to_write
 
 __all__ = ["add"]
 
 
-def add(verbs: Verbs) -> None:
-    """The verbs."""
-    parser = verbs.add_parser("report", help="an HTML page about a run")
+def add(subcommands: Subcommands) -> None:
+    """Add the subcommands."""
+    parser = subcommands.add_parser("report", help="an HTML page about a run")
     parser.set_defaults(run=_report)
     parser.add_argument("checkpoint", metavar="RUN", help="the folder of a run, or one of its checkpoints")
     common.add_data_flags(parser)
@@ -24,7 +23,7 @@ def add(verbs: Verbs) -> None:
         "--out", type=file_to_write(".html"), metavar="FILE.html", help="default: report.html in the run's folder"
     )
 
-    parser = verbs.add_parser("compare", help="a table of runs")
+    parser = subcommands.add_parser("compare", help="a table of runs")
     parser.set_defaults(run=_compare)
     parser.add_argument("folders", metavar="RUN", nargs="+", help="folders of runs")
     parser.add_argument(

@@ -4,22 +4,19 @@ import argparse
 from itertools import count
 from pathlib import Path
 
-import torch
-
 from .. import data as datasets
-from .._library import build_info
 from ..train import fit
 from ..train.saved_run import CONFIG
+from .common import Subcommands, default_device
 from .config import add_flags, data_of_keys, model_of_keys, resolved, settings_of_keys
 from .config import count as count_of
-from .verbs import Verbs
 
-__all__ = ["add", "default_device"]
+__all__ = ["add"]
 
 
-def add(verbs: Verbs) -> None:
-    """The verb."""
-    parser = verbs.add_parser(
+def add(subcommands: Subcommands) -> None:
+    """Add the subcommand."""
+    parser = subcommands.add_parser(
         "train",
         help="train a VAE on a dataset",
         usage="aevb train [--config FILE.toml] [--out DIR] [--data DATA] [--KEY VALUE ...]",
@@ -84,8 +81,3 @@ def _run(a: argparse.Namespace) -> None:
 
 def _next_folder(name: str) -> Path:
     return next(path for i in count(1) if not (path := Path("runs") / f"{name}-{i}").exists())
-
-
-def default_device() -> str:
-    """``"cuda"`` if both this machine and the compiled library have it, else ``"cpu"``."""
-    return "cuda" if torch.cuda.is_available() and build_info()["cuda"] else "cpu"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .._typed import typed
+from .._messages import python_or_flags
 from .arrays import ArrayFile, layout, read_array, read_rows
 from .folders import SPLIT_OF, is_hidden
 from .integrity import FileError, reading
@@ -106,7 +106,7 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
         raise FileError(
             f"{there}; expected one, or train and, where there are such splits, test and valid (or x_train, "
             "train_images and their like), or images and labels: name the one that is the data "
-            f"({typed('array=...', '--array')})"
+            f"({python_or_flags('array=...', '--array')})"
         )
     labels = {split: roles[split, True] for split in points if (split, True) in roles}
     if len(points) == 1 and not labels and (None, True) in roles:
@@ -118,7 +118,7 @@ def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, 
         if len(found) > 1:
             raise FileError(
                 f"{there}, of which {' and '.join(found)} mean the same by their names: keep one, or name the one that "
-                f"is the data ({typed('array=...', '--array')})"
+                f"is the data ({python_or_flags('array=...', '--array')})"
             )
     first_of, labels_of = ({split: found[0] for split, found in of.items() if split} for of in (points, labels))
     return first_of, labels_of

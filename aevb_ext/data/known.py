@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._typed import typed
+from .._messages import python_or_flags
 from .._types import StrPath
 from .arrays import ArrayFile, read_array
 from .dataset import Data
@@ -135,9 +135,8 @@ class Known:
         names = " or ".join((*file.other_names, file.name))
         looked = f"{names} was looked for in {places}" if places else "no data_dir was given"
         return (
-            f"{self.title} is not there: {looked}. Say where it is ({typed('data_dir=...', '--data-dir')}). It is "
-            f"available from {file.urls[0]}; "
-            "`aevb train --download` downloads it."
+            f"{self.title} is not there: {looked}. Say where it is ({python_or_flags('data_dir=...', '--data-dir')}). "
+            f"It is available from {file.urls[0]}; `aevb train --download` downloads it."
         )
 
 

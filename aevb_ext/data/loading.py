@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._arguments import described
-from .._typed import typed
+from .._messages import python_or_flags
 from .._types import Device, Shape, StrPath
 from .archive import read_arrays
 from .arrays import layout
@@ -192,7 +192,7 @@ def _existing(data: StrPath) -> Path:
     if not str(data) or not path.exists():
         kinds = "a folder of images, or a .npy or .npz file"
         if str(data) and (os.path.sep in str(data) or path.suffix):
-            where = typed("data", "--data")
+            where = python_or_flags("data", "--data")
             raise FileNotFoundError(f"there is no {path}: expected {kinds}; if it was moved, say where it is ({where})")
         raise ValueError(f"data must be the path of {kinds}, or one of {', '.join(NAMES)}, got {str(data)!r}")
     return path

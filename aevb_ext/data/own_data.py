@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._typed import typed
+from .._messages import python_or_flags
 from .integrity import FileError
 from .rows import Rows, rows_of
 
@@ -167,7 +167,7 @@ def summary(name: str, found: FoundData, held_out: float | None, x_scale: float 
     if is_unknown and isinstance(rows, Tensor) and 0 < (high := int(rows.max())) < _DARK:
         lines.append(
             f"no byte of train is above {high}, and bytes are multiplied by 1/255: if {high} is white, "
-            f"{typed('x_scale', '--x-scale')} is {1 / high:.6g}"
+            f"{python_or_flags('x_scale', '--x-scale')} is {1 / high:.6g}"
         )
     # A file name may contain newlines and bytes that are not text.
     text = "\n  ".join(" ".join(line.split()) for line in lines)

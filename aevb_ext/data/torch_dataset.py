@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
+from .._arguments import DATA, INTEGERS
 from .._types import Device
 from .arrays import dtype_of, native
 from .own_data import Labels
 
 __all__ = ["DatasetRows", "dataset_labels"]
 
-_TAKEN = (torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
 # Items that are read between two updates of the progress bar.
 _CHUNK = 64
 
@@ -109,13 +108,13 @@ class DatasetRows:
                 f"{what} is {type(x).__name__}, expected a tensor or an array, or a tuple that begins with one (a "
                 "transform such as torchvision's PILToTensor makes one of a picture)"
             )
-        if x.layout != torch.strided or x.dtype not in (*_TAKEN, *_WHOLE):
+        if x.layout != torch.strided or x.dtype not in (*DATA, *INTEGERS):
             raise ValueError(
                 f"{what} is of {x.dtype} ({x.layout}), expected bool, an integer dtype, float16, bfloat16, float32 or "
                 "float64, in a dense tensor"
             )
         x = x.detach().cpu()
-        return x if x.dtype in _TAKEN else torch.from_numpy(native(x.numpy(), what))
+        return x if x.dtype in DATA else torch.from_numpy(native(x.numpy(), what))
 
     def to(self, device: Device) -> "DatasetRows":
         """Itself: items stay on the CPU."""

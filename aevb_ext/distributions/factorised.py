@@ -9,40 +9,10 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, kl_divergence
 from torch.distributions.kl import _KL_REGISTRY
 
-from .._arguments import check_dtype, sizes
+from .._arguments import INTEGERS, broadcast_shape, check_dtype, sizes
 from .._library import widened
 from .._types import Generators, Shape
 from ..functional import noise_key
-
-# Values of these dtypes are converted to floats (the operators take uint8 as it is).
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint16, torch.uint32, torch.uint64)
-
-
-def check_broadcasts(name: str, shape: Size, other_name: str, other: Size) -> None:
-    """Raise ValueError unless ``shape`` broadcasts to the shape ``other``."""
-    pairs = zip(reversed(sizes(shape)), reversed(sizes(other)), strict=False)
-    if len(shape) > len(other) or any(size != 1 and size != wanted for size, wanted in pairs):
-        raise ValueError(
-            f"{name} has shape {list(shape)}, which does not broadcast to {other_name}'s shape {list(other)}"
-        )
-
-
-def broadcast(name: str, shape: Size, other_name: str, other: Size) -> Size:
-    """The shape to which both broadcast; ValueError naming both if there is none."""
-    try:
-        common: Size = torch.broadcast_shapes(sizes(shape), sizes(other))
-    except RuntimeError:
-        raise ValueError(
-            f"{name} has shape {list(shape)}, which does not broadcast with {other_name}, of shape {list(other)}"
-        ) from None
-    if not torch.jit.is_tracing():
-        return common
-    # A traced graph has to work for other sizes too, so the sizes are taken from the tensors.
-    longer, shorter = (shape, other) if len(shape) >= len(other) else (other, shape)
-    first = len(longer) - len(shorter)
-    chosen = zip(longer[first:], shorter, sizes(longer)[first:], strict=True)
-    return Size([*longer[:first], *(theirs if size == 1 else own for own, theirs, size in chosen)])
-
 
 D = TypeVar("D", bound="Factorised")
 
@@ -116,7 +86,7 @@ class Factorised(Distribution):
             raise ValueError(
                 f"p has event_shape {list(self.event_shape)}, but q has {list(other.event_shape)}: expected one"
             )
-        return broadcast("p's batch", self.batch_shape, "q's batch", other.batch_shape) + self.event_shape
+        return broadcast_shape("p's batch", self.batch_shape, "q's batch", other.batch_shape) + self.event_shape
 
     def _kl_to_another(self, other: Distribution) -> Tensor:
         """:func:`torch.distributions.kl_divergence` to a distribution of another class.
@@ -128,7 +98,7 @@ class Factorised(Distribution):
         return kl(self, other)
 
     def _noise(self, device: torch.device, key: Tensor | None, generator: Generators | None) -> Noise:
-        """The noise arguments for :mod:`aevb_ext.functional`; a list of generators becomes a key per data point."""
+        """The noise arguments for :mod:`aevb_ext.functional`; a list of generators becomes a key each."""
         if not isinstance(generator, (list, tuple)):
             return {"key": key, "generator": generator}
         if key is not None:
@@ -144,7 +114,7 @@ class Factorised(Distribution):
     def _check_value(self, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Size]:
         """``value`` ``[*samples, *batch_shape, *event_shape]`` converted for operators with parameters of ``dtype``,
         and the shape to which it and the parameters broadcast; TypeError or ValueError if it does not fit."""
-        if isinstance(value, Tensor) and value.dtype in _INTEGERS:
+        if isinstance(value, Tensor) and value.dtype in INTEGERS:
             value = value.to(torch.float64 if dtype == torch.float64 else torch.float32)
         check_dtype("value", value, data=True)
         batch_dims = value.dim() - self.event_dims
@@ -152,7 +122,8 @@ class Factorised(Distribution):
             raise ValueError(
                 f"value has shape {list(value.shape)}, which does not end in the event_shape {list(self._event_shape)}"
             )
-        shape = broadcast("value", value.shape, "batch_shape + event_shape", self._batch_shape + self._event_shape)
+        own = self._batch_shape + self._event_shape
+        shape = broadcast_shape("value", value.shape, "batch_shape + event_shape", own)
         if self._validate_args:
             self._validate_sample(value)
         return value, shape

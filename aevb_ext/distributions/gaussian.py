@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .. import functional as F
-from .._arguments import check_dtype, explained, sizes
+from .._arguments import check_broadcasts, check_dtype, explained, sizes
 from .._library import promoted, widened
 from .._types import Generators, Shape
 from ..reference import _logvar, _reduce
-from .factorised import Factorised, check_broadcasts, samples, wide
+from .factorised import Factorised, samples, wide
 
 
 def clamp_logvar(values: Tensor, bounds: tuple[float, float], soft: bool) -> Tensor:

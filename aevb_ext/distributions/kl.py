@@ -5,8 +5,9 @@ from torch import distributions as torch_distributions
 from torch.distributions import Distribution, Independent, Normal, register_kl
 from torch.distributions.kl import _KL_MEMOIZE, _KL_REGISTRY, _dispatch_kl
 
+from .._arguments import broadcast_shape
 from .bernoulli import Bernoulli
-from .factorised import Factorised, broadcast
+from .factorised import Factorised
 from .gaussian import DiagonalGaussian
 
 register_kl(DiagonalGaussian, DiagonalGaussian)(DiagonalGaussian.kl)
@@ -48,7 +49,7 @@ def _as_ours(theirs: Distribution, like: Factorised) -> Factorised:
     shape = base.batch_shape
     if theirs is base:
         own = like.batch_shape + like.event_shape
-        shape = broadcast(f"{type(theirs).__name__}'s batch", shape, type(like).__name__, own)
+        shape = broadcast_shape(f"{type(theirs).__name__}'s batch", shape, type(like).__name__, own)
         event_dims = like.event_dims
     batch_dims = len(shape) - event_dims
     if isinstance(like, DiagonalGaussian) and isinstance(base, Normal):

@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from .. import functional as F
-from .._arguments import described, explained, is_integer, is_number, kind, sizes
+from .._arguments import (
+    broadcast_shape,
+    check_broadcasts,
+    described,
+    explained,
+    is_integer,
+    is_number,
+    kind,
+    sizes,
+)
 from .._types import Generators
 from ..distributions import DiagonalGaussian
-from ..distributions.factorised import broadcast, check_broadcasts
 from .stream import Terms, streamed
 
 __all__ = ["ELBO", "ELBOTerms"]
@@ -523,8 +531,8 @@ def _of_tuple(name: str, given: object, q: DiagonalGaussian | None = None) -> Di
     mu, logvar = given
     if q is None:
         return DiagonalGaussian(mu, logvar)
-    shape = broadcast("prior's mu", mu.shape, "prior's logvar", logvar.shape)
-    mu = mu.expand(broadcast("prior", shape, "the posterior's event", q.event_shape))
+    shape = broadcast_shape("prior's mu", mu.shape, "prior's logvar", logvar.shape)
+    mu = mu.expand(broadcast_shape("prior", shape, "the posterior's event", q.event_shape))
     return DiagonalGaussian(mu, logvar, batch_dims=mu.dim() - q.event_dims)
 
 

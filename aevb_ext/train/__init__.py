@@ -3,7 +3,8 @@
 from .callbacks import Callback
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .distributed import PeerFailed, Processes, joined
-from .loop import NonFiniteBound, fit
+from .evaluation import NonFiniteBound
+from .loop import fit
 from .run import History, Log, Record, Result, Run
 from .settings import Settings
 from .step import Step, make_step

@@ -20,6 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from .._messages import first_line
 from .._types import Device
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class Processes:
 
 def _is_of_communication(error: RuntimeError) -> bool:
     # Gloo raises plain RuntimeErrors whose message begins with a place in its source.
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).partition("\n")[0]
+    return isinstance(error, distributed.DistError) or "gloo" in first_line(error)
 
 
 def _tried(device: torch.device) -> torch.device:
@@ -236,8 +237,7 @@ def _tried(device: torch.device) -> torch.device:
         torch.ones((), device=device).item()
     # A device that this PyTorch was built without may raise anything.
     except Exception as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"device {str(device)!r} cannot be trained or evaluated on: {said}") from None
+        raise ValueError(f"device {str(device)!r} cannot be trained or evaluated on: {first_line(error)}") from None
     return device
 
 

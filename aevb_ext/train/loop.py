@@ -1,6 +1,5 @@
 """The training loop."""
 
-import math
 import signal
 import warnings
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from .._typed import typed
+from .._messages import python_or_flags
 from .._types import Device, StrPath
 from ..data import Data
 from ..estimators import Bound
@@ -24,34 +23,23 @@ from .arguments import (
     warn_of_range,
 )
 from .callbacks import Callback, ConfigFile, EarlyStopping, MetricsFile, Pictures, Progress
-from .checkpoint_manager import CheckpointManager, newest_intact, set_damaged_aside
+from .checkpoint_manager import (
+    CheckpointManager,
+    check_resume,
+    newest_intact,
+    run_description,
+    sampled_splits,
+    set_damaged_aside,
+)
 from .distributed import Processes, joined
-from .evaluation import MARGINAL_POINTS, shared_bound, shared_marginal
+from .evaluation import evaluate, evaluated_points, evaluation_steps, non_finite, steps_of
 from .memory import explaining_out_of_memory
-from .resume_check import check_resume, run_description, sampled_splits
-from .run import History, Log, Record, Result, Run
+from .run import Log, Result, Run
 from .run_folder import remove_partial_files, run_folder
 from .settings import Settings
 from .signals import Signals, exit_as_signalled
 
-__all__ = ["NonFiniteBound", "fit"]
-
-# The bound is evaluated at points evenly spaced in the logarithm of the samples seen, as in the paper's Figure 2.
-_FIRST_EVALUATION = 10_000
-# A bound takes a second, a marginal likelihood minutes.
-_EVALUATIONS_PER_DECADE = {"bound": 8, "marginal": 2}
-
-
-class NonFiniteBound(RuntimeError):
-    """The bound became infinite or NaN; the message says at which step, and what to try.
-
-    Attributes:
-        history: the evaluations so far.
-    """
-
-    def __init__(self, message: str, history: History):
-        super().__init__(message)
-        self.history = history
+__all__ = ["fit"]
 
 
 def fit(
@@ -216,7 +204,7 @@ def _callbacks(run: Run) -> list[Callback]:
 def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Callback]) -> Result:
     settings = run.settings
     evaluations = evaluation_steps(settings)
-    every = None if checkpoint_every is None else _steps_of(checkpoint_every, settings)
+    every = None if checkpoint_every is None else steps_of(checkpoint_every, settings)
     manager = None if run.folder is None else CheckpointManager(run, run.folder, keep)
     # Without a folder a signal ends the process at once. Launchers of several processes repeat signals.
     with Signals(once=run.processes.are_several) if manager else nullcontext() as signals:
@@ -237,7 +225,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
                 continue
             totals = run.learner.totals.read(run.processes)
             if totals.non_finite and settings.non_finite == "stop":
-                raise _non_finite(totals.first_bad_step, run)
+                raise non_finite(totals.first_bad_step, run)
             taken, seconds = (run.steps - logged) * settings.samples_per_step, run.seconds
             log = Log(
                 run.samples_seen,
@@ -268,7 +256,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
         exit_as_signalled(
             number,
             f"{run.stopped}: training ended after step {run.steps}; it goes on from {run.checkpoint} "
-            f"({typed('resume=True', '--resume')})",
+            f"({python_or_flags('resume=True', '--resume')})",
         )
     if not run.history or run.history[-1].steps != run.steps:
         # A run that was stopped between two evaluations is evaluated at its end too.
@@ -297,7 +285,7 @@ def _save(run: Run, manager: CheckpointManager | None) -> Path | None:
     try:
         return None if manager is None else manager.save()
     except FloatingPointError as error:
-        raise _non_finite(run.steps, run, str(error)) from None
+        raise non_finite(run.steps, run, str(error)) from None
 
 
 def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
@@ -309,19 +297,10 @@ def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
 def _result(run: Run) -> Result:
     last = run.history[-1]
     bounds = {}
-    for name, count in _evaluated(run).items():
+    for name, count in evaluated_points(run).items():
         skipped = getattr(last, f"{name}_skipped") or 0
         bounds[name] = Bound(getattr(last, name), getattr(last, f"{name}_stderr"), count - skipped, skipped=skipped)
     return Result(**bounds, history=run.history, stopped=run.stopped, skipped=run.skipped)
-
-
-def _non_finite(step: int | None, run: Run, what: str = "the bound is not finite") -> NonFiniteBound:
-    last = f". The last good checkpoint is {run.checkpoint}" if run.checkpoint else ""
-    return NonFiniteBound(
-        f"{what} at step {step}: training stopped. Try a smaller learning rate (lr is {run.learner.lr:g}), and check "
-        f"the data's scale{last}",
-        run.history,
-    )
 
 
 def _silent(run: Run) -> str | None:
@@ -346,60 +325,3 @@ def _check(settings: Settings, processes: Processes) -> None:
             f"batch_size, of all processes together, must be a multiple of the number of processes times accumulate, "
             f"{processes.world_size} * {settings.accumulate}, got {settings.batch_size}"
         )
-
-
-def evaluate(run: Run, callbacks: Iterable[Callback] = ()) -> Record:
-    """The scores of the splits, with averaged parameters if there is an average, and with the same noise each time."""
-    settings, skip = run.settings, run.settings.non_finite == "skip"
-
-    def score(name: str, count: int) -> Bound:
-        x = getattr(run.data, name)
-        if settings.score == "bound":
-            how = {"estimator": settings.estimator, "n_samples": settings.n_samples}
-            return shared_bound(run.model, x, run.processes, count=count, skip_non_finite=skip, **how)
-
-        def tell(done: int) -> None:
-            for callback in callbacks:
-                callback.on_evaluating(run, name, done, count)
-
-        return shared_marginal(run.model, x, run.processes, count=count, skip_non_finite=skip, progress=tell)
-
-    # All processes must evaluate the same model, which the first one saves.
-    run.processes.take_first(run.model.buffers())
-    with run.averaged():
-        bounds = {name: score(name, count) for name, count in _evaluated(run).items()}
-    for name, bound in bounds.items():
-        if not math.isfinite(bound.mean):
-            raise _non_finite(run.steps, run, f"the {name} {settings.score} is {bound.mean}")
-    values: dict[str, Any] = {name: bound.mean for name, bound in bounds.items()}
-    values |= {f"{name}_stderr": bound.stderr for name, bound in bounds.items()}
-    values |= {f"{name}_skipped": bound.skipped for name, bound in bounds.items() if bound.skipped}
-    return Record(run.samples_seen, run.steps, run.seconds, **values)
-
-
-def _evaluated(run: Run) -> dict[str, int]:
-    """How many first data points of each split are evaluated; for train as many as for test."""
-    splits = {name: getattr(run.data, name) for name in ("train", "test", "valid")}
-    counts = {name: len(split) for name, split in splits.items() if split is not None}
-    counts["train"] = min(counts["train"], counts["test"])
-    if run.settings.score == "marginal":
-        # The marginal likelihood takes minutes, and the paper's Figure 3 shows these two splits.
-        counts = {name: min(MARGINAL_POINTS, counts[name]) for name in ("train", "test")}
-    return counts
-
-
-def evaluation_steps(settings: Settings) -> set[int]:
-    """The steps after which there is an evaluation, including the last step."""
-    steps, batch = settings.steps, settings.samples_per_step
-    if settings.evaluate_every is not None:
-        every = _steps_of(settings.evaluate_every, settings)
-        return {*range(every, steps, every), steps}
-    first, last = math.log10(_FIRST_EVALUATION), math.log10(steps * batch)
-    per_decade = _EVALUATIONS_PER_DECADE[settings.score]
-    count = max(0, math.ceil((last - first) * per_decade))
-    samples = (10 ** (first + i / per_decade) for i in range(count))
-    return {max(1, round(s / batch)) for s in samples if s < steps * batch} | {steps}
-
-
-def _steps_of(samples: int, settings: Settings) -> int:
-    return max(1, round(samples / settings.samples_per_step))

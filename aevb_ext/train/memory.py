@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from .._memory import out_of_memory
+from .._messages import first_line
 from ..learners import LEARNERS
 
 __all__ = ["OutOfMemory", "explaining_out_of_memory", "keep_freed_memory", "out_of_memory"]
@@ -74,7 +75,6 @@ def explaining_out_of_memory(doing: Callable[[], str], settings: _Settings) -> I
             if "sample_block" in LEARNERS[settings.learner].OPTIONS:
                 block = "all of them" if settings.sample_block is None else settings.sample_block
                 helps.insert(0, f"set sample_block, how many samples are computed at a time (now {block})")
-        first_line = str(error).partition("\n")[0]
         raise OutOfMemory(
-            f"out of memory {doing()}: lower {' or '.join(numbers)}, or {', or '.join(helps)}; {first_line}"
+            f"out of memory {doing()}: lower {' or '.join(numbers)}, or {', or '.join(helps)}; {first_line(error)}"
         ) from error

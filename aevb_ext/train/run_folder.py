@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .._files import is_partial
-from .._typed import typed
+from .._messages import python_or_flags
 from .._types import StrPath
 
 __all__ = ["remove_partial_files", "run_folder"]
@@ -59,7 +59,7 @@ def _check_new(path: Path) -> None:
     if path.is_dir() and not _is_empty(path):
         raise FileExistsError(
             f"out: the folder {path} is not empty; give a new one, remove it, or resume the run in it "
-            f"({typed('resume=True', '--resume')})"
+            f"({python_or_flags('resume=True', '--resume')})"
         )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .._types import StrPath
-from ..models import ACTIVATIONS, ARCHITECTURES, LIKELIHOODS, MEAN_ACTIVATIONS
+from ..models.architectures import MODEL_CHOICES
 from .checkpoint import is_count, model_file
 from .settings import CHOICES, Settings
 
-__all__ = ["CONFIG", "SavedRun", "folder_of", "open_run"]
+__all__ = ["CONFIG", "SavedRun", "folder_of", "open_run", "read_run_config"]
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -63,20 +63,27 @@ def open_run(path: StrPath) -> SavedRun:
         ValueError: a file in it is damaged; the message names the file, and the line or the key.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no run {path}")
-    folder = folder_of(path)
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{path} is not of a run: {folder} has no {CONFIG}")
+    config, folder = read_run_config(path), folder_of(path)
     environment = folder / "environment.json"
     lines = _lines(folder / "metrics.jsonl")
     return SavedRun(
         folder,
         model_file(folder) if path.is_dir() else path,
-        _config(folder / CONFIG),
+        config,
         _table(environment, "", _parsed(environment, json.loads)) if environment.is_file() else {},
         *([line for line in lines if line.get("event") == kind] for kind in _EVENTS),
     )
+
+
+def read_run_config(path: StrPath) -> dict:
+    """The resolved configuration of a run alone; argument and errors are those of :func:`open_run`."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run {path}")
+    folder = folder_of(path)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{path} is not of a run: {folder} has no {CONFIG}")
+    return _config(folder / CONFIG)
 
 
 def folder_of(path: Path) -> Path:
@@ -87,13 +94,6 @@ def folder_of(path: Path) -> Path:
     return parent.parent if parent.name == "checkpoints" else parent
 
 
-# The allowed values of the model's keys.
-_MODEL_CHOICES = {
-    "architecture": tuple(ARCHITECTURES),
-    "likelihood": tuple(LIKELIHOODS),
-    "activation": tuple(ACTIVATIONS),
-    "mean_activation": MEAN_ACTIVATIONS,
-}
 # The kinds of lines in metrics.jsonl that are read.
 _EVENTS = ("log", "evaluation", "resumed")
 
@@ -119,7 +119,7 @@ def _config(path: Path) -> dict:
         if name in kinds and not any(_is_of(kind, value) for kind in kinds[name]):
             expected = " or ".join(_KIND_NAMES[kind] for kind in kinds[name] if kind in _KIND_NAMES)
             raise ValueError(f"{path} is damaged: {name} must be {expected}, got {value!r}")
-    for name, choices in _MODEL_CHOICES.items():
+    for name, choices in MODEL_CHOICES.items():
         if name in model and model[name] not in choices:
             raise ValueError(f"{path} is damaged: {name} must be one of {', '.join(choices)}, got {model[name]!r}")
     return {**config, "model": model} if model else config

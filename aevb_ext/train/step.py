@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._messages import first_line
 from .._types import Device
 from ..data import Rows, prefetch, rows_of
 from ..learners.learner import Learner
@@ -228,7 +229,7 @@ class GraphedStep(Step):
             try:
                 self._capture()
             except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
+                reason = first_line(error)
                 warnings.warn(f"the training step is not captured in a CUDA graph: {reason}", stacklevel=2)
                 self._eager_left = math.inf
         if self._graph is None or self._bound is None:
