@@ -312,7 +312,7 @@ class Call:
         return self.exact(reduction="none") if "reduction" in self.options else self.exact()
 
     def _dtype(self):
-        return next(t.dtype for name, t in self.tensors.items() if name in ("mu", "logits", "probs"))
+        return next(t.dtype for name, t in self.tensors.items() if name != "x")
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
