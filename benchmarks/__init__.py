@@ -2,5 +2,5 @@
 
 import os
 
-# PyTorch's profiler, which counts the memory, would write two lines at each use. Read when torch is imported.
+# Silences two lines that PyTorch's profiler, which counts memory, prints at each use. Read when torch is imported.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")

@@ -1,4 +1,4 @@
-"""Times the operators and the training step against their rivals, and draws what comes of it.
+"""Times the operators and the training step against their rivals, and plots the results.
 
 python -m benchmarks                     the whole table: benchmarks/results/<machine>.json, docs/performance/*.png
 python -m benchmarks --check FILE        exits with 1 when something asked is missed; prints the worst first
@@ -24,7 +24,7 @@ RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "performanc
 
 
 def pieces(device: torch.device, effort: Effort, only: str):
-    """What there is to measure: where it belongs in the results, and how it is found."""
+    """A piece of the measurements: its place in the results, and the function that measures it."""
     for case in cases(device.type):
         if only in str(case):
             yield "cases", lambda case=case: [measure(case, device, effort)]
@@ -35,7 +35,7 @@ def pieces(device: torch.device, effort: Effort, only: str):
     for program in integrations.programs():
         if only in str(program):
             yield "integrations", lambda program=program: [integrations.measure(program, device, effort)]
-    # Last: our step has the C library keep freed memory, in the whole process, and rivals gain by it.
+    # Last: our step makes the C library keep freed memory in the whole process, from which rivals would gain.
     for one in training.trainings(device.type):
         if only in str(one):
             yield "training", lambda one=one: [training.measure(one, device, effort)]
@@ -44,7 +44,7 @@ def pieces(device: torch.device, effort: Effort, only: str):
 
 
 def run(device: torch.device, effort: Effort, only: str, out: Path | None, seconds: float) -> dict:
-    """Measures, tells, and writes what there is after each piece, so that an interruption loses one."""
+    """Measures, prints, and writes the results after each piece, so that an interruption loses only one."""
     start = time.monotonic()
     results = {**environment(device), "copy_bytes_per_second": copy_bandwidth(device)}
     results |= {"cases": [], "integrations": [], "training": [], "by_threads": [], "by_elements": []}
@@ -71,12 +71,12 @@ def main() -> int:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where figures and pictures go")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for results and pictures")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="the cases with this in their name; not written without --out"
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so long")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no new case after this time")
     done = parser.add_mutually_exclusive_group()
     for name in ("check", "markdown", "plots"):
         done.add_argument(

@@ -1,4 +1,4 @@
-"""The table: each operator at each size, dtype and reduction, its rivals, its fewest bytes, and what is asked of it.
+"""The table: each operator at each size, dtype and reduction, its rivals, its fewest bytes, and its targets.
 
 The tests of speed, the report, `--check` and the pictures all come from here. A new operator is one more Operation and
 its lines in `cases`.
@@ -14,10 +14,10 @@ import aevb_ext
 
 from . import rivals
 
-# At most this many times the time of copying the floor's bytes, where those are beyond the caches.
+# Target: at most this many times the time of copying the floor's bytes, if those exceed the caches.
 FLOOR = 1.6
 BEYOND_CACHES = 32e6
-# On a GPU, each kernel reaches this part of the speed of a large copy.
+# Target on a GPU: each kernel reaches this fraction of the speed of a large copy.
 OF_COPY = 0.85
 LARGE_COPY_ELEMENTS = 64 * 2**20
 
@@ -90,13 +90,13 @@ class Case:
         return str(self.dtype).removeprefix("torch.")
 
     def inputs(self, device) -> dict[str, Tensor]:
-        """As a user has them: nothing is made ready but memory. The inputs are the same in each run."""
+        """The inputs as a user has them, in memory and without preparation; the same in each run."""
         with torch.random.fork_rng(enabled=device != "meta"):
             torch.manual_seed(0)
             return self.operation.inputs(self.shape, torch.device(device), self.dtype)
 
     def bind(self, function: Callable) -> Callable:
-        """The function of the tensors alone."""
+        """The function with its settings bound, of the tensors alone."""
         settings = {"reduction": self.reduction}
         if self.operation.draws and self.shape.samples:
             settings["n_samples"] = self.shape.samples
@@ -186,8 +186,8 @@ _RSAMPLE = {"textbook": rivals.rsample_textbook, "distributions": rivals.rsample
 _RSAMPLE_KL = {"textbook": rivals.rsample_kl_textbook, "distributions": rivals.rsample_kl_distributions}
 
 
-# In the forward: all that the value depends on, and elementwise values. In the backward: elementwise cotangents, what
-# must be read again, and the gradients.
+# The forward moves everything that the value depends on, and elementwise values. The backward moves elementwise
+# cotangents, what must be read again, and the gradients.
 def _floor_bernoulli(n, again):
     read = n["x"] + n["full"]
     return read + n["value"], n["value"] + again * read + n["full"]
@@ -330,7 +330,7 @@ def _cuda() -> list[Case]:
         (RSAMPLE, latent),
         (RSAMPLE_KL, latent),
     ]
-    # "sample": the cotangent is another for each row, so forward and backward are a kernel each.
+    # "sample": each row has its own cotangent, so forward and backward are separate kernels.
     table = [Case(operation, shape, f32, "sample", asked) for operation, shape in large]
     table += [Case(operation, shape, bf16, "sample", asked) for operation, shape in large]
     table += [Case(operation, shape, f32, "mean", asked) for operation, shape in large if operation is not RSAMPLE]
@@ -340,7 +340,7 @@ def _cuda() -> list[Case]:
 
 
 def cases(device: str) -> list[Case]:
-    """The table of a device, nothing asked being that ours is not slower than any rival."""
+    """The table of a device; without a target of its own, a case must not be slower than any rival."""
     table = []
     for case in {"cpu": _cpu, "cuda": _cuda}[device]():
         asked = NOT_SLOWER | case.asked

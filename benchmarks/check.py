@@ -1,4 +1,4 @@
-"""Holds results to what is asked of each case, in benchmarks/cases.py and benchmarks/training.py."""
+"""Compares results with the targets of each case in benchmarks/cases.py and benchmarks/training.py."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from .training import Training, trainings
 class Verdict:
     case: str
     against: str
-    measured: float | None  # None: it was not measured, which is not enough
+    measured: float | None  # None: not measured, which counts as missed
     asked: float
 
     @property
     def score(self) -> float:
-        """1 or more: reached."""
+        """Measured over target: 1 or more is reached."""
         return 0.0 if self.measured is None else self.measured / self.asked
 
     def __str__(self):
@@ -25,7 +25,7 @@ class Verdict:
 
 
 def best(figures: dict[str, float], kind: str) -> tuple[str, float] | None:
-    """The rival of a kind with the least of something."""
+    """The rival of a kind with the smallest value of a figure."""
     of_kind = [(value, name) for name, value in figures.items() if kind_of(name) == kind]
     return min(of_kind)[::-1] if of_kind else None
 
@@ -40,7 +40,7 @@ def ratio(figures: dict[str, float], kind: str) -> float | None:
 
 
 def verdicts(results: dict) -> list[Verdict]:
-    """Of every case of the table of that device, the worst first."""
+    """The verdicts on every case of that device, worst first."""
     measured = {figures["case"]: figures for figures in [*results["cases"], *results["training"]]}
     found = []
     for case in [*cases(results["type"]), *trainings(results["type"])]:
@@ -83,7 +83,7 @@ def _on_gpu(case, figures, bandwidth, verdict) -> list[Verdict]:
 
 
 def report(results: dict) -> tuple[str, bool]:
-    """Every verdict, the worst first, and whether all that is asked is reached."""
+    """Every verdict, worst first, and whether all targets are reached."""
     found = verdicts(results)
     missed = sum(verdict.score < 1 for verdict in found)
     lines = [" of 1  case", *map(str, found), f"{len(found) - missed} of {len(found)} reached"]

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "gpu"
 PYTHON = sys.executable
-ALL_S = 515  # and no stage needs more than a few seconds to end
+ALL_S = 515  # a stage needs a few more seconds to end
 BENCHMARKS = LOGS / "benchmarks"
 SECONDS = "(the seconds that are left)"  # in a stage's command
 
@@ -34,7 +34,7 @@ class Stage:
     environment: dict[str, str] = field(default_factory=dict)
     outcome: str = "not run"
     seconds: float = 0.0
-    # The last lines, kept where it failed.
+    # The last lines of the output, kept if the stage failed.
     output: list[str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -66,7 +66,7 @@ class Stage:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Interrupt the stage, so that pytest still writes its report; then kill what is left of it."""
+    """Interrupt the stage, so that pytest still writes its report; then kill processes that are left."""
     os.killpg(process.pid, signal.SIGINT)
     try:
         process.wait(8)
@@ -88,14 +88,14 @@ def stages() -> list[Stage]:
         Stage("tests", [*pytest, *parallel, "-m", "cuda", f"--junitxml={LOGS / 'tests.xml'}", "tests"], 110),
     ]
     if sanitizer := _compute_sanitizer():
-        # Without the cache every tensor is an allocation of its own, whose end the sanitizer knows.
+        # Without the caching allocator every tensor is a separate allocation, whose bounds the sanitizer knows.
         alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(ROOT)}
         for tool in ("memcheck", "racecheck"):
             command = [sanitizer, "--tool", tool, "--error-exitcode", "9", PYTHON, "benchmarks/sanitized.py"]
             found.append(Stage(tool, command, 40, alone))
     else:
         print("compute-sanitizer is not here: memcheck and racecheck are left out")
-    # Alone and last: they may take what is left of the time, and begin nothing in its last half minute.
+    # Alone and last: they may take the remaining time, and start nothing in its last half minute.
     timed = [PYTHON, "-m", "benchmarks", "--device", "cuda", "--out", str(BENCHMARKS), "--seconds", SECONDS]
     return [*found, Stage("benchmarks", timed, ALL_S)]
 
@@ -122,7 +122,7 @@ def machine(torch) -> dict:
 
 
 def build_info() -> dict | None:
-    """Of the library just built; asked in a process of its own, as it may not load."""
+    """build_info() of the library just built, from a separate process, since it may not load."""
     program = "import aevb_ext, json; print(json.dumps(aevb_ext.build_info()))"
     done = subprocess.run([PYTHON, "-c", program], cwd=ROOT, capture_output=True, text=True)
     return json.loads(done.stdout) if done.returncode == 0 else None
@@ -144,14 +144,14 @@ def test_summary() -> dict | None:
 
 
 def figures() -> dict:
-    """What `python -m benchmarks` wrote, which it does after every case."""
+    """The results of `python -m benchmarks`, which it writes after every case."""
     for path in BENCHMARKS.glob("*.json"):
         return json.loads(path.read_text())
     return {}
 
 
 def verdict(path: Path) -> str:
-    """The tables, and what is asked of the cases against what was measured."""
+    """The tables, and the measurements against their targets."""
     asked = (
         subprocess.run([PYTHON, "-m", "benchmarks", what, str(path)], cwd=ROOT, capture_output=True, text=True)
         for what in ("--markdown", "--check")
@@ -177,7 +177,7 @@ def main() -> int:
         stage.limit_s = min(stage.limit_s, start + ALL_S - time.monotonic())
         stage.run()
         if stage.name == "build" and stage.outcome != "passed":
-            break  # all others need what it makes
+            break  # all other stages need the build
 
     tests = test_summary()
     results = {

@@ -39,7 +39,7 @@ SCALE = 1 / 255
 
 @dataclass(frozen=True)
 class Head:
-    """The last layer, of bytes as Bernoulli pixels or as Gaussians whose mean and log sigma^2 it gives."""
+    """A last layer for bytes, as Bernoulli logits or as mean and log sigma^2 of Gaussians."""
 
     rows: int
     hidden: int
@@ -56,7 +56,7 @@ class Head:
 
     @property
     def flops(self) -> int:
-        """Of the three matrix products that forward and backward have to make."""
+        """Operations of the three matrix products in forward and backward."""
         return 3 * 2 * self.rows * self.hidden * self.features
 
 
@@ -99,13 +99,13 @@ def eager(head: Head, x: Tensor, h: Tensor, layer: Linear) -> Tensor:
 
 
 def weighted(way: Callable, rows: int) -> Callable:
-    """As importance weighting has it: another cotangent for each row, which nobody knows ahead."""
+    """A loss as in importance weighting: each row has its own cotangent, which cannot be guessed."""
     weights = torch.rand(rows)
     return lambda *inputs: (weights * way(*inputs, reduction="sample")).sum()
 
 
 def products(h: Tensor, layer: Linear) -> Callable[[], None]:
-    """The three matrix products alone, each at once, by what multiplies quickest here: the least that a step takes."""
+    """The three matrix products alone, by the fastest library here: a lower bound of a step's time."""
     cotangent = torch.randn(len(h), layer.out_features)
 
     def run():
@@ -116,7 +116,7 @@ def products(h: Tensor, layer: Linear) -> Callable[[], None]:
 
 
 def measure(head: Head, timer: Callable | None) -> dict:
-    """Seconds and bytes of each way."""
+    """Seconds and bytes of each implementation."""
     torch.manual_seed(0)
     x = torch.randint(256, (head.rows, head.outputs), dtype=torch.uint8)
     h = torch.randn(head.rows, head.hidden).requires_grad_()
@@ -156,7 +156,7 @@ def measure(head: Head, timer: Callable | None) -> dict:
 
 
 def measure_step(batch: int, timer: Callable | None) -> dict:
-    """The paper's model for MNIST: what `fit` runs, the same without the operator, and the rivals."""
+    """Steps of the paper's model for MNIST: that of `fit`, the same without the operator, and rivals."""
     torch._dynamo.reset()
     asked = training.Training(batch)
     data = training.data_set(CPU)
@@ -170,7 +170,7 @@ def measure_step(batch: int, timer: Callable | None) -> dict:
 
         return call
 
-    # Each way has the limit for itself, and nobody else's is changed.
+    # The limit is changed for one implementation at a time, and restored.
     calls = {
         "one operator": bound(training.ours(asked, data), large | {"cpu": 0}),
         "two operators": bound(training.ours(asked, data), {}),

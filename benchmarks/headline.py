@@ -15,7 +15,7 @@ from .report import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "performance" / "headline.png"
-# As results files name them, and as README does.
+# The names of cases in results files, and in README.
 CASES = {
     "rsample_kl, 65536 x 128, float32, mean": "sampling and KL, 65536 x 128",
     "gaussian_log_prob, 8192 x 784, float32, mean": "Gaussian likelihood, 8192 x 784",
@@ -28,7 +28,7 @@ CASES = {
 
 
 def machines() -> list[dict]:
-    """The committed results files of CPUs that have all of the cases."""
+    """The committed results files of CPUs that have all cases."""
     files = (json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")))
     return [results for results in files if results["type"] == "cpu" and CASES.keys() <= _seconds(results).keys()]
 
@@ -39,7 +39,7 @@ def _seconds(results: dict) -> dict[str, dict]:
 
 
 def worst(results: list[dict]) -> dict[str, dict[str, float]]:
-    """Of each case: how many times as long the quickest rival of each kind takes, where that is least."""
+    """For each case: the time of the fastest rival of each kind over ours, on the worst machine."""
     found = {}
     for case, name in CASES.items():
         of_machines = {kind: [ratio(_seconds(one)[case], kind) for one in results] for kind in KINDS}
@@ -52,7 +52,7 @@ def _told(times: float) -> str:
 
 
 def about(results: list[dict]) -> str:
-    """Each machine, and what was measured there."""
+    """Each machine, with the versions that were measured."""
     return "; ".join(
         f"{one['device']}, {one['threads']} threads ({one['aevb_ext']['cpu_in_use']}), torch {one['torch']}, "
         f"JAX {one['jax']}, aevb_ext {one['aevb_ext']['commit']}"
@@ -61,7 +61,7 @@ def about(results: list[dict]) -> str:
 
 
 def markdown(results: list[dict]) -> str:
-    """README's table. A rival that wins is set in bold."""
+    """README's table. Ratios of rivals that are faster are bold."""
     lines = [f"| forward + backward, float32 | {' | '.join(KINDS.values())} |", "|" + "---|" * (len(KINDS) + 1)]
     for name, ratios in worst(results).items():
         cells = [f"{_told(ratios[kind])}x" if kind in ratios else "" for kind in KINDS]
@@ -74,7 +74,7 @@ def markdown(results: list[dict]) -> str:
 
 
 def draw(results: list[dict]):
-    """The same as bars."""
+    """The same as a bar chart."""
     table = worst(results)
     with plt.rc_context({**STYLE, "font.size": 10}):
         figure, axes = plt.subplots(figsize=(8.6, 4.3))

@@ -1,4 +1,4 @@
-"""Instructions that our CPU kernels execute on fixed small cases: a check of speed without noise.
+"""Counts instructions of our CPU kernels on fixed small cases: a check of speed without noise.
 
 python -m benchmarks.instructions             exits with 1 when a count has grown by more than a tenth
 python -m benchmarks.instructions --update    writes the counts of this build to benchmarks/instructions.json
@@ -25,7 +25,7 @@ SHAPE = (64, 784)
 
 
 def counted(torch, aevb_ext):
-    """Name and function of each thing that is counted: forward and backward of each operator, on the same tensors."""
+    """Name and function of each counted case: forward and backward of each operator, on the same tensors."""
     torch.manual_seed(0)
     x = torch.rand(SHAPE)
     grey = (x * 255).to(torch.uint8)
@@ -56,7 +56,7 @@ def counted(torch, aevb_ext):
 
 
 def execute() -> None:
-    """What runs under callgrind. It writes the counts so far, and begins anew, when build_info() is called."""
+    """Runs under callgrind, which writes and resets its counts whenever build_info() is called."""
     import torch
 
     import aevb_ext
@@ -80,13 +80,13 @@ def count(valgrind: str) -> dict[str, int]:
         if done.returncode:
             sys.exit(f"callgrind failed:\n{done.stdout}{done.stderr}")
         dumps = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
-        # The first is what came before the first case.
+        # The first counts are from before the first case.
         totals = [int(re.search(r"^totals: (\d+)", path.read_text(), re.MULTILINE)[1]) for path in dumps[1:]]
     return dict(zip(done.stdout.splitlines(), totals, strict=True))
 
 
 def compare(found: dict[str, int], expected: dict[str, int]) -> tuple[list[str], bool]:
-    """A line for each count, and whether each has a number to hold to and is within the tolerance of it, or below."""
+    """A line for each count, and whether each has a committed count and does not exceed it by the tolerance."""
     lines, good = [], set(found) == set(expected)
     for name in dict.fromkeys([*expected, *found]):
         if name not in found or name not in expected:
@@ -105,7 +105,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--update", action="store_true", help="write the counts of this build as those to hold to")
+    parser.add_argument("--update", action="store_true", help="write the counts of this build as the reference")
     parser.add_argument("--execute", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.execute:

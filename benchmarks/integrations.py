@@ -1,4 +1,4 @@
-"""Other people's programs with our patch and without it: seconds and peak memory of a step of each, taking turns.
+"""Third-party programs with our patch and without: seconds and peak memory of a step of each, taking turns.
 
 The packages are those of the extra `conformance`; a program whose package is not installed is left out, and said so.
 """
@@ -18,7 +18,7 @@ from aevb_ext import build_info
 from .measure import FULL, Effort, interleaved, warm_up
 from .memory import peak_bytes
 
-BURST_SECONDS = 0.1  # long beside applying and undoing a patch, which takes about half a millisecond
+BURST_SECONDS = 0.1  # long compared with applying and undoing a patch, which takes about half a millisecond
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def programs() -> list[Program]:
 
 
 def twice(make_step: Callable[[], Callable]) -> Callable[[], tuple[Callable, Callable]]:
-    """The same step two times, each with a model of its own."""
+    """The same step twice, each with its own model."""
 
     def build():
         return make_step(), make_step()
@@ -271,7 +271,7 @@ def measure(program: Program, device: torch.device, effort: Effort = FULL) -> di
 
 
 def burst(step: Callable, context: Callable, repeats: int) -> Callable[[], None]:
-    """Many steps, long beside applying and undoing the patch."""
+    """Many steps, long compared with applying and undoing the patch."""
 
     def run():
         with context():

@@ -1,4 +1,4 @@
-"""The training step in JAX, as its documentation advises: one jitted function, lax.scan over the steps, donated state.
+"""The training step in JAX as its documentation recommends: a jitted function, lax.scan over the steps, donation.
 
 Imported only where JAX is installed (pip install "jax[cpu]", or "jax[cuda13]").
 """
@@ -20,7 +20,7 @@ def trainer(parameters, data, batch, lr, decay):
         mu, logvar = jnp.split(jnp.tanh(x @ w1 + b1) @ w2 + b2, 2, axis=1)
         z = mu + jnp.exp(0.5 * logvar) * random.normal(noise, mu.shape)
         logits = jnp.tanh(z @ w3 + b3) @ w4 + b4
-        # log(1 + e^l) as max(l, 0) + log(1 + e^-|l|): quicker here than nn.softplus, and the same.
+        # log(1 + e^l) as max(l, 0) + log(1 + e^-|l|): faster here than nn.softplus, with the same values.
         softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
         kl = -0.5 * jnp.sum(1 + logvar - mu**2 - jnp.exp(logvar))
         return jnp.sum(softplus - x * logits) + kl

@@ -1,4 +1,4 @@
-"""MNIST with minibatches of 100 and of 8192: what docs/learning-rate.md's rule reaches, and in what time.
+"""MNIST with minibatches of 100 and of 8192: bound and time with the rule of docs/learning-rate.md.
 
 python -m benchmarks.large_batch --data-dir DIR [--batch-sizes 100 8192] [--seeds 0] [--samples-seen 1e7]
 
@@ -25,7 +25,7 @@ HEADER = f"""\
 
 
 def rule(batch_size: int, samples_seen: float) -> dict:
-    """The settings that docs/learning-rate.md recommends where minibatches of 100 would see so many samples."""
+    """The settings that docs/learning-rate.md recommends in place of minibatches of 100 and so many samples."""
     times = batch_size / 100
     samples = round(samples_seen * times ** (1 / 3))
     return {
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--samples-seen", type=float, default=1e7, help="with minibatches of 100; default: %(default)g")
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
-    # The valid split decides nothing here.
+    # The valid split is not used.
     data = replace(load("mnist", a.data_dir), valid=None)
     where = cpu_name() if a.device == "cpu" else torch.cuda.get_device_name(a.device)
     print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n{HEADER}", flush=True)

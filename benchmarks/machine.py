@@ -1,4 +1,4 @@
-"""What the figures depend on: the machine and the versions."""
+"""The machine and the versions that figures depend on."""
 
 import importlib.metadata
 import platform
@@ -26,7 +26,7 @@ def caches(device: torch.device) -> dict[str, int]:
         return {"L2": torch.cuda.get_device_properties(device).L2_cache_size}
     found = {}
     with suppress(OSError):
-        # One that several cores share is listed by each of them.
+        # A cache that several cores share is listed by each of them.
         for index in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*"):
             level, kind, size, shared = (
                 (index / name).read_text().strip() for name in ("level", "type", "size", "shared_cpu_list")
@@ -60,6 +60,6 @@ def environment(device: torch.device) -> dict:
 
 
 def file_name(about: dict) -> str:
-    """What results of this machine are called."""
+    """The name of this machine's results."""
     threads = f" {about['threads']} threads" if about["threads"] else ""
     return re.sub(r"[^a-z0-9]+", "-", (about["device"] + threads).lower()).strip("-")

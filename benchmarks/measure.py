@@ -12,14 +12,14 @@ import torch
 from .cases import LARGE_COPY_ELEMENTS, Case
 from .memory import peak_bytes
 
-BURST_SECONDS = 1e-2  # one turn: as many calls as it takes to be long against the clock's resolution
-TURNS = (7, 200)  # at least, at most
-LAUNCHES = 50  # that are timed as the host sees them, on a GPU
+BURST_SECONDS = 1e-2  # one turn: enough calls to be long compared with the clock's resolution
+TURNS = (7, 200)  # the least and the most turns
+LAUNCHES = 50  # launches whose host time is measured, on a GPU
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long the turns of one case last together, and how many there are at the least."""
+    """The total time of one case's turns, and the least number of turns."""
 
     seconds: float = 1.5
     turns: int = TURNS[0]
@@ -64,7 +64,7 @@ def step(function: Callable, inputs: dict[str, torch.Tensor], case: Case) -> Cal
 
     def call():
         torch.autograd.backward(forward(), cotangents)
-        # Here and not before the next call, which may be a rival's: to give memory back has its price too.
+        # Freed here rather than before the next call, which may be a rival's: freeing memory takes time too.
         for leaf in leaves:
             leaf.grad = None
 
@@ -120,7 +120,7 @@ def measure(case: Case, device: torch.device, effort: Effort = FULL, formulation
 
 
 def warm_up(call) -> None:
-    """Three calls; fewer where they are long, and what happens once is little beside them."""
+    """Three warm-up calls; fewer if they are long, since one-time work is then small in comparison."""
     start = time.perf_counter()
     for _ in range(3):
         call()
@@ -154,14 +154,14 @@ def kernels(function, inputs, case, device, effort) -> dict:
 
 
 def copy_of(moved_bytes: int, device: torch.device) -> Callable:
-    """A copy that reads and writes `moved_bytes` in all."""
+    """A copy that reads and writes `moved_bytes` in total."""
     source = torch.zeros(max(moved_bytes // 2, 1), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second that a copy of 64 M floats reads and writes: what a kernel that only moves data can reach here."""
+    """Bytes per second of a copy of 64 M floats: the limit for a kernel that only moves data."""
     moved = 2 * 4 * LARGE_COPY_ELEMENTS
     return moved / interleaved({"copy": copy_of(moved, device)}, device)["copy"]
 
@@ -197,7 +197,7 @@ def _cpu_seconds(call, repeats):
 
 
 def process_seconds(call, repeats):
-    """CPU time of this process, for a timer: what others do on the machine hardly counts. Meant for one thread."""
+    """A timer of this process's CPU time, which other processes hardly affect. For a single thread."""
     start = time.process_time()
     for _ in range(repeats):
         call()
@@ -215,7 +215,7 @@ def _cuda_seconds(call, repeats):
 
 
 def host_seconds(call) -> float:
-    """How long the host is busy with a call that it does not wait for: what launching costs."""
+    """The host time of a call without waiting for its result: the cost of launching."""
     seconds = []
     for _ in range(TURNS[0]):
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The most memory that a call holds at once."""
+"""The peak memory of a call."""
 
 import gc
 import json
@@ -27,7 +27,7 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
         trace = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    # Each allocation and each release, in order; sizes of releases are negative.
+    # Every allocation and release in order; releases have negative sizes.
     changes = sorted((e["ts"], e["args"]["Ev Idx"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
     held = peak = 0
     for *_, change in changes:

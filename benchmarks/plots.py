@@ -33,7 +33,7 @@ STYLE = {
 
 
 def draw(results: dict, folder: Path) -> Iterator[Path]:
-    """Writes every picture that the results have figures for; gives the paths."""
+    """Write every picture that the results have figures for; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     large = [figures for figures in results["cases"] if figures["floor_bytes"] > BEYOND_CACHES]
     pictures = {
@@ -68,7 +68,7 @@ def _title(figure, title: str, results: dict) -> None:
 
 
 def _layout(figure, caption: str = "") -> None:
-    """Room for the title above and the legend (and a caption) below."""
+    """Make room for the title above and the legend (and a caption) below."""
     height = figure.get_figheight()
     if caption:
         figure.text(0.01, 0.32 / height, caption, ha="left", va="bottom", fontsize=8, color="#555555")
@@ -130,7 +130,7 @@ def operators(table, results):
 
 
 def ratios(table, results):
-    """How many times as long as ours the quickest rival of each kind takes, and what is asked."""
+    """The time of the fastest rival of each kind over ours, and the targets."""
     asked = {str(case): case.asked for case in [*cases(results["type"]), *trainings(results["type"])]}
     kinds = [kind for kind in _kinds(table) if kind != "ours"]
     figure, axes = plt.subplots(figsize=(10, 1.7 + 0.42 * len(table)))
@@ -252,7 +252,7 @@ def threads(table, results):
 
 
 def samples(table, results):
-    """Against k: what is held at once, and the time of each of the k samples."""
+    """Peak memory and time per sample against k."""
     figure, (memory, times) = plt.subplots(1, 2, figsize=(10, 4.1))
     styles = {
         "ours: streamed": ("aevb_ext, streamed", {"color": COLOURS["ours"], "lw": 2.2}),
@@ -348,7 +348,7 @@ def batches(table, results):
     return figure
 
 
-# The ways of benchmarks/head.py.
+# The implementations of benchmarks/head.py.
 HEAD_COLOURS = {
     "one operator": COLOURS["ours"],
     "two operators": "#56B4E9",

@@ -1,4 +1,4 @@
-"""The tables that people read: one line for each case as it is measured, and Markdown for docs/performance.md."""
+"""Tables of results: a line for each case as it is measured, and Markdown for docs/performance.md."""
 
 from .check import best, best_rival, ratio
 
@@ -17,7 +17,7 @@ def where(results: dict) -> str:
 
 
 def line(figures: dict) -> str:
-    """What is told while it runs."""
+    """The lines printed during the measurements."""
     seconds = figures["seconds"]
     if not seconds:
         return f"{figures['case']:64} not measured"
@@ -38,7 +38,7 @@ def _times(figures: dict[str, float], kind: str) -> str:
 
 
 def markdown(results: dict) -> str:
-    """The tables. A rival that wins is set in bold."""
+    """The tables. Ratios of rivals that are faster are bold."""
     lines = [f"{where(results)}; a large copy moves {results['copy_bytes_per_second'] / 1e9:.0f} GB/s.", ""]
     lines += ["| forward + backward | ours | eager | torch.compile | ours / floor | peak MB: ours, leanest rival |"]
     lines += ["|---|---|---|---|---|---|"]
@@ -76,7 +76,7 @@ def by_batch(results: dict) -> list[str]:
 
 
 def integrations(results: dict) -> list[str]:
-    """Other people's programs, with our patch and without it."""
+    """Third-party programs, with our patch and without."""
     measured = [figures for figures in results.get("integrations", []) if figures["seconds"]]
     if not measured:
         return []

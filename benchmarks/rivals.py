@@ -1,4 +1,4 @@
-"""What people write today, in each of its usual formulations, as functions of the same tensors as ours.
+"""The usual formulations of each operator, as functions of the same tensors as ours.
 
 All compute what is minimised (minus a log-likelihood, or a KL), reduced as `reduction` says. A formulation is timed as
 it stands ("eager") and under torch.compile, and the quickest counts: nobody is held to a slower way to say a thing.
@@ -63,7 +63,7 @@ def gaussian_textbook(x, mu, logvar, reduction):
 
 
 def gaussian_nll_loss(x, mu, logvar, reduction):
-    # One scale for all is spread out first, as the loss asks.
+    # A single scale is expanded first, as the loss requires.
     var = logvar.exp().expand_as(mu)
     if reduction == "mean":
         return F.gaussian_nll_loss(mu, x, var, full=True, reduction="sum") / mu[..., 0].numel()
@@ -129,7 +129,7 @@ def rsample_kl_distributions(mu, logvar, reduction, n_samples=None):
 
 
 def of_halves(function, halves=lambda params: params.chunk(2, dim=-1)):
-    """The same of an encoder's output, whose halves mu and logvar are: the gradient comes back in one piece."""
+    """The same function of an encoder's packed output, so that the gradient is one tensor."""
 
     def packed(params, **others):
         mu, logvar = halves(params)

@@ -31,13 +31,13 @@ RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "performanc
 
 BATCH, PIXELS, HIDDEN, LATENT = 100, 784, 500, 50
 KS = (10, 50, 100, 1000, 5000)
-ALL_AT_ONCE = 1000  # the largest k at which the others are run: at 5000 eager would hold 6 GB
+ALL_AT_ONCE = 1000  # the largest k of the other implementations: at 5000 eager would need 6 GB
 STREAMED, AT_ONCE = "ours: streamed", "ours: all at once"
 EFFORT = Effort(4, 3)
 
 
 def eager(x: Tensor, mu: Tensor, logvar: Tensor, net: nn.Module, k: int) -> Tensor:
-    """As it is written."""
+    """The bound in its usual formulation."""
     std = (0.5 * logvar).exp()
     eps = torch.randn(k, *mu.shape)
     z = mu + std * eps
@@ -51,7 +51,7 @@ def loss_of(elbo: ELBO) -> Callable:
 
 
 def ways(k: int, blocks: list[int] | None) -> dict[str, Callable]:
-    """Name to what gives the loss."""
+    """The implementations: name to a function that gives the loss."""
 
     def ours(block):
         return loss_of(ELBO(k, importance_weighted=True, block=block))
@@ -65,7 +65,7 @@ def ways(k: int, blocks: list[int] | None) -> dict[str, Callable]:
 
 
 def steps(k: int, blocks: list[int] | None) -> dict[str, Callable]:
-    """Forward and backward of each way."""
+    """Forward and backward of each implementation."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(BATCH, PIXELS, generator=generator)
     mu, logvar = (t.requires_grad_() for t in torch.randn(2, BATCH, LATENT, generator=generator).unbind())
@@ -87,7 +87,7 @@ def steps(k: int, blocks: list[int] | None) -> dict[str, Callable]:
 
 
 def measure(k: int, blocks: list[int] | None = None) -> dict:
-    """Seconds and bytes of each way."""
+    """Seconds and bytes of each implementation."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     device, runs = torch.device("cpu"), steps(k, blocks)

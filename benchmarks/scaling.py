@@ -1,4 +1,4 @@
-"""What a step costs when several processes share it: python -m benchmarks.scaling
+"""The time of a step that several processes share: python -m benchmarks.scaling
 
 The step is that of the benchmark table (784-500-20-500-784, Adagrad). Each way to run it is a job of its own, with its
 number of processes and of threads in each; the jobs take turns. Printed are milliseconds, and efficiency against one

@@ -1,4 +1,4 @@
-"""What 8 to 512 GPUs should make of a step, computed and not measured: python -m benchmarks.scaling_arithmetic
+"""The expected time of a step on 8 to 512 GPUs, computed, not measured: python -m benchmarks.scaling_arithmetic
 
 Parameters and multiplications are counted on the models themselves; everything else is a number below, each of which is
 an assumption about an H200-class machine: eight GPUs on NVLink, one InfiniBand card of 400 Gb/s for each.
@@ -68,7 +68,7 @@ def flops(model: nn.Module, numbers: int) -> float:
 
 
 class Operators(TorchDispatchMode):
-    """Counts the operators called in it, but for views."""
+    """Counts the operators called in the context, except views."""
 
     called = 0
 
@@ -78,7 +78,7 @@ class Operators(TorchDispatchMode):
 
 
 def operators(model: nn.Module, numbers: int) -> int:
-    """How many a step calls."""
+    """The number of operators that a step calls."""
     learner = AEVB(model, 64, batch_size=4, optimizer="adam")
     learner.step(torch.zeros(4, numbers))
     with Operators() as found:
@@ -105,7 +105,7 @@ def all_reduce(size: int, n: int) -> float:
 
 
 def step(compute: float, host: float, sizes: list[int], n: int) -> tuple[float, float]:
-    """Seconds of a step, and those of the all-reduces that nothing hides."""
+    """Seconds of a step, and of the all-reduces that do not overlap with the backward."""
     if n == 1:
         return max(compute, REPLAY), 0.0
     *early, last = (all_reduce(size, n) for size in sizes)

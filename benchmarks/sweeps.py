@@ -16,9 +16,9 @@ SCALED = [
     (cases.RSAMPLE_KL_TWO_HEADS, 128),
 ]
 DECADES = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
-BETWEEN = (3e3, 3e4, 3e5, 3e6, 3e7)  # ours alone: the rivals' curves are clear without
+BETWEEN = (3e3, 3e4, 3e5, 3e6, 3e7)  # ours only: the rivals' curves are clear without these
 EFFORT = Effort(0.2, 3)
-# One formulation each: the one that people write. The table has the others, and is what the ratios come from.
+# One formulation each, the most common one. The table has the others, and the ratios come from it.
 FORMULATIONS = ("textbook",)
 
 # Of a whole training step.
@@ -38,7 +38,7 @@ def scaling(device: torch.device) -> Iterator[dict]:
 
 
 def thread_counts() -> list[int]:
-    """Powers of two, and as many as there are."""
+    """Powers of two, and the number of cores."""
     return sorted({1 << i for i in range(cores().bit_length())} & set(range(cores())) | {cores()})
 
 
@@ -55,6 +55,6 @@ def threads(device: torch.device) -> Iterator[dict]:
 
 
 def batches(device: torch.device) -> Iterator[dict]:
-    """Training steps with ever larger minibatches."""
+    """Training steps with increasing minibatches."""
     for batch in BATCHES[device.type]:
         yield training.measure(training.Training(batch, asked={"jax": 1.0}), device, BATCH_EFFORT)

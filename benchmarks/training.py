@@ -22,9 +22,9 @@ from .memory import peak_bytes
 from .rivals import bernoulli_textbook, of_bytes, rsample_kl_textbook
 
 DATA, PIXELS, HIDDEN, LATENT, STEPSIZE = 60_000, 784, 500, 20, 0.02
-# Steps before any is timed: on a GPU ours is captured in a graph first, and Adagrad's hundred silent steps are done.
+# Warm-up steps: on a GPU ours is captured in a graph first, and Adagrad's hundred silent steps are over.
 WARM_UP = {"cpu": 2, "cuda": 110}
-BURST_SECONDS = 0.2  # long, so that one library's idle threads are asleep while another's work
+BURST_SECONDS = 0.2  # long, so that one library's idle threads are asleep while another's run
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def data_set(device) -> Tensor:
 
 
 def network() -> nn.ModuleDict:
-    """The rivals' network: PyTorch's own layers, with the parameters that ours begins with."""
+    """The rivals' network: PyTorch's own layers, with the same initial parameters as ours."""
 
     def mlp(inputs, outputs):
         return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, outputs))
@@ -99,7 +99,7 @@ def optimizer(parameters, batch: int, device) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": batch / DATA},
         {"params": [p for p in parameters if p.dim() <= 1]},
     ]
-    # The quickest that torch has on each device.
+    # The fastest option of torch on each device.
     return torch.optim.Adagrad(groups, lr=STEPSIZE, **({"fused": True} if device.type == "cpu" else {"foreach": True}))
 
 
@@ -121,7 +121,7 @@ def in_torch(training: Training, data: Tensor, compiled: bool) -> Callable[[int]
 
     loss = loss_of
     if compiled:
-        # On a GPU small steps are launches, which CUDA graphs take away.
+        # On a GPU small steps are dominated by launches, which CUDA graphs avoid.
         mode = "reduce-overhead" if device.type == "cuda" and training.batch <= 1024 else None
         loss = torch.compile(loss_of, dynamic=False, mode=mode)
 
@@ -148,7 +148,7 @@ def in_jax(training: Training, data: Tensor) -> Callable[[int], None]:
 
 
 def runners(training: Training, data: Tensor) -> tuple[dict[str, Callable], dict[str, str]]:
-    """run(steps) of each, and why one is not here."""
+    """run(steps) of each contender, and the reason if one is missing."""
     made = {
         "ours": lambda: ours(training, data),
         "eager: textbook": lambda: in_torch(training, data, compiled=False),
@@ -231,7 +231,7 @@ def parts(run: Callable, seconds: float, device: torch.device) -> dict[str, floa
 
 
 def _jax_parts(training, seconds, device, effort) -> dict[str, float]:
-    """XLA does not say what the parts of its program take; its products alone can be timed."""
+    """XLA does not report the time of a program's parts; only its products can be timed."""
     from . import jax_step
 
     products = {"products": jax_step.products(parameters(), training.batch)}
@@ -240,7 +240,7 @@ def _jax_parts(training, seconds, device, effort) -> dict[str, float]:
 
 
 def synchronisations(run: Callable) -> int:
-    """How often the host waits for the GPU in ten steps, as the profiler sees it. None is what is promised."""
+    """How often the host waits for the GPU in ten steps, by the profiler. It should be 0."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         run(10)
         # The profiler's own waits, at its end, come after this one, and are no part of the steps.

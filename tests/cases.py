@@ -1,4 +1,4 @@
-"""The one table of operators, shapes and layouts from which the tests come.
+"""The table of operators, shapes and layouts from which most tests are generated.
 
 A new operator is one more row of OPERATORS: values, gradients, layouts, opcheck, compile, export and functional
 transforms are tested from it.

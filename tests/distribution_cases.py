@@ -1,4 +1,4 @@
-"""The distributions that their tests share, and the same as torch.distributions has them."""
+"""The distributions used in tests, each with its counterpart in torch.distributions."""
 
 import pytest
 import torch

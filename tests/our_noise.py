@@ -1,4 +1,4 @@
-"""The noise of our operators for a package's own code: of the same seed, both see the same normals."""
+"""The noise of our operators for a package's own code: with the same seed, both use the same normals."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What goes wrong with a patch, for any patch: each a named error that leaves the package as it was."""
+"""Mistakes with any patch: each raises a specific error and leaves the package unchanged."""
 
 import importlib.metadata
 

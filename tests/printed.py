@@ -1,4 +1,4 @@
-"""What a page prints to be typed: its Python programs, to be run as they are printed, and its commands.
+"""The Python programs and commands that a page prints, extracted to be run or parsed as they are printed.
 
 A comment right before a Python block, which no reader sees, says what the block is when it is no program by itself:
 

@@ -1,4 +1,4 @@
-"""A public thing in a small program, which PyTorch's machinery is then let loose on (public.py has all of them)."""
+"""A small program around a public function, class or method, for tests of PyTorch's machinery (see public.py)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The one table of public things, from which comes what test_machinery*.py do with each.
+"""The table of public functions, classes and methods, from which test_machinery*.py are generated.
 
 A new public function, class or method is one more row of ROWS: a public name without a row fails a test.
 """

@@ -1,4 +1,4 @@
-"""Every argument of every public thing, given what it is not: an error names it, what came and what is expected."""
+"""Wrong values for every argument of every public function: the error names argument, value and expectation."""
 
 import inspect
 import re

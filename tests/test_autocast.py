@@ -1,4 +1,4 @@
-"""Under autocast operands of several dtypes are promoted to the widest; what no operator takes is refused by name."""
+"""Under autocast, operands of several dtypes are promoted to the widest; unsupported dtypes raise an error."""
 
 import contextlib
 

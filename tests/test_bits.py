@@ -1,4 +1,4 @@
-"""Binary data: bits drawn from their probabilities by a key, and bits out of packed bytes."""
+"""Binary data: drawing bits from their probabilities by a key, and unpacking bits from bytes."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""What setup.py decides to build, and what must be true of the library that it built."""
+"""The decisions of setup.py, and properties of the library that it built."""
 
 import importlib.util
 import os

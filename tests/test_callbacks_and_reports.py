@@ -1,4 +1,4 @@
-"""What people see of a run: progress on a terminal and elsewhere, pictures, the history in a notebook, pages."""
+"""Callbacks and reports: progress on a terminal and elsewhere, pictures, the history in a notebook, HTML pages."""
 
 import html
 import io

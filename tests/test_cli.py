@@ -447,4 +447,4 @@ def test_a_run_remembers_how_its_data_was_loaded(data, tmp_path, monkeypatch, ca
     assert "left out" not in capsys.readouterr().out and "active units" in (tmp_path / "run/report.html").read_text()
     # Away from its run a checkpoint does not know how, and says so.
     (tmp_path / "run" / "best.safetensors").rename("bare.safetensors")
-    assert "to say how to load it" in failure_of(["evaluate", "bare.safetensors"], capsys)
+    assert "which says how to load it" in failure_of(["evaluate", "bare.safetensors"], capsys)

@@ -1,4 +1,4 @@
-"""Whatever is given to whichever option of whichever verb: it works, or there is a sentence and a status that is not 0.
+"""Any value of any option of any subcommand either works, or gives an error message and a status other than 0.
 
 ``python tests/test_cli_sweep.py`` tries every option of every verb with each of the values below; the tests try those
 that PyTorch, Python or the system would otherwise have had the last word on.
@@ -116,7 +116,7 @@ def folder(tmp_path_factory):
         ("train", ["--resume", "--lr", "1", "--out", "RUN"], r"lr: 0.02 -> 1.0.*: --allow-change lr"),
         ("train", ["--resume", "--out", "RUN", "--allow-change", "lrr"], "--allow-change: there is no 'lrr'"),
         ("train", ["--resume", "--out", "none"], "--resume: there is no folder none"),
-        ("train", ["--out", "RUN"], "--out: the folder .* is not empty; .* go on with the run in it .--resume."),
+        ("train", ["--out", "RUN"], "--out: the folder .* is not empty; .* resume the run in it .--resume."),
         ("train", ["--out", "/proc/x"], "--out: the folder cannot be written: .*'/proc/x'"),
         ("train", ["--config", "FOLDER"], "--config: there is no file"),
         ("evaluate", ["--device", "meta"], "--device 'meta' cannot be"),
@@ -175,7 +175,7 @@ def test_the_command_alone_shows_its_help(capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
     told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.startswith("usage: aevb") and "train a VAE on a data set" in told
+    assert ended.value.code == 2 and told.startswith("usage: aevb") and "train a VAE on a dataset" in told
 
 
 def test_an_output_that_takes_no_more_is_an_error_in_a_sentence(folder, capfd, monkeypatch):

@@ -1,4 +1,4 @@
-"""The verbs that use a trained model: what they write, and how they fail."""
+"""The subcommands that use a trained model: what they write, and how they fail."""
 
 import csv
 import re

@@ -1,4 +1,4 @@
-"""What only a GPU can show: graph capture, streams, no synchronisation, more elements than 32 bits count."""
+"""Tests that need a GPU: graph capture, streams, no synchronisation, more elements than fit 32 bits."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a disk or a person did to the files of a run: every verb says so in a sentence that names the file, or is right.
+"""Damaged files of a run: every subcommand works correctly or gives an error that names the file.
 
 ``python tests/test_damaged_runs.py 2000`` tries so many damages; the tests try the first few of the same.
 """

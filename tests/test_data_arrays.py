@@ -1,4 +1,4 @@
-"""Arrays of one's own: by which names they are found, which numbers they may have, and what their labels may be."""
+"""Users' arrays: the names by which they are found, their values, and their labels."""
 
 import io
 import pickle

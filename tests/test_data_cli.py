@@ -1,4 +1,4 @@
-"""Data of one's own at the command line: what was found is told, and what labels there are is used."""
+"""Users' data at the command line: what was found is printed, and labels are used."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Data of one's own: arrays in files, folders of images, torch Datasets; in memory or left where it is."""
+"""Users' data: arrays in files, folders of images, torch Datasets; in memory or left in files."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Folders of images: which file is what, and that each picture is as one sees it."""
+"""Folders of images: splits and classes are found, and each image is read as a viewer shows it."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Minibatches ahead of time: in order, with the errors of the rows, and no thread that outlives them."""
+"""Prefetched minibatches: in order, with the errors of the rows, and no thread that outlives them."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What PyTorch's own tests ask of each distribution, asked of ours; and every difference that is documented."""
+"""The checks of PyTorch's own tests of distributions, applied to ours, and every documented difference."""
 
 import itertools
 import math

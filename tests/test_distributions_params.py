@@ -1,4 +1,4 @@
-"""Gaussians out of an encoder's one output, and the bounds of their spread."""
+"""Gaussians from an encoder's packed output, and clamps of their spread."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""`aevb doctor` finds nothing on a sound installation, and names the cure of each fault it knows."""
+"""`aevb doctor` finds no fault in a sound installation, and gives a cure for each fault it knows."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Bad input: an exception of the right type that names the argument, what came and what is expected."""
+"""Bad input: an exception of the right type that names the argument, what was given and what is expected."""
 
 import re
 

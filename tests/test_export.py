@@ -1,4 +1,4 @@
-"""Exported models give what the model gives, need nothing of this package, and are refused where they do not."""
+"""Exported models compute what the model computes and do not need this package; otherwise the export is refused."""
 
 import subprocess
 import sys

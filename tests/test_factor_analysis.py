@@ -1,4 +1,4 @@
-"""Factor analysis and coordinate ascent against what linear algebra knows."""
+"""Factor analysis and coordinate ascent against closed-form results."""
 
 import pytest
 import torch

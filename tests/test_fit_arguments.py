@@ -1,4 +1,4 @@
-"""What fit is given: everything that it cannot take is named before anything is trained or written."""
+"""Arguments of fit: a wrong one raises an error that names it before anything is trained or written."""
 
 import re
 import warnings

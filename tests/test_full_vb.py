@@ -1,4 +1,4 @@
-"""Full variational Bayes: its gradient, an exact posterior over parameters, and runs that go on."""
+"""Full variational Bayes: its gradient, an exact posterior over parameters, and resumed runs."""
 
 import math
 

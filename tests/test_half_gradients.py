@@ -1,4 +1,4 @@
-"""Half precision: gradients finite wherever those of float32 are, and worth something where probabilities are sure."""
+"""Half precision: gradients are finite wherever those of float32 are, and not lost for probabilities near 0 and 1."""
 
 import itertools
 import math

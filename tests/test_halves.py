@@ -1,4 +1,4 @@
-"""halves: chunk(2, dim) whose gradient comes back in one piece. Everything else is as chunk has it."""
+"""halves: like chunk(2, dim), but the gradient is one tensor without a copy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Killed with SIGKILL anywhere, a run goes on to the parameters of the one that nobody killed, bit for bit."""
+"""A run that is killed with SIGKILL anywhere and resumed ends with the same parameters, bit for bit."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Memory layouts as people have them: what a tensor's strides are changes no result, and costs no copy."""
+"""Common memory layouts: a tensor's strides change no result, and cost no copy."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What a step may have beside the bound: schedules, clipping, averages, parts, a loss scale, skipping, totals."""
+"""Options of a training step: schedules, clipping, averages, accumulation, loss scale, skipping, totals."""
 
 import math
 

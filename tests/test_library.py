@@ -1,4 +1,4 @@
-"""Which compiled library is loaded, and what is said of one that does not fit."""
+"""The choice of the compiled library, and messages about one that does not fit."""
 
 import os
 import runpy

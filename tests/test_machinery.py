@@ -1,4 +1,4 @@
-"""Every public thing has a row in the table; and with tensors that are not plain ones, and modules copied."""
+"""Every public function has a row in the table, and works with unusual tensors and copied modules."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Every public thing in half precision under autocast, with a GradScaler."""
+"""Every public function in half precision under autocast, with a GradScaler."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every public thing in what autograd does: second derivatives, several backwards, checkpoints, modes."""
+"""Every public function in autograd: second derivatives, several backwards, checkpoints, modes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every public thing compiled: torch.compile, forward and backward, compiled autograd, and torch.export."""
+"""Every public function compiled: torch.compile, forward and backward, compiled autograd, and torch.export."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Every public thing under torch.func: grad, vmap, jacrev, per-sample gradients, and noise under vmap."""
+"""Every public function under torch.func: grad, vmap, jacrev, per-sample gradients, and noise under vmap."""
 
 import pytest
 import torch

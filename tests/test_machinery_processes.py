@@ -1,4 +1,4 @@
-"""Every public thing in several processes: DistributedDataParallel, DataLoader's workers, and after a fork."""
+"""Every public function in several processes: DistributedDataParallel, DataLoader's workers, and after a fork."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Where the CPU's large results lie: in blocks that earlier results have left."""
+"""Memory of large results on the CPU: blocks of earlier results are reused."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""One noise key for each data point: its noise is its key's alone, whatever batch it is in."""
+"""One noise key for each data point: its noise depends on its key alone, not on the batch."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What is not finite: left out of steps and evaluations where that is asked for, counted, and told."""
+"""Values that are not finite: skipped in steps and evaluations on request, counted and reported."""
 
 import io
 import json

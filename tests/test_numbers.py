@@ -1,4 +1,4 @@
-"""Numbers that people lose today: a case for each complaint that VAE repositories know.
+"""Numerical failures of usual formulas: a case for each common complaint in VAE repositories.
 
 Every case says what people write, what that gives, what is true (in 60 digits) and what we give; that the complaint is
 real is tested as well. `python tests/test_numbers.py` writes docs/numbers.md, the same numbers as a table.

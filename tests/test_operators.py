@@ -1,4 +1,4 @@
-"""Whatever torch.ops.aevb_ext has, backwards too, raises where its arguments do not fit, instead of reading elsewhere.
+"""Every operator of torch.ops.aevb_ext, backwards too, raises if its arguments do not fit, and reads no other memory.
 
 A new operator is one more row of ROWS, or a test fails.
 """

@@ -1,4 +1,4 @@
-"""Too little memory: fit says which settings to lower, whichever allocator it was that had none."""
+"""Out of memory: fit says which settings to lower, whichever allocator failed."""
 
 import re
 

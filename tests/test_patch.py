@@ -1,4 +1,4 @@
-"""Patches of other people's packages, on a package made up here: all or nothing, in order, and counted."""
+"""Patches of third-party packages, tested on a made-up package: all or nothing, in order, and counted."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Rows that stay in their files are gathered while a step computes: the same run, its errors, and no thread left."""
+"""Training with prefetched rows: the same run, the errors of the rows, and no thread left."""
 
 import contextlib
 import subprocess

@@ -1,4 +1,4 @@
-"""1, 2 and 4 processes that train together take the same steps; one that fails ends all, and they go on later."""
+"""1, 2 and 4 processes that train together take the same steps; if one fails all end, and the run can be resumed."""
 
 import json
 import multiprocessing

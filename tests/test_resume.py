@@ -1,4 +1,4 @@
-"""A run that ended anywhere goes on as if it had not: the same parameters and curve, bit for bit on the CPU."""
+"""A run that was interrupted anywhere resumes to the same parameters and curve, bit for bit on the CPU."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Rows: data points by number, in bytes, in bits, and drawn."""
+"""Rows: data points by index, stored as bytes or bits, or drawn."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Adagrad's silent steps: a run that is made of them is told so before and after, and logs its learning rate."""
+"""Adagrad's silent steps: a run that consists of them warns before and after, and logs its learning rate."""
 
 import io
 import json

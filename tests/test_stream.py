@@ -1,4 +1,4 @@
-"""Samples taken a block at a time: the same bounds and gradients as all at once, whatever the block."""
+"""Samples computed a block at a time: the same bounds and gradients as all at once, for any block."""
 
 import pytest
 import torch

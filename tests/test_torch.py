@@ -1,4 +1,4 @@
-"""The operators as PyTorch sees them: opcheck, derivatives of derivatives, what autograd keeps.
+"""The operators in PyTorch: opcheck, second derivatives, and the tensors that autograd saves.
 
 What the rest of its machinery does with every public thing is in test_machinery*.py.
 """

@@ -1,4 +1,4 @@
-"""Every public thing under torch.jit.trace; what other tracers and forward mode say, where they do not take it."""
+"""Every public function under torch.jit.trace, and the errors of other tracers and of forward mode."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What a trained model is used for: the methods of VAE."""
+"""The uses of a trained model: the methods of VAE."""
 
 import math
 

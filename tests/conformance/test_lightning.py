@@ -1,4 +1,4 @@
-"""The example for users of Lightning: what it computes, and that Lightning trains it."""
+"""The Lightning example: it computes the ELBO, and Lightning trains it."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The exported decoder, as ONNX's own checker and runtime see it."""
+"""The exported decoder in ONNX's own checker and runtime."""
 
 import copy
 

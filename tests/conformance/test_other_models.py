@@ -1,4 +1,4 @@
-"""What the operators do not take is the original's with the patch as without: same values, same errors, uncounted."""
+"""Calls that the operators do not support go to the original: same values, same errors, not counted."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""The packages' own tests fail with our patch in force where they fail without it, and nowhere else.
+"""With our patch, exactly those of a package's own tests fail that fail without it.
 
 Of the packages, scvi-tools alone has its tests in its sdist. How to run those of the others is in patched.py, and what
 came of it in docs/integrations.md.

@@ -1,4 +1,4 @@
-"""Pyro with its analytic KLs on the fused operator: the VAE of its tutorial, and what is made of Normals there."""
+"""Pyro with its analytic KLs on the fused operator: the VAE of its tutorial, and distributions made of Normals."""
 
 import pyro
 import pyro.distributions as dist

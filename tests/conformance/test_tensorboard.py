@@ -1,4 +1,4 @@
-"""What the callback writes, as TensorBoard's own reader reads it."""
+"""TensorBoard's own reader reads what the callback writes."""
 
 import io
 

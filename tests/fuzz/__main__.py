@@ -1,4 +1,4 @@
-"""Cases one after another until told to stop, on as many processes as there are cores; prints what is wrong."""
+"""Runs random cases until interrupted, in one process per core, and prints those that are wrong."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""A random call of a public function, and what it should give: sums of elementwise formulas.
+"""A random call of a public function and its expected result: sums of elementwise formulas.
 
 Each builder takes a :class:`~fuzz.drawing.Draw` and gives a :class:`Call`. A public function is one more builder.
 """

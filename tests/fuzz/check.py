@@ -1,4 +1,4 @@
-"""A case: a random call in several layouts, forward and backward, held against its formulas."""
+"""A case: a random call in several layouts, forward and backward, compared with its formulas."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a random call is made of: shapes, numbers from tiny to huge, dtypes, and the ways a tensor lies in memory."""
+"""The parts of a random call: shapes, numbers from tiny to huge, dtypes, and memory layouts."""
 
 import random
 

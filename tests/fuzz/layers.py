@@ -1,4 +1,4 @@
-"""Random calls of layers: a product of matrices, and a formula of what it gives."""
+"""Random calls of layers: a matrix product, then an elementwise formula of its result."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What mypy --strict says of programs that use this package: their types are known, and what is wrong is told."""
+"""Programs that use this package pass mypy --strict without Any, and wrong types are reported."""
 
 import importlib
 import inspect
