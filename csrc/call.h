@@ -1,7 +1,8 @@
-// What the operators (ops/, which know tensors) tell the kernels (cpu/ and cuda/, which know loops): plain data.
+// The calls from the operators (ops/, which know tensors) to the kernels (cpu/ and cuda/, which know loops): plain
+// data.
 //
 // A problem has `rows` rows (one data point, one sample) of `event` elements. Element e of row r has the flat index
-// r * event + e, and each operand says for itself how a flat index becomes an address.
+// r * event + e. Each operand has its own mapping from flat indices to addresses.
 #pragma once
 #include <cstdint>
 
@@ -19,12 +20,12 @@ constexpr int size_of(Type type) {
   }
 }
 
-// Row sums longer than this are summed in blocks of it, so that one long row can be shared by many threads, and so that
-// the order of summation never depends on how many there are.
+// Longer rows are summed in blocks of this many elements, so that many threads can share one long row, and so that the
+// order of summation never depends on the number of threads.
 constexpr int64_t kBlock = 8192;
 constexpr int kMaxDims = 6;
 
-// A tensor read in logical order: dimensions merged where they can be; broadcast dimensions have stride 0.
+// A tensor read in logical order: dimensions are merged if possible; broadcast dimensions have stride 0.
 struct Input {
   const void* data = nullptr;
   Type type = Type::f32;
@@ -33,8 +34,8 @@ struct Input {
   int64_t stride[kMaxDims] = {};
 };
 
-// A result: one number for each element, or one for each block of each row (their sum). Contiguous, but that the rows
-// of elements may lie further apart (the halves of a tensor), on the CPU.
+// A result: one number for each element, or one for each block of each row (their sum). It is contiguous, except that
+// on the CPU there may be gaps between rows of elements (the halves of a tensor).
 struct Output {
   void* data = nullptr;
   Type type = Type::f32;
@@ -61,12 +62,12 @@ struct RowCall {
   bool beyond_caches = false;
 };
 
-// z = mu + sigma eps for `samples` draws, of which the first is number `first_sample`, and the KL to N(0, I) where it
-// is wanted.
+// z = mu + sigma eps for `samples` draws, of which the first is number `first_sample`, and the KL to N(0, I) if it is
+// wanted.
 //
-// Each `key_rows` rows, one after another, have a noise key: element e of row r in sample number k is number
-// (k * key_rows + r % key_rows) * event + e of the noise of key r / key_rows. With one key for all of them, and from
-// sample 0 on, that is its place in the results.
+// Each group of `key_rows` consecutive rows has a noise key. Element e of row r in sample number k uses number
+// (k * key_rows + r % key_rows) * event + e of the noise of key r / key_rows. With one key for all rows, and from
+// sample 0 on, that is the element's index in the result.
 struct SampleCall {
   Params params;
   Type wide;
@@ -84,8 +85,8 @@ struct SampleCall {
   bool beyond_caches = false;
 };
 
-// Bits that are 1 with probability x * x_scale. Each `key_rows` rows have a key, as in a SampleCall: element e of row r
-// is drawn by word (r % key_rows) * event + e of key r / key_rows.
+// Bits that are 1 with probability x * x_scale. Each group of `key_rows` rows has a key, as in a SampleCall: element e
+// of row r is drawn by word (r % key_rows) * event + e of key r / key_rows.
 struct BinarizeCall {
   double x_scale;
   Type wide;
@@ -97,7 +98,7 @@ struct BinarizeCall {
   uint8_t* bits;  // [rows, event], a byte each
 };
 
-// Rows of `count` bits, each from the highest bit of its first byte on, to a byte for each.
+// Unpacks rows of `count` bits, each starting at the highest bit of its first byte, to one byte per bit.
 struct UnpackCall {
   const uint8_t* packed;  // [rows, width]
   uint8_t* bits;          // [rows, count]

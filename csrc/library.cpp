@@ -1,4 +1,4 @@
-// The library of operators (each registers itself in ops/), and the Python module, which only says how it was built.
+// The library of operators (each registers itself in ops/), and the Python module, which has build_info() only.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/library.h>

@@ -1,4 +1,4 @@
-// Binary data: bits drawn from their probabilities, and bits out of packed bytes.
+// Binary data: drawing bits from their probabilities, and unpacking bits from bytes.
 #pragma once
 #include "cpu/sample.h"
 
@@ -34,7 +34,7 @@ void draw_bits(const BinarizeCall& call, int64_t begin, int64_t end) {
   });
 }
 
-// The packed bytes [begin, end), counted over all rows.
+// Unpacks the bytes [begin, end), counted over all rows.
 inline void unpack_bits(const UnpackCall& call, int64_t begin, int64_t end) {
   while (begin < end) {
     const int64_t row = begin / call.width, first = begin % call.width;
@@ -42,7 +42,7 @@ inline void unpack_bits(const UnpackCall& call, int64_t begin, int64_t end) {
     const int64_t whole = call.count / 8 < last ? call.count / 8 : last;
     const uint8_t* const from = call.packed + row * call.width;
     uint8_t* const to = call.bits + row * call.count;
-    // Eight copies of a byte, each a place further on: the highest bit of every byte is then another of its bits.
+    // Eight copies of a byte, each shifted by one more bit: the highest bits of the copies are the byte's eight bits.
     const auto spread = [](uint64_t byte)
                             AEVB_INLINE_BODY { return (byte * 0x8040201008040201u & 0x8080808080808080u) >> 7; };
     for (int64_t i = first; i < whole; ++i) {

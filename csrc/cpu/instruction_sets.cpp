@@ -13,7 +13,7 @@ struct Candidate {
 std::vector<Candidate> candidates() {
   std::vector<Candidate> all = {{&baseline::kernels, true}};
 #ifndef AEVB_BASELINE_ONLY
-  // Every feature that the object is compiled with (setup.py), not only the one that names it.
+  // Check every feature that the object is compiled with (setup.py), not only the one that it is named after.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -1,4 +1,4 @@
-// The instruction sets that the kernels are compiled for, and which of them this CPU runs.
+// The instruction sets that the kernels are compiled for, and the choice of one that this CPU supports.
 #pragma once
 #include <vector>
 
@@ -6,10 +6,10 @@
 
 namespace aevb::cpu {
 
-// All in this library, narrowest first.
+// All instruction sets in this library, narrowest first.
 std::vector<const char*> instruction_sets();
 
-// The kernels of the widest that runs here, or of the one that is named; null if that is not here or does not run.
+// The kernels of the widest set that this CPU supports, or of the named one; null if it is missing or not supported.
 const CpuKernels* find_kernels(const char* name);
 
 }  // namespace aevb::cpu

@@ -1,11 +1,11 @@
-// The kernels of the CPU: each does the tiles [begin, end) of a call, and nobody else's. Compiled once for each
-// instruction set; instruction_sets.cpp finds one.
+// The kernels of the CPU: each computes the tiles [begin, end) of a call. They are compiled once for each instruction
+// set; instruction_sets.cpp chooses one.
 #pragma once
 #include "call.h"
 
 namespace aevb {
 
-// A tile is a block of one long row, or as many whole short rows as make up a chunk.
+// A tile is a block of one long row, or as many whole short rows as fill a chunk.
 struct Tiles {
   int64_t rows_per_tile, count;
 };

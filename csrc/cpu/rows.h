@@ -6,7 +6,7 @@
 
 namespace aevb::AEVB_ISA {
 
-// Calls body(load, store) along `count` elements: whole vectors, then what is left.
+// Calls body(load, store) along `count` elements: for whole vectors, then for the rest.
 template <class T, class Body>
 AEVB_INLINE void along(int count, Body body) {
   constexpr int lanes = Vec<T>::lanes;
@@ -18,9 +18,9 @@ AEVB_INLINE void along(int count, Body body) {
          [=](Vec<T> v, T* p) { v.store(p + i, count - i); });
 }
 
-// An operand's elements in a chunk: an array of some type, or, where `step` is 0 and not all ones, one vector of them.
-// Where its rows lie apart, the processor's own prefetching gives up at the end of each, and what is so many bytes on
-// is prefetched instead: a later row.
+// An operand's elements in a chunk: an array of some type or, if `step` is 0 rather than all ones, a single vector for
+// all elements. If there are gaps between rows, the processor's own prefetching stops at the end of each row; memory
+// that is `prefetch_bytes` ahead, in a later row, is then prefetched here.
 struct Run {
   const void* data;
   Type type;
@@ -28,7 +28,7 @@ struct Run {
   int64_t prefetch_bytes = 0;
 };
 
-// Elements that a row is prefetched ahead of, at least; and those that are prefetched at a time.
+// The least number of elements that are prefetched ahead, and the number prefetched at a time.
 constexpr int kPrefetch = 1024, kStretch = 128;
 
 template <class T>
@@ -38,7 +38,7 @@ Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer)
     return Run{static_cast<const char*>(input.data) + offset * size_of(input.type), input.type, -1};
   };
   if (last == 0 && input.stride[0] == 1 && converts<T>(input.type)) return at(chunk.flat);
-  // Rows that lie one way or another, but each in one piece.
+  // Each row is contiguous or one broadcast number, however the rows lie to each other.
   if (chunk.rows == 1 && (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)))) {
     int64_t index[kMaxDims];
     const int64_t offset = offset_of(input, chunk.flat, index);
@@ -57,7 +57,7 @@ Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer)
   return {stage(input, chunk.flat, chunk.size, wide, buffer), wide, -1};
 }
 
-// Whether an operand's rows are read where they lie, and so need no chunk that fits a buffer.
+// Whether an operand's rows are read in place, so that chunks need not fit a buffer.
 template <class T>
 bool stays(const Input& input, const RowCall& call) {
   const int last = input.dims - 1;
@@ -65,14 +65,14 @@ bool stays(const Input& input, const RowCall& call) {
          (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)));
 }
 
-// Prefetches what will be wanted after elements [begin, end) of a run.
+// Prefetches what a later row needs, while elements [begin, end) of a run are computed.
 inline void prefetch(const Run& run, int begin, int end) {
   if (!run.prefetch_bytes) return;
   const char* const later = static_cast<const char*>(run.data) + run.prefetch_bytes;
   for (int i = begin * size_of(run.type); i < end * size_of(run.type); i += 64) __builtin_prefetch(later + i);
 }
 
-// The formula's value and gradient with operands and results in arrays.
+// Adapters that call a formula's value and gradient with operands and results in arrays.
 template <int... i>
 struct Indices {};
 template <int arity>
@@ -84,7 +84,7 @@ struct IndicesOf<3> : Indices<0, 1, 2> {};
 template <>
 struct IndicesOf<4> : Indices<0, 1, 2, 3> {};
 
-// A loop that is gone before the compiler decides what to keep in registers.
+// A loop that is unrolled before the compiler allocates registers.
 template <class Body, int... i>
 AEVB_INLINE void each(Indices<i...>, Body body) {
   (body(i), ...);
@@ -99,7 +99,7 @@ AEVB_INLINE void gradient_of(const F& f, const N* in, N* d, Indices<i...>) {
   f.gradient(in[i]..., d[i]...);
 }
 
-// How a call's formula is made where it is used, so that the compiler knows the usual one of the four spreads.
+// Makes a call's formula where it is used; with `logvar` the compiler knows which of the four spreads it is.
 template <class F, bool logvar>
 struct Recipe {
   using Formula = F;
@@ -115,7 +115,7 @@ struct Recipe {
   }
 };
 
-// The cotangent of a whole chunk, if it is one number (not zero, which would need the care of `chain`).
+// The cotangent of a whole chunk, if it is a single number (and not zero, which needs `chain`).
 template <class T>
 struct OneCotangent {
   Vec<T> g;
@@ -182,7 +182,7 @@ class RowPass {
     for (int k = 0; k < results; ++k) {
       const Output& output = *output_[k];
       wanted[k] = output.data;
-      // One row's sum is kept in a register; several rows' values go by way of a buffer.
+      // One row's sum is kept in a register; values of several rows are written to a buffer and summed from there.
       summed[k] = output.per_block && chunk.rows == 1;
       buffered[k] = !lies_in_place(output, chunk);
       type[k] = buffered[k] ? call_.wide : output.type;
@@ -195,7 +195,7 @@ class RowPass {
       N operand[arity], derivative[arity];
       each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = load(in[k]); });
       const auto put = [&](int k, N result) AEVB_INLINE_BODY {
-        // The value is nearly always summed, and added up without asking its sum stays in a register.
+        // The value is nearly always summed; adding it without a branch keeps the sum in a register.
         if ((values && k == 0) || summed[k]) stretch[k] = stretch[k] + keep(result);
         if (!summed[k]) store(result, type[k], to[k], streamed[k]);
       };
@@ -217,7 +217,7 @@ class RowPass {
              [i](N v, Type type, void* p, bool streamed)
                  AEVB_INLINE_BODY { streamed ? v.stream(static_cast<T*>(p) + i) : store_to(type, p, i, v); },
              [](N v) AEVB_INLINE_BODY { return v; });
-      // Stretches are summed by themselves: of a long row of like terms one sum would lose a digit.
+      // Each stretch has its own sum: a single sum over a long row of similar terms would lose a digit.
       for (int k = 0; k < results; ++k) {
         total[k] = total[k] + stretch[k];
         stretch[k] = N(0);

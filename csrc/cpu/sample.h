@@ -12,8 +12,8 @@ class Noise {
   explicit Noise(const int64_t* key)
       : keys_(uint32_t(key[0]), uint32_t(uint64_t(key[0]) >> 32)), offset_(uint64_t(key[1])) {}
 
-  // Calls body(load, store, eps) as `along` does, where store(v, p, streamed), with the noise of elements [begin, begin
-  // + count). It is drawn a group at a time, so that there is something to compute while operands come from memory.
+  // Calls body(load, store, eps) like `along`, with store(v, p, streamed) and the noise of elements [begin, begin +
+  // count). The noise is drawn a group at a time, so that there is work while operands are loaded from memory.
   template <class T, class Body>
   AEVB_INLINE void along(int64_t begin, int count, Body body) const {
     constexpr int lanes = Vec<T>::lanes;
@@ -35,8 +35,8 @@ class Noise {
            [=](Vec<T> v, T* p, bool) AEVB_INLINE_BODY { v.store(p + i, count - i); }, Vec<T>::load(eps + i));
   }
 
-  // The words of elements [begin, begin + count), of which the first is where the result points to. They are drawn in
-  // groups: `to` has room for two more of them.
+  // Draws the words of elements [begin, begin + count); the result points to the first. They are drawn in groups, so
+  // `to` needs room for two more groups.
   AEVB_INLINE const uint32_t* words(int64_t begin, int count, uint32_t* to) const {
     const int skip = begin % 4;
     for (int drawn = -skip; drawn < count; drawn += kGroup) draw((begin + drawn) / 4, to + skip + drawn);
@@ -45,7 +45,7 @@ class Noise {
   static constexpr int words_room(int count) { return count + 2 * kGroup; }
 
  private:
-  // The processor's own prefetching gives up between rows, and while noise is drawn nothing else asks for operands.
+  // The processor's own prefetching stops at the end of a row, and while noise is drawn no operands are loaded.
   template <class T>
   static AEVB_INLINE Vec<T> load_and_prefetch(const T* p) {
     __builtin_prefetch(p + kChunk);
@@ -54,8 +54,8 @@ class Noise {
 
   static constexpr int kBlocks = Word::lanes, kGroup = 4 * kBlocks;  // blocks and normals drawn at once
 
-  // Lane i of part k of the words is this block of the group: the two of a quarter register lie half a register apart,
-  // so that interleaving fours puts all normals in order.
+  // The block of the group that lane i of part k of the words belongs to. The two blocks of a quarter register are half
+  // a register apart, so that interleaving groups of four puts all normals in order.
   static constexpr int kPart = kBlocks / Word::parts;
   static constexpr int block_at(int k, int i) { return kPart * k + i / 2 + i % 2 * (kPart / 2); }
 
@@ -112,8 +112,8 @@ class Noise {
   uint64_t offset_;
 };
 
-// Calls body(chunk, noise, numbered) for the chunks of tiles [begin, end), none of which has rows of two keys. The
-// noise of a chunk is that of its key from `numbered` on, in the first of the samples.
+// Calls body(chunk, noise, numbered) for the chunks of tiles [begin, end). No chunk has rows of two keys. In the first
+// sample, a chunk's noise is that of its key from number `numbered` on.
 template <class Call, class Body>
 AEVB_INLINE void for_each_drawn(const Call& call, int64_t begin, int64_t end, Body body) {
   const Tiles tile = tiles(call.rows, call.event, call.blocks);
@@ -132,7 +132,7 @@ AEVB_INLINE void for_each_drawn(const Call& call, int64_t begin, int64_t end, Bo
     });
 }
 
-// Whether results that start here go past the caches.
+// Whether results at this address are written past the caches.
 template <class T>
 bool streams(const SampleCall& call, const T* to, const Buffer<T>& buffer) {
   return call.beyond_caches && to != buffer.data && uintptr_t(to) % sizeof(Vec<T>) == 0;
@@ -238,7 +238,7 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   if (call.beyond_caches) finish_streams();
 }
 
-// Each spread has its own copy of the loops, which are too short to ask which it is.
+// Each spread has its own copy of the loops, since a branch in such short loops would cost too much.
 template <class T>
 void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
   switch (call.params.spread) {

@@ -1,5 +1,5 @@
-// Between tensors in memory (any dtype, any strides) and short runs of numbers in the first-level cache: a formula only
-// ever sees contiguous float or double. An operand that is that already is used where it lies.
+// Copies between tensors in memory (any dtype, any strides) and buffers in the first-level cache: a formula only sees
+// contiguous float or double. An operand that is contiguous in that type already is used in place.
 #pragma once
 #include <type_traits>
 
@@ -8,10 +8,10 @@
 
 namespace aevb::AEVB_ISA {
 
-// Elements that are worked on at a time: a dozen such buffers fit the first-level cache.
+// Elements of a buffer: a dozen buffers fit the first-level cache.
 constexpr int kChunk = 512;
 
-// Buffers end in room for one vector, so that the last, partial one can be read whole.
+// Buffers have room for one more vector, so that the last, partial vector can be read as a whole one.
 template <class T>
 struct alignas(64) Buffer {
   T data[kChunk + 16];
@@ -100,19 +100,19 @@ AEVB_INLINE void narrow(F32 a, Half* p) {
 #endif
 }
 
-// A gradient that the arithmetic has but its dtype does not is the dtype's largest number: infinity would be NaN to
-// whatever multiplies it by zero. What is infinite in the arithmetic itself stays so.
+// A finite gradient that overflows its dtype becomes the dtype's largest number, since infinity would become NaN as
+// soon as it is multiplied by zero. A gradient that is infinite in the arithmetic itself stays infinite.
 AEVB_INLINE void narrow_gradient(F32 a, Half* p) {
   narrow(select(abs(a) == F32(__builtin_inff()), a, between(-65504.0, 65504.0, a)), p);
 }
 AEVB_INLINE void narrow_gradient(F32 a, BFloat16* p) {
   U32x u = (U32x)between(-0x1.fep127, 0x1.fep127, a).v;
   U32x rounded = (u + ((u >> 16 & 1) + 0x7fff)) >> 16;
-  // A NaN that arithmetic has made says so in its upper half.
+  // A NaN made by arithmetic is a NaN by its upper half already.
   shortened(abs(a) < F32(__builtin_inff()) ? rounded : (U32x)a.v >> 16, &p->bits);
 }
 
-// Whether whole vectors of a type are converted where they are loaded and stored.
+// Whether whole vectors of a type are converted as they are loaded and stored.
 template <class W>
 AEVB_INLINE bool converts(Type type) {
   return sizeof(W) == 4 ? type != Type::f64 : type == Type::f64;
@@ -128,7 +128,7 @@ AEVB_INLINE Vec<W> load_from(Type type, const void* base, int64_t i) {
   }
   return Vec<W>::load(static_cast<const W*>(base) + i);
 }
-// Of a result over rows, which is of the arithmetic's type or a gradient.
+// Stores a vector of a result over rows, which has the arithmetic's type or is a gradient.
 template <class W>
 AEVB_INLINE void store_to(Type type, void* base, int64_t i, Vec<W> v) {
   if constexpr (sizeof(W) == 4) {
@@ -138,7 +138,7 @@ AEVB_INLINE void store_to(Type type, void* base, int64_t i, Vec<W> v) {
   v.store(static_cast<W*>(base) + i);
 }
 
-// The same of `count` elements alone.
+// The same for `count` elements only.
 template <class W>
 Vec<W> load_from(Type type, const void* base, int64_t i, int count) {
   alignas(64) char whole[kVectorBytes] = {};
@@ -167,8 +167,8 @@ AEVB_INLINE W widen_one(Half a) {
   return widen(run).v[0];
 }
 
-// `count` numbers, `stride` apart, to contiguous ones of the arithmetic's type. They are stored in whole vectors, which
-// may run past the end: what is read in whole vectors soon after then comes straight from the store buffer.
+// Gathers `count` numbers, `stride` apart, to contiguous ones of the arithmetic's type. They are stored as whole
+// vectors, which may run past the end: loads of whole vectors soon after are then forwarded from the store buffer.
 template <class T, class W>
 void gather(const T* from, int64_t stride, int count, W* to) {
   constexpr int lanes = Vec<W>::lanes;
@@ -198,7 +198,7 @@ void gather(Type type, const void* base, int64_t offset, int64_t stride, int cou
   }
 }
 
-// Where the element with a flat index lies, and its index in each dimension.
+// The offset of the element with a flat index, and its index in each dimension.
 AEVB_INLINE int64_t offset_of(const Input& input, int64_t flat, int64_t (&index)[kMaxDims]) {
   int64_t offset = 0;
   for (int d = input.dims - 1; d > 0; --d) {
@@ -225,7 +225,7 @@ const W* stage(const Input& input, int64_t begin, int count, Type wide, Buffer<W
     done += run;
     offset += (run - 1) * stride;
     index[last] += run - 1;
-    // One step on: the odometer's carry.
+    // Advance the multi-dimensional index, with carry.
     for (int d = last; d >= 0; --d) {
       offset += input.stride[d];
       if (++index[d] < input.size[d]) break;
@@ -248,7 +248,7 @@ void scatter(const float* from, int count, T* to) {
   }
 }
 
-// Writes numbers that were computed in a buffer to where they belong.
+// Writes numbers that were computed in a buffer to the output.
 template <bool gradient>
 AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const float* from) {
   if (output.type == Type::f32) memcpy(static_cast<float*>(output.data) + begin, from, count * sizeof(float));

@@ -1,5 +1,5 @@
-// How rows are cut into pieces of work. The cut depends on the shape alone, never on the number of threads, and so does
-// every order of summation.
+// How rows are divided into pieces of work. The division, and with it every order of summation, depends on the shape
+// alone, never on the number of threads.
 #pragma once
 #include "cpu/kernels.h"
 #include "cpu/stage.h"
@@ -7,13 +7,13 @@
 namespace aevb::AEVB_ISA {
 
 inline Tiles tiles(int64_t rows, int64_t event, int64_t blocks) {
-  // Rows in groups are staged where they do not lie side by side; longer ones are better read where they lie.
+  // Groups of rows that are not contiguous are copied to buffers; longer rows are better read in place.
   const int64_t rows_per_tile = 0 < event && event < kChunk / 4 ? kChunk / event : 1;
   return {rows_per_tile, (rows + rows_per_tile - 1) / rows_per_tile * blocks};
 }
 
-// A run of elements that is worked on at a time: `count` elements of each of `rows` rows, from element `first` of row
-// `row` on. Only whole rows come in groups, so it is one flat run of `size` elements.
+// Elements that are computed together: `count` elements of each of `rows` rows, from element `first` of row `row` on.
+// Only whole rows are grouped, so it is one flat run of `size` elements.
 struct Chunk {
   int64_t row, first, flat, event, blocks;
   int rows, count, size;
@@ -41,7 +41,7 @@ T sum(const T* from, int count) {
   return sum(total);
 }
 
-// The sum of row `r` of a chunk goes to its block's place; further chunks of the same block are added to the first.
+// Writes the sum of row `r` of a chunk to its block; sums of further chunks of the same block are added to it.
 template <class T>
 void add_block_sum(const Output& output, const Chunk& chunk, int r, T part) {
   T* to = static_cast<T*>(output.data) + (chunk.row + r) * chunk.blocks + chunk.first / kBlock;
@@ -53,7 +53,7 @@ void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
   for (int r = 0; r < chunk.rows; ++r) add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
 }
 
-// Whether a chunk's elementwise results lie side by side, and where.
+// Whether a chunk's elementwise results are contiguous in the output, and where they are.
 inline bool lies_in_place(const Output& output, const Chunk& chunk) {
   return output.data && !output.per_block && (chunk.rows == 1 || !output.row_gap);
 }
@@ -61,18 +61,18 @@ inline void* place(const Output& output, const Chunk& chunk) {
   return static_cast<char*>(output.data) + (chunk.flat + chunk.row * output.row_gap) * size_of(output.type);
 }
 
-// Where a chunk's results are computed: there, if they are of the arithmetic's type, or in a buffer.
+// Where a chunk's results are computed: in the output if it has the arithmetic's type, else in a buffer.
 template <class T>
 T* target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
   return lies_in_place(output, chunk) && output.type == wide ? static_cast<T*>(place(output, chunk)) : buffer.data;
 }
 
-// A chunk's results, computed at `target`, to where they belong: their row sums, or each to its place.
+// Moves a chunk's results, computed at `target`, to the output: their row sums, or each element.
 template <bool gradient = false, class T>
 void deliver(const Output& output, const Chunk& chunk, Type wide, const T* from) {
   if (!output.data || (lies_in_place(output, chunk) && output.type == wide)) return;
   if (output.per_block) return add_row_sums(output, chunk, from);
-  // Rows that lie together go together.
+  // Contiguous rows are written as one.
   const int runs = output.row_gap ? chunk.rows : 1, count = chunk.size / runs;
   for (int r = 0; r < runs; ++r)
     unstage<gradient>(output, chunk.flat + r * count + (chunk.row + r) * output.row_gap, count, from + r * count);

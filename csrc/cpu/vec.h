@@ -1,6 +1,6 @@
-// The number types of the CPU: one vector register of float, double or 32-bit words, on the compiler's own vector
-// extension, so that this one source serves every instruction set. Nothing here comes from a shared library header:
-// an inline function compiled for AVX-512 must not be the copy that the linker keeps for everyone.
+// The number types of the CPU: a vector register of float, double or 32-bit words. They use the compiler's vector
+// extension, so that one source serves every instruction set. No library headers are included here: an inline function
+// compiled for AVX-512 must not be the copy that the linker keeps for all instruction sets.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -78,8 +78,8 @@ struct Vec {
     memcpy(&r.v, p, count * sizeof(T));
     return r;
   }
-  // To memory and past the caches: what is too large to be found in them again then costs no reading of its lines
-  // before they are written, and leaves in the caches what is there. `p` is aligned to the vector.
+  // Stores past the caches. For results too large to be found in the caches again this saves reading the cache lines
+  // before they are written, and keeps the caches' content. `p` is aligned to the vector.
   AEVB_INLINE void stream(T* p) const {
 #if defined(__AVX512F__)
     _mm512_stream_si512((__m512i*)p, (__m512i)v);
@@ -91,7 +91,7 @@ struct Vec {
     store(p);
 #endif
   }
-  // The first `count` lanes, and zeros.
+  // The first `count` lanes; the others are zero.
   AEVB_INLINE Vec first(int count) const {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) return {(raw)_mm512_maskz_mov_ps((1 << count) - 1, (__m512)v)};
@@ -112,15 +112,15 @@ struct Vec {
 using F32 = Vec<float>;
 using F64 = Vec<double>;
 
-// Streamed stores are done before anything that follows.
+// Completes streamed stores before anything that follows.
 AEVB_INLINE void finish_streams() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
 }
 
-// a b + c, rounded once where the instruction set can. The compiler makes none of its own (-ffp-contract=off): whether
-// it does depends on what surrounds an expression, and the same gradient would differ from one kernel to another.
+// a b + c, rounded once if the instruction set has it. The compiler contracts nothing itself (-ffp-contract=off): that
+// would depend on the surrounding code, and the same gradient would differ from one kernel to another.
 template <class T>
 AEVB_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   using raw = typename Vec<T>::raw;
@@ -170,12 +170,12 @@ AEVB_INLINE void sincos_turns(F64 t, F64& sine, F64& cosine) {
 
 // float32: the polynomials of the Cephes library (S. Moshier), 1 to 2 ulp.
 
-// Added and taken away again, 1.5 * 2^23 leaves the nearest integer: |a| < 2^22.
+// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22.
 constexpr double kRounder = 12582912;
 AEVB_INLINE F32::mask to_int(F32 a) { return __builtin_convertvector(a.v, F32::mask); }
 AEVB_INLINE F32 power_of_two(F32::mask n) { return {(F32::raw)((n + 127) << 23)}; }
 
-// p * 2^n for whole n, where 2^n alone may be below the smallest number or above the largest.
+// p * 2^n for integer n, where 2^n alone may underflow or overflow.
 AEVB_INLINE F32 scale_by_power_of_two(F32 p, F32 n) {
 #if defined(__AVX512F__)
   return {(F32::raw)_mm512_maskz_scalef_ps(0xffff, (__m512)p.v, (__m512)n.v)};
@@ -185,7 +185,7 @@ AEVB_INLINE F32 scale_by_power_of_two(F32 p, F32 n) {
 #endif
 }
 
-// x, but no less and no more than these. NaN passes, as the second operand of these instructions does.
+// x clamped to these limits. NaN passes, because it is the second operand of these instructions.
 AEVB_INLINE F32 between(double low, double high, F32 x) {
   const F32::raw least = F32(low).v, most = F32(high).v;
 #if defined(__AVX512F__)
@@ -201,7 +201,7 @@ AEVB_INLINE F32 between(double low, double high, F32 x) {
 #endif
 }
 
-// e^x = (1 + q) 2^n for whole n. Beyond the ends that x is held to, the result is 0 or infinity.
+// e^x = (1 + q) 2^n for integer n. Beyond the limits that x is clamped to, the result is 0 or infinity.
 AEVB_INLINE void split_exp(F32 x, F32& q, F32& n) {
   F32 capped = between(-105.0, 89.0, x);
   n = fma(capped, F32(1.44269504088896341), F32(kRounder)) - F32(kRounder);
@@ -217,7 +217,7 @@ AEVB_INLINE F32 exp(F32 x) {
   return scale_by_power_of_two(q + F32(1.0), n);
 }
 
-// e^x and e^2x, each as exact as from exp: the square also has what rounding took from 1 + q.
+// e^x and e^2x, each as exact as from exp: the square includes the rounding error of 1 + q.
 AEVB_INLINE void exp_and_square(F32 x, F32& e, F32& square) {
   F32 q, n;
   split_exp(x, q, n);
@@ -245,13 +245,13 @@ AEVB_INLINE F32 log(F32 x) {
   return select(x == F32(infinity), x, r);
 }
 
-// For -1 < t <= 1: the logarithm of the rounded 1 + t, and what the rounding lost.
+// For -1 < t <= 1: the logarithm of the rounded 1 + t, plus a correction for the rounding.
 AEVB_INLINE F32 log1p(F32 t) {
   F32 u = F32(1.0) + t;
   return log(u) + (t - (u - F32(1.0))) / u;
 }
 
-// Box and Muller's radius, sqrt(-2 log u). For 0 < u <= 1 that is not subnormal; right to an ulp, also next to u = 1.
+// The Box-Muller radius sqrt(-2 log u), for 0 < u <= 1 that is not subnormal; right to an ulp, also near u = 1.
 AEVB_INLINE F32 normal_radius(F32 u) {
   // u = (1 + f) 2^e with 1 + f in [2/3, 4/3), whose lower end has these bits; e stays in the place of the exponent.
   F32::mask bits = (F32::mask)u.v, power = (bits - 0x3f2aaaab) & ~0x7fffff;
@@ -265,7 +265,7 @@ AEVB_INLINE F32 normal_radius(F32 u) {
   return sqrt(fma(e, F32(-2 * 0.69314718055994531 / 8388608), logarithm));
 }
 
-// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to an eighth of a turn either side of the nearest quarter.
+// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to an eighth of a turn on either side of the nearest quarter.
 AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
   F32 shifted = fma(t, F32(4.0), F32(kRounder));  // the lowest bits are those of the number of quarters
   F32 x = fma(shifted - F32(kRounder), F32(-0.25), t) * F32(6.283185307179586477);
@@ -282,8 +282,8 @@ AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
   cosine = {(F32::raw)((F32::mask)b.v ^ (((q + 1) << 30) & INT32_MIN))};
 }
 
-// 32-bit words, as Philox wants them: each is the low half of a 64-bit lane, which has room for a product. What the
-// high half has is of no account. Several registers of them, so that one chain of rounds works while others wait.
+// 32-bit words for Philox: each is the low half of a 64-bit lane, which has room for a product. The high half is
+// ignored. There are several registers of them, so that one chain of rounds computes while others wait.
 using Wide = Raw<uint64_t, kVectorBytes / 8>;
 struct Word {
   static constexpr int parts = kVectorBytes == 64 ? 4 : 2;  // as many as there are registers for
@@ -312,7 +312,7 @@ struct EveryWord {
   }
 };
 
-// The 64-bit products of the low halves of 64-bit lanes: one instruction, which the compiler does not find by itself.
+// The 64-bit products of the low halves of 64-bit lanes: an instruction that the compiler does not generate by itself.
 AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
 #if defined(__AVX512F__)
   return (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);  // plain mul_epu32 makes GCC 12 warn
@@ -335,19 +335,18 @@ AEVB_INLINE void multiply(const Word& a, uint32_t constant, Word& high, Word& lo
 
 using U32x = Raw<uint32_t, F32::lanes>;
 
-// The low halves of a and of b in turn.
+// The low halves of a and of b, interleaved.
 AEVB_INLINE U32x pair_low_halves(Wide a, Wide b) { return (U32x)((a & 0xffffffffu) | (b << 32)); }
 
-// A byte for each word: 1 where it is below a, both taken as they are, without rounding; 0 elsewhere and where a is
-// NaN.
+// A byte for each word: 1 if the word is below a, compared exactly, without rounding; 0 otherwise, and if a is NaN.
 AEVB_INLINE void store_below(U32x word, F32 a, uint8_t* to) {
 #if defined(__AVX512F__)
-  // A word cut off to a number of 24 bits is below the same numbers of 24 bits.
+  // A word truncated to 24 bits is below the same 24-bit numbers as the word itself.
   const __m512 cut = _mm512_maskz_cvt_roundepu32_ps(0xffff, (__m512i)word, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
   const __mmask16 ones = _mm512_cmp_ps_mask(cut, (__m512)a.v, _CMP_LT_OQ);
   _mm_storeu_si128((__m128i*)to, _mm_maskz_set1_epi8(ones, 1));
 #else
-  // a rounded up, by halves that each fit the signed conversion; what lies outside the words is asked for beside.
+  // a rounded up, in two halves that each fit the signed conversion; values outside the words' range are handled apart.
   const F32::mask high = to_int(a * F32(0x1p-16));
   const F32 rest = a - F32(__builtin_convertvector(high, F32::raw)) * F32(0x1p16);
   const F32::mask low = to_int(rest);

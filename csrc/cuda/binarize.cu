@@ -1,4 +1,4 @@
-// Bits drawn from their probabilities. The least that has to be moved: x once, a byte for each bit.
+// Draws bits from their probabilities. The fewest bytes to move: x once, and a byte for each bit.
 #include "cuda/kernels.h"
 #include "cuda/sample.cuh"
 

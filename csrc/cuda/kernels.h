@@ -1,5 +1,5 @@
-// The kernels of the GPU, as seen from outside: plain data and a stream in, the launch's error code out. Nothing here
-// waits for the device.
+// The interface of the GPU's kernels: they take plain data and a stream, and return the launch's error code. None waits
+// for the device.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -14,8 +14,8 @@ cudaError_t sample_backward(const SampleCall& call, cudaStream_t stream);
 cudaError_t binarize(const BinarizeCall& call, cudaStream_t stream);
 cudaError_t unpack_bits(const UnpackCall& call, cudaStream_t stream);
 
-// A generator's. In a captured graph its seed, and what is to be added to the offset, are in device memory, and only
-// when the graph is replayed; elsewhere the pointers are null.
+// A generator's state. In a captured graph the seed and the increment of the offset are read from device memory when
+// the graph is replayed; otherwise the pointers are null.
 struct GeneratorState {
   uint64_t seed, offset;
   const int64_t *captured_seed, *captured_offset;

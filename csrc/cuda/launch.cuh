@@ -1,4 +1,4 @@
-// Starts a kernel.
+// Launches a kernel.
 #pragma once
 #include <cuda_runtime.h>
 

@@ -1,4 +1,4 @@
-// Between operands in memory (any dtype, any strides) and the numbers of a formula.
+// Loads operands from memory (any dtype, any strides) as the numbers of a formula, and stores results.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -12,7 +12,7 @@ namespace aevb::device {
 
 constexpr int kWide = 16;  // bytes that one thread loads or stores at a time, at most
 
-// A dtype that is only known at run time.
+// A dtype that is known only at run time.
 struct Any {};
 
 template <class T>
@@ -23,7 +23,7 @@ template <>
 struct Wide<double> {
   using type = double;
 };
-// What arithmetic on T is done in.
+// The type of arithmetic on T.
 template <class T>
 using Number = Scalar<typename Wide<T>::type>;
 
@@ -67,8 +67,8 @@ constexpr double kLargest<__nv_bfloat16> = 0x1.fep127;
 template <>
 constexpr double kLargest<__half> = 65504;
 
-// A gradient before it is narrowed: one that the arithmetic has but T does not becomes T's largest number, for infinity
-// would be NaN to whatever multiplies it by zero. What is infinite in the arithmetic itself stays so.
+// A gradient before it is narrowed: a finite one that overflows T becomes T's largest number, since infinity would
+// become NaN as soon as it is multiplied by zero. A gradient that is infinite in the arithmetic itself stays infinite.
 template <class T>
 __device__ __forceinline__ Number<T> bounded(Number<T> a) {
   if constexpr (kLargest<T> > 0) {
@@ -115,7 +115,7 @@ __device__ __forceinline__ bool aligned(const T* p) {
   return reinterpret_cast<uintptr_t>(p) % alignof(Pack<T, W>) == 0;
 }
 
-// Through the read-only path: no kernel writes what it reads.
+// Loads through the read-only path: no kernel writes what it reads.
 template <int W, class T>
 __device__ __forceinline__ Pack<T, W> load(const T* p) {
   using Word = typename Bits<alignof(Pack<T, W>)>::type;
@@ -142,7 +142,7 @@ __device__ __forceinline__ void store(void* data, int64_t at, const Number<T> (&
   store(static_cast<T*>(data) + at, pack);
 }
 
-// The quotient; `index` becomes the remainder.
+// Returns the quotient; `index` becomes the remainder.
 __device__ __forceinline__ int64_t divide(int64_t& index, const Divisor& by) {
   uint64_t quotient = __umul64hi(index, by.reciprocal);
   index -= quotient * by.value;
@@ -150,7 +150,7 @@ __device__ __forceinline__ int64_t divide(int64_t& index, const Divisor& by) {
   return quotient;
 }
 
-// How far from the start the element with this row-major index lies.
+// The offset of the element with this row-major index.
 __device__ __forceinline__ int64_t offset(const Axes& axes, int64_t index) {
   int64_t sum = 0;
   int d = 0;
@@ -164,7 +164,7 @@ __device__ __forceinline__ int64_t offset(const Axes& axes, int64_t index) {
 }
 
 // A tile, as one thread of its group sees it. Groups that have run out of tiles get an empty one, so that the threads
-// of a warp and of a block stay together.
+// of a warp and of a block reach the same barriers.
 struct Tile {
   int64_t index, row, start, first;  // `first` is the flat index of its element 0, which is element `start` of the row
   int size, lane;
@@ -190,7 +190,7 @@ __device__ __forceinline__ void for_each_tile(const Tiling& t, Body body) {
     body(Tile(t, first));
 }
 
-// What is loaded for an element of type T, to become a number N.
+// The raw value loaded for an element of type T, before its conversion to a number N.
 template <class T, class N>
 struct Element {
   using Raw = T;
@@ -238,7 +238,7 @@ struct Scattered {
   static constexpr int width = 1;
 };
 
-// An operand within one tile: elements of type T to be used as numbers N.
+// An operand within one tile: elements of type T, used as numbers N.
 template <class T, class N>
 class View {
  public:
@@ -250,18 +250,18 @@ class View {
     if (uniform()) same_ = widen<N>(Element<T, N>::get(in.type, data_, 0));
   }
 
-  // One number for the whole tile: it is loaded once.
+  // A single number for the whole tile, loaded once.
   __device__ __forceinline__ bool uniform() const { return affine() && stride() == 0; }
-  // Side by side in memory: W elements can be loaded as one Pack.
+  // Contiguous in memory: W elements can be loaded as one Pack.
   __device__ __forceinline__ bool adjacent() const { return affine() && stride() == 1 && !std::is_same_v<T, Any>; }
   __device__ __forceinline__ const T* data() const { return static_cast<const T*>(data_); }
 
   // Whether finding an element takes divisions.
   __device__ __forceinline__ bool scattered() const { return !affine(); }
 
-  // W adjacent elements, from element i of the tile on, by one of three ways: `Packs`, if the operand is adjacent there
-  // and aligned, or uniform; `Singles`, if it is not scattered; `Scattered`. Of a uniform operand nothing is loaded,
-  // and `number` does not look.
+  // Loads W adjacent elements, from element i of the tile on, in one of three ways: `Packs`, if the operand is
+  // contiguous there and aligned, or uniform; `Singles`, if it is not scattered; `Scattered`. For a uniform operand
+  // nothing is loaded, and `number` ignores the argument.
   template <class Way, int W = Way::width>
   __device__ __forceinline__ Pack<Raw, W> get(Way, int i) const {
     if (!uniform()) {

@@ -7,7 +7,7 @@
 namespace aevb::device {
 namespace {
 
-// Sets our streams apart from those that PyTorch's own kernels draw with the same seed: "aevb.key" in ASCII.
+// Makes our streams differ from those that PyTorch's own kernels draw with the same seed: "aevb.key" in ASCII.
 constexpr uint64_t kApart = 0x616576622e6b6579;
 
 struct KeyTask {
@@ -16,7 +16,7 @@ struct KeyTask {
   int64_t count;
 };
 
-// A captured graph has the state in device memory only: hence a kernel for two numbers.
+// A captured graph has the generator's state in device memory only, hence a kernel for two numbers.
 __global__ void write_keys(const __grid_constant__ KeyTask task) {
   const auto [seed, offset, captured_seed, captured_offset] = task.state;
   const auto own = static_cast<int64_t>((captured_seed ? static_cast<uint64_t>(*captured_seed) : seed) ^ kApart);

@@ -11,7 +11,7 @@ __device__ __forceinline__ Scalar<T> add_across(Scalar<T> a, int width) {
   return a;
 }
 
-// Afterwards lane 0 of the group has the sums. Every thread of the block has to come here.
+// Afterwards lane 0 of the group has the sums. Every thread of the block has to call this.
 template <int count, class N>
 __device__ __forceinline__ void group_sum(N (&sum)[count], int group) {
 #pragma unroll

@@ -1,4 +1,4 @@
-// Which formula a call is for: each is compiled in a file of its own.
+// Dispatches a call to its formula; each formula is compiled in a file of its own.
 #include "cuda/kernels.h"
 #include "cuda/rows.h"
 

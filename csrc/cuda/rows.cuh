@@ -1,9 +1,9 @@
 // A formula over rows: its values and their sums, or the gradients of its operands.
 //
-// Every operand is read once and every result written once; that is also the least that has to be moved:
-//   forward   the operands, and one number a row (or an element, where nothing is summed)
-//   backward  the operands, the cotangents (one a row, or an element), and the wanted gradients
-// An operand that is broadcast comes from the cache after the first time.
+// Every operand is read once and every result written once, which is also the fewest bytes to move:
+//   forward   the operands, and one number per row (or per element, if nothing is summed)
+//   backward  the operands, the cotangents (one per row, or per element), and the wanted gradients
+// A broadcast operand is read from the cache after the first time.
 #pragma once
 #include "cuda/launch.cuh"
 #include "cuda/load.cuh"
@@ -14,15 +14,15 @@
 
 namespace aevb::device {
 
-// Where nothing is summed, a tile is what a warp does in a few rounds.
+// If nothing is summed, a tile is the work of a warp in a few rounds.
 constexpr int kElementTile = 512;
 // Rows of more than this many packs are summed by a thread block.
 constexpr int kBlockUnits = 256;
 
-// Elements of a pack, the unit of work in aligned memory. A double is wide enough alone, and its code long enough.
+// Elements of a pack, the unit of work in aligned memory. For double one is enough, since its code is long.
 template <class T>
 constexpr int kPack = sizeof(T) < 8 ? kWide / sizeof(T) : 1;
-// Elements that a thread has in flight where memory is not aligned.
+// Elements that a thread has in flight if memory is not aligned.
 constexpr int kSinglesInFlight = 4;
 
 // The same formulas with the spread known to the compiler.
@@ -49,7 +49,7 @@ __device__ __forceinline__ void gradient_of(const F& f, const N (&in)[F::arity],
   if constexpr (F::arity == 4) f.gradient(in[0], in[1], in[2], in[3], d[0], d[1], d[2], d[3]);
 }
 
-// Factors come in the type of the arithmetic, so that no thread has to convert them.
+// Factors have the type of the arithmetic, so that no thread has to convert them.
 template <class Factor>
 struct RowTask {
   Tiling tiling;
@@ -71,7 +71,7 @@ struct RowBackward : RowTask<Factor> {
 template <int V>
 class Packed {
  public:
-  // Where the first pack of `element`-sized numbers could begin, if `data` is element 0 of the tile.
+  // Where the first aligned pack of `element`-sized numbers begins, if `data` is element 0 of the tile.
   __device__ __forceinline__ void include(const void* data, int element) {
     const int period = (V * element < kWide ? V * element : kWide) / element;
     const int head = -static_cast<int>(reinterpret_cast<uintptr_t>(data) / element) & (period - 1);
@@ -119,7 +119,7 @@ __device__ __forceinline__ void sweep(Way way, Work& work, int count, int lane, 
   }
 }
 
-// The elements of a tile: those in packs, then the rest, one by one.
+// Processes the elements of a tile: those in packs, then the rest, one by one.
 template <int V, class Work>
 __device__ __forceinline__ void sweep_tile(Work& work, const Tile& tile, int group, const Packed<V>& packed) {
   if (packed.scattered()) return sweep<1>(Scattered(), work, tile.size, tile.lane, group, [](int k) { return k; });
@@ -369,8 +369,8 @@ cudaError_t with_spread(const RowCall& call, cudaStream_t stream) {
   return Direction::template run<F, Spread::logvar, T, X>(call, stream);
 }
 
-// Data comes in the dtype of the other operands, as floats or as bytes; what else there is takes the slower way of a
-// dtype that is looked up at every load.
+// Data has the dtype of the other operands, or is float or bytes; any other dtype takes a slower path, which looks the
+// dtype up at every load.
 template <class Direction, class F, class T>
 cudaError_t with_data(const RowCall& call, cudaStream_t stream) {
   const Type x = call.in[0].type;

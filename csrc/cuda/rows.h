@@ -1,5 +1,4 @@
-// The two directions of a formula over rows, without their kernels: what rows.cu calls and each formula's file
-// compiles.
+// Declares the two directions of a formula over rows: rows.cu calls them, and each formula's file compiles them.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -1,9 +1,9 @@
 // Reparameterised samples z = mu + sigma eps, and the KL to N(0, I), in one pass over the posterior's parameters.
 //
 // A thread takes four elements at a time, those of one Philox block, and keeps their mu and sigma while it draws one
-// sample after another. The least that has to be moved:
-//   forward   mu and the spread once, z, one KL a row
-//   backward  the spread, the cotangents of z, both gradients; mu and one KL cotangent a row where the KL is wanted
+// sample after another. The fewest bytes to move:
+//   forward   mu and the spread once, z, one KL per row
+//   backward  the spread, the cotangents of z, both gradients; with the KL also mu and one KL cotangent per row
 #pragma once
 #include "cuda/launch.cuh"
 #include "cuda/load.cuh"
@@ -14,9 +14,9 @@
 namespace aevb::device {
 
 constexpr int kQuad = 4;  // normals of a Philox block
-// Where nothing is summed, a tile is one quad for each thread of a warp.
+// If nothing is summed, a tile is one quad for each thread of a warp.
 constexpr int kQuadTile = kQuad * kWarp;
-// Rows of more than this many quads are for a thread block: drawing takes long enough to be worth it soon.
+// Longer rows than this many quads are computed by a thread block: drawing noise takes long, so it pays early.
 constexpr int kBlockQuads = 128;
 
 // What is drawn by keys.
@@ -40,13 +40,13 @@ struct SampleBackward : SampleTask {
   Output gradient[2];
 };
 
-// The noise of one key: aevb_ext/noise.py says which number it is at which index.
+// The noise of one key, as defined in aevb_ext/noise.py.
 template <class N>
 class Noise {
  public:
   __device__ __forceinline__ explicit Noise(const int64_t* key) : seed_(__ldg(key)), offset_(__ldg(key + 1)) {}
 
-  // Four normals, or words, from `index` on: those of one block where the index is a multiple of four, else of two.
+  // Four normals, or words, from `index` on: of one block if the index is a multiple of four, else of two blocks.
   template <class E>
   __device__ __forceinline__ void draw(int64_t index, E (&eps)[kQuad]) const {
     block(index / kQuad, eps);
@@ -54,7 +54,7 @@ class Noise {
     if (skip == 0) return;
     E next[kQuad];
     block(index / kQuad + 1, next);
-    // Shifted by two, then by one, so that no register is picked by a number known only at run time.
+    // Shifted by two, then by one, so that no register is indexed by a number known only at run time.
 #pragma unroll
     for (int by = 2; by > 0; --by) {
       const bool shift = skip & by;
@@ -83,14 +83,14 @@ class Noise {
   uint64_t seed_, offset_;
 };
 
-// The noise of a tile: that of its rows' key, from `first` on (in the first of the samples); `numbers` are those of
-// one.
+// The noise of a tile: that of its rows' key, from number `first` on in the first sample. A sample has `numbers` of
+// them.
 template <class N>
 struct TileNoise {
   Noise<N> of;
   int64_t first, numbers;
 
-  // `of_one` is that of the only key, where there is but one.
+  // `of_one` is the noise of the only key, if there is a single one.
   __device__ __forceinline__ TileNoise(const DrawTask& task, const Noise<N>& of_one, const Tile& tile)
       : of(of_one), first(tile.first), numbers(task.tiling.rows * task.tiling.event) {
     if (!task.one_key) {
@@ -103,8 +103,8 @@ struct TileNoise {
   }
 };
 
-// Four elements of a tile, those with one Philox block's indices (in the first of the samples). At the ends of a row
-// some of them are other rows'.
+// Four elements of a tile whose indices, in the first sample, are those of one Philox block. At the ends of a row some
+// of them belong to other rows.
 struct Quad {
   int at, size;  // element 0 of the four, which may be negative; elements in the tile
 
@@ -114,14 +114,14 @@ struct Quad {
   __device__ __forceinline__ bool whole() const { return has(0) && has(kQuad - 1); }
 };
 
-// Calls body(quad) for those of a tile that are this thread's; the noise of its elements is numbered from `first` on.
+// Calls body(quad) for this thread's quads of a tile; the noise of the tile's elements is numbered from `first` on.
 template <class Body>
 __device__ __forceinline__ void for_each_quad(const Tile& tile, int64_t first, int group, Body body) {
   const int head = first % kQuad;
   for (int i = tile.lane * kQuad - head; i < tile.size; i += group * kQuad) body(Quad{i, tile.size});
 }
 
-// Numbers that the tile does not have are 1, which every formula can bear.
+// Numbers outside the tile are 1, which is valid in every formula.
 template <class T, class N>
 __device__ __forceinline__ void load(const View<T, N>& view, const Quad& quad, N (&out)[kQuad]) {
   if (quad.whole() && view.adjacent() && aligned<kQuad>(view.data() + quad.at)) {
@@ -163,7 +163,7 @@ __device__ __forceinline__ void add(N& sum, const Quad& quad, const N (&value)[k
   for (int j = 0; j < kQuad; ++j) sum = sum + select(quad.has(j), value[j], N(0));
 }
 
-// Thread blocks of one blockIdx.x share the samples among them; the first one also has the KL.
+// Thread blocks with the same blockIdx.x share the samples; the first one also computes the KL.
 template <class T, Spread kind>
 __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 2 : 3)
     sample_forward(const __grid_constant__ SampleForward task) {
@@ -305,7 +305,7 @@ struct DrawForward {
   template <class T, Spread kind>
   static cudaError_t run(const SampleCall& call, cudaStream_t stream) {
     const SampleForward task = {task_of(call), call.z, call.kl};
-    // Samples are shared out until there is work for some hundred thousand threads.
+    // Samples are distributed until there is work for some hundred thousand threads.
     constexpr int64_t blocks_wanted = 2048, most = 65535;
     const unsigned grid = task.tiling.grid();
     const int64_t share = std::min(std::max<int64_t>(blocks_wanted / grid, 1), std::min(call.samples, most));
@@ -339,7 +339,7 @@ cudaError_t with_spread(const SampleCall& call, cudaStream_t stream) {
 
 template <class Direction>
 cudaError_t run(const SampleCall& call, cudaStream_t stream) {
-  switch (call.spread.type) {  // mu's too, but a backward without the KL has no mu
+  switch (call.spread.type) {  // also mu's type, but a backward without the KL has no mu
     case Type::f64: return with_spread<Direction, double>(call, stream);
     case Type::f32: return with_spread<Direction, float>(call, stream);
     case Type::bf16: return with_spread<Direction, __nv_bfloat16>(call, stream);

@@ -48,7 +48,7 @@ __device__ __forceinline__ F64 log1p(F64 a) { return F64(::log1p(a.v)); }
 __device__ __forceinline__ F32 sqrt(F32 a) { return F32(sqrtf(a.v)); }
 __device__ __forceinline__ F64 sqrt(F64 a) { return F64(::sqrt(a.v)); }
 
-// a b + c, rounded once: said, where every path to a result has to round alike.
+// a b + c, rounded once: explicit where every path to a result has to round alike.
 __device__ __forceinline__ F32 fma(F32 a, F32 b, F32 c) { return F32(fmaf(a.v, b.v, c.v)); }
 __device__ __forceinline__ F64 fma(F64 a, F64 b, F64 c) { return F64(::fma(a.v, b.v, c.v)); }
 
@@ -70,8 +70,8 @@ __device__ __forceinline__ void multiply(Word a, unsigned constant, Word& high, 
   low.v = a.v * constant;
 }
 
-// Whether a word is below a, both taken as they are. A word cut off to a number of 24 bits is below the same numbers of
-// 24 bits; double has all of them.
+// Whether a word is below a, compared exactly. A word truncated to 24 bits is below the same 24-bit numbers as the word
+// itself; double represents all words.
 __device__ __forceinline__ bool below(Word word, F32 a) { return __uint2float_rz(word.v) < a.v; }
 __device__ __forceinline__ bool below(Word word, F64 a) { return static_cast<double>(word.v) < a.v; }
 

@@ -1,6 +1,6 @@
-// How a problem is cut up. A tile is a run of elements of one row: the whole row or one block of it. A group of threads
-// works on one tile at a time: one thread on a row of a few elements, a warp on a row of hundreds, a thread block on
-// longer ones. How a row is summed therefore depends on its length, never on how many rows there are.
+// How a problem is divided. A tile is a run of elements of one row: the whole row or one block of it. A group of
+// threads works on one tile at a time: one thread on a row of a few elements, a warp on a row of hundreds, a thread
+// block on longer ones. How a row is summed therefore depends on its length, never on the number of rows.
 #pragma once
 #include <algorithm>
 
@@ -13,7 +13,8 @@ constexpr int kBlockThreads = 256;  // a group that is a whole thread block
 constexpr int kWarpThreads = 128;   // a thread block of smaller groups
 constexpr int64_t kMaxGrid = 65536;
 
-// Division by a number that is known before the kernel starts: by its reciprocal, which is one too small at most.
+// Division by a number that is known before the kernel starts, by its reciprocal; the quotient is at most one too
+// small.
 struct Divisor {
   uint64_t value = 1, reciprocal = UINT64_MAX;
 
@@ -55,14 +56,14 @@ struct Axes {
   int64_t stride[kMaxDims] = {};
 };
 
-// An operand: where row r starts, and where element e of a row lies from there.
+// An operand: the offset of row r, and the offset of element e from the start of its row.
 struct Operand {
   const void* data = nullptr;
   Type type = Type::f32;
   Axes row, event;
 
   Operand() = default;
-  // Cuts the dimensions of `in` in two, so that the inner ones have `elements` elements.
+  // Splits the dimensions of `in` in two groups, so that the inner ones have `elements` elements.
   Operand(const Input& in, int64_t elements) : data(in.data), type(in.type) {
     row.dims = event.dims = 0;
     for (int d = in.dims - 1; d >= 0; --d) {
@@ -82,7 +83,7 @@ struct Operand {
   }
 };
 
-// Where nothing is summed, rows mean nothing: if every operand is one run through memory, so may the problem be.
+// If nothing is summed, rows have no meaning: if every operand is contiguous, the problem may be one row.
 inline bool is_one_run(const Input& in) { return !in.data || in.dims == 1; }
 
 }  // namespace aevb::device

@@ -1,4 +1,4 @@
-// Packed bits to a byte for each: a thread takes a packed byte at a time.
+// Unpacks bits to one byte each: a thread takes a packed byte at a time.
 #include <algorithm>
 
 #include "cuda/kernels.h"

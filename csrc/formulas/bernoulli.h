@@ -32,9 +32,9 @@ struct Bernoulli {
   }
 };
 
-// log p(x | p) = x log p + (1 - x) log(1 - p), p = probabilities. As in torch.nn.functional.binary_cross_entropy no
-// logarithm is less than -100 in the value, and no variance less than 1e-12 in its gradient. NaN where p is outside [0,
-// 1]: the logarithm of what is negative.
+// log p(x | p) = x log p + (1 - x) log(1 - p), p = probabilities. As in torch.nn.functional.binary_cross_entropy, a
+// logarithm is at least -100 in the value, and a variance at least 1e-12 in the gradient. If p is outside [0, 1], the
+// result is NaN: the logarithm of a negative number.
 struct BernoulliOfProbs {
   static constexpr int arity = 2;  // x, probs
   double x_scale;
@@ -54,7 +54,7 @@ struct BernoulliOfProbs {
   }
 
  private:
-  // A byte of 255 is 1, not next to it: at p = 1 the gradient has a difference of theirs over 1e-12.
+  // A byte of 255 must be exactly 1: at p = 1 the gradient divides the difference of target and p by 1e-12.
   template <class N>
   AEVB_INLINE N target(N x) const {
     return rounded_product(x, N(x_scale));

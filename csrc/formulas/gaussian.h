@@ -46,13 +46,13 @@ struct GaussianOfSigmoid {
   AEVB_INLINE void gradient(N x, N m, N v, N& dx, N& dm, N& dv) const {
     const Sigmoid<N> mu(m);
     gaussian().gradient(x, mu.value, v, dx, dm, dv);
-    // Where the gradient by mu overflows, 1 / sigma is so large that its product with the slope is a normal number.
+    // If the gradient by mu overflows, 1 / sigma is so large that its product with the slope is a normal number.
     N t = gaussian().standardised(x, mu.value, v), scaled = mu.slope * gaussian().spread.inverse_std(v);
     dm = select(abs(dm) == N(__builtin_inf()), product(scaled, t), product(mu.slope, dm));
   }
 
  private:
-  // From one e^-|m|: the slope mu (1 - mu) does not cancel where mu is near 1.
+  // Computed from one e^-|m|, so that the slope mu (1 - mu) does not cancel if mu is near 1.
   template <class N>
   struct Sigmoid {
     N value, slope;
@@ -104,7 +104,7 @@ struct GaussianKl {
     gradient(mu, s, Exponential<N>(log_variance(s)), dmu, ds);
   }
 
-  // The same where sigma^2 is there already.
+  // The same, given sigma^2.
   template <class N>
   AEVB_INLINE N value(N mu, N s, N variance) const {
     return value(mu, Exponential<N>(log_variance(s), variance));

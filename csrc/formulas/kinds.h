@@ -1,4 +1,4 @@
-// What a call names of the mathematics: a formula, and which way the spread of a Gaussian is given.
+// The names of formulas, and of the parameterisations of a Gaussian's spread.
 #pragma once
 
 namespace aevb {

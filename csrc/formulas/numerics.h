@@ -1,7 +1,7 @@
-// What every formula is written in: a number type N that has + - * / and comparisons, and, found by argument-dependent
-// lookup or beside it, fma, select(mask, a, b), abs, exp, log, log1p and sqrt. N is a CPU vector (cpu/vec.h) or a CUDA
-// scalar (cuda/scalar.h). AEVB_ISA names the namespace of one instruction set, so that code compiled for a wide one can
-// never be linked into the path of a narrow one.
+// The number type N of every formula has + - * / and comparisons and, found by argument-dependent lookup or beside it,
+// fma, select(mask, a, b), abs, exp, log, log1p and sqrt. N is a CPU vector (cpu/vec.h) or a CUDA scalar
+// (cuda/scalar.h). AEVB_ISA is the namespace of an instruction set, so that code compiled for a wide one can never be
+// linked into the path of a narrow one.
 #pragma once
 
 #ifdef __CUDACC__
@@ -9,7 +9,7 @@
 #else
 #define AEVB_INLINE inline __attribute__((always_inline))
 #endif
-// After a lambda's parameters: a loop's body must become part of the loop, or its constants are loaded at every turn.
+// Placed after a lambda's parameters: a loop's body has to be inlined, or its constants are loaded in every iteration.
 #define AEVB_INLINE_BODY __attribute__((always_inline))
 #if defined(__CUDA_ARCH__)
 #define AEVB_UNROLL _Pragma("unroll")
@@ -27,7 +27,7 @@ AEVB_INLINE N product(N a, N b) {
   return select(a == N(0), N(0), a * b);
 }
 
-// a * b, rounded before anything is added to it: nvcc makes one operation of a product and a sum.
+// a * b, rounded before anything is added to it: nvcc fuses a product and a sum into one operation.
 template <class N>
 AEVB_INLINE N rounded_product(N a, N b) {
   return fma(a, b, N(0));
@@ -41,8 +41,8 @@ AEVB_INLINE N chain(N cotangent, N derivative) {
   return cotangent * select(cotangent == N(0), finite, derivative);
 }
 
-// c[0] + c[1] x + c[2] x^2 + ..., by pairs of pairs (Estrin): the terms of Horner's scheme each wait for the one
-// before, and a processor's window then holds too few elements to keep its units busy.
+// c[0] + c[1] x + c[2] x^2 + ... by Estrin's scheme. In Horner's scheme each term waits for the one before, and a
+// processor's window then holds too few elements to keep its units busy.
 template <int size, class N>
 AEVB_INLINE N polynomial(N x, const double (&c)[size]) {
   N term[(size + 1) / 2];
@@ -88,7 +88,7 @@ struct Exponential {
     // |w| <= 1: the first term left out is below an ulp.
     constexpr InverseFactorials<(N::digits > 24 ? 18 : 10)> c;
     N near = w * w * polynomial(w, c.from_2);
-    // Where e^w is infinite so is the excess; the cap keeps w = infinity from making infinity - infinity.
+    // If e^w is infinite so is the excess; the cap avoids infinity - infinity for w = infinity.
     N far = e_w - N(1);
     N capped = select(w > N(1e4), N(1e4), w);
     auto small = abs(w) < N(1);
@@ -97,8 +97,8 @@ struct Exponential {
   }
 };
 
-// a - log(1 + t) for 0 <= t <= 1, which is all that a softplus needs: one polynomial, without the division and the
-// cases of the general logarithm. In float32 the best of its degree (Remez), 0.08 ulp off before rounding.
+// a - log(1 + t) for 0 <= t <= 1, the range that a softplus needs: one polynomial, without the division and the cases
+// of the general logarithm. In float32 it is the minimax polynomial (Remez), with an error of 0.08 ulp before rounding.
 template <class N>
 AEVB_INLINE N minus_log1p(N a, N t) {
   if constexpr (N::digits > 24) {
@@ -110,8 +110,8 @@ AEVB_INLINE N minus_log1p(N a, N t) {
   }
 }
 
-// log(1 - p) for 0 <= p <= 1 to full relative precision: the logarithm of the rounded 1 - p, and what the rounding lost
-// (nothing where p > 1/2; below, to divide it by 1 - p would change less than half an ulp).
+// log(1 - p) for 0 <= p <= 1 to full relative precision: the logarithm of the rounded 1 - p, plus the rounding error
+// (which is 0 for p > 1/2; below, dividing it by 1 - p would change less than half an ulp).
 template <class N>
 AEVB_INLINE N log_complement(N p) {
   N u = N(1) - p;

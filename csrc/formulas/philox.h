@@ -42,7 +42,7 @@ AEVB_INLINE N normal_radius(N u) {
   return sqrt(N(-2) * log(u));
 }
 
-// Two 32-bit words, already converted to N, to two normals. The first uniform is in (0, 1], the second in [0, 1].
+// Converts two 32-bit words, already of type N, to two normals. The first uniform is in (0, 1], the second in [0, 1].
 template <class N>
 AEVB_INLINE void box_muller(N a, N b, N& first, N& second) {
   constexpr double ulp = 1.0 / 4294967296.0;

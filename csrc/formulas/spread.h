@@ -1,11 +1,11 @@
-// The four ways to give the spread of a Gaussian, each as what the formulas need of it.
+// The four parameterisations of a Gaussian's spread, with the functions of it that formulas need.
 #pragma once
 #include "formulas/kinds.h"
 #include "formulas/numerics.h"
 
 namespace aevb::AEVB_ISA {
 
-// Whether a formula has one.
+// Whether a formula has a spread.
 template <class F>
 constexpr bool has_spread = requires(const F formula) { formula.spread; };
 
@@ -67,7 +67,7 @@ struct SpreadOf {
     }
   }
 
-  // d sigma / ds, at the s that stands for sigma
+  // d sigma / ds, given sigma
   template <class N>
   AEVB_INLINE N std_slope_at(N sigma) const {
     switch (kind) {
@@ -100,7 +100,7 @@ struct SpreadOf {
     }
   }
 
-  // The s that stands for sigma = 1.
+  // The s for which sigma = 1.
   AEVB_INLINE double unit() const { return kind == Spread::std || kind == Spread::var ? 1.0 : 0.0; }
 };
 

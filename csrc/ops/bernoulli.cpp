@@ -18,7 +18,7 @@ c10::SymInt elements(const Edge& edge) {
   return product;
 }
 
-// Whether the edge leads to a node that is of a view, or of another dtype, with the same elements in the same order.
+// Whether the edge leads to a view or a conversion of dtype that keeps all elements in order.
 bool keeps_order(const Edge& edge, const std::string& node_name) {
   for (const char* view :
        {"View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Alias", "Expand", "ToCopy", "Widened"})
@@ -27,8 +27,8 @@ bool keeps_order(const Edge& edge, const std::string& node_name) {
   return false;
 }
 
-// Calls visit(node) for those on the way to the sigmoid that the probabilities come from, and for that, which is
-// returned; null where they come from something else.
+// Calls visit(node) for the nodes from the probabilities back to the sigmoid that made them, and returns the sigmoid's
+// node; null if something else made them.
 template <class Visit>
 Node* way_to_sigmoid(const Node& likelihood, Visit visit) {
   Edge edge = likelihood.next_edge(1);
@@ -53,9 +53,9 @@ struct Probs {
     return (x - p) / variance.clamp_min(1e-12).masked_fill(variance < 0, NAN);
   }
 
-  // float16 ends at 65504 and has nothing between 0.9995 and 1. What the gradient by sure probabilities loses by that
-  // no backward of a sigmoid can bring back: it multiplies by p (1 - p), which may be 0. So the logits, where they are
-  // found, get what is missing to (x - p), the gradient by them.
+  // float16 ends at 65504 and has no number between 0.9995 and 1, so the gradient by probabilities near 0 or 1 loses
+  // information. A sigmoid's backward cannot restore it: it multiplies by p (1 - p), which may be 0. If the logits are
+  // found, they get what is missing from (x - p), their gradient.
   static Edge producer_edge(const Node& node, const Tensor& probs) {
     if (!probs.requires_grad()) return {};
     const Node* sigmoid = way_to_sigmoid(node, [](const Node&) {});
@@ -63,14 +63,14 @@ struct Probs {
     const auto dtype = c10::typeMetaToScalarType(sigmoid->input_metadata(0).options().dtype());
     return dtype == at::kHalf ? sigmoid->next_edge(0) : Edge();
   }
-  // Whose hook changes the gradient on its way has it as it is. (Hooks of the nodes themselves are the compiler's.)
+  // If the user has a tensor hook in between, the gradient is left as it is. (Hooks of nodes are the compiler's.)
   static bool gives_producer_gradient(const Node& node) {
     bool hooked = false;
     way_to_sigmoid(node, [&](Node& between) { hooked = hooked || !between.tensor_pre_hooks().empty(); });
     return !hooked;
   }
   static Tensor producer_gradient(const Tensor& cotangent, const Tensor& x, const Tensor& p, Tensor& by_p) {
-    // Of probabilities that were cast to another dtype too: the cast's own backward would make it infinite.
+    // Also for probabilities that were cast to another dtype: the cast's own backward would make it infinite.
     by_p = narrowed(by_p, at::kHalf).to(by_p.scalar_type());
     const Tensor variance = p * (1 - p), lost = (by_p.abs() >= 65504).logical_or(variance == 0);
     return narrowed(at::where(lost, cotangent * (x - p) - by_p.to(p.scalar_type()) * variance, 0), at::kHalf);

@@ -1,10 +1,10 @@
-// The Bernoulli log-likelihood as an operator over rows, whatever the decoder's output stands for. Parameter says it:
+// The Bernoulli log-likelihood as an operator over rows, for either parameterisation, which is a struct Parameter:
 //   static constexpr const char *argument, *node_name, *operator_name, *backward_name;
 //   static constexpr Formula formula;
 //   static Tensor by_data(const Tensor& parameter);               d log p / dx
 //   static Tensor by_parameter(const Tensor& x, const Tensor& parameter);
-// the derivatives being differentiable themselves. It may also have producer_edge and gives_producer_gradient
-// (common/autograd.h), and
+// The derivatives have to be differentiable themselves. Parameter may also have producer_edge and
+// gives_producer_gradient (common/autograd.h), and
 //   static Tensor producer_gradient(const Tensor& cotangent, const Tensor& x, const Tensor& parameter,
 //                                 const Tensor& by_parameter);
 #pragma once
@@ -18,7 +18,7 @@ namespace aevb {
 template <class Parameter>
 concept HasProducerGradient = requires { &Parameter::producer_gradient; };
 
-// What log p(x | parameter) and its backward are called with, beside tensors.
+// The arguments of log p(x | parameter) and its backward, beside tensors.
 template <class Parameter>
 struct BernoulliLogProb {
   static constexpr const char *name = Parameter::node_name, *operator_name = Parameter::operator_name;

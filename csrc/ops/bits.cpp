@@ -1,4 +1,4 @@
-// Binary data: bits drawn from their probabilities, and bits out of packed bytes.
+// Binary data: drawing bits from their probabilities, and unpacking bits from bytes.
 #include "ops/common/launch.h"
 #include "ops/common/memory.h"
 #include "ops/common/register.h"
@@ -9,13 +9,13 @@ namespace {
 
 using at::Tensor;
 
-// Dynamic binarisation: each number of x a bit, 1 with probability x * x_scale, drawn by a noise key.
+// Dynamic binarisation: each element of x becomes 1 with probability x * x_scale, drawn by a noise key.
 Tensor draw(const Tensor& x, const Tensor& key, double x_scale) {
   check_data("x", x);
   check_key(key, x, x.dim(), "x");
   Tensor bits = empty(x.sym_sizes(), x.options().dtype(at::kByte));
   if (x.is_meta()) return bits;
-  // Rows are what has a key of its own; with one key they are there only so that work can be shared out.
+  // A row is the part of x that has its own key; with a single key, rows only serve to distribute the work.
   const int64_t row_dims = key.dim() > 1 ? key.dim() - 1 : std::min<int64_t>(x.dim(), 1);
   Tensor probabilities = x;
   const Tensor keys = key.contiguous();
@@ -30,7 +30,7 @@ Tensor draw(const Tensor& x, const Tensor& key, double x_scale) {
   return bits;
 }
 
-// A byte for each bit of packed data.
+// Unpacks bits to one byte each.
 Tensor unpack(const Tensor& packed, c10::SymInt n) {
   TORCH_CHECK_TYPE(packed.scalar_type() == at::kByte, "packed must be uint8, got ", packed.scalar_type());
   TORCH_CHECK_VALUE(n >= 0, "n must be at least 0, got ", n);
@@ -42,7 +42,7 @@ Tensor unpack(const Tensor& packed, c10::SymInt n) {
   if (packed.is_meta() || packed.numel() == 0) return bits;
   const Tensor bytes = packed.contiguous();
   UnpackCall call = {bytes.const_data_ptr<uint8_t>(), bits.mutable_data_ptr<uint8_t>(), 1, bytes.numel(), bits.numel()};
-  // Rows that end with their last byte follow each other as one.
+  // If no row has unused bits, all rows are unpacked as one.
   if (bits.numel() != 8 * bytes.numel()) {
     call.width = bytes.size(-1);
     call.rows = bytes.numel() / call.width;

@@ -35,7 +35,7 @@ Tensor autograd(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::st
                 {x, mu, logvar}, [&] { return op.call(x, mu, logvar, spread, x_scale, reduction, batch_dims); });
 }
 
-// The data stay as they are: any dtype of theirs goes with any.
+// x keeps its dtype: every data dtype is accepted with every dtype of the other operands.
 Tensor autocast(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
                 c10::string_view reduction, int64_t batch_dims) {
   static auto op = find_operator<decltype(forward)>(GaussianLogProb::operator_name);

@@ -5,7 +5,7 @@
 
 namespace aevb {
 
-// What log p(x | mu, sigma) and its backward are called with, beside tensors.
+// The arguments of log p(x | mu, sigma) and its backward, beside tensors.
 struct GaussianLogProb {
   static constexpr const char *name = "GaussianLogProb", *operator_name = "aevb_ext::gaussian_log_prob",
                               *backward_name = "aevb_ext::gaussian_log_prob_backward";

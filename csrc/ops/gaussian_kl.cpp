@@ -14,7 +14,7 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// What the KL divergence and its backward are called with, beside tensors.
+// The arguments of the KL divergence and its backward, beside tensors.
 struct GaussianKl {
   static constexpr const char *name = "GaussianKl", *operator_name = "aevb_ext::gaussian_kl",
                               *backward_name = "aevb_ext::gaussian_kl_backward";
@@ -31,7 +31,8 @@ struct GaussianKl {
     check_batch_dims(batch_dims, "mu", inputs[0]);
   }
 
-  // Without a prior: the formula to N(0, I). With half of one, the other half is that of N(0, I).
+  // Without a prior: the formula for N(0, I). If only the prior's mean or spread is given, the other is that of N(0,
+  // I).
   RowProblem problem(const variable_list& inputs) const {
     const Tensor &mu = inputs[0], &logvar = inputs[1];
     Tensor prior_mu = inputs[2], prior_logvar = inputs[3];

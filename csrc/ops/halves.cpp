@@ -1,8 +1,8 @@
-// Means and spreads that are the two halves of one tensor, as an encoder with one last layer gives them.
+// Means and spreads that are the two halves of one tensor, the output of an encoder with a single last layer.
 //
-// Their gradients are wanted as the two halves of one tensor again. PyTorch's own chunk puts them together by a copy of
-// both into fresh memory, which costs more than computing them; here the kernels write them side by side
-// (common/layout.h), and the backward of `halves` finds them so.
+// Their gradients have to become the two halves of one tensor again. PyTorch's own chunk copies both into new memory,
+// which costs more than computing them. Here the kernels write them side by side (common/layout.h), and the backward of
+// `halves` recognises that.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
@@ -37,13 +37,13 @@ struct HalvesBackward final : torch::autograd::Node {
   }
 
  private:
-  // Of two, one of which may have no gradient.
+  // One of the two may have no gradient.
   static variable_list copied_together(const variable_list& halves, int64_t dim) {
     const auto given = [&](int i) { return halves[i].defined() ? halves[i] : at::zeros_like(halves[1 - i]); };
     return {at::cat({given(0), given(1)}, dim)};
   }
 
-  // The tensor that has `first` and, behind it in each row, the other half.
+  // The tensor that has `first` and, after it in each row, the other half.
   Tensor together(const Tensor& first) const {
     auto sizes = first.sizes().vec();
     sizes[dim] *= 2;
@@ -59,13 +59,13 @@ std::tuple<Tensor, Tensor> halves(const Tensor& params, int64_t dim) {
   if (dim < 0) dim += params.dim();
   TORCH_CHECK_VALUE(params.sym_size(dim) % 2 == 0, "params has size ", params.sym_size(dim), " in dimension ", dim,
                     ", which has no halves");
-  // To what traces or transforms operators these are PyTorch's own views.
+  // For tracing and transforms these are PyTorch's own views.
   if (!params.requires_grad() || !at::GradMode::is_enabled() || !may_bypass_dispatcher({params})) {
     const auto both = params.chunk(2, dim);
     return {both[0], both[1]};
   }
   const auto both = [&] {
-    at::AutoDispatchBelowAutograd below;  // but not below what makes views of them
+    at::AutoDispatchBelowAutograd below;  // but not below ADInplaceOrView, which makes them views
     return params.chunk(2, dim);
   }();
   auto node = make_node<HalvesBackward>();

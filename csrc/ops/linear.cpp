@@ -17,17 +17,17 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// Bytes (or truth values) as the layer multiplies them.
+// Bytes (or bools) converted and scaled for the layer.
 Tensor scaled(const Tensor& bytes, const Tensor& weight, double x_scale) {
   return bytes.to(weight.scalar_type()).mul_(x_scale);
 }
 
-// Rows of bytes that are floats at a time.
+// Rows of bytes that are converted to floats at a time.
 int64_t rows_of_bytes(const Tensor& x, const Tensor& weight) {
   return rows_per_block(x.size(1) * weight.element_size(), /*on_cuda=*/false);
 }
 
-// Calls body(first row, rows, the rows as the layer multiplies them) for blocks of the matrix x.
+// Calls body(first row, number of rows, the converted rows) for blocks of the matrix x.
 template <class Body>
 void for_each_scaled_block(const Tensor& x, const Tensor& weight, double x_scale, const Body& body) {
   const int64_t most = rows_of_bytes(x, weight);
@@ -77,7 +77,7 @@ c10::SymDimVector output_sizes(const Tensor& x, const Tensor& weight) {
   return result;
 }
 
-// What has the shape, dtype and device of the layer's output.
+// A tensor with the shape, dtype and device of the layer's output.
 void check_of_output(const char* name, const Tensor& t, const Tensor& x, const Tensor& weight) {
   check_same_device(name, t, "weight", weight);
   TORCH_CHECK_TYPE(t.scalar_type() == weight.scalar_type(), name, " is ", t.scalar_type(), ", but weight is ",
@@ -95,7 +95,7 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& bias, double x_s
                     x.scalar_type());
   check_same_device("weight", weight, "x", x);
   if (bias.defined()) check_same_device("bias", bias, "x", x);
-  // Bytes count as what they become.
+  // Bytes count as the floats that they become.
   check_layer("x", bytes ? at::empty({1}, weight.options()).expand_symint(x.sym_sizes()) : x, weight, bias);
 }
 
@@ -124,7 +124,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tenso
   return {dx, dweight, dbias};
 }
 
-// Saved are x, weight, bias (or nothing) and, of a tanh, y.
+// Saved are x, weight, bias (or nothing) and, with tanh, y.
 variable_list Linear::fused(const variable_list& cotangents, const variable_list& saved,
                             at::ArrayRef<bool> wanted) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::linear_backward");
@@ -139,7 +139,7 @@ variable_list Linear::differentiable(const variable_list& cotangents, const vari
   const Tensor x = is_bytes(saved[0]) ? scaled(saved[0], weight, x_scale) : saved[0];
   Tensor g = cotangents[0];
   if (tanh) {
-    // y again, now as a function of what it came from.
+    // Compute y again, now as a differentiable function of its inputs.
     const Tensor y = at::linear(x, weight, bias.defined() ? OptionalTensor(bias) : std::nullopt).tanh();
     g = g * (1 - y * y);
   }
@@ -152,7 +152,7 @@ Tensor autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bia
     at::AutoDispatchBelowADInplaceOrView below;
     return op.call(x, weight, bias, tanh, x_scale);
   }();
-  // Of y itself the node would keep what keeps the node. The alias counts changes in place together with y.
+  // Saving y itself would make a reference cycle with the node. The alias shares y's version counter.
   const Tensor y_alias = [&] {
     at::AutoDispatchBelowAutograd below;
     return tanh ? y.detach() : Tensor();

@@ -12,7 +12,7 @@
 
 #if defined(__x86_64__) && defined(__linux__)
 namespace at::native {
-// Exported by PyTorch, without a header. Null in one that no longer has it.
+// Exported by PyTorch without a header. Null in a version that no longer has it.
 __attribute__((weak, visibility("default"))) void mkldnn_matmul(const Tensor& a, const Tensor& b, const Tensor& result,
                                                                 float beta, float alpha);
 }  // namespace at::native
@@ -25,10 +25,10 @@ using OptionalTensor = std::optional<Tensor>;
 
 namespace {
 
-// Whether oneDNN is to multiply these.
+// Whether oneDNN multiplies these.
 bool prefers_onednn(const Tensor& a, const Tensor& b) {
 #if defined(__x86_64__) && defined(__linux__)
-  // Without AVX-512 there is nothing that MKL withholds; and there PyTorch's mkldnn_matmul raises, in any precision.
+  // Without AVX-512, MKL withholds nothing, and PyTorch's mkldnn_matmul raises in any precision.
   static const bool mkl_is_slowed = at::hasMKL() && !__builtin_cpu_is("intel") && __builtin_cpu_supports("avx512bw") &&
                                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   return mkl_is_slowed && at::globalContext().userEnabledMkldnn() && a.is_cpu() && a.scalar_type() == at::kFloat &&
@@ -38,7 +38,7 @@ bool prefers_onednn(const Tensor& a, const Tensor& b) {
 #endif
 }
 
-// mkldnn::_linear_pointwise(X, W, B, attr, scalars, algorithm), where this PyTorch has it.
+// mkldnn::_linear_pointwise(X, W, B, attr, scalars, algorithm), if this PyTorch has it.
 using LinearPointwise = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, c10::string_view,
                                c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
 
@@ -67,7 +67,7 @@ Tensor matrix_product(const Tensor& a, const Tensor& b) {
   return result;
 }
 
-// Unlike oneDNN's layer, which copies a transposed x, this reads any matrix where it lies.
+// Unlike oneDNN's layer, which copies a transposed x, this reads any matrix in place.
 void multiply(const Tensor& a, const Tensor& b, const Tensor& result, bool add) {
 #if defined(__x86_64__) && defined(__linux__)
   if (prefers_onednn(a, b) && at::native::mkldnn_matmul) {
@@ -81,7 +81,7 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& result, bool add) 
     add ? at::addmm_out(out, result, a, b) : at::mm_out(out, a, b);
   } else if (a.is_cuda()) {
     add ? at::addmm_out(out, result, a, b, wide) : at::mm_out(out, a, b, wide);
-  } else if (a.scalar_type() == at::kHalf) {  // whose own product would overflow
+  } else if (a.scalar_type() == at::kHalf) {  // a float16 product could overflow
     multiply(a.to(wide), b.to(wide), result, add);
   } else {
     const Tensor rounded = at::mm(a, b);

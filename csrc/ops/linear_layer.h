@@ -1,9 +1,8 @@
-// A linear layer and its products of matrices, on the best library at hand: in float32 on the CPU oneDNN, which comes
-// with PyTorch.
+// A linear layer and its matrix products, by the fastest library available: for float32 on the CPU that is oneDNN,
+// which comes with PyTorch.
 //
-// nn.Linear multiplies by MKL, which withholds its AVX-512 kernels from CPUs of other makers than Intel. On a Zen 5
-// with two threads oneDNN runs the products of a 784-500-784 layer at 350 to 440 GFLOP/s where MKL runs them at 155 to
-// 195.
+// nn.Linear uses MKL, which withholds its AVX-512 kernels from CPUs of other vendors than Intel. On a Zen 5 with two
+// threads oneDNN computes the products of a 784-500-784 layer at 350 to 440 GFLOP/s, MKL at 155 to 195.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -18,20 +17,20 @@ at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
 // act(x w^T + bias), where act is tanh or nothing
 at::Tensor activated_layer(const at::Tensor& x, const at::Tensor& w, const std::optional<at::Tensor>& bias, bool tanh);
 
-// Into memory that is there already: result = a b, or with `add` result + a b. A half-precision product may be added up
-// in float32.
+// Into existing memory: result = a b, or with `add` result + a b. A half-precision product may be accumulated in
+// float32.
 void multiply(const at::Tensor& a, const at::Tensor& b, const at::Tensor& result, bool add = false);
 
-// result = x w^T + bias; without a bias where it is undefined.
+// result = x w^T + bias; bias may be undefined.
 void layer(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, const at::Tensor& result);
 
-// Rows of so many bytes that a block has. On the CPU it is to stay in the caches beside what it is multiplied by, but
-// to add a block to the weight's gradient is to read and write all of that, for which it should have rows enough. A GPU
-// wants much work at once.
+// The number of rows in a block, given the bytes of a row. On the CPU a block should stay in the caches beside the
+// weights. But adding a block to the weight's gradient reads and writes all of that gradient, so a block needs enough
+// rows. A GPU needs much work at once.
 int64_t rows_per_block(int64_t row_bytes, bool on_cuda);
 
-// The gradients of x [*, in], weight and bias for that of the layer's output, by differentiable operations; undefined
-// where they are not wanted.
+// The gradients of x [*, in], weight and bias, given that of the layer's output, by differentiable operations;
+// undefined if they are not wanted.
 std::vector<at::Tensor> layer_gradients(const at::Tensor& g, const at::Tensor& x, const at::Tensor& weight,
                                         at::ArrayRef<bool> wanted);
 

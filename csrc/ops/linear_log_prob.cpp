@@ -17,8 +17,8 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// What the operators and their backwards are called with, beside tensors. Those are x, h, weight, bias (or nothing)
-// and, of a Gaussian, logvar (or nothing).
+// The arguments of the operators and their backwards, beside tensors. The tensors are x, h, weight, bias (or nothing)
+// and, for a Gaussian, logvar (or nothing).
 struct LinearLogProb {
   Formula formula = Formula::bernoulli;
   double x_scale = 1;
@@ -64,7 +64,7 @@ void LinearLogProb::check(const variable_list& inputs) const {
                     " outputs of the layer");
 }
 
-// The two-step form: the gradient of the layer's output, in the type of the arithmetic, and what that is to the layer.
+// The two-step form: the gradient of the layer's output, in the type of the arithmetic, and from it those of the layer.
 variable_list LinearLogProb::differentiable(const variable_list& cotangents, const variable_list& saved,
                                             at::ArrayRef<bool> wanted) const {
   const LinearRows rows = problem(saved);
@@ -107,7 +107,7 @@ std::vector<Tensor> gradients(const LinearLogProb& op, const variable_list& inpu
   return row_gradients(rows, cotangent, wanted);
 }
 
-// The layer is cast as nn.Linear's is, and the likelihood stays in float32.
+// The layer is cast like nn.Linear, and the likelihood stays in float32.
 class Cast {
  public:
   explicit Cast(const Tensor& h)

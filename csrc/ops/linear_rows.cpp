@@ -16,8 +16,8 @@ namespace {
 
 using at::Tensor;
 
-// Calls body(first row, rows, their x) for blocks of at most `most` rows of x [..., event], which may be expanded: a
-// block is a part of one dimension and all of those behind it.
+// Calls body(first row, number of rows, their x) for blocks of at most `most` rows of x [..., event], which may be
+// expanded: a block is a part of one dimension with all inner dimensions.
 template <class Body>
 void for_each_block(const Tensor& x, int64_t first, int64_t most, const Body& body) {
   const auto lead = x.sizes().slice(0, x.dim() - 1);
@@ -35,7 +35,7 @@ void for_each_block(const Tensor& x, int64_t first, int64_t most, const Body& bo
   }
 }
 
-// A gradient that is a sum over blocks: in the type of the arithmetic, and rounded to its own at the end.
+// A gradient that is a sum over blocks: accumulated in the type of the arithmetic, and rounded to its own at the end.
 class Sum {
  public:
   Sum(const Tensor& of, bool wanted) : of_(of) {
@@ -61,7 +61,7 @@ Output advanced(Output output, int64_t rows, int64_t row_elements) {
   return output;
 }
 
-// A cotangent as the kernels read it: of all rows, of each, or of each element.
+// A cotangent for the kernels: one number for all rows, for each row, or for each element.
 Tensor by_rows(const LinearRows& problem, const Tensor& cotangent, const Tensor& full) {
   if (cotangent.dim() == 0) return cotangent;
   const Tensor over = over_event(cotangent, full, problem.event_dims, problem.reduction);
@@ -73,7 +73,7 @@ Tensor by_rows(const LinearRows& problem, const Tensor& cotangent, const Tensor&
 
 Tensor reduced(const LinearRows& problem, const Tensor& values, const Tensor& full) {
   if (problem.reduction == Reduction::none) return values;
-  // Of the event's last dimension, then of the others.
+  // Sum over the event's last dimension, then over the others.
   Tensor sums = reduce(values, full, 1, Reduction::sample);
   for (int64_t d = 1; d < problem.event_dims; ++d) sums = sums.sum(-1);
   return reduce(sums, sums, 0, problem.reduction);
@@ -98,7 +98,7 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
                   most = rows_per_block(features * heads * problem.h.element_size(), problem.h.is_cuda());
     const auto wide = wide_type(full);
     const Tensor h = matrix(problem.h), dh_rows = dh.defined() ? matrix(dh) : dh;
-    // A learned spread may be wider than the layer: then what the layer makes is widened to it.
+    // A learnt spread may have a wider dtype than the layer, whose output is then converted to it.
     const bool widened = problem.logvar.defined() && problem.logvar.scalar_type() != full.scalar_type();
 
     RowCall shape = {};
@@ -114,14 +114,14 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
     }
 
     const int64_t rows_at_once = std::min(most, h.size(0));
-    // Products of finite numbers may be beyond float16: they are summed in the arithmetic's type, and then narrowed.
+    // Products of finite numbers may overflow float16: they are summed in the arithmetic's type, and then narrowed.
     Tensor dh_wide;
     if (dh.defined() && h.scalar_type() == at::kHalf)
       dh_wide = at::empty({rows_at_once, h.size(1)}, h.options().dtype(wide));
     std::vector<Tensor> outputs(heads), derivatives(heads);
     for (int64_t k = 0; k < heads; ++k) {
       outputs[k] = at::empty({rows_at_once, features}, h.options());
-      // In place where nothing else reads it meanwhile: a GPU's loads are cached on that understanding.
+      // In place only if nothing else reads it meanwhile: a GPU's read-only loads rely on that.
       derivatives[k] = h.is_cuda() && through ? at::empty_like(outputs[k]) : outputs[k];
     }
 

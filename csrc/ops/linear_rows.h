@@ -1,10 +1,11 @@
-// A decoder's last linear layer and the likelihood of its output, as one problem over rows (rows.h) whose logits are
-// never all there.
+// A decoder's last linear layer and the likelihood of its output, as one problem over rows (rows.h) without all logits
+// in memory.
 //
-// The rows are done in blocks. A block's logits are computed, become their likelihoods' sums and their own gradient
-// while they are in the cache, and from there go into the gradients of the layer: what the two-step form writes to
-// memory and reads again, several times, stays where it is. A value with its gradients costs three products of matrices
-// as in the two-step form; a backward that comes later has to compute the logits again, and so costs a fourth.
+// The rows are computed in blocks. While a block's logits are in the cache, they are turned into sums of likelihoods
+// and into their own gradient, which is then multiplied into the gradients of the layer. The two-step form writes the
+// logits and their gradient to memory and reads them again, several times. A value together with its gradients costs
+// three matrix products, as in the two-step form; a separate backward computes the logits again, which is a fourth
+// product.
 #pragma once
 #include "ops/common/rows.h"
 
@@ -15,20 +16,21 @@ struct LinearRows {
   double x_scale;
   Reduction reduction;
   int64_t event_dims;
-  // x [*batch, *event], which broadcasts to the layer's output [*samples, *batch, *event]; h is that but for its last
-  // dimension. bias may be undefined. The formula's second operand is the layer's output; its third, if it has one,
-  // `logvar`, which broadcasts to the output's last dimension, or, where that is undefined, the output's second half.
+  // x [*batch, *event] broadcasts to the layer's output [*samples, *batch, *event]; h has the same shape except for its
+  // last dimension. bias may be undefined. The formula's second operand is the layer's output. Its third, if it has
+  // one, is `logvar`, which broadcasts to the output's last dimension or, if that is undefined, the output's second
+  // half.
   at::Tensor x, h, weight, bias, logvar;
 
-  // How many operands of the formula the layer makes.
+  // The number of operands of the formula that the layer computes.
   int64_t heads() const { return formula == Formula::bernoulli || logvar.defined() ? 1 : 2; }
-  // What stands for one of them: its shape and dtype, without the memory.
+  // A placeholder for one of them: its shape and dtype, without memory.
   at::Tensor output() const;
 };
 
 at::Tensor row_values(const LinearRows& problem);
 
-// Those of x, h, weight, bias and logvar, undefined where they are not wanted.
+// The gradients of x, h, weight, bias and logvar, undefined if they are not wanted.
 std::vector<at::Tensor> row_gradients(const LinearRows& problem, const at::Tensor& cotangent,
                                       at::ArrayRef<bool> wanted);
 

@@ -1,4 +1,4 @@
-// Noise keys: the seed and the offset of a draw, from PyTorch's generators.
+// Noise keys: the seed and the offset of a draw, taken from PyTorch's generators.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Generator.h>
 #include <ATen/ops/empty.h>
@@ -75,9 +75,9 @@ Tensor noise_key(c10::Device device, const Generator& generator, Count n, int64_
 
 }  // namespace
 
-// Seeded and nondeterministic: a compiler must neither merge two draws nor draw again instead of keeping one. (What
-// divides a graph into forward and backward does merge them, unless `call` differs: it goes by a list of its own. And
-// where a checkpoint is compiled, what draws a key again looks for the device among the keyword arguments.)
+// Tagged as seeded and nondeterministic: a compiler must neither merge two draws nor repeat one instead of keeping it.
+// (The partitioner of forward and backward has its own list and merges draws all the same, unless `call` differs. And
+// compiled activation checkpointing, which repeats a draw, looks for the device among the keyword arguments.)
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def("noise_key(*, Device device, Generator? generator=None, SymInt? n=None, int call=0) -> Tensor",
         {at::Tag::nondeterministic_seeded});

@@ -28,7 +28,7 @@ c10::SymDimVector with_samples(Samples n_samples, c10::SymIntArrayRef sizes) {
 
 namespace {
 
-// What forward and backward tell the kernels alike. Tensors that are described are kept alive by the caller.
+// The part of a call to the kernels that forward and backward share. The caller keeps the described tensors alive.
 SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& logvar, Tensor& key) {
   SampleCall call = {};
   call.params.spread = problem.spread;
@@ -118,7 +118,7 @@ variable_list differentiable_sample_backward(const Tensor& z_cotangent, const Te
 
 namespace {
 
-// What sampling and its backward are called with, beside tensors.
+// The arguments of sampling and its backward, beside tensors.
 struct Rsample {
   static constexpr const char *name = "Rsample", *backward_name = "aevb_ext::rsample_backward";
   Samples n_samples;
@@ -133,8 +133,8 @@ struct Rsample {
                                at::ArrayRef<bool> wanted) const;
 };
 
-// There is no reduction here: rows are what has a key of its own, and with one key they are there only so that work can
-// be shared out.
+// There is no reduction here: a row is the part that has its own key; with a single key, rows only serve to distribute
+// the work.
 int64_t row_dims(const Tensor& mu, const Tensor& key) {
   return key.dim() > 1 ? key.dim() - 1 : std::min<int64_t>(mu.dim(), 1);
 }
@@ -177,7 +177,7 @@ variable_list Rsample::fused(const variable_list& cotangents, const variable_lis
                              at::ArrayRef<bool> wanted) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::rsample_backward");
   variable_list gradients(2);
-  // One sample's gradient goes to mu as it is.
+  // With one sample, mu's gradient is that of z.
   const bool as_it_is = wanted[0] && !n_samples;
   const std::array<bool, 2> computed = {wanted[0] && n_samples, wanted[1]};
   if (computed[0] || computed[1])
@@ -196,7 +196,7 @@ variable_list Rsample::differentiable(const variable_list& cotangents, const var
 Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, SampleNumber first_sample,
                 c10::string_view spread) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
-  // Neither mu nor the noise nor sigma is kept: the backward draws the noise again.
+  // mu, the noise and sigma are not saved: the backward draws the noise again.
   const int64_t rows = row_dims(mu, key);
   const bool of_halves = may_bypass_dispatcher({mu, logvar}) && rows <= mu.dim() &&
                          are_halves(mu, logvar, c10::multiply_integers(mu.sizes().slice(rows)));

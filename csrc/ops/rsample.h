@@ -6,9 +6,9 @@
 namespace aevb {
 
 using Samples = std::optional<c10::SymInt>;  // how many, in a leading dimension; none: one, without it
-using SampleNumber = c10::SymInt;            // that of the first of them: it counts all that a key stands for
+using SampleNumber = c10::SymInt;            // the number of the first, among all samples of a key
 
-// The keys' own dimensions come first in mu, and are none of the event.
+// The dimensions of the keys are the first ones of mu, and not part of the event.
 struct SampleProblem {
   at::Tensor logvar, key;
   Samples n_samples;
@@ -19,14 +19,14 @@ struct SampleProblem {
   // z, and the KL unless `reduction` is absent
   std::tuple<at::Tensor, at::Tensor> forward(at::Tensor mu, std::optional<Reduction> reduction) const;
 
-  // The gradients of mu and logvar. Cotangents may be undefined; mu may be where there is none of the KL. `like_mu` has
-  // its shape and dtype. `paired`: mu and logvar are halves of one tensor, and so shall be their gradients.
+  // The gradients of mu and logvar. Cotangents may be undefined; mu may be undefined without a cotangent of the KL.
+  // `like_mu` has its shape and dtype. `paired`: mu and logvar are halves of one tensor, and their gradients too.
   std::tuple<at::Tensor, at::Tensor> backward(at::Tensor z_cotangent, at::Tensor kl_cotangent, at::Tensor mu,
                                               const at::Tensor& like_mu, Reduction reduction,
                                               std::array<bool, 2> wanted, bool paired = false) const;
 };
 
-// `batch_dims` of mu, at most, have keys of their own.
+// At most `batch_dims` dimensions of mu may have keys of their own.
 void check_sampling(const at::Tensor& mu, const at::Tensor& logvar, const at::Tensor& key, Samples n_samples,
                     SampleNumber first_sample, int64_t batch_dims, const char* name = "mu");
 

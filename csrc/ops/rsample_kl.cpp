@@ -9,7 +9,7 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// What sampling with the KL to N(0, I) and its backward are called with, beside tensors.
+// The arguments of sampling with the KL to N(0, I) and its backward, beside tensors.
 struct RsampleKl {
   static constexpr const char *name = "RsampleKl", *backward_name = "aevb_ext::rsample_kl_backward";
   Samples n_samples;
@@ -78,7 +78,7 @@ variable_list RsampleKl::paired(const variable_list& cotangents, const variable_
 
 variable_list RsampleKl::differentiable(const variable_list& cotangents, const variable_list& saved,
                                         at::ArrayRef<bool> wanted) const {
-  // Added up in the type of the arithmetic, before they are narrowed.
+  // Added in the type of the arithmetic before they are narrowed.
   const auto wide = wide_type(saved[0]);
   const Tensor mu = saved[0].to(wide), logvar = saved[1].to(wide), &key = saved[2];
   variable_list of_z(2), of_kl(4);

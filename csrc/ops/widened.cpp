@@ -1,5 +1,5 @@
-// A tensor in a wider dtype, as `to` gives it, whose gradient comes back bounded: beyond the tensor's own largest
-// number it is that number (`narrowed`), where `to` would make it infinite.
+// A tensor in a wider dtype, like `to`, but with a clamped gradient: beyond the largest number of the tensor's own
+// dtype it becomes that number (`narrowed`), where `to` would make it infinite.
 #include "ops/common/autocast.h"
 #include "ops/common/autograd.h"
 #include "ops/common/check.h"
@@ -41,7 +41,7 @@ at::Tensor widened(const at::Tensor& t, at::ScalarType dtype) {
   return t.scalar_type() == dtype ? t : op.call(t, dtype);
 }
 
-// Of every device: on those without kernels of ours the reference formulas are given what this gives.
+// For every device: on those without our kernels, the reference formulas use it too.
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) { m.def("widened(Tensor t, ScalarType dtype) -> Tensor"); }
 TORCH_LIBRARY_IMPL(aevb_ext, CompositeExplicitAutograd, m) { m.impl("widened", TORCH_FN(forward)); }
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("widened", TORCH_FN(autograd)); }

@@ -1,7 +1,7 @@
-// Operators under autocast, where what goes together comes in the dtypes of different layers: a mean in half precision,
-// a spread that was computed in float32. The operands of one call are promoted to the widest of theirs, as PyTorch's
-// operators of several operands do it; outside autocast dtypes that differ stay an error. The kernels here are only
-// reached while autocast is on.
+// Operators under autocast. There, operands may have the dtypes of different layers: a mean in half precision, a spread
+// computed in float32. The operands of a call are promoted to their widest dtype, as PyTorch does for its operators
+// with several operands; outside autocast, dtypes that differ stay an error. The kernels here are only called while
+// autocast is on.
 #pragma once
 #include <c10/core/ScalarType.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -13,14 +13,14 @@
 
 namespace aevb {
 
-// `t` in a wider dtype, as `to` gives it, whose gradient comes back bounded (ops/widened.cpp).
+// `t` in a wider dtype, like `to`, but with a gradient that is clamped to t's dtype (ops/widened.cpp).
 at::Tensor widened(const at::Tensor& t, at::ScalarType dtype);
 
 struct WithoutAutocast : c10::impl::ExcludeDispatchKeyGuard {
   WithoutAutocast() : ExcludeDispatchKeyGuard(c10::autocast_dispatch_keyset) {}
 };
 
-// Tensors may be undefined. If one is not of a dtype that the operators take, they are for their checks, as they are.
+// Tensors may be undefined. If one has an unsupported dtype, all are returned unchanged: the operators' checks follow.
 template <class... Tensors>
 std::array<at::Tensor, sizeof...(Tensors)> promoted(const Tensors&... tensors) {
   std::array<at::Tensor, sizeof...(Tensors)> all = {tensors...};

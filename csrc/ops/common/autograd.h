@@ -1,10 +1,10 @@
-// How an operator becomes differentiable: a hand-written graph node, as PyTorch's own operators have it.
+// How an operator becomes differentiable: by a hand-written graph node, like PyTorch's own operators.
 //
 // Measured for forward + backward of [100, 784] with empty kernels (torch 2.13, one thread, medians of interleaved
 // runs): this node 11.8 us, torch::autograd::Function 12.9, torch.library.register_autograd 22.2, Python's
-// autograd.Function 26.1. torch.compile takes all four. torch.func does not: under grad, vmap(grad) and grad(grad) the
-// C++ Function and register_autograd raise, the Python Function fails under vmap(grad); the node works in all three,
-// since to functorch it is what every native operator is. Double backward costs it one `if`: when a graph of the
+// autograd.Function 26.1. torch.compile supports all four. torch.func does not: under grad, vmap(grad) and grad(grad)
+// the C++ Function and register_autograd raise, and the Python Function fails under vmap(grad). The node works in all
+// three, since functorch treats it like any native operator. Double backward costs one `if`: when a graph of the
 // backward is wanted (create_graph=True, and always under torch.func), the gradients are computed by differentiable
 // ATen operations instead of the fused kernel.
 #pragma once
@@ -38,13 +38,13 @@ using torch::autograd::variable_list;
 template <class Op>
 concept OverRows = requires(const Op op, const variable_list& saved) { op.problem(saved); };
 
-// And one whose gradients may lie side by side (halves.cpp), what computes them so:
+// An operator whose gradients may be written side by side (halves.cpp) has a function that does so:
 //   static constexpr const char* backward_name;
 //   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
 template <class Op>
 concept MayPair = requires(const Op op, const variable_list& list) { op.paired(list, list, at::ArrayRef<bool>()); };
 
-// And one that may have, beside the gradients of its inputs, one for what one of them was made of, its producer:
+// An operator that may also have a gradient for an input's producer, the tensor that the input was computed from, has:
 //   Edge producer_edge(const Node& node, const variable_list& inputs) const;     found from the node's own; or none
 //   bool gives_producer_gradient(const Node& node) const;                        whether a backward has one to give
 //   at::Tensor producer_gradient(const variable_list& cotangents, const variable_list& saved,
@@ -61,7 +61,7 @@ struct Backward final : torch::autograd::Node {
 
   variable_list apply(variable_list&& cotangents) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    // A node after this one may have had no gradient to give.
+    // The cotangent may be undefined.
     const bool any = std::any_of(cotangents.begin(), cotangents.end(), [](const auto& g) { return g.defined(); });
     if (!any) return variable_list(num_outputs());
     variable_list inputs;
@@ -155,7 +155,7 @@ auto make_node() {
     return std::shared_ptr<Node>(new Node, [](Node* node) { deleteNode(node); });
 }
 
-// Runs `forward` below autograd and records it: `inputs` are what gradients flow to, `saved` what the backward reads.
+// Runs `forward` below autograd and records it: gradients flow to `inputs`, and the backward reads `saved`.
 template <class Op, class Forward>
 auto record(const Op& op, const variable_list& inputs, const variable_list& saved, Forward forward) {
   bool requires_grad = false;

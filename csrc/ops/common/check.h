@@ -1,5 +1,5 @@
-// What the operators ask of their arguments. Every message names the argument, what was given and what is expected.
-// Shapes are symbolic, so that the same checks serve the compiler's fake tensors.
+// Checks of the operators' arguments. Every message names the argument, what was given and what is expected. Shapes are
+// symbolic, so that the same checks serve the compiler's fake tensors.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
@@ -18,10 +18,10 @@ Spread parse_spread(std::string_view name);
 // float64, float32, bfloat16 or float16
 bool is_floating(at::ScalarType type);
 void check_floating(const char* name, const at::Tensor& t);
-// What a likelihood's data may be: floating, uint8 or bool
+// The dtypes of a likelihood's data: floating, uint8 or bool
 void check_data(const char* name, const at::Tensor& t);
 void check_same_device(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);
-// Floating, and like `other` in device and dtype, and broadcasting to its shape
+// Floating, with the device and dtype of `other`, and broadcasting to its shape
 void check_like(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);
 // Broadcasting to the last dimensions of `other`
 void check_broadcasts(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);

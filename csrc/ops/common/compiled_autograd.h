@@ -1,5 +1,5 @@
-// Compiled autograd (torch._dynamo.config.compiled_autograd) compiles a whole backward. Of a node it wants to know what
-// its graph depends on, and for `apply` a function of tensors alone.
+// Compiled autograd (torch._dynamo.config.compiled_autograd) compiles a whole backward. It asks a node for everything
+// that its graph depends on, and for a function of tensors alone in place of `apply`.
 #pragma once
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
@@ -13,7 +13,7 @@ using torch::autograd::variable_list;
 using torch::dynamo::autograd::CompiledNodeArgs;
 using torch::dynamo::autograd::SwapSavedVariables;
 
-// One of the settings that a graph is for.
+// Collects one of the settings that a graph depends on.
 template <class T>
 void collect_setting(CompiledNodeArgs& args, const T& setting) {
   args.collect(setting);

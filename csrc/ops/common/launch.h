@@ -1,11 +1,11 @@
-// A call to the kernels of the device it is for.
+// Calls the kernels of a device.
 #pragma once
 #include <c10/core/Device.h>
 
 #include "call.h"
 #include "cpu/kernels.h"
 
-// On the CPU the tiles of a call are shared among PyTorch's threads.
+// On the CPU, PyTorch's threads share the tiles of a call.
 namespace aevb::cpu {
 
 void rows(const RowCall& call);
@@ -14,7 +14,7 @@ void sample_backward(const SampleCall& call);
 void binarize(const BinarizeCall& call);
 void unpack_bits(const UnpackCall& call);
 
-// Those in use: of the widest instruction set that runs here, or of the one that AEVB_CPU_ISA names.
+// The kernels in use: of the widest instruction set that this CPU supports, or of the one that AEVB_CPU_ISA names.
 const CpuKernels& kernels();
 
 }  // namespace aevb::cpu

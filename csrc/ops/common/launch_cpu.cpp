@@ -14,11 +14,11 @@
 namespace aevb::cpu {
 namespace {
 
-// More than this is not found in the caches again. (What machines say of their own last level cannot be relied on:
-// virtual ones name that of the whole host.)
+// Results larger than this are not found in the caches again. (The size that a machine reports for its last-level cache
+// is unreliable: virtual machines report that of the whole host.)
 constexpr int64_t kCacheBytes = 32 << 20;
 
-// What a call reads and writes for its elements.
+// The bytes that a call reads and writes.
 int64_t bytes_of(const RowCall& call) {
   int64_t each = 0;
   for (const Input& input : call.in)
@@ -44,7 +44,7 @@ Call sized(Call call) {
   return call;
 }
 
-// The child of a fork has one thread. OpenMP counts on those that it had before, and GNU's would wait for them forever.
+// The child of a fork has one thread. OpenMP expects the threads of the parent, and GNU's would wait for them forever.
 #ifdef __linux__
 bool in_forked_child = false;
 [[maybe_unused]] const int noticed = pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
@@ -52,7 +52,7 @@ bool in_forked_child = false;
 constexpr bool in_forked_child = false;
 #endif
 
-// Below this many elements a thread costs more to wake than it saves.
+// With fewer elements, waking a thread costs more than it saves.
 constexpr int64_t kGrain = 16384;
 
 template <class Call>

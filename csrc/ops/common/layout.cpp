@@ -27,7 +27,7 @@ Input describe(at::Tensor& t, at::IntArrayRef sizes) {
     const int64_t size = sizes[d];
     if (size == 1) continue;
     const int64_t stride = d < lead || t.size(d - lead) == 1 ? 0 : t.stride(d - lead);
-    // The dimension before steps over exactly this one: they are one.
+    // The outer dimension's stride is exactly this one's extent: merge them.
     if (dims && input.stride[dims - 1] == stride * size) {
       input.size[dims - 1] *= size;
       input.stride[dims - 1] = stride;
@@ -47,7 +47,7 @@ Input describe(at::Tensor& t, at::IntArrayRef sizes) {
 
 namespace {
 
-// A half's rows: `event` elements side by side, and as many of the other half's between one row and the next.
+// The rows of a half: `event` contiguous elements, and as many of the other half's between two rows.
 bool is_half(const at::Tensor& t, int64_t event) {
   if (event == 0 || t.numel() == 0) return false;
   at::Tensor same = t;

@@ -1,4 +1,4 @@
-// Tensors, as the kernels are told about them.
+// Descriptions of tensors for the kernels.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -8,20 +8,20 @@
 
 namespace aevb {
 
-at::ScalarType wide_type(const at::Tensor& t);  // what arithmetic is done in: float32, or float64 for float64
+at::ScalarType wide_type(const at::Tensor& t);  // the dtype of the arithmetic: float64 for float64, else float32
 Type type_of(at::ScalarType type);
 
-// `t` read at every index of `sizes`, to which it broadcasts. A tensor whose dimensions do not merge into few enough is
-// replaced by its contiguous copy.
+// `t` read at every index of `sizes`, to which it broadcasts. If its dimensions cannot be merged into few enough, `t`
+// is replaced by a contiguous copy.
 Input describe(at::Tensor& t, at::IntArrayRef sizes);
 
-// How many blocks a row of `event` elements is summed in.
+// The number of blocks in which a row of `event` elements is summed.
 inline int64_t blocks_of(int64_t event) { return (event + kBlock - 1) / kBlock; }
 
-// Whether `second` lies right behind `first` in each row, of `event` contiguous elements: the two halves of one tensor.
+// Whether `second` directly follows `first` in each row of `event` contiguous elements: the two halves of one tensor.
 bool are_halves(const at::Tensor& first, const at::Tensor& second, int64_t event);
 
-// Two uninitialised tensors of `half`'s shape that lie so.
+// Two uninitialised tensors of `half`'s shape that are the halves of one tensor.
 std::array<at::Tensor, 2> empty_halves(const at::Tensor& half, int64_t event);
 
 }  // namespace aevb

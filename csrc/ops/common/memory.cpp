@@ -17,18 +17,18 @@ namespace aevb {
 namespace {
 
 constexpr size_t kPage = 4096, kHugePage = size_t(2) << 20;
-constexpr size_t kSmallest = 2 * kHugePage;  // smaller ones the C library keeps by itself
+constexpr size_t kSmallest = 2 * kHugePage;  // the C library itself keeps smaller blocks
 constexpr size_t kIdleBlocks = 16;
-constexpr size_t kIdleBytes = size_t(256) << 20;  // that are held on to
+constexpr size_t kIdleBytes = size_t(256) << 20;  // the most idle memory that is kept
 
 struct Block {
   char* data;
   size_t size;
 };
 
-// Blocks of huge pages, but for their ends. An idle one is lent again as it is. What is idle beyond kIdleBytes is
-// unmapped, not only its pages offered to the system: where a process may map so much and no more (ulimit -v, strict
-// overcommit), the addresses would be missing to everyone else in it.
+// Blocks of huge pages, except at their ends. An idle block is reused as it is. Idle memory beyond kIdleBytes is
+// unmapped, rather than only its pages released: if a process may map only so much (ulimit -v, strict overcommit),
+// others in it would run out of addresses.
 class Recycler final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size) override {
@@ -39,7 +39,7 @@ class Recycler final : public c10::Allocator {
       let_go();
       block = map(size);
     }
-    if (!block.data) return c10::GetDefaultCPUAllocator()->allocate(size);  // or its error
+    if (!block.data) return c10::GetDefaultCPUAllocator()->allocate(size);  // or raise its error
     c10::profiledCPUMemoryReporter().New(block.data, size);
     return {block.data, new Block(block), &give_back, at::kCPU};
   }
@@ -61,7 +61,7 @@ class Recycler final : public c10::Allocator {
   }
 
   static Block map(size_t size) {
-    // With room to begin on a huge page; what is over at either end goes back.
+    // Mapped with room to align to a huge page; the rest at both ends is unmapped.
     void* mapped = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) return {};
     char* const start = static_cast<char*>(mapped);
@@ -72,9 +72,9 @@ class Recycler final : public c10::Allocator {
     return {start + before, size};
   }
 
-  // The smallest idle block that is large enough and not twice as large, of several the one last used.
+  // The smallest idle block that is large enough but not twice as large; of several, the one last used.
   Block take(size_t size) {
-    // A fork may have copied the lock while another thread held it: nobody ever waits for it.
+    // A fork may have copied the lock while another thread held it, so no thread ever waits for it.
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return {};
     auto best = idle_.end();
@@ -86,7 +86,7 @@ class Recycler final : public c10::Allocator {
     return block;
   }
 
-  // Everything idle goes back: there is no more memory to be had.
+  // Unmap everything idle: the system has no more memory.
   void let_go() {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return;
@@ -99,7 +99,7 @@ class Recycler final : public c10::Allocator {
     if (std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) {
       idle_.push_back(block);
       beyond.clear();
-      // Those that were used last stay.
+      // The blocks that were used last are kept.
       size_t blocks = 0, bytes = 0;
       for (size_t i = idle_.size(); i-- > 0;) {
         if (blocks < kIdleBlocks && bytes + idle_[i].size <= kIdleBytes) {

@@ -1,12 +1,12 @@
-// Where results are put.
+// Memory for results.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 namespace aevb {
 
-// An uninitialised tensor, as at::empty makes it. On the CPU large ones come from memory that earlier results have
-// left: the C library gives large blocks back to the system at once, and to have them mapped and zeroed again, page by
-// page, costs several times what the kernels do.
+// An uninitialised tensor, like at::empty. On the CPU large ones reuse the memory of earlier results: the C library
+// returns large blocks to the system at once, and mapping and zeroing them again, page by page, costs several times as
+// much as the kernels.
 at::Tensor empty(c10::SymIntArrayRef sizes, const at::TensorOptions& options);
 
 }  // namespace aevb

@@ -1,10 +1,10 @@
-// Registration: one function serves every device that has kernels, and shape-only tensors.
+// Registration: one function serves all devices with kernels, and shape-only (meta) tensors.
 #pragma once
 #include <torch/library.h>
 
 namespace aevb {
 
-// In a build without CUDA, what a CUDA tensor gets.
+// The error for a CUDA tensor in a build without CUDA.
 inline std::string needs_cuda_build_message(const std::string& name) {
   return name +
          " was given CUDA tensors, but this aevb_ext was built for the CPU only. Build it with CUDA: with nvcc and a "

@@ -87,7 +87,7 @@ OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& fu
     buffer_ = empty(own, operand.options());
     return;
   }
-  // One number for a whole event (a learned scalar, one for each data point): its gradient is a sum over rows.
+  // An operand with one number for a whole event (a learned scalar, one per data point): its gradient is a row sum.
   per_block_ = event_dims > 0;
   for (int64_t d = 0; d < std::min<int64_t>(event_dims, operand.dim()); ++d)
     per_block_ = per_block_ && own[own.size() - 1 - d] == 1;
@@ -148,7 +148,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool wi
     RowCall call = call_of(problem);
     if (with_values) call.value = {values.mutable_data_ptr(), call.wide, !per_element};
     if (cotangent.defined()) {
-      // A number stands for all rows alike.
+      // One number for all rows.
       if (cotangent.dim() > 0) cotangent = over_event(cotangent, full, problem.event_dims, problem.reduction);
       cotangent = cotangent.to(wide_type(full));
       call.cotangent = describe(cotangent, full.sizes());

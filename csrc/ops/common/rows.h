@@ -1,4 +1,4 @@
-// What the operators over rows share: the shape of a problem, its call to the kernels, and its reduction.
+// Shared by the operators over rows: the shape of a problem, its call to the kernels, and its reduction.
 #pragma once
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
@@ -24,7 +24,7 @@ struct RowProblem {
   const at::Tensor& shape_of() const { return operands[full]; }
 };
 
-// What every call to the kernels says of its shape: that of `full`, whose last `event_dims` dimensions are the event.
+// Fills in the shape of a call to the kernels: that of `full`, whose last `event_dims` dimensions are the event.
 template <class Call>
 void set_shape(Call& call, const at::Tensor& full, int64_t event_dims) {
   const auto sizes = full.sizes();
@@ -36,39 +36,40 @@ void set_shape(Call& call, const at::Tensor& full, int64_t event_dims) {
 
 at::Tensor row_values(const RowProblem& problem);
 
-// One gradient for each operand, undefined where it is not wanted. `wanted` may go on beyond them.
-// Those of two operands that are halves of one tensor lie side by side where `paired`.
+// One gradient for each operand, undefined if it is not wanted. `wanted` may be longer than the operands. If `paired`,
+// the gradients of two operands that are halves of one tensor are written side by side.
 std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent, at::ArrayRef<bool> wanted,
                                       bool paired = false);
 
-// Both in one pass, on the CPU: for a cotangent that is one number (speculative_gradient.h). Gradients are paired.
+// Values and gradients in one pass, on the CPU, for a cotangent that is one number (speculative_gradient.h). Gradients
+// are paired.
 std::optional<size_t> history_key(const RowProblem& problem);
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const RowProblem& problem, double cotangent,
                                                                      at::ArrayRef<bool> wanted);
 
-// That of what has this formula, reduction and shape.
+// The history that problems with this formula, reduction and shape share.
 std::optional<size_t> history_key(Formula formula, Reduction reduction, const at::Tensor& full);
 
 // The kernels' results are one number for each element ("none"), or the sums of each row's blocks.
 at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element);
 at::Tensor reduce(at::Tensor values, const at::Tensor& full, int64_t event_dims, Reduction reduction);
 
-// A reduction's cotangent, with a dimension for each of full's, to be broadcast over it.
+// A reduction's cotangent with as many dimensions as `full`, to which it broadcasts.
 at::Tensor over_event(const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims, Reduction reduction);
 
 // The same in the type of the arithmetic and with the mean's 1 / rows in it, for differentiable backwards.
 at::Tensor differentiable_cotangent(const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims,
                                     Reduction reduction);
 
-// A cotangent that the caller gives: of the shape of a reduction's values.
+// Checks that a cotangent has the shape of the reduction's values.
 void check_cotangent(const char* name, const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims,
                      Reduction reduction);
 
-// The gradient of one operand: what the kernel fills, and how that becomes the operand's own shape and dtype.
+// The gradient of one operand: the tensor that the kernel fills, and its conversion to the operand's shape and dtype.
 class OperandGradient {
  public:
   OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted);
-  // One of a pair: `half` is its place.
+  // One of a pair: `half` is its memory.
   OperandGradient(const at::Tensor& half, int64_t event) : buffer_(half), row_gap_(event) {}
   Output output() const;
   at::Tensor finish(const at::Tensor& full, int64_t event_dims) const;
@@ -79,8 +80,8 @@ class OperandGradient {
   int64_t row_gap_ = 0;
 };
 
-// A gradient in a dtype that may be narrower than the arithmetic's. Beyond its largest number it is that number, as the
-// kernels have it: infinity would be NaN to whatever multiplies it by zero. What is infinite or NaN stays so.
+// A gradient in a dtype that may be narrower than the arithmetic's. As in the kernels, a finite gradient that overflows
+// becomes the largest number, since infinity would become NaN when multiplied by zero. Infinity and NaN stay.
 at::Tensor narrowed(const at::Tensor& gradient, at::ScalarType type);
 
 // `gradient`, of the full shape, in the shape and dtype of an operand that was broadcast to it.

@@ -9,10 +9,10 @@
 
 namespace aevb {
 
-// What the cotangents of calls with one key have been.
+// The history of cotangents of calls with one key.
 class CotangentHistory {
  public:
-  // Worth computing a gradient for: what the last two were; at first 1, which a loss's own backward begins with.
+  // The cotangent to guess, if any: that of the last two calls; at first 1, with which a loss's own backward starts.
   std::optional<double> guess() const { return steady_ ? std::optional<double>(last_) : std::nullopt; }
 
   void saw(std::optional<double> cotangent) {
@@ -20,11 +20,11 @@ class CotangentHistory {
     steady_ = cotangent && before == *cotangent;
   }
 
-  // A gradient was computed, and nobody asked for it.
+  // A gradient was computed and never used.
   void was_not_used() { steady_ = false; }
 
  private:
-  // Threads may mix what they saw: that costs a wrong guess.
+  // Threads may interleave their updates: that costs only a wrong guess.
   std::atomic<double> last_{1};
   std::atomic<bool> steady_{true};
 };
@@ -47,7 +47,7 @@ bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors) {
 
 namespace {
 
-// The number that all elements of a cotangent are, if they are one. Neither zero nor NaN is.
+// The number that all elements of a cotangent equal, if they do; zero and NaN do not count.
 template <class T>
 std::optional<double> one_number(const at::Tensor& cotangent) {
   const T* const data = cotangent.const_data_ptr<T>();

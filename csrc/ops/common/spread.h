@@ -1,4 +1,4 @@
-// Spreads as differentiable ATen operations, for backwards of backwards: formulas/spread.h has the kernels'.
+// Spreads as differentiable ATen operations, for double backward; formulas/spread.h has those of the kernels.
 #pragma once
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>

@@ -1,5 +1,5 @@
-// PyTorch's headers, which most operators include and which take longer to read than the operators take to compile:
-// setup.py precompiles them. A source includes what it uses all the same.
+// PyTorch's headers that most operators include. Parsing them takes longer than compiling the operators, so setup.py
+// precompiles them. A source still includes what it uses.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
