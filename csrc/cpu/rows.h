@@ -108,7 +108,7 @@ struct Recipe {
     const SpreadOf spread = {logvar ? Spread::logvar : params.spread};
     if constexpr (!has_spread<F>)
       return {params.x_scale};
-    else if constexpr (std::is_same_v<F, Gaussian>)
+    else if constexpr (has_x_scale<F>)
       return {params.x_scale, spread};
     else
       return {spread};

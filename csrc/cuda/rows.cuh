@@ -30,7 +30,7 @@ template <class F, Spread spread>
 AEVB_INLINE F formula(double x_scale) {
   if constexpr (!has_spread<F>)
     return {x_scale};
-  else if constexpr (std::is_same_v<F, Gaussian>)
+  else if constexpr (has_x_scale<F>)
     return {x_scale, {spread}};
   else
     return {{spread}};
@@ -375,7 +375,7 @@ template <class Direction, class F, class T>
 cudaError_t with_data(const RowCall& call, cudaStream_t stream) {
   const Type x = call.in[0].type;
   if (x == kType<T>) return with_spread<Direction, F, T, T>(call, stream);
-  if constexpr (F::arity != 4 && !std::is_same_v<F, GaussianKl>) {
+  if constexpr (has_x_scale<F>) {
     if constexpr (!std::is_same_v<T, double>) {
       if (x == Type::f32) return with_spread<Direction, F, T, float>(call, stream);
       if (x == Type::u8) return with_spread<Direction, F, T, uint8_t>(call, stream);

@@ -5,9 +5,11 @@
 
 namespace aevb::AEVB_ISA {
 
-// Whether a formula has a spread.
+// Whether a formula has a spread, and whether its first operand is data, which x_scale multiplies.
 template <class F>
 constexpr bool has_spread = requires(const F formula) { formula.spread; };
+template <class F>
+constexpr bool has_x_scale = requires(const F formula) { formula.x_scale; };
 
 struct SpreadOf {
   Spread kind;
