@@ -10,7 +10,8 @@
 # make sanitize the same on a build that watches every access to memory (AddressSanitizer), and hostile calls of operators
 # make mutants  faults built into a copy of the sources, each of which has to make a test fail
 # make count    instructions of the CPU kernels against benchmarks/instructions.json, where there is valgrind
-# make gpu      on a machine with a GPU: build in place with PYTHON as it is, tests, sanitizer, benchmarks
+# make gpu      on a machine with a GPU: build in place with PYTHON as it is, one test of each operator and dtype, sanitizer;
+# make gpu-test, make gpu-bench   all its tests; the benchmarks. Each within eight minutes, and goes on when called again
 # make clean    remove what these made
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 SOURCES := setup.py setup_cuda.py aevb_ext/_build_note.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
-.PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants count gpu clean FORCE
+.PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants count gpu gpu-test gpu-bench clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -78,8 +79,8 @@ mutants: .venv/installed-test
 count: .venv/installed
 	@.venv/bin/python -m benchmarks.instructions $(ARGS)
 
-gpu:
-	@$(PYTHON) benchmarks/gpu_check.py $(ARGS)
+gpu gpu-test gpu-bench:
+	@$(PYTHON) benchmarks/gpu_check.py $@
 
 clean:
 	rm -rf .venv .venv-cuda .venv-docs build *.egg-info aevb_ext/_C*.so

@@ -43,26 +43,34 @@ def pieces(device: torch.device, effort: Effort, only: str):
         yield "by_batch", lambda: sweeps.batches(device)
 
 
-def run(device: torch.device, effort: Effort, only: str, out: Path | None, seconds: float) -> dict:
+def run(device: torch.device, effort: Effort, only: str, out: Path | None, seconds: float, resume: bool) -> dict:
     """Measures, prints, and writes the results after each piece, so that an interruption loses only one."""
     start = time.monotonic()
     results = {**environment(device), "copy_bytes_per_second": copy_bandwidth(device)}
     results |= {"cases": [], "integrations": [], "training": [], "by_threads": [], "by_elements": []}
-    results["by_batch"] = []
+    results |= {"by_batch": [], "pieces": 0}
     print(report.where(results), f"copy {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", sep="; ", flush=True)
     path = out and out / f"{file_name(results)}.json"
-    for kind, piece in pieces(device, effort, only):
+    if resume and path and path.is_file():
+        before = json.loads(path.read_text())
+        if all(before[name] == results[name] for name in ("device", "torch", "aevb_ext")):
+            results = before
+            print(f"{before['pieces']} pieces were measured before", flush=True)
+    for number, (kind, piece) in enumerate(pieces(device, effort, only)):
+        if number < results["pieces"]:
+            continue
         for figures in piece():
             results[kind].append(figures)
             print(report.line(figures), flush=True)
             for name, why in figures["failures"].items():
                 print(f"    {name} does not run here: {why}")
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(results, indent=1) + "\n")
-            if time.monotonic() - start > seconds:
-                print(f"stopped after {seconds:.0f} s: what follows is not measured", flush=True)
-                return results
+        results["pieces"] += 1
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(results, indent=1) + "\n")
+        if time.monotonic() - start > seconds:
+            print(f"stopped after {seconds:.0f} s: what follows is not measured", flush=True)
+            return results
     return results
 
 
@@ -77,6 +85,9 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no new case after this time")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the figures in --out, measured with this build"
+    )
     done = parser.add_mutually_exclusive_group()
     for name in ("check", "markdown", "plots"):
         done.add_argument(
@@ -95,7 +106,7 @@ def main() -> int:
     out = arguments.out or (RESULTS if whole and new else None)
     if new:
         effort = QUICK if arguments.quick else FULL
-        results = run(torch.device(arguments.device), effort, arguments.only, out, arguments.seconds)
+        results = run(torch.device(arguments.device), effort, arguments.only, out, arguments.seconds, arguments.resume)
     else:
         results = json.loads(given.read_text())
     if arguments.markdown:

@@ -1,14 +1,24 @@
-"""``make gpu``: build in place, test, sanitise and time on the GPU of this machine; write one results file.
+"""``make gpu``, ``make gpu-test``, ``make gpu-bench``: what a GPU has to confirm, in three parts of eight minutes each.
 
-A stage that fails or runs out of its time is recorded and the next one still runs. The whole ends inside nine minutes.
-The results go to benchmarks/results/<gpu>.json and, where the environment variable OUT names a folder, there too.
+    make gpu         builds in place; doctor, a test of each operator and dtype, captured graphs, the sanitizer
+    make gpu-test    every test of the GPU; called again, those that have not passed yet
+    make gpu-bench   operators and training steps against their rivals; called again, what is not measured yet
+
+Each builds what is not built. A stage that fails or runs out of its time is recorded, and the next one still runs. All
+add to one results file, benchmarks/results/<gpu>.json, which is copied to the folder that the environment variable OUT
+names, if any.
+
+AEVB_CUDA=emulated rehearses them where there is no GPU: the CUDA kernels run on the CPU (tests/emulation), CPU tensors
+stand for those of a GPU, and the results stay in build/gpu.
 """
 
+import argparse
 import importlib.util
 import json
 import os
 import platform
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -21,9 +31,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "gpu"
 PYTHON = sys.executable
-ALL_S = 515  # a stage needs a few more seconds to end
-BENCHMARKS = LOGS / "benchmarks"
+PART_S = 465  # of a part, so that with what begins and ends it it takes less than eight minutes
+BENCHMARKS, PASSED = LOGS / "benchmarks", LOGS / "passed"
 SECONDS = "(the seconds that are left)"  # in a stage's command
+REHEARSAL = os.environ.get("AEVB_CUDA") == "emulated"
 
 
 @dataclass
@@ -79,25 +90,45 @@ def _end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def stages() -> list[Stage]:
-    pytest = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+def stages(part: str) -> list[Stage]:
+    # The library is used where it lies, also by what a stage starts elsewhere.
+    cuda = {"AEVB_CUDA": "emulated", "AEVB_GPU": "rehearsed"} if REHEARSAL else {"AEVB_CUDA": "1"}
+    found = [Stage("build", [PYTHON, "setup.py", "-q", "build_ext", "--inplace"], 300, cuda)] if not is_built() else []
+    pytest = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "benchmarks.gpu_pytest", "-m", "cuda"]
     parallel = ["-n", "8"] if importlib.util.find_spec("xdist") else []
-    found = [
-        Stage("build", [PYTHON, "setup.py", "-q", "build_ext", "--inplace"], 110, {"AEVB_CUDA": "1"}),
-        Stage("doctor", [PYTHON, "-m", "aevb_ext", "doctor"], 20),
-        Stage("tests", [*pytest, *parallel, "-m", "cuda", f"--junitxml={LOGS / 'tests.xml'}", "tests"], 110),
-    ]
-    if sanitizer := _compute_sanitizer():
-        # Without the caching allocator every tensor is a separate allocation, whose bounds the sanitizer knows.
-        alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(ROOT)}
-        for tool in ("memcheck", "racecheck"):
-            command = [sanitizer, "--tool", tool, "--error-exitcode", "9", PYTHON, "benchmarks/sanitized.py"]
-            found.append(Stage(tool, command, 40, alone))
-    else:
-        print("compute-sanitizer is not here: memcheck and racecheck are left out")
-    # Alone and last: they may take the remaining time, and start nothing in its last half minute.
-    timed = [PYTHON, "-m", "benchmarks", "--device", "cuda", "--out", str(BENCHMARKS), "--seconds", SECONDS]
-    return [*found, Stage("benchmarks", timed, ALL_S)]
+    if part == "gpu":
+        found.append(Stage("doctor", [PYTHON, "-m", "aevb_ext", "doctor"], 20, cuda))
+        found.append(Stage("smoke", [*pytest, "--smoke", "tests"], 120, cuda))
+        if sanitizer := _compute_sanitizer():
+            # Without the caching allocator every tensor is a separate allocation, whose bounds the sanitizer knows.
+            alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(ROOT)}
+            for tool in ("memcheck", "racecheck"):
+                command = [sanitizer, "--tool", tool, "--error-exitcode", "9", PYTHON, "benchmarks/sanitized.py"]
+                found.append(Stage(tool, command, 40, alone))
+        else:
+            print("compute-sanitizer is not here: memcheck and racecheck are left out")
+    if part == "gpu-test":
+        report = [f"--junitxml={LOGS / 'tests.xml'}", "--passed", str(PASSED)]
+        found.append(Stage("tests", [*pytest, *parallel, *report, "tests"], PART_S, cuda))
+    if part == "gpu-bench":
+        # It starts no case in its last half minute.
+        timed = [PYTHON, "-m", "benchmarks", "--device", "cpu" if REHEARSAL else "cuda", "--resume"]
+        quick = ["--quick", "--only", "rsample"] if REHEARSAL else []
+        found.append(
+            Stage("benchmarks", [*timed, *quick, "--out", str(BENCHMARKS), "--seconds", SECONDS], PART_S, cuda)
+        )
+    return found
+
+
+def is_built() -> bool:
+    """Whether the library in place is of these sources, for this torch, and has CUDA."""
+    note = runpy.run_path(str(ROOT / "aevb_ext" / "_build_note.py"))
+    info = build_info()
+    wanted = "emulated" if REHEARSAL else "cuda"
+    if not info or not info.get(wanted):
+        return False
+    path = Path(info["path"])
+    return note["read"](path).get("sources") == note["fingerprint"](ROOT / "csrc")
 
 
 def _compute_sanitizer() -> str | None:
@@ -106,6 +137,9 @@ def _compute_sanitizer() -> str | None:
 
 
 def machine(torch) -> dict:
+    about = {"python": platform.python_version(), "torch": torch.__version__, "torch_cuda": torch.version.cuda}
+    if REHEARSAL:
+        return {"gpu": "rehearsal", **about}
     gpu = torch.cuda.get_device_properties(0)
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
     driver = subprocess.run(query, capture_output=True, text=True).stdout.strip() if shutil.which(query[0]) else ""
@@ -115,20 +149,21 @@ def machine(torch) -> dict:
         "memory_GiB": round(gpu.total_memory / 2**30, 1),
         "multiprocessors": gpu.multi_processor_count,
         "driver": driver or "unknown",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch_cuda": torch.version.cuda,
+        **about,
     }
 
 
 def build_info() -> dict | None:
-    """build_info() of the library just built, from a separate process, since it may not load."""
-    program = "import aevb_ext, json; print(json.dumps(aevb_ext.build_info()))"
+    """build_info() of the library in place and its path, from a separate process, since it may not load."""
+    program = (
+        "import aevb_ext, json; print(json.dumps(aevb_ext.build_info() | {'path': aevb_ext._library._C.__file__}))"
+    )
     done = subprocess.run([PYTHON, "-c", program], cwd=ROOT, capture_output=True, text=True)
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
 def test_summary() -> dict | None:
+    """Of all calls of ``make gpu-test`` with this build: what passed before is not run again."""
     try:
         suite = ElementTree.parse(LOGS / "tests.xml").getroot().find("testsuite")
     except (OSError, ElementTree.ParseError):
@@ -139,7 +174,7 @@ def test_summary() -> dict | None:
         for case in suite.iter("testcase")
         if case.find("failure") is not None or case.find("error") is not None
     ]
-    count["passed"] = count["tests"] - count["failures"] - count["errors"] - count["skipped"]
+    count["passed"] = len(PASSED.read_text().splitlines()) if PASSED.is_file() else 0
     return {**count, "failed": bad}
 
 
@@ -159,49 +194,63 @@ def verdict(path: Path) -> str:
     return "\n".join(done.stdout + done.stderr for done in asked)
 
 
+def results_so_far(path: Path, about: dict, build: dict | None) -> dict:
+    """What other parts have found on this machine, with this build."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    return before if (before.get("machine"), before.get("build")) == (about, build) else {}
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=["gpu", "gpu-test", "gpu-bench"], default="gpu")
+    part = parser.parse_args().part
     try:
         import torch
     except ImportError:
-        return f"make gpu: {PYTHON} has no torch: name one that has it, make gpu PYTHON=..."
-    if not torch.cuda.is_available():
-        return f"make gpu needs a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda}) sees none here"
-    if missing := [name for name in ("pytest", "matplotlib") if importlib.util.find_spec(name) is None]:
-        return f"make gpu: {PYTHON} lacks {', '.join(missing)}"
+        return f"make {part}: {PYTHON} has no torch: name one that has it, make {part} PYTHON=..."
+    if not torch.cuda.is_available() and not REHEARSAL:
+        return f"make {part} needs a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda}) sees none here"
+    if importlib.util.find_spec("pytest") is None:
+        return f"make {part}: {PYTHON} lacks pytest"
 
-    shutil.rmtree(LOGS, ignore_errors=True)
-    LOGS.mkdir(parents=True)
     start = time.monotonic()
-    done = stages()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    done = stages(part)
+    if done[0].name == "build":  # what was found with another library is not about this one
+        shutil.rmtree(LOGS)
+        LOGS.mkdir()
     for stage in done:
-        stage.limit_s = min(stage.limit_s, start + ALL_S - time.monotonic())
+        stage.limit_s = min(stage.limit_s, start + PART_S - time.monotonic())
         stage.run()
         if stage.name == "build" and stage.outcome != "passed":
             break  # all other stages need the build
 
-    tests = test_summary()
+    about, build = machine(torch), build_info()
+    name = re.sub(r"[^a-z0-9]+", "-", about["gpu"].lower()).strip("-")
+    path = LOGS / "rehearsal.json" if REHEARSAL else ROOT / "benchmarks" / "results" / f"{name}.json"
+    before = results_so_far(path, about, build)
+    told = {s.name: {k: v for k, v in asdict(s).items() if k in ("outcome", "seconds", "output")} for s in done}
     results = {
+        **before,
         **figures(),
-        "machine": machine(torch),
-        "build": build_info(),
-        "stages": [{k: v for k, v in asdict(s).items() if k in ("name", "outcome", "seconds", "output")} for s in done],
-        "tests": tests,
+        "machine": about,
+        "build": build,
+        "stages": before.get("stages", {}) | told,
+        "tests": test_summary() or before.get("tests"),
     }
-    name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["gpu"].lower()).strip("-")
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     if out := os.environ.get("OUT"):
         shutil.copy(path, out)
 
-    print(f"\n{results['machine']['gpu']}, {time.monotonic() - start:.0f} s in all; {path.relative_to(ROOT)}")
+    print(f"\n{about['gpu']}, {time.monotonic() - start:.0f} s in all; {path.relative_to(ROOT)}")
     for stage in done:
         print(f"  {stage.name:<11}{stage.outcome}, {stage.seconds:.0f} s")
-    if tests:
+    if part == "gpu-test" and (tests := results["tests"]):
         print(f"  {tests['passed']} passed, {tests['failures'] + tests['errors']} failed, {tests['skipped']} skipped")
         for test in tests["failed"][:20]:
             print(f"    {test}")
-    if "cases" in results:
+    if part == "gpu-bench" and "cases" in results:
         print(verdict(path))
     return 0 if all(stage.outcome == "passed" for stage in done) else 1
 

@@ -1,0 +1,96 @@
+"""What `make gpu`, `make gpu-test` and `make gpu-bench` decide: which tests run, and what they add up."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# At the end: `aevb_ext` is the one that is tested, in this folder or installed.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from benchmarks import __main__ as benchmarks_main
+from benchmarks import gpu_check
+from benchmarks.measure import QUICK
+
+ROOT = Path(__file__).parents[1]
+
+
+def passed(folder, *arguments):
+    """The tests that pass when a small suite is run with the plugin."""
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "benchmarks.gpu_pytest"]
+    done = subprocess.run([*command, *arguments, folder], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return [line.split()[0] for line in done.stdout.splitlines() if " PASSED" in line]
+
+
+SUITE = {
+    "test_other.py": "def test_last(): pass\ndef test_fails(): assert False\n",
+    "test_values.py": """
+import pytest
+from types import SimpleNamespace as S
+CASES = [S(operator=S(name=name), dtype=dtype) for name in "ab" for dtype in "xy" for _ in range(3)]
+@pytest.mark.parametrize("case", CASES)
+def test_values(case): pass
+""",
+    "test_cuda.py": "def test_graph_capture(): pass\ndef test_large(): pass\n",
+}
+
+
+@pytest.fixture
+def suite(tmp_path):
+    for name, program in SUITE.items():
+        (tmp_path / name).write_text(program)
+    return tmp_path
+
+
+def test_the_first_look_has_a_test_of_each_operator_and_dtype_and_captures(suite):
+    names = [name.rpartition("::")[2] for name in passed(suite, "--smoke")]
+    assert names == [f"test_values[case{i}]" for i in (0, 3, 6, 9)] + ["test_graph_capture"]
+
+
+def test_what_passed_is_not_run_again(suite, tmp_path):
+    options = "--passed", str(tmp_path / "passed")
+    first = passed(suite, *options)
+    assert len(first) == 15 and first[-1].endswith("test_last") and "test_values" in first[0]
+    assert passed(suite, *options) == []
+    assert len((tmp_path / "passed").read_text().splitlines()) == 15
+
+
+def test_parts_add_to_the_results_of_one_build(tmp_path):
+    path, about, build = tmp_path / "results.json", {"gpu": "one"}, {"commit": "a"}
+    assert gpu_check.results_so_far(path, about, build) == {}
+    found = {"machine": about, "build": build, "stages": {"tests": {}}}
+    path.write_text(json.dumps(found))
+    assert gpu_check.results_so_far(path, about, build) == found
+    assert gpu_check.results_so_far(path, about, {"commit": "b"}) == {}
+    assert gpu_check.results_so_far(path, {"gpu": "two"}, build) == {}
+
+
+def test_a_stage_that_fails_or_hangs_is_recorded_with_what_it_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "LOGS", tmp_path)
+    said = "import time; print('so far', flush=True); "
+    for program, outcome in (("1 / 0", "failed (exit status 1)"), ("time.sleep(60)", "ran out of its 1 s")):
+        stage = gpu_check.Stage("one", [sys.executable, "-c", said + program], 1.0 if "sleep" in program else 60.0)
+        stage.run()
+        assert stage.outcome == outcome and "so far" in stage.output
+
+
+def test_benchmarks_go_on_after_the_last_piece(tmp_path, monkeypatch):
+    begun = []
+
+    def pieces(*_):
+        for name in "abc":
+            yield "cases", lambda name=name: begun.append(name) or [{"name": name, "failures": {}}]
+
+    monkeypatch.setattr(benchmarks_main, "pieces", pieces)
+    monkeypatch.setattr(benchmarks_main.report, "line", str)
+    monkeypatch.setattr(benchmarks_main, "copy_bandwidth", lambda _: 1e9)
+    cpu = benchmarks_main.torch.device("cpu")
+    benchmarks_main.run(cpu, QUICK, "", tmp_path, seconds=0, resume=True)
+    assert begun == ["a"]
+    results = benchmarks_main.run(cpu, QUICK, "", tmp_path, seconds=60, resume=True)
+    assert begun == ["a", "b", "c"] and [found["name"] for found in results["cases"]] == ["a", "b", "c"]
+    benchmarks_main.run(cpu, QUICK, "", tmp_path, seconds=60, resume=False)
+    assert begun == ["a", "b", "c"] * 2
