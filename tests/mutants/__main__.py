@@ -10,13 +10,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .faults import CPU, Fault
+from .faults import CPU, CUDA, Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where a fault is looked for that the file of its row does not see: the tests of numbers, not of programs.
 OTHERS = "values gradients extremes numbers layouts rows noise noise_keys bits halves half_gradients linear_log_prob"
 OTHERS += " speculative_gradient memory distributions compat"
-COPY = ROOT / "build" / "mutants"
+COPIES = ROOT / "build" / "mutants"
 CHOICE = """
 #include <cstdlib>
 namespace aevb {
@@ -25,12 +25,12 @@ inline const int fault = std::getenv("AEVB_FAULT") ? std::atoi(std::getenv("AEVB
 """
 
 
-def copy_sources() -> None:
+def copy_sources(copy: Path) -> None:
     """What git has, as it is in the working tree. What was compiled before stays, and is compiled where it differs."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
-            write_if_other(COPY / name, (ROOT / name).read_bytes())
+            write_if_other(copy / name, (ROOT / name).read_bytes())
 
 
 def write_if_other(path: Path, content: bytes) -> None:
@@ -53,21 +53,21 @@ def with_faults(source: str, faults: list[tuple[int, Fault]]) -> str:
     return before + once + include + after if once else include + source
 
 
-def build(faults: list[Fault]) -> None:
-    copy_sources()
-    write_if_other(COPY / "csrc" / "fault.h", f"#pragma once{CHOICE}".encode())
+def build(faults: list[Fault], copy: Path, kernels: str) -> None:
+    copy_sources(copy)
+    write_if_other(copy / "csrc" / "fault.h", f"#pragma once{CHOICE}".encode())
     for name in sorted({fault.file for fault in faults}):
         here = [(number, fault) for number, fault in enumerate(faults, 1) if fault.file == name]
-        write_if_other(COPY / "csrc" / name, with_faults((ROOT / "csrc" / name).read_text(), here).encode())
-    environment = os.environ | {"AEVB_CUDA": "0", "AEVB_CPU_ISA": "baseline"}
-    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=COPY, env=environment, check=True)
+        write_if_other(copy / "csrc" / name, with_faults((ROOT / "csrc" / name).read_text(), here).encode())
+    environment = os.environ | {"AEVB_CUDA": kernels, "AEVB_CPU_ISA": "baseline"}
+    subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=copy, env=environment, check=True)
 
 
-def seen_by(number: int, *tests: str) -> str:
+def seen_by(copy: Path, number: int, *tests: str) -> str:
     """The first test that fails with a fault, or "" where none does."""
     environment = os.environ | {"AEVB_FAULT": str(number), "PYTHONPATH": ""}
     command = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "--tb=no", *tests]
-    done = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     if done.returncode == 0:
         return ""
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
@@ -81,18 +81,19 @@ def seen_by(number: int, *tests: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mutants", description=__doc__)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of faults (default: all)")
+    parser.add_argument("--cuda", action="store_true", help="faults of the CUDA kernels, which the CPU emulates")
     options = parser.parse_args()
-    faults = CPU
-    build(faults)
+    faults, copy = (CUDA, COPIES / "cuda") if options.cuda else (CPU, COPIES / "cpu")
+    build(faults, copy, "emulated" if options.cuda else "0")
     files = sorted({f"tests/{fault.tests}.py" for fault in faults})
-    if failed := seen_by(0, *files):
+    if failed := seen_by(copy, 0, *files):
         sys.exit(f"without a fault {failed} fails")
     others = ["tests/fuzz", *(f"tests/test_{name}.py" for name in OTHERS.split())]
     wanted = options.only or range(1, len(faults) + 1)
 
     def look(number: int) -> bool:
         fault = faults[number - 1]
-        seen = seen_by(number, f"tests/{fault.tests}.py") or seen_by(number, *others)
+        seen = seen_by(copy, number, f"tests/{fault.tests}.py") or seen_by(copy, number, *others)
         print(f"{number:3} {fault.file}: {fault.right}  ->  {fault.wrong}\n    {seen or 'NOT SEEN'}", flush=True)
         return bool(seen)
 

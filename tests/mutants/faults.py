@@ -85,3 +85,55 @@ CPU = [
         "test_speculative_gradient",
     ),
 ]
+
+# On the CPU by emulation (tests/emulation).
+CUDA = [
+    # Which elements a thread has
+    Fault(
+        "cuda/load.cuh",
+        "static_cast<int>(«t.event - start < t.block ? t.event - start : t.block»)",
+        "t.block",
+        "test_values",
+    ),
+    Fault("cuda/load.cuh", "first = «row * t.event + start»;", "int(row * t.event + start)", "test_emulation"),
+    Fault("cuda/load.cuh", "if («static_cast<uint64_t>(index) >= by.value») ++quotient", "false", "test_values"),
+    Fault("cuda/load.cuh", "offset(in_->event, «start_ + i»)", "i", "test_layouts"),
+    Fault("cuda/load.cuh", "(affine() ? «start * stride()» : 0)", "start", "test_layouts"),
+    Fault("cuda/rows.cuh", "if («(head ^ head_) & common») exclude();", "false", "test_layouts"),
+    Fault("cuda/rows.cuh", "size > head_ ? «(size - head_) / V» : 0", "(size - head_ + V - 1) / V", "test_values"),
+    Fault("cuda/rows.cuh", "packs == 0 || «k < begin» ? k", "false", "test_layouts"),
+    Fault("cuda/rows.cuh", "work, «tile.size - packs * V», tile.lane", "tile.size - packs * V - 1", "test_values"),
+    Fault("cuda/rows.cuh", "flat = is_one_run(call.cotangent) && «!call.value.per_block»", "true", "test_values"),
+    Fault("cuda/rows.cuh", "if (tile.lane == 0 && «tile.size > 0») write", "true", "test_values"),
+    Fault("cuda/tiling.h", "push(row, in.size[d] / inside, «in.stride[d] * inside»)", "in.stride[d]", "test_values"),
+    Fault(
+        "cuda/sample.cuh",
+        "return «static_cast<unsigned>(at + j) < static_cast<unsigned>(size)»;",
+        "at + j < size",
+        "test_values",
+    ),
+    Fault("cuda/sample.cuh", "if (quad.whole() && «aligned<kQuad>(to)») {", "true", "test_layouts"),
+    Fault("cuda/unpack_bits.cu", "if («8 * at + 8 <= call.count» && aligned", "8 * at < call.count", "test_bits"),
+    # Sums
+    Fault("cuda/reduce.cuh", "of_warp[k][warp] = sum[k];\n  «__syncthreads()»;", "(void)0", "test_values"),
+    Fault("cuda/reduce.cuh", "«__syncthreads()»;  // of_warp", "(void)0", "test_values"),
+    Fault("cuda/reduce.cuh", "int distance = «width / 2»;", "width / 4", "test_values"),
+    Fault("cuda/reduce.cuh", "of_warp[k][lane] : N(0), «warps»)", "warps / 2", "test_values"),
+    Fault("cuda/rows.cuh", "cotangent.number(loaded.cotangent.v[j]) * «scale»", "N(1)", "test_gradients"),
+    Fault("cuda/sample.cuh", "sum = sum + «select(quad.has(j), value[j], N(0))»;", "value[j]", "test_values"),
+    # Noise
+    Fault("cuda/sample.cuh", "const bool shift = «skip & by»;", "false", "test_noise_keys"),
+    Fault("cuda/sample.cuh", "block(«index / kQuad + 1», next);", "index / kQuad", "test_noise_keys"),
+    Fault("cuda/sample.cuh", "first += «task.first_sample * numbers»;", "int64_t(0)", "test_stream"),
+    Fault(
+        "cuda/sample.cuh",
+        "numbers = «int64_t(task.key_rows.value) * task.tiling.event»;",
+        "int64_t(task.tiling.rows) * task.tiling.event",
+        "test_noise_keys",
+    ),
+    Fault("cuda/sample.cuh", "Word(number), «Word(number >> 32)», Word(offset_)", "Word(0)", "test_noise"),
+    # Which results are written
+    Fault("cuda/sample.cuh", "task.kl.data && «blockIdx.y == 0»;", "true", "test_values"),
+    Fault("cuda/sample.cuh", "for (int64_t sample = «blockIdx.y»; sample", "0", "test_values"),
+    Fault("cuda/load.cuh", "return select(abs(a) == N(__builtin_inf()), a, «held»);", "a", "test_half_gradients"),
+]
