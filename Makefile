@@ -80,7 +80,7 @@ count: .venv/installed
 	@.venv/bin/python -m benchmarks.instructions $(ARGS)
 
 gpu gpu-test gpu-bench:
-	@$(PYTHON) benchmarks/gpu_check.py $@
+	@$(if $(AEVB_CUDA),AEVB_CUDA=$(AEVB_CUDA)) $(PYTHON) benchmarks/gpu_check.py $@
 
 clean:
 	rm -rf .venv .venv-cuda .venv-docs build *.egg-info aevb_ext/_C*.so
