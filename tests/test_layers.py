@@ -61,3 +61,24 @@ def test_includes_go_downward(layer):
 def test_an_include_that_goes_upward(name, header):
     fine = (CSRC / name).read_text()
     assert forbidden(name, f"#include {header}\n{fine}") == [header.strip('"<>')]
+
+
+# What waits for the device, or reads a number that it has computed.
+WAITS = re.compile(
+    r"Synchronize|cudaMemcpy|cudaMalloc|cudaFree|\.item(<\w+>)?\(|\.cpu\(|_local_scalar_dense|is_nonzero|\bequal\(|"
+    r"\bnonzero\(|masked_select"
+)
+
+
+def test_nothing_waits_for_the_device():
+    sources = [path for path in CSRC.rglob("*") if path.is_file()]
+    assert len(sources) > 50
+    assert not {str(path): found for path in sources if (found := WAITS.findall(path.read_text()))}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x.item<double>()", "x.item()", "cudaStreamSynchronize(s);", "x.cpu()", "at::equal(a, b)", "x.is_nonzero()"],
+)
+def test_what_waits_is_seen(line):
+    assert WAITS.search(line)
