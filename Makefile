@@ -25,6 +25,9 @@ PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 SOURCES := setup.py setup_cuda.py aevb_ext/_build_note.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
+# Bytecode is kept whatever the environment says: the tests start Python a hundred times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants count gpu gpu-test gpu-bench clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
