@@ -39,7 +39,7 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def naming(path: StrPath) -> Iterator[None]:
+def errors_name_path(path: StrPath) -> Iterator[None]:
     """A context of writing ``path``: its OSErrors name the file, which that of a full disk does not by itself."""
     try:
         yield
@@ -49,7 +49,7 @@ def naming(path: StrPath) -> Iterator[None]:
 
 def write_whole(path: StrPath, raw: bytes) -> None:
     """Write a file, complete or not at all; an OSError names it."""
-    with naming(path), atomic_write(path) as file:
+    with errors_name_path(path), atomic_write(path) as file:
         file.write(raw)
 
 

@@ -53,7 +53,7 @@ def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
             return beside, ""
     if (csrc / "library.cpp").is_file() and (installed := _installed(package, path)):
         library = _file_of(installed)
-        hidden = _of_other_sources(library, csrc) or of_another_torch(library)
+        hidden = _built_from_other_sources(library, csrc) or of_another_torch(library)
         if hidden is None:
             return installed, ""
         fault = fault or hidden
@@ -114,7 +114,7 @@ def of_earlier_sources(library: Path, csrc: Path) -> str | None:
     )
 
 
-def _of_other_sources(library: Path, csrc: Path) -> str | None:
+def _built_from_other_sources(library: Path, csrc: Path) -> str | None:
     if _build_note.read(library).get("sources") == _build_note.fingerprint(csrc):
         return None
     return (

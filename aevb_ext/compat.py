@@ -183,7 +183,7 @@ def gaussian_nll_loss(
         if isinstance(var, Tensor):
             check_dtype("var", var)
             _check_device(input, var=var)
-            var = _at_least(eps, _spread_over(input, var))
+            var = _floored_var(eps, _broadcastable_var(input, var))
         elif var < 0:
             raise ValueError(f"var has negative entry/entries: expected a variance, got {var}")
         else:
@@ -219,7 +219,7 @@ def reparameterize(mu: Tensor, logvar: Tensor) -> Tensor:
         TypeError: a dtype is not floating.
     """
     try:
-        mu, logvar = _alike(mu, logvar)
+        mu, logvar = _posterior_parameters(mu, logvar)
         return functional.rsample(mu, logvar)
     except Exception:
         explain(reparameterize, locals())
@@ -254,7 +254,7 @@ def vae_loss(recon_x: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
             raise ValueError(
                 f"x must have as many elements as recon_x: got shapes {tuple(x.shape)} and {tuple(recon_x.shape)}"
             )
-        mu, logvar = _alike(mu, logvar)
+        mu, logvar = _posterior_parameters(mu, logvar)
         x = x.reshape(recon_x.shape)
         log_prob = functional.bernoulli_log_prob_of_probs(x, recon_x, reduction="sum", batch_dims=min(1, x.dim()))
         return functional.gaussian_kl(mu, logvar, reduction="sum", batch_dims=min(1, mu.dim())) - log_prob
@@ -318,7 +318,7 @@ def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -
     return reduction
 
 
-def _spread_over(input: Tensor, var: Tensor) -> Tensor:
+def _broadcastable_var(input: Tensor, var: Tensor) -> Tensor:
     """A variance of one of the shapes that PyTorch accepts, as a tensor that broadcasts to the input."""
     own, wanted = sizes(var.shape), sizes(input.shape)
     if own == wanted:
@@ -333,7 +333,7 @@ def _spread_over(input: Tensor, var: Tensor) -> Tensor:
     )
 
 
-def _at_least(eps: float, var: Tensor) -> Tensor:
+def _floored_var(eps: float, var: Tensor) -> Tensor:
     """The variance clamped to at least ``eps`` without stopping gradients, and NaN where it is negative."""
     floored = var.clone()
     with torch.no_grad():
@@ -341,7 +341,7 @@ def _at_least(eps: float, var: Tensor) -> Tensor:
     return floored
 
 
-def _alike(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+def _posterior_parameters(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     """A posterior's parameters broadcast to one shape and promoted to one dtype, as the operators take them."""
     check_dtype("mu", mu)
     check_dtype("logvar", logvar)

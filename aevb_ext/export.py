@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ._files import naming, write_whole
+from ._files import errors_name_path, write_whole
 from ._library import ops
 from ._messages import first_line
 from ._types import StrPath
@@ -70,7 +70,7 @@ def export_programs(model: VAE, folder: StrPath, x: Tensor | None = None) -> lis
         torch.export.save(program, file)
         contents[f"{name}.pt2"] = file.getvalue()
         file.seek(0)
-        with _quiet():
+        with _silenced():
             loaded = torch.export.load(file).module()
         _check(f"{name}.pt2", partial(_called, loaded), network, given)
     return _written(Path(folder), contents)
@@ -95,7 +95,7 @@ def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Pa
     _, (name, network, given) = _networks(model, x)
     program = _program(name, network, given)
     try:
-        with _quiet():
+        with _silenced():
             exported = torch.onnx.export(
                 program.module(),
                 (given,),
@@ -159,7 +159,7 @@ def _program(name: str, network: nn.Module, given: Tensor) -> torch.export.Expor
     """The network in PyTorch's own operators, for batches of any size."""
     sizes = ({0: torch.export.Dim("batch")},)
     try:
-        with _quiet():
+        with _silenced():
             program = torch.export.export(network, (given,), dynamic_shapes=sizes)
             plain = program.run_decompositions({ops.linear.default: _linear, ops.halves.default: _halves})
             # Exported again: the first program has leftover symbols, and loading it would warn about them.
@@ -209,7 +209,7 @@ def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _written(folder: Path, contents: dict[str, bytes]) -> list[Path]:
-    with naming(folder):
+    with errors_name_path(folder):
         folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in contents]
     for path, content in zip(paths, contents.values(), strict=True):
@@ -218,7 +218,7 @@ def _written(folder: Path, contents: dict[str, bytes]) -> list[Path]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """A context that silences the exporters' messages for their own developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -554,7 +554,7 @@ def _fresh_key(device: Device | None, generator: Generators | None) -> Tensor:
     if isinstance(generator, (list, tuple)):
         return keys_of(generator, ops.noise_key, device)
     result: Tensor = ops.noise_key(
-        device=device, generator=generator, call=_call() if torch.compiler.is_compiling() else 0
+        device=device, generator=generator, call=_call_number() if torch.compiler.is_compiling() else 0
     )
     return result
 
@@ -576,14 +576,14 @@ def _traced_key(device: Device | None, generator: Generators | None) -> Tensor:
 _calls = itertools.count(1)
 
 
-def _call() -> int:
+def _call_number() -> int:
     """A different number for each draw in a compiled graph: the partitioner merges calls with equal arguments."""
     return next(_calls)
 
 
 # torch.compiler.assume_constant_result sets this too, but imports the compiler, which takes longer than importing this
 # package.
-_call._dynamo_marked_constant = True  # type: ignore[attr-defined]  # any function has attributes
+_call_number._dynamo_marked_constant = True  # type: ignore[attr-defined]  # any function has attributes
 
 
 def _key(points: Tensor, key: Tensor | None, generator: Generators | None, name: str = "mu") -> Tensor:

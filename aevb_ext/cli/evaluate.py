@@ -26,7 +26,7 @@ from .config import count, whole
 __all__ = ["add"]
 
 # The estimators of log p(x) itself, with their default number of samples; None: the estimator draws none.
-_OF_LOG_LIKELIHOOD: dict[str, tuple[Callable[..., LogLikelihood], int | None]] = {
+_LOG_LIKELIHOOD_ESTIMATORS: dict[str, tuple[Callable[..., LogLikelihood], int | None]] = {
     "marginal": (marginal_likelihood, 50),
     "ais": (annealed_importance_sampling, 16),
     "quadrature": (quadrature_log_likelihood, None),
@@ -46,7 +46,7 @@ def add(subcommands: Subcommands) -> None:
     common.add_data_flags(parser)
     parser.add_argument(
         "--estimator",
-        choices=(*ESTIMATORS, *_OF_LOG_LIKELIHOOD),
+        choices=(*ESTIMATORS, *_LOG_LIKELIHOOD_ESTIMATORS),
         default="b",
         help="of the bound: a (eq. 6), b (eq. 7) or iwae (importance-weighted); of log p(x): marginal (appendix D, up "
         "to about 5 latent dimensions), ais (annealed importance sampling), quadrature (up to 3); default: %(default)s",
@@ -89,21 +89,21 @@ def _evaluate(a: argparse.Namespace) -> None:
 
 def _line(model: VAE, x: Tensor | Rows, a: argparse.Namespace, skip: bool, progress: Callable[[int], None]) -> str:
     options: dict[str, Any] = {"seed": a.seed, "count": a.count, "progress": progress}
-    if a.estimator in _OF_LOG_LIKELIHOOD:
-        estimate, samples = _OF_LOG_LIKELIHOOD[a.estimator]
+    if a.estimator in _LOG_LIKELIHOOD_ESTIMATORS:
+        estimate, samples = _LOG_LIKELIHOOD_ESTIMATORS[a.estimator]
         if samples is not None:
             samples = options["n_samples"] = a.samples or samples
-        return f"log p(x) {_told(estimate(model, x, **options), samples, skip)}"
+        return f"log p(x) {_formatted(estimate(model, x, **options), samples, skip)}"
     samples = a.samples or 1
     if a.estimator == "iwae" and samples > 1 and a.repeats == 1:
         found = importance_weighted_log_likelihood(model, x, n_samples=samples, **options)
-        return f"bound {_told(found, samples, skip)}"
+        return f"bound {_formatted(found, samples, skip)}"
     options |= {"estimator": a.estimator, "repeats": a.repeats, "skip_non_finite": skip}
     bound = evaluate_bound(model, x, n_samples=samples, **options)
     return f"bound {bound.told}{_noise(bound)}"
 
 
-def _told(found: LogLikelihood, samples: int | None, skip: bool) -> str:
+def _formatted(found: LogLikelihood, samples: int | None, skip: bool) -> str:
     mean = found.averaged(skip_non_finite=skip)
     line = mean.told
     kept = found.values.isfinite() if mean.skipped else slice(None)
@@ -127,12 +127,12 @@ def _check(a: argparse.Namespace) -> None:
     """
     if a.samples is not None and a.estimator == "quadrature":
         raise ValueError(f"--samples: quadrature draws none, got {a.samples}")
-    if a.repeats > 1 and a.estimator in _OF_LOG_LIKELIHOOD:
+    if a.repeats > 1 and a.estimator in _LOG_LIKELIHOOD_ESTIMATORS:
         raise ValueError(
             f"--repeats is for the bound (a, b): {a.estimator} measures its noise in one pass, got {a.repeats}"
         )
     if a.estimator in ESTIMATORS and (learner := common.learner_without_encoder(a.checkpoint)):
         raise ValueError(
             f"--estimator {a.estimator} needs an encoder, and the run's learner {learner} trains none: take one of "
-            f"{', '.join(_OF_LOG_LIKELIHOOD)}"
+            f"{', '.join(_LOG_LIKELIHOOD_ESTIMATORS)}"
         )

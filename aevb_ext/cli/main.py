@@ -25,7 +25,7 @@ from .config import KEYS
 __all__ = ["main"]
 
 # Exceptions of this package whose message is printed as it is.
-_NAMED = (ExportError, NonFiniteBound, NotConverged, PeerFailed)
+_OUR_ERRORS = (ExportError, NonFiniteBound, NotConverged, PeerFailed)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,27 +39,27 @@ def main(argv: list[str] | None = None) -> int:
             print(f"aevb: error: {error}", file=sys.stderr)
             return 1
         stack.enter_context(in_shell())
-        return _ended(processes, argv)
+        return _run(processes, argv)
 
 
-def _ended(processes: Processes, argv: list[str]) -> int:
+def _run(processes: Processes, argv: list[str]) -> int:
     parser, subcommands = _parser()
     arguments = None
     try:
         with processes.only_first_prints():
             arguments = _parsed(parser, subcommands, argv)
-            with _warnings_as_lines(lambda message: _as_typed(message, subcommands, arguments, argv)):
+            with _warnings_as_lines(lambda message: _with_flags(message, subcommands, arguments, argv)):
                 status = arguments.run(arguments) or 0
             sys.stdout.flush()
             return status
     except BrokenPipeError:
         # The reader of the output has closed it (`aevb ... | head`).
-        _print_no_more()
+        _discard_stdout()
         return 1
-    except (ValueError, TypeError, OSError, ImportError, *_NAMED) as error:
-        said = _as_typed(re.sub(r"^\[Errno \d+\] ", "", str(error)), subcommands, arguments, argv)
+    except (ValueError, TypeError, OSError, ImportError, *_OUR_ERRORS) as error:
+        said = _with_flags(re.sub(r"^\[Errno \d+\] ", "", str(error)), subcommands, arguments, argv)
     except OutOfMemory as error:
-        said = _as_typed(str(error), subcommands, arguments, argv)
+        said = _with_flags(str(error), subcommands, arguments, argv)
     except (RuntimeError, MemoryError, OverflowError) as error:
         if out_of_memory(error):
             said = f"there is too little memory ({first_line(error)}): ask for less at a time, or take a smaller model"
@@ -74,17 +74,17 @@ def _ended(processes: Processes, argv: list[str]) -> int:
     with suppress(OSError):
         sys.stdout.flush()
         return 1
-    _print_no_more()
+    _discard_stdout()
     return 1
 
 
-def _print_no_more() -> None:
+def _discard_stdout() -> None:
     """Redirect standard output, which is closed: what is left in its buffer would raise again when Python exits."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _as_typed(message: str, subcommands: Subcommands, arguments: argparse.Namespace | None, argv: list[str]) -> str:
+def _with_flags(message: str, subcommands: Subcommands, arguments: argparse.Namespace | None, argv: list[str]) -> str:
     """The message with Python's argument names replaced by flags.
 
     A name at the beginning of the message is replaced by the flag that was typed. In the rest of the message only names

@@ -138,7 +138,7 @@ def dataset_labels(splits: dict[str, DatasetRows]) -> Labels:
 
 
 def _labels(dataset: Dataset[Any], rows: DatasetRows, split: str) -> Tensor | None:
-    if (at_hand := _at_hand(dataset)) is not None:
+    if (at_hand := _labels_tensor(dataset)) is not None:
         return at_hand
     if _label(rows.dataset[0]) is None:
         return None
@@ -156,10 +156,10 @@ def _labels(dataset: Dataset[Any], rows: DatasetRows, split: str) -> Tensor | No
     return labels
 
 
-def _at_hand(dataset: Any) -> Tensor | None:
+def _labels_tensor(dataset: Any) -> Tensor | None:
     """The labels of a TensorDataset, or of a Subset of one."""
     if type(dataset) is Subset:
-        labels = _at_hand(dataset.dataset)
+        labels = _labels_tensor(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(dataset.indices)]
     if type(dataset) is TensorDataset and _label(dataset[0]) is not None:
         return dataset.tensors[1].detach().cpu().reshape(-1).long()

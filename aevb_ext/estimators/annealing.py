@@ -14,17 +14,17 @@ from ..models.bound import POINT_BITS, ROWS, data_points, device_and_dtype
 from ..noise import keys_at
 from .result import LogLikelihood, warn_of_chains, warn_of_weights
 
-__all__ = ["STARTS", "Chains", "Noise", "Path", "annealed_importance_sampling", "base_of", "jittered", "settled"]
+__all__ = ["STARTS", "Chains", "Noise", "Path", "annealed_importance_sampling", "base_of", "burned_in", "jittered"]
 
 STARTS = ("prior", "posterior")
 
 # Draws of the base Gaussian from which the initial chains are resampled.
 _DRAWS = 500
 # Each change of beta keeps the effective sample size of the chains' weights at this fraction of them at least.
-_WORTH = 0.5
+_MIN_RELATIVE_ESS = 0.5
 _MOST_CHANGES = 100
 # Burn-in transitions at the posterior before samples are taken.
-_SETTLING = 5
+_BURN_IN = 5
 _GOLDEN = 0.6180339887498949
 
 
@@ -143,7 +143,7 @@ def jittered(stepsize: Tensor, number: int) -> Tensor:
 
 
 @torch.no_grad()
-def settled(path: Path, n: int, n_steps: int, noise: Noise) -> tuple[Chains, Tensor]:
+def burned_in(path: Path, n: int, n_steps: int, noise: Noise) -> tuple[Chains, Tensor]:
     """Chains that have reached the posterior, and the acceptance probabilities of their last transition.
 
     This is a burn-in that visits all modes of the posterior in proportion to their mass, a sequential Monte Carlo
@@ -159,7 +159,7 @@ def settled(path: Path, n: int, n_steps: int, noise: Noise) -> tuple[Chains, Ten
     """
     z = path.draws(_DRAWS, noise.of_points())
     log_ratio = torch.cat([path.log_ratio(part) for part in z.split(max(1, ROWS // z.shape[1]))])
-    beta = _next_beta(torch.zeros_like(path.spread), log_ratio, _WORTH * n)
+    beta = _next_beta(torch.zeros_like(path.spread), log_ratio, _MIN_RELATIVE_ESS * n)
     index = _resampled(beta * log_ratio, n, noise.of_points())
     chains = Chains.at(path, z.gather(0, index.unsqueeze(-1).expand(-1, -1, z.shape[-1])))
     stepsize = 0.5 * path.spread
@@ -168,14 +168,14 @@ def settled(path: Path, n: int, n_steps: int, noise: Noise) -> tuple[Chains, Ten
             break
         chains, accept_prob = chains.moved(path, beta, stepsize, n_steps, noise.of_chains())
         stepsize = adapt(stepsize, accept_prob, rate=1)
-        now = _next_beta(beta, chains.log_ratio, _WORTH * n)
+        now = _next_beta(beta, chains.log_ratio, _MIN_RELATIVE_ESS * n)
         chains = chains.chosen(_resampled((now - beta) * chains.log_ratio, n, noise.of_points()))
         beta = now
     beta = torch.ones_like(beta)
-    for number in range(_SETTLING):
+    for number in range(_BURN_IN):
         chains, accept_prob = chains.moved(path, beta, jittered(stepsize, number), n_steps, noise.of_chains())
         stepsize = adapt(stepsize, accept_prob, rate=1 / (1 + number))
-    return chains.moved(path, beta, jittered(stepsize, _SETTLING), n_steps, noise.of_chains())
+    return chains.moved(path, beta, jittered(stepsize, _BURN_IN), n_steps, noise.of_chains())
 
 
 def _next_beta(beta: Tensor, log_ratio: Tensor, worth: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data import Rows
 from ..models import VAE
 from ..models.bound import ROWS, data_points, device_and_dtype
-from .annealing import Noise, Path, base_of, effective_sample_size, settled
+from .annealing import Noise, Path, base_of, burned_in, effective_sample_size
 from .result import LogLikelihood, warn_of_chains, warn_of_latent, warn_of_weights
 
 __all__ = ["marginal_likelihood"]
@@ -79,7 +79,7 @@ def marginal_likelihood(
     dtype, parts = device_and_dtype(model, x)[1], []
     for index, batch in data_points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
         path = Path(model, batch, base_of(model, batch, start, dtype))
-        chains, accept_prob = settled(path, n_samples, leapfrog_steps, Noise(seed, "marginal", index, n_samples))
+        chains, accept_prob = burned_in(path, n_samples, leapfrog_steps, Noise(seed, "marginal", index, n_samples))
         log_joint = (path.log_base(chains.z) + chains.log_ratio).double()
         log_weights = _log_q(chains.z.double()) - log_joint
         inverse = LogLikelihood.of_weights(

@@ -17,7 +17,7 @@ from .result import LogLikelihood
 __all__ = ["quadrature_log_likelihood"]
 
 # Half the side of the cube that is integrated over: N(0, I) has less than 6e-9 of its mass outside.
-_REACH = 6.0
+_HALF_SIDE = 6.0
 # Spacing of the first grid: 960 nodes, 120^2, 32^3.
 _SPACING = {1: 0.0125, 2: 0.1, 3: 0.375}
 # A cell is refined if its density may be at least e^-this times the highest.
@@ -75,7 +75,7 @@ def quadrature_log_likelihood(
 
 def _grid(latent: int, device: Device, dtype: torch.dtype) -> Tensor:
     """The midpoints of the coarse grid's cells, ``[K, latent]``."""
-    line = torch.arange(-_REACH + 0.5 * _SPACING[latent], _REACH, _SPACING[latent], dtype=dtype, device=device)
+    line = torch.arange(-_HALF_SIDE + 0.5 * _SPACING[latent], _HALF_SIDE, _SPACING[latent], dtype=dtype, device=device)
     return torch.cartesian_prod(*[line] * latent).reshape(-1, latent)
 
 

@@ -66,7 +66,7 @@ class _Recomputation:
             blocks = blocks[:-1]
             yield kept
             del kept
-        with self.state.again():
+        with self.state.restored():
             for each in blocks:
                 yield self.terms(*each)
 
@@ -149,7 +149,7 @@ class _State:
             yield
 
     @contextlib.contextmanager
-    def again(self) -> Iterator[None]:
+    def restored(self) -> Iterator[None]:
         """A context with the saved state."""
         with torch.random.fork_rng(devices=[] if self._device is None else None), self.without_autocast_cache():
             torch.set_rng_state(self._cpu)

@@ -58,7 +58,7 @@ def train_all(runs: list[PlannedRun], folder: Path, *, workers: int | None = Non
     done = {run.name: _seen(folder / run.name) for run in waiting}
     failed = {}
     active: list[_Training] = []
-    with _shown(waiting, done) as show, _ended(active):
+    with _progress(waiting, done) as show, _terminated_at_exit(active):
         while waiting or active:
             while waiting and len(active) < workers:
                 active.append(_begin(waiting.pop(0), folder, max(1, cores() // workers)))
@@ -92,7 +92,7 @@ def _begin(run: PlannedRun, folder: Path, threads: int) -> _Training:
 
 
 @contextmanager
-def _ended(active: list[_Training]) -> Iterator[None]:
+def _terminated_at_exit(active: list[_Training]) -> Iterator[None]:
     """A context that leaves no process behind: it signals each to end, which it does after a checkpoint."""
     try:
         yield
@@ -104,7 +104,7 @@ def _ended(active: list[_Training]) -> Iterator[None]:
 
 
 @contextmanager
-def _shown(runs: list[PlannedRun], done: dict[str, int]) -> Iterator[Callable[[dict[str, int], list[str]], None]]:
+def _progress(runs: list[PlannedRun], done: dict[str, int]) -> Iterator[Callable[[dict[str, int], list[str]], None]]:
     """A progress bar over all samples on a terminal; elsewhere a line now and then."""
     from rich.console import Console
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import plots
-from .._files import naming, write_whole
+from .._files import errors_name_path, write_whole
 from .._library import build_info
 from .._types import StrPath
 from .._version import __version__
@@ -115,7 +115,7 @@ class MetricsFile(Callback):
         self._write({"event": "evaluation", **_finite_numbers(record)})
 
     def _write(self, line: dict[str, Any]) -> None:
-        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
+        with errors_name_path(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
 

@@ -93,7 +93,7 @@ class Processes:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {str(device)!r}: torch {torch.__version__} sees no CUDA device here")
         if device.type != "cuda" or not self.are_several:
-            return _tried(device)
+            return _usable_device(device)
         count = torch.cuda.device_count()
         if device.index is not None:
             raise ValueError(
@@ -106,7 +106,7 @@ class Processes:
             )
         device = torch.device("cuda", self.local_rank)
         torch.cuda.set_device(device)
-        return _tried(device)
+        return _usable_device(device)
 
     def synchronised(self, module: nn.Module, *, buffers: bool = False) -> nn.Module:
         """Wrap a module so that its backward averages gradients over the processes; all start with the first's weights.
@@ -178,7 +178,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            if not self.are_several or not _is_of_communication(error):
+            if not self.are_several or not _is_communication_error(error):
                 raise
             raise PeerFailed(
                 f"{doing()} another of the {self.world_size} processes ended, or did not answer for "
@@ -226,12 +226,12 @@ class Processes:
             yield
 
 
-def _is_of_communication(error: RuntimeError) -> bool:
+def _is_communication_error(error: RuntimeError) -> bool:
     # Gloo raises plain RuntimeErrors whose message begins with a place in its source.
     return isinstance(error, distributed.DistError) or "gloo" in first_line(error)
 
 
-def _tried(device: torch.device) -> torch.device:
+def _usable_device(device: torch.device) -> torch.device:
     """The device, if there is one and it holds numbers ("meta" does not); ValueError if not."""
     try:
         torch.ones((), device=device).item()

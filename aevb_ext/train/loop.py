@@ -161,7 +161,7 @@ def fit(
                             _take_folder(run, Path(out), resume, override)
                         callbacks = [*bar, *_callbacks(run), *callbacks] if processes.is_first else []
                     _check_steps(run)
-                    if (silent := _silent(run)) and processes.is_first:
+                    if (silent := _silent_steps_warning(run)) and processes.is_first:
                         warnings.warn(silent, stacklevel=2)
                     run.begin()
                     return _train(run, keep, checkpoint_every, callbacks)
@@ -213,7 +213,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             path = _save(run, manager) if run.steps == 0 else None
             for callback in callbacks:
                 callback.on_start(run)
-            _tell(run, path, callbacks)
+            _report_checkpoint(run, path, callbacks)
         run.agree()
         logged, logged_at = run.steps, run.seconds
         while run.steps < settings.steps and not run.stopped:
@@ -248,7 +248,7 @@ def _train(run: Run, keep: int, checkpoint_every: int | None, callbacks: list[Ca
             # A signal during the evaluation, or a callback's wish to stop.
             _agree(run, signals)
             if checkpoints or run.stopped:
-                _tell(run, _save(run, manager), callbacks)
+                _report_checkpoint(run, _save(run, manager), callbacks)
             # The time of an evaluation does not count for the training rate.
             logged, logged_at = run.steps, run.seconds
         _agree(run, signals)
@@ -288,7 +288,7 @@ def _save(run: Run, manager: CheckpointManager | None) -> Path | None:
         raise non_finite(run.steps, run, str(error)) from None
 
 
-def _tell(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
+def _report_checkpoint(run: Run, path: Path | None, callbacks: list[Callback]) -> None:
     if path is not None:
         for callback in callbacks:
             callback.on_checkpoint(run, path)
@@ -303,7 +303,7 @@ def _result(run: Run) -> Result:
     return Result(**bounds, history=run.history, stopped=run.stopped, skipped=run.skipped)
 
 
-def _silent(run: Run) -> str | None:
+def _silent_steps_warning(run: Run) -> str | None:
     """A warning if half of the run's steps or more are Adagrad's silent ones, which change no parameter."""
     settings, steps, silent = run.settings, run.settings.steps, run.learner.schedule.silent
     # A resumed run has had this warning at its beginning.

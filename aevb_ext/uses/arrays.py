@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from torch import Tensor
 
-from .._files import atomic_write, naming, write_csv
+from .._files import atomic_write, errors_name_path, write_csv
 from .._types import StrPath
 
 __all__ = ["write_npy", "write_scores", "writing_npz"]
@@ -28,7 +28,7 @@ def write_npy(path: StrPath, blocks: Iterable[Tensor], count: int) -> None:
         OSError: the file cannot be written; the message names it.
         ValueError: the blocks do not have ``count`` rows together, or differ in shape or dtype.
     """
-    with naming(path), atomic_write(path) as file:
+    with errors_name_path(path), atomic_write(path) as file:
         _write(file, blocks, count)
 
 
@@ -38,7 +38,7 @@ def writing_npz(path: StrPath) -> Iterator[Write]:
 
     The file appears when the context ends; after an exception it does not.
     """
-    with naming(path), atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with errors_name_path(path), atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
 
         def write(name: str, blocks: Iterable[Tensor], count: int) -> None:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
