@@ -9,6 +9,7 @@
 # make fuzz     random calls of every public function against float64 formulas (ARGS="--cases 84000": a million calls)
 # make sanitize the same on a build that watches every access to memory (AddressSanitizer), and hostile calls of operators
 # make mutants  faults built into a copy of the sources, each of which has to make a test fail
+# make emulate  the tests of the operators on the CUDA kernels, compiled for the CPU and watched (ARGS="-k layouts")
 # make count    instructions of the CPU kernels against benchmarks/instructions.json, where there is valgrind
 # make gpu      on a machine with a GPU: build in place with PYTHON as it is, one test of each operator and dtype, sanitizer;
 # make gpu-test, make gpu-bench   all its tests; the benchmarks. Each within eight minutes, and goes on when called again
@@ -28,7 +29,7 @@ MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 # Bytecode is kept whatever the environment says: the tests start Python a hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants count gpu gpu-test gpu-bench clean FORCE
+.PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants emulate count gpu gpu-test gpu-bench clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -47,7 +48,7 @@ lint: .venv/installed-lint .venv/installed-test
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest -q tests/static
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs .venv/bin/clang-format --dry-run -Werror
+	find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs .venv/bin/clang-format --dry-run -Werror
 
 # From the sources alone: nothing is compiled or imported.
 docs: .venv-docs/installed
@@ -78,6 +79,15 @@ sanitize: .venv/installed-test
 
 mutants: .venv/installed-test
 	PYTHONPATH=tests .venv/bin/python -m mutants $(ARGS)
+
+# A copy of the package as well, whose objects are those of .venv but for the kernels' and what chooses them.
+EMULATED := build/emulated
+EMULATED_TESTS := emulation values gradients layouts noise_keys bits extremes machinery machinery_autograd
+emulate: .venv/installed-test
+	AEVB_CUDA=emulated .venv/bin/python setup.py -q build --build-lib $(EMULATED)/lib
+	cd $(EMULATED)/lib && OMP_NUM_THREADS=1 PYTHONPATH=../../.. ../../../.venv/bin/python -m $(PYTEST) -q -p no:cacheprovider -W ignore::RuntimeWarning \
+		--rootdir ../../.. -c ../../../pyproject.toml -m "not slow" $(ARGS) $(EMULATED_TESTS:%=../../../tests/test_%.py) \
+		../../../tests/test_linear_log_prob.py::test_a_spread_in_float32_beside_a_half
 
 count: .venv/installed
 	@.venv/bin/python -m benchmarks.instructions $(ARGS)

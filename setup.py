@@ -2,7 +2,8 @@
 
 Environment variables:
     AEVB_CUDA             1: with CUDA, or an error that says what is missing. 0: without. Default: CUDA where torch has
-                          it and nvcc is found.
+                          it and nvcc is found. emulated: for tests, the CUDA kernels compiled for the CPU, slow, and
+                          in place of its own (tests/emulation).
     CUDA_HOME             the CUDA toolkit. Default: the one of the nvcc on PATH, or /usr/local/cuda.
     TORCH_CUDA_ARCH_LIST  GPU architectures, e.g. "8.0;9.0+PTX". Default: those of the GPUs that are visible, or else
                           every current one.
@@ -45,7 +46,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # which pip does not put there
-from setup_cuda import Cuda, choose_cuda, first_line
+from setup_cuda import EMULATED, Cuda, choose_cuda, first_line
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
@@ -64,6 +65,12 @@ CXX_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-
 KERNEL_FLAGS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
 NVCC_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-lineinfo", "--expt-relaxed-constexpr", f"-I{CSRC}"]
 NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall", "-Xfatbin", "-compress-all"]
+# The CUDA kernels as C++ for tests. What the sanitizer calls at each access is the emulation's own; names are for its
+# messages. Memory is read as words of another type than it was written in, as nvcc allows.
+EMULATION = ROOT / "tests" / "emulation"
+CHOICE = CSRC / "ops" / "common" / "launch.cpp"
+EMULATED_MACROS = ["-DAEVB_EMULATED"]
+EMULATED_FLAGS = ["-O1", "-fsanitize=thread", "-fvisibility=default", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
 # at::parallel_for, a template, is serial in sources compiled without it.
 OPENMP_FLAGS = ["-fopenmp"] if sys.platform == "linux" else []
 
@@ -208,6 +215,20 @@ def _commit() -> str:
     return described.stdout.strip() if described.returncode == 0 else "unknown"
 
 
+def _emulated_objects(
+    compiler: list[str], given: list[str], host: list[str], torch_h: Object, of_torch: Path, of_all: Path
+) -> list[Object]:
+    """The CUDA kernels for the CPU, what runs them, and what chooses them."""
+    include, needs = f"-I{EMULATION}", (torch_h.path,)
+    plain = [*compiler, include, *CXX_FLAGS]
+    kernels = [*plain, *EMULATED_FLAGS, *given, "-x", "c++"]
+    objects = [Object(of_all / f"{source.name}.o", source, kernels) for source in sorted(CSRC.glob("cuda/*.cu"))]
+    objects.append(Object(of_all / "machine.o", EMULATION / "machine.cpp", [*plain, *given]))
+    objects.append(Object(of_torch / "choice.o", CHOICE, [*host, *EMULATED_MACROS], needs))
+    objects.append(Object(of_torch / "launch.o", EMULATION / "launch.cpp", [*host, include], needs))
+    return objects
+
+
 class BuildOperators(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
@@ -234,19 +255,22 @@ class BuildOperators(build_ext):
         check_headers()
         ninja = find_ninja()
         cuda, why = choose_cuda(torch)
+        emulated = why == EMULATED
         with_cuda = f"and for CUDA {cuda.version} ({cuda.arch_list})" if cuda else "alone, without CUDA"
+        if emulated:
+            with_cuda = "and, for tests, the CUDA kernels, which run in their place"
         print(f"aevb_ext: building for the CPU ({', '.join(INSTRUCTION_SETS)}) {with_cuda}: {why}", flush=True)
         if cuda:
             os.environ["CUDA_HOME"] = str(cuda.home)  # torch.utils.cpp_extension reads it when it is imported
 
         note = runpy.run_path(str(ROOT / "aevb_ext" / "_build_note.py"))  # to import aevb_ext takes the library
         sources = note["fingerprint"](CSRC)
-        objects = self._objects(torch, cuda)
+        objects = self._objects(torch, cuda, emulated)
         compile_all(objects, Path(self.build_temp), ninja)
         self._link(extension, objects, cuda)
         note["write"](self.get_ext_fullpath(extension.name), torch=torch.__version__, sources=sources)
 
-    def _objects(self, torch, cuda: Cuda | None) -> list[Object]:
+    def _objects(self, torch, cuda: Cuda | None, emulated: bool = False) -> list[Object]:
         from torch.utils.cpp_extension import include_paths
 
         # One folder per torch: objects are never shared between two, but for the kernels', which include none of it.
@@ -286,14 +310,19 @@ class BuildOperators(build_ext):
         sources = set(CSRC.glob("ops/**/*.cpp"))
         if not cuda:
             sources -= set(CSRC.glob("ops/**/*_cuda.cpp"))
+        # What knows of the emulation has objects of its own; the others are those of a build for the CPU.
+        of_library = of_torch.with_name("emulated") if emulated else of_torch
+        if emulated:
+            sources.remove(CHOICE)
+            objects += _emulated_objects(compiler, given, host, torch_h, of_library, temporary / "emulated")
         objects += [compiled(source, host, of_torch, needs=(torch_h.path,)) for source in sorted(sources)]
         about = {
             "AEVB_VERSION": self.distribution.get_version(),
             "AEVB_COMMIT": _commit(),
             "AEVB_ARCH_LIST": cuda.arch_list if cuda else "",
         }
-        macros = [f'-D{name}="{value}"' for name, value in about.items()]
-        objects.append(compiled(CSRC / "library.cpp", [*host, *macros], of_torch, needs=(torch_h.path,)))
+        macros = [f'-D{name}="{value}"' for name, value in about.items()] + EMULATED_MACROS * emulated
+        objects.append(compiled(CSRC / "library.cpp", [*host, *macros], of_library, needs=(torch_h.path,)))
         return objects
 
     def _link(self, extension: Extension, objects: list[Object], cuda: Cuda | None) -> None:

@@ -161,8 +161,13 @@ _C, (_spec, _fault) = None, find(PACKAGE, sys.path)
 if _spec:
     _C, _why = _load(_spec)
     _fault = _why or _fault
-if _fault:
-    warnings.warn(_fault, RuntimeWarning, stacklevel=3)  # the line that imports aevb_ext
+EMULATED = (
+    "this aevb_ext was built with AEVB_CUDA=emulated, for tests: CPU tensors run the CUDA kernels, by a slow "
+    "emulation. For anything else build it without: `AEVB_CUDA=0 " + REBUILD + "` in the source folder."
+)
+for _said in (_fault, EMULATED if getattr(_C, "emulated", False) else ""):
+    if _said:
+        warnings.warn(_said, RuntimeWarning, stacklevel=3)  # the line that imports aevb_ext
 ops: Any = _Missing(_fault) if _C is None else torch.ops.aevb_ext
 
 
@@ -192,8 +197,9 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         dict with ``version`` (of aevb_ext), ``commit``, ``torch`` (built against), ``cuda`` (toolkit version, or None
-        for a CPU-only build), ``arch_list`` (GPU architectures compiled for), ``compiler``, ``cpu_built`` (instruction
-        sets in the library) and ``cpu_in_use`` (the one chosen on this machine).
+        for a CPU-only build), ``arch_list`` (GPU architectures compiled for), ``emulated`` (whether CPU tensors run the
+        CUDA kernels by emulation, as in tests), ``compiler``, ``cpu_built`` (instruction sets in the library) and
+        ``cpu_in_use`` (the one chosen on this machine).
 
     Raises:
         ImportError: the compiled library does not load; the message says what to do.

@@ -45,6 +45,8 @@ def facts() -> dict[str, str]:
     else:
         info = _library.build_info()
         cuda = f"CUDA {info['cuda']} for {info['arch_list']}" if info["cuda"] else "no CUDA"
+        if info["emulated"]:
+            cuda += " but its kernels emulated"
         found["library"] = f"{info['version']}, commit {info['commit']}, torch {info['torch']}, {cuda}"
         found["library's file"] = str(_library._C.__file__)
         found["compiler"] = info["compiler"]
@@ -65,6 +67,7 @@ def faults() -> list[str]:
     info = _library.build_info()
     found = [
         _library.of_earlier_sources(Path(str(_library._C.__file__)), _library.CSRC),
+        _library.EMULATED if info["emulated"] else None,
         _gpu_not_used(info),
         _gpu_not_built_for(info),
     ]

@@ -14,6 +14,13 @@ TORCH_LIBRARY(aevb_ext, m) { m.set_python_module("aevb_ext"); }
 
 namespace {
 
+// Whether CPU tensors run the kernels for CUDA.
+#ifdef AEVB_EMULATED
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
 pybind11::dict build_info() {
   pybind11::dict info;
   info["version"] = AEVB_VERSION;
@@ -25,6 +32,7 @@ pybind11::dict build_info() {
   info["cuda"] = pybind11::none();
 #endif
   info["arch_list"] = AEVB_ARCH_LIST;
+  info["emulated"] = kEmulated;
   info["compiler"] = __VERSION__;
   info["cpu_built"] = aevb::cpu::instruction_sets();
   info["cpu_in_use"] = aevb::cpu::kernels().name;
@@ -33,4 +41,7 @@ pybind11::dict build_info() {
 
 }  // namespace
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("build_info", &build_info); }
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("build_info", &build_info);
+  m.attr("emulated") = kEmulated;  // which asks nothing of the CPU
+}

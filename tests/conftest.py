@@ -33,8 +33,19 @@ def alone():
 GPU = torch.cuda.is_available()
 
 
+EMULATED = aevb_ext._library.is_loaded() and aevb_ext.build_info()["emulated"]
+
+
 def pytest_report_header():
-    return torch.cuda.get_device_name() if GPU else "no GPU: what `device` parametrises runs on the CPU alone"
+    kernels = ["CPU tensors run the CUDA kernels (AEVB_CUDA=emulated)"] if EMULATED else []
+    gpu = torch.cuda.get_device_name() if GPU else "no GPU: what `device` parametrises runs on the CPU alone"
+    return [gpu, *kernels]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items if EMULATED else []:
+        if marker := item.get_closest_marker("cpu_kernels"):
+            item.add_marker(pytest.mark.skip(reason=marker.args[0]))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)] if GPU else ["cpu"])

@@ -96,9 +96,30 @@ def test_cuda_impossible(setup_py, toolkit, monkeypatch, built_with, home, missi
     assert missing in str(error.value)
 
 
+def test_the_emulation_is_built_where_it_is_asked_for(setup_py, toolkit, monkeypatch, tmp_path):
+    """Its objects are those of a build for the CPU, or have names of their own."""
+    monkeypatch.setenv("AEVB_CUDA", "emulated")
+    assert setup_py.choose_cuda(torch_of("13.0")) == (None, setup_py.EMULATED)
+    command = setup_py.BuildOperators(setup_py.setuptools.Distribution({"name": "aevb-ext", "version": "1"}))
+    command.build_temp = tmp_path
+    plain, emulated = ({o.path: o for o in command._objects(torch, None, of)} for of in (False, True))
+    own = emulated.keys() - plain.keys()
+    assert all(plain[path] == emulated[path] for path in emulated.keys() - own)
+    assert {emulated[path].source for path in own} == {
+        *(ROOT / "csrc" / "cuda").glob("*.cu"),
+        *(ROOT / "tests" / "emulation").glob("[lm]*.cpp"),
+        ROOT / "csrc" / "ops" / "common" / "launch.cpp",
+        ROOT / "csrc" / "library.cpp",
+    }
+    assert {plain[path].source for path in plain.keys() - emulated.keys()} == {
+        ROOT / "csrc" / "ops" / "common" / "launch.cpp",
+        ROOT / "csrc" / "library.cpp",
+    }
+
+
 def test_a_wish_that_is_none(setup_py, monkeypatch):
     monkeypatch.setenv("AEVB_CUDA", "yes")
-    with pytest.raises(setup_py.PlatformError, match=r"AEVB_CUDA=yes: expected 1 .* 0 .* or nothing"):
+    with pytest.raises(setup_py.PlatformError, match=r"AEVB_CUDA=yes: expected 1 .* 0 .* nothing .* or emulated"):
         setup_py.choose_cuda(torch_of("13.0"))
 
 

@@ -177,6 +177,7 @@ def test_opcheck(kind, reduction, device):
     torch.library.opcheck(backward.default, (cotangent, *plain, wanted), test_utils=tests)
 
 
+@pytest.mark.cpu_kernels("a cotangent is guessed on the CPU alone")
 @every_kind
 @pytest.mark.parametrize("reduction", ["sample", "mean"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -238,6 +239,7 @@ def test_autocast(kind, device):
         assert torch.equal(a, b.float())
 
 
+@pytest.mark.cpu_kernels("a GPU's blocks of rows are larger")
 @every_kind
 def test_memory(kind):
     """Nothing of the size of the output: the gradients, and some blocks."""

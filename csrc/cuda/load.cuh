@@ -249,6 +249,8 @@ class View {
     data_ = Element<T, N>::advance(in.type, in.data, offset(in.row, row) + (affine() ? start * stride() : 0));
     if (uniform()) same_ = widen<N>(Element<T, N>::get(in.type, data_, 0));
   }
+  // One without data, which is this number everywhere.
+  __device__ __forceinline__ View(const Operand& in, N same) : in_(&in), data_(nullptr), start_(0), same_(same) {}
 
   // A single number for the whole tile, loaded once.
   __device__ __forceinline__ bool uniform() const { return affine() && stride() == 0; }

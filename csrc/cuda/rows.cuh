@@ -292,7 +292,9 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 :
 
   for_each_tile(task.tiling, [&](const Tile& tile) {
     const Operands<F::arity, T, X> in(task.in, tile);
-    const View<typename Wide<T>::type, N> cotangent(task.cotangent, tile.row, tile.start);
+    using Cotangent = View<typename Wide<T>::type, N>;
+    const Cotangent cotangent =
+        task.cotangent.data ? Cotangent(task.cotangent, tile.row, tile.start) : Cotangent(task.cotangent, N(1));
     Packed<kPack<T>> packed;
     in.limit(packed);
     packed.include(cotangent);

@@ -87,7 +87,12 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
   const auto wanted = [&](size_t i) { return i < wanted_gradients.size() && wanted_gradients[i]; };
   Tensor values, dh;
   if (with_values) values = empty_values(full, 1, per_element);
-  const OperandGradient dx(problem.x, full, 1, wanted(0));
+  const auto wide = wide_type(full);
+  // A learnt spread may have a wider dtype than the layer, whose output is then converted to it. So is the gradient of
+  // x: kernels write none that is narrower than their operands.
+  const bool widened = problem.logvar.defined() && problem.logvar.scalar_type() != full.scalar_type();
+  const Tensor rows_of_x = widened ? at::empty({1}, full.options().dtype(wide)).expand_symint(full.sym_sizes()) : full;
+  const OperandGradient dx(problem.x, rows_of_x, 1, wanted(0));
   if (wanted(1)) dh = empty(problem.h.sym_sizes(), problem.h.options());
   Sum dweight(problem.weight, wanted(2)), dbias(problem.bias, wanted(3)), dlogvar(problem.logvar, wanted(4));
   const bool through = wanted(1) || wanted(2) || wanted(3);
@@ -95,11 +100,8 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
   bool any = false;
   if (!full.is_meta() && full.dim() > 0 && c10::multiply_integers(full.sizes().slice(0, full.dim() - 1)) > 0) {
     const int64_t heads = problem.heads(), features = full.size(-1),
-                  most = rows_per_block(features * heads * problem.h.element_size(), problem.h.is_cuda());
-    const auto wide = wide_type(full);
+                  most = rows_per_block(features * heads * problem.h.element_size(), runs_cuda(problem.h.device()));
     const Tensor h = matrix(problem.h), dh_rows = dh.defined() ? matrix(dh) : dh;
-    // A learnt spread may have a wider dtype than the layer, whose output is then converted to it.
-    const bool widened = problem.logvar.defined() && problem.logvar.scalar_type() != full.scalar_type();
 
     RowCall shape = {};
     shape.formula = problem.formula;
@@ -122,7 +124,7 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
     for (int64_t k = 0; k < heads; ++k) {
       outputs[k] = at::empty({rows_at_once, features}, h.options());
       // In place only if nothing else reads it meanwhile: a GPU's read-only loads rely on that.
-      derivatives[k] = h.is_cuda() && through ? at::empty_like(outputs[k]) : outputs[k];
+      derivatives[k] = runs_cuda(h.device()) && through ? at::empty_like(outputs[k]) : outputs[k];
     }
 
     for_each_block(problem.x.expand(full.sizes()), 0, most, [&](int64_t first, int64_t rows, Tensor x) {

@@ -33,26 +33,15 @@ void unpack_bits(const UnpackCall& call, c10::Device device);
 
 namespace aevb {
 
-#ifdef AEVB_WITH_CUDA
-#define AEVB_LAUNCH(kernel) device.is_cuda() ? cuda::kernel(call, device) : cpu::kernel(call)
-#else
-#define AEVB_LAUNCH(kernel) cpu::kernel(call)
-#endif
+// Whether a device runs the kernels in cuda/, and what goes by them holds for it: nothing reads a number of a tensor,
+// no kernel writes what it reads. In a library built with AEVB_CUDA=emulated, for tests, the CPU is such a device.
+bool runs_cuda(c10::Device device);
 
-// Value or gradients; on the CPU both at once as well.
-inline void rows(const RowCall& call, [[maybe_unused]] c10::Device device) {
-#ifdef AEVB_WITH_CUDA
-  if (device.is_cuda()) return call.value.data ? cuda::row_forward(call, device) : cuda::row_backward(call, device);
-#endif
-  cpu::rows(call);
-}
-inline void sample_forward(const SampleCall& call, [[maybe_unused]] c10::Device device) { AEVB_LAUNCH(sample_forward); }
-inline void sample_backward(const SampleCall& call, [[maybe_unused]] c10::Device device) {
-  AEVB_LAUNCH(sample_backward);
-}
-inline void binarize(const BinarizeCall& call, [[maybe_unused]] c10::Device device) { AEVB_LAUNCH(binarize); }
-inline void unpack_bits(const UnpackCall& call, [[maybe_unused]] c10::Device device) { AEVB_LAUNCH(unpack_bits); }
-
-#undef AEVB_LAUNCH
+// Value or gradients; with the kernels in cpu/ both at once as well.
+void rows(const RowCall& call, c10::Device device);
+void sample_forward(const SampleCall& call, c10::Device device);
+void sample_backward(const SampleCall& call, c10::Device device);
+void binarize(const BinarizeCall& call, c10::Device device);
+void unpack_bits(const UnpackCall& call, c10::Device device);
 
 }  // namespace aevb

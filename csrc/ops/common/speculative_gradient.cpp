@@ -7,6 +7,8 @@
 #include <array>
 #include <atomic>
 
+#include "ops/common/launch.h"
+
 namespace aevb {
 
 // The history of cotangents of calls with one key.
@@ -41,7 +43,8 @@ CotangentHistory& history_of(size_t key) {
 bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors) {
   if (at::SavedTensorDefaultHooks::get_hooks(/*ignore_is_tracing=*/true)) return false;
   return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
-    return !t.defined() || (t.device().is_cpu() && !t.is_neg() && !t._is_zerotensor() && !at::isTensorSubclassLike(t));
+    return !t.defined() || (t.device().is_cpu() && !runs_cuda(t.device()) && !t.is_neg() && !t._is_zerotensor() &&
+                            !at::isTensorSubclassLike(t));
   });
 }
 

@@ -1,0 +1,299 @@
+// What tensors cannot show of the CUDA kernels: call by call, as csrc/ops makes none. The name of a check is the
+// argument; it says what is wrong, or nothing.
+#include <sys/mman.h>
+
+#include <cmath>
+#include <cstdio>
+#include <deque>
+#include <functional>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "buffers.h"
+#include "cuda/kernels.h"
+
+namespace {
+
+using namespace aevb;
+using emulation::watched;
+
+void require(bool holds, const std::string& what) {
+  if (!holds) throw std::runtime_error(what);
+}
+void require_near(double found, double expected, double relative, const std::string& what) {
+  require(std::abs(found - expected) <= relative * std::abs(expected),
+          what + " is " + std::to_string(found) + ", expected " + std::to_string(expected));
+}
+void launched(cudaError_t error) { require(error == cudaSuccess, "cudaError_t " + std::to_string(error)); }
+
+Input dense(const void* data, Type type, int64_t count) { return {data, type, 1, {count}, {1}}; }
+
+// Memory that is zero and takes none until it is written.
+template <class T>
+class Sparse {
+ public:
+  explicit Sparse(int64_t count) : bytes_(count * sizeof(T)) {
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* const mapped = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, -1, 0);
+    require(mapped != MAP_FAILED, "the system has no addresses for so much memory");
+    data_ = static_cast<T*>(mapped);
+  }
+  ~Sparse() { munmap(data_, bytes_); }
+  Sparse(const Sparse&) = delete;
+  T* data() const { return data_; }
+  T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  size_t bytes_;
+  T* data_;
+};
+
+struct OnlyBlocks {
+  explicit OnlyBlocks(std::vector<unsigned> blocks) { emulation::only = std::move(blocks); }
+  ~OnlyBlocks() { emulation::only.clear(); }
+};
+
+RowCall row_call(Formula formula, int64_t rows, int64_t event) {
+  RowCall call = {};
+  call.formula = formula;
+  call.wide = Type::f32;
+  call.rows = rows;
+  call.event = event;
+  call.blocks = (event + kBlock - 1) / kBlock;
+  return call;
+}
+
+// A call without a cotangent is one whose cotangents are one: bit for bit, summed or not, scaled or not.
+void no_cotangent() {
+  for (const int64_t event : {1, 5, 784})
+    for (const double scale : {1.0, 0.25})
+      for (const bool summed : {false, true}) {
+        constexpr int64_t rows = 3;
+        std::vector<float> x(rows * event), logits(rows * event), one = {1};
+        for (size_t i = 0; i < x.size(); ++i) x[i] = float(i % 7) / 7, logits[i] = float(i % 11) - 5;
+        std::vector<float> gradients[2];
+        for (int given = 0; given < 2; ++given) {
+          RowCall call = row_call(Formula::bernoulli, rows, event);
+          std::vector<float> of_x(summed ? rows : x.size());
+          gradients[given].resize(logits.size());
+          call.in[0] = dense(x.data(), Type::f32, rows * event);
+          call.in[1] = dense(logits.data(), Type::f32, rows * event);
+          call.cotangent_scale = scale;
+          call.gradient[0] = {of_x.data(), Type::f32, summed};
+          call.gradient[1] = {gradients[given].data(), Type::f32};
+          if (given) call.cotangent = {one.data(), Type::f32, 1, {rows * event}, {0}};
+          launched(watched<RowCall>(cuda::row_backward, call));
+          gradients[given].insert(gradients[given].end(), of_x.begin(), of_x.end());
+        }
+        require(gradients[0] == gradients[1], "other gradients than for cotangents of one");
+        const double p = 1 / (1 + std::exp(-double(logits[0])));
+        require_near(gradients[0][0], scale * (x[0] - p), 1e-5, "a gradient");
+      }
+}
+
+// Rows that begin beyond 2^32 elements, and beyond 2^32 bytes of a smaller type.
+void rows_beyond_32_bits() {
+  constexpr int64_t event = 512, rows = (int64_t(1) << 32) / event + 8, last = rows - 1;
+  const Sparse<float> mu(rows * event), logvar(rows * event), gradient(rows * event);
+  std::vector<float> value(rows), cotangent(rows, 1.0f);
+  mu[last * event + event - 1] = 3;
+  logvar[last * event] = -1;
+  RowCall call = row_call(Formula::gaussian_kl, rows, event);
+  call.in[0] = dense(mu.data(), Type::f32, rows * event);
+  call.in[1] = dense(logvar.data(), Type::f32, rows * event);
+  // Four warps of a block have a row each; the grid has 65536 blocks, and goes round: these have the last rows.
+  const auto blocks = [](int64_t row) { return std::vector<unsigned>{unsigned(row / 4 % 65536)}; };
+  {
+    const OnlyBlocks some(blocks(last));
+    call.value = {value.data(), Type::f32, true};
+    launched(watched<RowCall>(cuda::row_forward, call));
+  }
+  require_near(value[last], 0.5 * 9 + 0.5 * (std::exp(-1.0) - 1 + 1), 1e-6, "the KL of the last row");
+  require(value[last - 1] == 0, "the KL of a row that is the prior is not 0");
+  {
+    const OnlyBlocks some(blocks(last));
+    call.value = {};
+    call.cotangent = {cotangent.data(), Type::f32, 2, {rows, event}, {1, 0}};
+    call.gradient[0] = {gradient.data(), Type::f32};
+    launched(watched<RowCall>(cuda::row_backward, call));
+  }
+  require(gradient[last * event + event - 1] == 3, "the last gradient is not that of its row");
+  require(gradient[last * event + event - 2] == 0 && gradient[(last - 1) * event + event - 1] == 0,
+          "a gradient beside the last row's");
+}
+
+// One row of more than 2^32 elements, of which the last blocks are summed.
+void a_row_beyond_32_bits() {
+  constexpr int64_t event = (int64_t(1) << 32) + 3 * kBlock + 5, blocks = (event + kBlock - 1) / kBlock;
+  const Sparse<uint8_t> x(event);
+  const float logit = 0.5f;
+  std::vector<float> value(blocks);
+  x[event - 1] = 1;
+  RowCall call = row_call(Formula::bernoulli, 1, event);
+  call.in[0] = dense(x.data(), Type::u8, event);
+  call.in[1] = {&logit, Type::f32, 1, {event}, {0}};
+  call.value = {value.data(), Type::f32, true};
+  const OnlyBlocks some({unsigned((blocks - 1) % 65536), unsigned((blocks - 2) % 65536)});
+  launched(watched<RowCall>(cuda::row_forward, call));
+  const double each = -std::log1p(std::exp(0.5));
+  require_near(value[blocks - 1], 5 * each + 0.5, 1e-6, "the sum of the last block");
+  require_near(value[blocks - 2], kBlock * each, 1e-5, "the sum of the block before it");
+}
+
+// The noise of an element is that of its index, and not of what 32 bits leave of it. The same numbers are drawn by a
+// small problem whose first sample is as far from the start.
+void noise_beyond_32_bits() {
+  constexpr int64_t event = 128, rows = (int64_t(1) << 32) / event + 4;
+  const Sparse<float> z(rows * event);
+  const float zero = 0;
+  const int64_t key[2] = {0x0123456789abcdef, (int64_t(5) << 33) + 1};
+  const auto call_of = [&](int64_t n, float* to) {
+    SampleCall call = {};
+    call.wide = Type::f32;
+    call.rows = n, call.event = event, call.blocks = 1, call.samples = 1;
+    call.mu = call.spread = {&zero, Type::f32, 1, {n * event}, {0}};
+    call.key = key, call.key_rows = n;
+    call.z = {to, Type::f32};
+    return call;
+  };
+  {
+    // As one run its tiles are a row each, four of them to a block.
+    const OnlyBlocks some({unsigned((rows - 1) / 4 % 65536)});
+    launched(watched<SampleCall>(cuda::sample_forward, call_of(rows, z.data())));
+  }
+  std::vector<float> expected(4 * event);
+  SampleCall small = call_of(4, expected.data());
+  small.first_sample = rows / 4 - 1;
+  launched(watched<SampleCall>(cuda::sample_forward, small));
+  for (int64_t i = 0; i < 4 * event; ++i)
+    require(z[(rows - 4) * event + i] == expected[i], "number " + std::to_string(i) + " of the last rows' noise");
+  small.first_sample = 0;
+  std::vector<float> first = expected;
+  launched(watched<SampleCall>(cuda::sample_forward, small));
+  require(first != expected, "the noise of the last rows is that of the first");
+}
+
+void bits_beyond_32_bits() {
+  constexpr int64_t bytes = (int64_t(1) << 32) + 1000;
+  const Sparse<uint8_t> packed(bytes), bits(8 * bytes);
+  packed[bytes - 1] = 0xa5;
+  const UnpackCall call = {packed.data(), bits.data(), 1, bytes, 8 * bytes};
+  const OnlyBlocks some({unsigned((bytes - 1) / 256 % 65536)});
+  launched(watched<UnpackCall>(cuda::unpack_bits, call));
+  for (int j = 0; j < 8; ++j) require(bits[8 * (bytes - 1) + j] == (0xa5 >> (7 - j) & 1), "a bit of the last byte");
+  require(bits[8 * (bytes - 2)] == 0, "a bit of the byte before it");
+}
+
+// The keys of a generator's state, given at once or found in memory when a captured graph is replayed.
+void noise_keys() {
+  constexpr int64_t count = 300;
+  const int64_t seed = 42, offset = 4096;
+  std::vector<int64_t> keys[2];
+  for (int captured = 0; captured < 2; ++captured) {
+    keys[captured].resize(2 * count);
+    const auto state = captured ? cuda::GeneratorState{0, 8, &seed, &offset}
+                                : cuda::GeneratorState{uint64_t(seed), uint64_t(offset) + 8, nullptr, nullptr};
+    const emulation::Watch watch({emulation::operand("the seed", &seed, sizeof(seed)),
+                                  emulation::operand("the offset", &offset, sizeof(offset)),
+                                  {"the keys", keys[captured].data(), 16 * count, 0, 1, true}});
+    launched(cuda::noise_keys(state, keys[captured].data(), count, nullptr));
+    watch.finish();
+  }
+  require(keys[0] == keys[1], "a captured state gives other keys");
+  for (int64_t i = 0; i < count; ++i)
+    require(keys[0][2 * i] == (seed ^ 0x616576622e6b6579) && keys[0][2 * i + 1] == offset + 8 + 4 * i,
+            "key " + std::to_string(i));
+}
+
+// Every kernel on buffers that end where their numbers do, and begin where a wide load may or not: for what watches
+// memory. What is computed does not matter here.
+void sweep() {
+  std::deque<std::vector<char>> memory;
+  const auto fresh = [&](Type type, int64_t count, int64_t offset) {
+    memory.emplace_back((count + offset) * size_of(type));
+    return memory.back().data() + offset * size_of(type);
+  };
+  constexpr Type types[] = {Type::f64, Type::f32, Type::bf16, Type::f16};
+  const std::pair<Formula, int> formulas[] = {{Formula::bernoulli, 2},   {Formula::bernoulli_of_probs, 2},
+                                              {Formula::gaussian, 3},    {Formula::gaussian_of_sigmoid, 3},
+                                              {Formula::gaussian_kl, 2}, {Formula::gaussian_kl_prior, 4}};
+  constexpr int64_t key[2] = {1, 2};
+  for (const Type type : types)
+    for (const int64_t event : {1, 7, 130, 1029, 8195})
+      for (const int64_t offset : {0, 1})
+        for (const bool summed : {false, true}) {
+          constexpr int64_t rows = 3;
+          const Type wide = type == Type::f64 ? Type::f64 : Type::f32;
+          const int64_t count = rows * event, blocks = (event + kBlock - 1) / kBlock;
+          // Of rows that do not follow each other, so that they stay rows.
+          const auto in = [&](Type of) -> Input {
+            return {fresh(of, count + rows - 1, offset), of, 2, {rows, event}, {event + 1, 1}};
+          };
+          const auto out = [&](Type of, bool per_block) -> Output {
+            return {fresh(of, per_block ? rows * blocks : count, offset), of, per_block};
+          };
+          for (const auto& [formula, arity] : formulas) {
+            RowCall call = row_call(formula, rows, event);
+            call.wide = wide;
+            for (int k = 0; k < arity; ++k) call.in[k] = in(type);
+            RowCall backward = call;
+            call.value = out(wide, summed);
+            launched(watched<RowCall>(cuda::row_forward, call));
+            backward.cotangent = in(wide);
+            for (int k = 0; k < arity; ++k) {
+              const bool sum = summed && k == 1;
+              backward.gradient[k] = out(sum ? wide : type, sum);
+            }
+            launched(watched<RowCall>(cuda::row_backward, backward));
+          }
+          SampleCall sample = {};
+          sample.wide = wide;
+          sample.rows = rows, sample.event = event, sample.blocks = blocks, sample.samples = 2;
+          sample.mu = in(type), sample.spread = in(type);
+          sample.key = key, sample.key_rows = rows;
+          SampleCall backward = sample;
+          sample.z = {fresh(type, 2 * count, offset), type};
+          sample.kl = out(wide, summed);
+          launched(watched<SampleCall>(cuda::sample_forward, sample));
+          backward.z_cotangent = dense(fresh(type, 2 * count, offset), type, 2 * count);
+          backward.kl_cotangent = in(wide);
+          backward.gradient[0] = out(type, false);
+          backward.gradient[1] = out(summed ? wide : type, summed);
+          launched(watched<SampleCall>(cuda::sample_backward, backward));
+          BinarizeCall bits = {1, wide, rows, event, blocks, in(type), key, rows, {}};
+          bits.bits = reinterpret_cast<uint8_t*>(fresh(Type::u8, count, offset));
+          launched(watched<BinarizeCall>(cuda::binarize, bits));
+          const int64_t width = (event + 7) / 8;
+          UnpackCall unpack = {reinterpret_cast<uint8_t*>(fresh(Type::u8, rows * width, offset)),
+                               reinterpret_cast<uint8_t*>(fresh(Type::u8, count, offset)), rows, width, event};
+          launched(watched<UnpackCall>(cuda::unpack_bits, unpack));
+          memory.clear();
+        }
+}
+
+// Without this the checks above, and every test of the emulated library, would look at nothing.
+void accesses_are_seen() {
+  const uint64_t before = emulation::counts.accesses;
+  no_cotangent();
+  require(emulation::counts.accesses > before, "the kernels were compiled without -fsanitize=thread");
+}
+
+const std::map<std::string, std::function<void()>> checks = {
+    {"no_cotangent", no_cotangent},
+    {"rows_beyond_32_bits", rows_beyond_32_bits},
+    {"a_row_beyond_32_bits", a_row_beyond_32_bits},
+    {"noise_beyond_32_bits", noise_beyond_32_bits},
+    {"bits_beyond_32_bits", bits_beyond_32_bits},
+    {"noise_keys", noise_keys},
+    {"sweep", sweep},
+    {"accesses_are_seen", accesses_are_seen},
+};
+
+}  // namespace
+
+int main(int, char** arguments) try { checks.at(arguments[1])(); } catch (const std::exception& error) {
+  std::printf("%s\n", error.what());
+  return 1;
+}
