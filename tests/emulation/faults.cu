@@ -73,9 +73,9 @@ __global__ void barrier_before_reuse_missing(const __grid_constant__ Task task) 
 
 __global__ void shared_not_written(const __grid_constant__ Task task) {
   __shared__ float of_block[kThreads];
-  if (threadIdx.x > 0) of_block[threadIdx.x] = 1;
+  if (threadIdx.x > 0 || blockIdx.x == 0) of_block[threadIdx.x] = 1;
   __syncthreads();
-  task.out[threadIdx.x] = of_block[kThreads - 1 - threadIdx.x];
+  if (blockIdx.x == 1) task.out[threadIdx.x] = of_block[kThreads - 1 - threadIdx.x];
 }
 
 __global__ void unaligned_load(const __grid_constant__ Task task) {
@@ -145,8 +145,8 @@ std::string said_of(const std::string& name) {
   for (unsigned i = 0; i <= kThreads; ++i) in[i] = float(i);
   const emulation::Watch watch({{"in", in, bytes + sizeof(float), 0, 1, false}, {"out", out, bytes, 0, 1, true}});
   try {
-    const auto error = aevb::device::launch(kernels.at(name), dim3(1), kThreads, nullptr,
-                                            Task{name == "null_pointer" ? nullptr : in, out});
+    const auto error = aevb::device::launch(kernels.at(name), dim3(name == "shared_not_written" ? 2 : 1), kThreads,
+                                            nullptr, Task{name == "null_pointer" ? nullptr : in, out});
     if (error != cudaSuccess) return "cudaError_t " + std::to_string(error);
     watch.finish();
   } catch (const emulation::Fault& fault) {

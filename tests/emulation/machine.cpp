@@ -415,7 +415,9 @@ void Machine::shared_access(uintptr_t at, size_t size, bool write) {
   for (size_t i = 0; i < size; ++i) {
     Use& use = shared_[at - segments_.writable_begin + i];
     const bool written_now = use.written == now_, read_now = use.read == now_;
-    if (!write && use.written < block_began_) fail("shared memory is read that the block has not written");
+    // What no block has written is no shared memory.
+    if (!write && use.written && use.written < block_began_)
+      fail("shared memory is read that another block has written, and not this one");
     if (written_now && use.writer != current)
       fail("shared memory is " + std::string(write ? "written" : "read") + " that thread " +
            std::to_string(use.writer) + " has written, with no barrier between");

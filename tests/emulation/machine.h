@@ -5,8 +5,8 @@
 // - lanes of a warp that do not meet at one shuffle, and a barrier that not all threads of the block reach;
 // - an access that is not aligned to its size, or lies in no buffer of the launch (buffers.h says which these are);
 // - a result that is read, written twice, or not written; an operand that is written;
-// - shared memory that two threads use, one of them to write, with no barrier between, or that is read before the block
-//   has written it.
+// - shared memory that two threads use, one of them to write, with no barrier between, or that another block has
+//   written before, and not this one.
 //
 // The accesses are seen because kernels are compiled with -fsanitize=thread, which puts a call before each; machine.cpp
 // has these calls, and no sanitizer's library is linked. Compiled without it a kernel runs unwatched: by
