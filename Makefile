@@ -11,6 +11,7 @@
 # make mutants  faults built into a copy of the sources, each of which has to make a test fail
 # make emulate  the tests of the operators on the CUDA kernels, compiled for the CPU and watched (ARGS="-k layouts")
 # make count    instructions of the CPU kernels against benchmarks/instructions.json, where there is valgrind
+# make count-gpu   the same of the CUDA kernels, without a GPU, against benchmarks/gpu_instructions.json, where there is nvcc
 # make gpu      on a machine with a GPU: build in place with PYTHON as it is, one test of each operator and dtype, sanitizer;
 # make gpu-test, make gpu-bench   all its tests; the benchmarks. Each within eight minutes, and goes on when called again
 # make clean    remove what these made
@@ -29,7 +30,7 @@ MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 # Bytecode is kept whatever the environment says: the tests start Python a hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants emulate count gpu gpu-test gpu-bench clean FORCE
+.PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants emulate count count-gpu gpu gpu-test gpu-bench clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -92,6 +93,10 @@ emulate: .venv/installed-test
 count: .venv/installed
 	@.venv/bin/python -m benchmarks.instructions $(ARGS)
 
+# The objects of the CUDA build, and the CPU's operators for what the kernels have to compute.
+count-gpu: .venv/installed-count $(if $(wildcard $(CUDA_HOME)/bin/nvcc),.venv-cuda/installed)
+	@CUDA_HOME=$(CUDA_HOME) .venv/bin/python -m benchmarks.gpu_instructions $(ARGS)
+
 gpu gpu-test gpu-bench:
 	@$(if $(AEVB_CUDA),AEVB_CUDA=$(AEVB_CUDA)) $(PYTHON) benchmarks/gpu_check.py $@
 
@@ -123,7 +128,8 @@ build/venv.from build/venv-cuda.from: FORCE
 .venv/installed-lint: WHAT = .[lint]
 .venv/installed-bench: WHAT = .[bench,conformance]
 .venv/installed-conformance: WHAT = .[conformance]
-.venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench .venv/installed-conformance: pyproject.toml | .venv/built
+.venv/installed-count: WHAT = .[count]
+.venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench .venv/installed-conformance .venv/installed-count: pyproject.toml | .venv/built
 	@.venv/bin/pip install -q --disable-pip-version-check --no-build-isolation -e '$(WHAT)'
 	@touch $@
 

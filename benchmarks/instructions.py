@@ -88,26 +88,57 @@ def count(valgrind: str) -> dict[str, int]:
 def compare(found: dict[str, int], expected: dict[str, int]) -> tuple[list[str], bool]:
     """A line for each count, and whether each has a committed count and does not exceed it by the tolerance."""
     lines, good = [], set(found) == set(expected)
+    width = max(map(len, [*expected, *found]), default=0) + 1
     for name in dict.fromkeys([*expected, *found]):
         if name not in found or name not in expected:
-            lines.append(f"{name:42} {'no longer counted' if name in expected else 'no expected count'}: --update")
+            lines.append(f"{name:{width}} {'no longer counted' if name in expected else 'no expected count'}: --update")
             continue
-        change = found[name] / expected[name] - 1
+        change = found[name] / expected[name] - 1 if expected[name] else float(found[name])
         note = "TOO MANY" if change > TOLERANCE else "fewer: --update" if change < -TOLERANCE else ""
         good = good and change <= TOLERANCE
-        lines.append(f"{name:42} {found[name]:>12,} of {expected[name]:>12,}  {change:+7.1%}  {note}".rstrip())
+        lines.append(f"{name:{width}} {found[name]:>12,} of {expected[name]:>12,}  {change:+7.1%}  {note}".rstrip())
     return lines, good
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.instructions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def recorded(file: Path) -> dict:
+    return json.loads(file.read_text()) if file.exists() else {"compiler": "", "instructions": {}}
+
+
+def comparable(file: Path, compiler: str, update: bool) -> bool:
+    """Whether this compiler's counts can be held to the committed ones; says so where they cannot."""
+    committed = recorded(file)["compiler"]
+    if update or compiler.partition(".")[0] == committed.partition(".")[0]:
+        return True
+    print(f"!!! Instructions were NOT counted: compiler {compiler}, not {committed}. !!!")
+    return False
+
+
+def hold(file: Path, compiler: str, found: dict[str, int], update: bool, brief: bool = False) -> int:
+    """Prints the counts beside the committed ones (`brief`: where they differ), and writes them if they are the new
+    reference; the status to exit with."""
+    lines, good = compare(found, recorded(file)["instructions"])
+    if brief:
+        print(f"{len(found)} counts; those that are not as committed:")
+        lines = [line for line in lines if not line.endswith("+0.0%")] or ["none"]
+    print("\n".join(lines))
+    if update:
+        file.write_text(json.dumps({"compiler": compiler, "instructions": found}, indent=1) + "\n")
+        return 0
+    return 0 if good else 1
+
+
+def parser(module: str, description: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--update", action="store_true", help="write the counts of this build as the reference")
-    parser.add_argument("--execute", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    made.add_argument("--update", action="store_true", help="write the counts of this build as the reference")
+    return made
+
+
+def main() -> int:
+    options = parser("benchmarks.instructions", __doc__)
+    options.add_argument("--execute", action="store_true", help=argparse.SUPPRESS)
+    arguments = options.parse_args()
     if arguments.execute:
         execute()
         return 0
@@ -119,18 +150,9 @@ def main() -> int:
     if not valgrind or "avx2" not in about["cpu_built"]:
         print(f"!!! Instructions were NOT counted: {'no valgrind' if not valgrind else 'no AVX2 objects'} here. !!!")
         return 0
-    recorded = json.loads(EXPECTED.read_text()) if EXPECTED.exists() else {"compiler": "", "instructions": {}}
-    major = about["compiler"].partition(".")[0]
-    if not arguments.update and major != recorded["compiler"].partition(".")[0]:
-        print(f"!!! Instructions were NOT counted: compiler {about['compiler']}, not {recorded['compiler']}. !!!")
+    if not comparable(EXPECTED, about["compiler"], arguments.update):
         return 0
-    found = count(valgrind)
-    lines, good = compare(found, recorded["instructions"])
-    print("\n".join(lines))
-    if arguments.update:
-        EXPECTED.write_text(json.dumps({"compiler": about["compiler"], "instructions": found}, indent=1) + "\n")
-        return 0
-    return 0 if good else 1
+    return hold(EXPECTED, about["compiler"], count(valgrind), arguments.update)
 
 
 if __name__ == "__main__":
