@@ -191,6 +191,7 @@ def test_double_backward(consumer):
     assert torch.autograd.gradgradcheck(function, params)
 
 
+@pytest.mark.cpu_kernels("gradients are written side by side on the CPU alone")
 @pytest.mark.parametrize("name", [n for n in LAYOUTS if n not in ("no data points", "no event")])
 @pytest.mark.parametrize("consumer", ALONE)
 def test_nothing_is_copied_together(consumer, name):
@@ -211,6 +212,7 @@ def test_nothing_is_copied_together(consumer, name):
     assert any(n.startswith("aevb_ext::") for n in names) and "aten::cat" not in names
 
 
+@pytest.mark.cpu_kernels("gradients are written side by side on the CPU alone")
 def test_nor_where_it_is_computed_ahead():
     params = _params((4, 34))
     for _ in range(3):

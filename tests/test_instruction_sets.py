@@ -12,6 +12,7 @@ import aevb_ext
 TESTS = Path(__file__).parent
 
 
+@pytest.mark.cpu_kernels("instruction sets are the CPU kernels'")
 @pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", aevb_ext.build_info()["cpu_built"])
 def test_instruction_set(instruction_set):
