@@ -77,6 +77,7 @@ sanitize: .venv/installed-test
 		.venv/bin/python setup.py -q build --build-base $(SANITIZED) --build-temp $(SANITIZED)/temp --build-lib $(SANITIZED)/lib
 	$(WATCHED) pytest -q -p no:cacheprovider --rootdir ../../.. -c ../../../pyproject.toml ../../../tests/test_operators.py
 	$(WATCHED) fuzz $(ARGS)
+	$(MAKE) emulate ARGS="-m slow -k sanitizers"
 
 mutants: .venv/installed-test
 	PYTHONPATH=tests .venv/bin/python -m mutants $(ARGS)

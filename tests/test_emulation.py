@@ -4,11 +4,13 @@ The machine finds each fault that it is there for; no order of threads, nor size
 reach beyond 32 bits.
 """
 
+import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,22 +27,33 @@ pytestmark = pytest.mark.skipif(not aevb_ext.build_info()["emulated"], reason="`
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    """Makes a program of a source in tests/emulation and the objects that the library was linked of."""
+def compiled(tmp_path_factory):
+    """Calls the compiler, with the headers and flags of the build, and more."""
     setup = runpy.run_path(str(ROOT / "setup.py"))
     folder = tmp_path_factory.mktemp("programs")
     compiler, flags = setup["host_compiler"]()
+    usual = [*compiler, f"-I{EMULATION}", *setup["CXX_FLAGS"], "-O1"]
+
+    def call(name: str, *more) -> Path:
+        command = [*usual, *flags, *more, "-o", folder / name]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(map(str, command))}\n{done.stderr}"
+        return folder / name
+
+    call.of_kernels = setup["EMULATED_FLAGS"]
+    return call
+
+
+@pytest.fixture(scope="module")
+def program(compiled):
+    """Makes a program of a source in tests/emulation and the objects that the library was linked of."""
     objects = sorted(ROOT.glob(f"build/temp.*-{sys.implementation.cache_tag}/emulated/*.o"))
     assert objects, "the objects of the emulated library are not here: type `make emulate`"
 
     def build(source: str) -> Path:
-        made = folder / Path(source).stem
-        kernels = setup["EMULATED_FLAGS"] if source.endswith(".cu") else []
-        command = [*compiler, f"-I{EMULATION}", *setup["CXX_FLAGS"], "-O1", *kernels, *flags, "-x", "c++"]
-        command += [EMULATION / source, "-x", "none", *objects, "-rdynamic", "-ldl", "-o", made]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, f"{shlex.join(map(str, command))}\n{done.stderr}"
-        return made
+        flags = compiled.of_kernels if source.endswith(".cu") else []
+        named = [EMULATION / source, "-x", "none", *objects]
+        return compiled(Path(source).stem, *flags, "-x", "c++", *named, "-rdynamic", "-ldl")
 
     return build
 
@@ -75,7 +88,9 @@ def test_the_machine_finds_each_fault(program):
     assert faulty.pop("not_written") == "emulated CUDA: byte 252 of out, of 256, is not written"
     assert faulty.keys() == FAULTS.keys()
     for name, (what, thread) in FAULTS.items():
-        where = rf", in faults::{name}\(faults::Task\), block \((0, 0\) of \(1|1, 0\) of \(2), 1\), thread {thread} of 64"
+        where = (
+            rf", in faults::{name}\(faults::Task\), block \((0, 0\) of \(1|1, 0\) of \(2), 1\), thread {thread} of 64"
+        )
         assert re.fullmatch(f"emulated CUDA: {what}.*{where}", faulty[name]), faulty[name]
 
 
@@ -84,22 +99,37 @@ def checks(program):
     return program("checks.cpp")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "accesses_are_seen",
-        "no_cotangent",
-        "noise_keys",
-        "sweep",
-        "rows_beyond_32_bits",
-        "a_row_beyond_32_bits",
-        "noise_beyond_32_bits",
-        "bits_beyond_32_bits",
-    ],
-)
+CHECKS = [
+    "no_cotangent",
+    "noise_keys",
+    "rows_beyond_32_bits",
+    "a_row_beyond_32_bits",
+    "noise_beyond_32_bits",
+    "bits_beyond_32_bits",
+    "sweep",
+]
+
+
+def said_by(program, check):
+    done = subprocess.run([program, check], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["accesses_are_seen", *CHECKS])
 def test_calls_that_no_tensor_makes(checks, name):
-    done = subprocess.run([checks, name], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
+    assert said_by(checks, name) == (0, "")
+
+
+@pytest.mark.slow
+def test_calls_under_sanitizers(compiled):
+    """AddressSanitizer, which sees a thread's own arrays too, and what C++ leaves undefined: minutes to compile."""
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = [*sanitizers, "-g1", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-Wno-error"]
+    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), EMULATION / "machine.cpp", EMULATION / "checks.cpp"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda s: compiled(f"{s.name}.o", *flags, "-x", "c++", "-c", s), sources))
+    program = compiled("sanitized", *sanitizers, *objects, "-rdynamic", "-ldl")
+    assert {check: said_by(program, check) for check in CHECKS} == dict.fromkeys(CHECKS, (0, ""))
 
 
 # Rows for a thread, a warp and a block of threads, and of several blocks that are summed.
@@ -144,3 +174,12 @@ def test_an_order_that_is_none(monkeypatch):
     monkeypatch.setenv("AEVB_EMULATION_ORDER", "sideways")
     with pytest.raises((RuntimeError, ValueError), match="expected forward, reverse, shuffled or ahead"):
         aevb_ext.binarize(torch.rand(3), torch.tensor([3, 4]))
+
+
+def test_who_uses_it_is_told():
+    """By a warning at the import, and by `aevb doctor`, which finds no other fault."""
+    done = subprocess.run([sys.executable, "-m", "aevb_ext", "doctor"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "RuntimeWarning: this aevb_ext was built with AEVB_CUDA=emulated, for tests" in done.stderr
+    assert "no CUDA but its kernels emulated" in done.stdout and "AEVB_CUDA=0 pip install" in done.stdout
+    assert "\n1 fault\n" in done.stdout

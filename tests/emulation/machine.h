@@ -9,8 +9,8 @@
 //   written before, and not this one.
 //
 // The accesses are seen because kernels are compiled with -fsanitize=thread, which puts a call before each; machine.cpp
-// has these calls, and no sanitizer's library is linked. Compiled without it a kernel runs unwatched: by
-// AddressSanitizer, for example.
+// has these calls, and no sanitizer's library is linked. Compiled without it a kernel runs unwatched, or watched by
+// AddressSanitizer.
 //
 // Threads take turns in the order that the environment variable AEVB_EMULATION_ORDER names: forward (the default),
 // reverse, shuffled, or ahead (in each block another warp runs first, as far as it comes). Blocks follow the same
