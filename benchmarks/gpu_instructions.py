@@ -430,16 +430,22 @@ class Missing(Exception):
     """What is not here, of that which counting needs."""
 
 
-DISASSEMBLERS = ("cuobjdump", "nvdisasm")
+# What reads machine code, and where it comes from.
+TOOLS = {
+    "cuobjdump": "`pip install nvidia-cuda-cuobjdump`",
+    "nvdisasm": "`pip install nvidia-cuda-nvdisasm`",
+    "readelf": "of binutils, as the compiler's linker",
+    "c++filt": "of binutils, as the compiler's linker",
+}
 
 
 def tool(name: str) -> str:
-    """A disassembler: of the toolkit, or from the package index."""
+    """One of TOOLS: of the toolkit, from the package index, or of the system."""
     places = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"]
     places += [Path(folder) / "bin" for path in sys.path for folder in Path(path or ".").glob("nvidia/*")]
     if found := shutil.which(name, path=os.pathsep.join([*map(str, places), os.environ.get("PATH", "")])):
         return found
-    raise Missing(f"no {name} (`pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`)")
+    raise Missing(f"no {name} ({TOOLS[name]})")
 
 
 def compiler() -> str:
@@ -476,7 +482,7 @@ class Compiled:
 
 def compiled(files: list[Path], wanted: set[str]) -> dict[str, Compiled]:
     """The wanted kernels of these objects, or cubins, for sm_90."""
-    cuobjdump, nvdisasm = map(tool, DISASSEMBLERS)
+    cuobjdump, nvdisasm, readelf, demangle = map(tool, TOOLS)
     found = {}
     for file in files:
         with tempfile.TemporaryDirectory() as folder:
@@ -487,13 +493,15 @@ def compiled(files: list[Path], wanted: set[str]) -> dict[str, Compiled]:
             for cubin in cubins:
                 usage = output(cuobjdump, "-res-usage", cubin)
                 mangled = re.findall(r"Function (\S+):\s+REG:(\d+) .*?SHARED:(\d+) .*?CONSTANT\[0\]:(\d+)", usage)
-                names = output("c++filt", given="\n".join(name for name, *_ in mangled)).splitlines()
+                names = output(demangle, given="\n".join(name for name, *_ in mangled)).splitlines()
                 names = [re.sub(r"^void aevb::device::|>\(.*$", "", name) + ">" for name in names]
                 here = {one[0]: (name, *map(int, one[1:])) for name, one in zip(names, mangled, strict=True)}
                 here = {key: value for key, value in here.items() if value[0] in wanted}
                 if not here:
                     continue
-                code = sass.kernels(output(nvdisasm, "-c", cubin), here)
+                symbols = re.findall(r"^ *(\d+): .* FUNC .* (\S+)$", output(readelf, "-sW", cubin), re.MULTILINE)
+                only = ",".join(number for number, name in symbols if name in here)
+                code = sass.kernels(output(nvdisasm, "-c", "-fun", only, cubin), here)
                 for key, (name, registers, shared, constants) in here.items():
                     shared = max(shared - RESERVED_SHARED, 0)
                     found[name] = Compiled(code[key], registers, shared, constants - sass.PARAMETERS)
@@ -557,7 +565,7 @@ def main() -> int:
     counts: dict[str, int] = {}
     classes: list[str] = []
     try:
-        nvcc, files, _ = compiler(), objects(), [tool(name) for name in DISASSEMBLERS]
+        nvcc, files, _ = compiler(), objects(), [tool(name) for name in TOOLS]
         if not comparable(EXPECTED, nvcc, arguments.update):
             return 0
         calls = all_calls()

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Instruction:
     predicate: str | None = None  # such as "!P0"
     target: str | None = None  # the label it names
 
-    @property
+    @cached_property
     def kind(self) -> str:
         return CLASS_OF.get(self.opcode, "integer")
 
@@ -146,6 +146,60 @@ def _shifted(value: np.ndarray, by: np.ndarray) -> np.ndarray:
     return np.where(by < 64, value >> np.minimum(by, np.uint64(63)), np.uint64(0))
 
 
+@dataclass(frozen=True)
+class Operand:
+    """How a 32-bit operand is written: its sign, its register or place among the constants, which of its bits; or its
+    value."""
+
+    sign: str
+    absolute: bool
+    name: str
+    shift: int = 0
+    bits: int = 0  # 0: all
+    value: int | None = None
+
+
+@cache
+def word_operand(text: str) -> Operand:
+    sign, rest = (text[0], text[1:]) if re.match(r"[~-](?![0-9])", text) else ("", text)
+    absolute, rest = rest[0] == "|", rest.strip("|")
+    if rest.startswith("c["):
+        return Operand(sign, absolute, rest)
+    if re.match(r"(U?R|SR)(\d|Z)", rest):
+        name, _, part = rest.partition(".")
+        if part in ("", "64", "X32"):
+            return Operand(sign, absolute, name)
+        if part in ("H0_H0", "H0", "U16"):
+            return Operand(sign, absolute, name, 0, 0xFFFF)
+        if part in ("H1_H1", "H1"):
+            return Operand(sign, absolute, name, 16, 0xFFFF)
+        if re.fullmatch("B[0-3]", part):
+            return Operand(sign, absolute, name, 8 * int(part[1]), 0xFF)
+        raise Unknown(text)
+    if re.match(r"-?0x", rest):
+        return Operand(sign, absolute, rest, value=int(rest, 16))
+    number = np.float32(rest.replace("QNAN", "nan").replace("INF", "inf"))
+    return Operand(sign, absolute, rest, value=int(number.view(np.uint32)))
+
+
+@cache
+def number_operand(text: str) -> tuple[bool, bool, str]:
+    """Whether a float operand is negated, whether it is an absolute value, and the rest."""
+    negative = bool(re.match(r"-(?=[RU|c])", text))
+    text = text[1:] if negative else text
+    return negative, text[0] == "|", text.strip("|")
+
+
+@cache
+def register_operand(name: str) -> tuple[str, int] | None:
+    """The file and the number of a register; None for the one that is always zero."""
+    name = name.partition(".")[0]
+    if name in ("RZ", "URZ", "SRZ"):
+        return None
+    digits = name.lstrip("UR")
+    return name[: -len(digits)], int(digits)
+
+
 class Warp:
     """A warp's registers, and what each instruction does to them."""
 
@@ -174,11 +228,8 @@ class Warp:
 
     def register(self, name: str, further: int = 0) -> np.ndarray:
         """A register, or the one `further` after it."""
-        name = name.partition(".")[0]
-        if name in ("RZ", "URZ", "SRZ"):
-            return np.zeros(LANES, np.uint32)
-        digits = name.lstrip("UR")
-        return self.files[name[: -len(digits)]][int(digits) + further]
+        found = register_operand(name)
+        return np.zeros(LANES, np.uint32) if found is None else self.files[found[0]][found[1] + further]
 
     def set(self, name: str, value, further: int = 0) -> None:
         if name not in ("RZ", "URZ"):
@@ -199,29 +250,18 @@ class Warp:
 
     def word(self, text: str, further: int = 0) -> np.ndarray:
         """A 32-bit operand, with the signs of integers; the higher half of a 64-bit one is 1 further."""
-        sign, text = (text[0], text[1:]) if re.match(r"[~-](?![0-9])", text) else ("", text)
-        absolute, text = text[0] == "|", text.strip("|")
-        if text.startswith("c["):
-            value = self.constant(text, further=4 * further)
-        elif re.match(r"(U?R|SR)(\d|Z)", text):
-            name, _, part = text.partition(".")
-            value = self.register(name, further)
-            if part in ("H0_H0", "H0", "U16"):
-                value = value & np.uint32(0xFFFF)
-            elif part in ("H1_H1", "H1"):
-                value = value >> np.uint32(16)
-            elif re.fullmatch("B[0-3]", part):
-                value = value >> np.uint32(8 * int(part[1])) & np.uint32(0xFF)
-            elif part not in ("", "64", "X32"):
-                raise Unknown(text)
-        elif re.match(r"-?0x", text):
-            value = np.full(LANES, int(text, 16) >> 32 * further & 0xFFFFFFFF, np.uint32)
+        operand = word_operand(text)
+        if operand.value is not None:
+            value = np.full(LANES, operand.value >> 32 * further & 0xFFFFFFFF, np.uint32)
+        elif operand.name.startswith("c["):
+            value = self.constant(operand.name, further=4 * further)
         else:
-            number = np.float32(text.replace("QNAN", "nan").replace("INF", "inf"))
-            value = np.full(LANES, number.view(np.uint32))
-        if absolute:
+            value = self.register(operand.name, further)
+        if operand.bits:
+            value = value >> np.uint32(operand.shift) & np.uint32(operand.bits)
+        if operand.absolute:
             value = np.abs(value.view(np.int32)).view(np.uint32)
-        return ~value if sign == "~" else (~value + np.uint32(1)) if sign == "-" else value
+        return ~value if operand.sign == "~" else (~value + np.uint32(1)) if operand.sign == "-" else value
 
     def signed(self, text: str) -> np.ndarray:
         return self.word(text).view(np.int32).astype(np.int64)
@@ -236,10 +276,8 @@ class Warp:
 
     def number(self, text: str) -> np.ndarray:
         """A float32 operand."""
-        negative = bool(re.match(r"-(?=[RU|c])", text))
-        text = text[1:] if negative else text
-        absolute, text = text[0] == "|", text.strip("|")
-        value = self.word(text).view(np.float32)
+        negative, absolute, rest = number_operand(text)
+        value = self.word(rest).view(np.float32)
         value = np.abs(value) if absolute else value
         return -value if negative else value
 
@@ -638,25 +676,28 @@ class Warp:
         living = ALL.copy()
         meeting: dict[str, np.ndarray] = {}  # the lanes that a BSYNC waits for
         waiting: dict[str, tuple[int, np.ndarray]] = {}  # those that have come, and where they go on
-        while ways or waiting:
-            for name, (at, lanes) in list(waiting.items()):
-                if not (meeting[name] & living & ~lanes).any():
-                    del waiting[name]
-                    ways.append((at, lanes & living))
-            ways = [way for way in ways if way[1].any()]
-            if not ways:
-                if waiting:
-                    raise RuntimeError(f"lanes wait for others at {', '.join(waiting)}")
-                return
-            if len(ways) > 1:
+        settled = False  # whether all lanes that do not wait are together; only what directs lanes changes that
+        while True:
+            if not settled:
+                for name, (at, lanes) in list(waiting.items()):
+                    if not (meeting[name] & living & ~lanes).any():
+                        del waiting[name]
+                        ways.append((at, lanes & living))
+                ways = [way for way in ways if way[1].any()]
+                if not ways:
+                    if waiting:
+                        raise RuntimeError(f"lanes wait for others at {', '.join(waiting)}")
+                    return
                 at = min(way[0] for way in ways)
                 here = np.logical_or.reduce([lanes for place, lanes in ways if place == at])
                 ways = [(at, here), *(way for way in ways if way[0] != at)]
+                settled = len(ways) == 1
             at, lanes = ways[0]
             i = code[at]
             self.issued[i.kind] += 1
             self.mask = lanes if i.predicate is None else lanes & self.predicate(i.predicate)
             onward: list[tuple[int, np.ndarray]] = [(at + 1, lanes)]
+            settled = settled and i.kind != "flow"
             if i.opcode == "EXIT":
                 living &= ~self.mask
                 onward = [(at + 1, lanes & ~self.mask)]
@@ -693,9 +734,8 @@ class Warp:
             elif i.opcode not in ("NOP", "YIELD"):
                 if i.opcode == "SHFL" and (lanes != living).any():
                     raise RuntimeError("not all lanes of a warp meet at a shuffle")
-                if self.mask.any():
-                    with np.errstate(all="ignore"):
-                        self.execute(i)
+                if i.predicate is None or self.mask.any():
+                    self.execute(i)
             ways[:1] = onward
 
 
@@ -710,7 +750,8 @@ def run_block(
     running = [warp.run() for warp in warps]
     done = object()
     while running:  # from one barrier to the next
-        stopped = [next(warp, done) for warp in running]
+        with np.errstate(all="ignore"):
+            stopped = [next(warp, done) for warp in running]
         if len({state is done for state in stopped}) > 1:
             raise RuntimeError("not all warps of a block reach a barrier")
         running = [warp for warp, state in zip(running, stopped, strict=True) if state is not done]

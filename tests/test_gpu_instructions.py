@@ -193,6 +193,21 @@ def test_a_count_of_zero_may_not_grow():
     assert not instructions.compare({"spills": 1}, {"spills": 0})[1]
 
 
+def test_counts_are_held_to_the_committed_ones(tmp_path, capsys):
+    file = tmp_path / "counts.json"
+    committed = {"a: registers": 64, "a: instructions of 1000 elements": 50000}
+    assert instructions.hold(file, "nvcc 13.0.88", committed, update=False, brief=True) == 1
+    assert instructions.hold(file, "nvcc 13.0.88", committed, update=True, brief=True) == 0
+    capsys.readouterr()
+    assert instructions.hold(file, "nvcc 13.0.88", committed, update=False, brief=True) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["none"]
+    grown = committed | {"a: instructions of 1000 elements": 56000}
+    assert instructions.hold(file, "nvcc 13.0.88", grown, update=False, brief=True) == 1
+    assert [line.split()[-2:] for line in capsys.readouterr().out.splitlines()[1:]] == [["TOO", "MANY"]]
+    assert instructions.comparable(file, "nvcc 13.3.1", update=False)
+    assert not instructions.comparable(file, "nvcc 12.9.0", update=False)
+
+
 def test_every_kernel_of_the_cases_has_committed_counts_and_stands_in_the_documentation():
     calls = gpu_instructions.all_calls()
     reference, page = json.loads(gpu_instructions.EXPECTED.read_text()), gpu_instructions.DOCUMENT.read_text()
