@@ -15,6 +15,8 @@ import torch
 
 import aevb_ext
 
+pytestmark = pytest.mark.cpu_kernels("of memory on the CPU, with results that take minutes to emulate")
+
 MIB = 1 << 20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere results lie where PyTorch puts them")
 
