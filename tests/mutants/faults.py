@@ -116,7 +116,7 @@ CUDA = [
     Fault("cuda/unpack_bits.cu", "if («8 * at + 8 <= call.count» && aligned", "8 * at < call.count", "test_bits"),
     # Sums
     Fault("cuda/reduce.cuh", "of_warp[k][warp] = sum[k];\n  «__syncthreads()»;", "(void)0", "test_values"),
-    Fault("cuda/reduce.cuh", "«__syncthreads()»;  // of_warp", "(void)0", "test_values"),
+    Fault("cuda/reduce.cuh", "«__syncthreads()»;  // of_warp", "(void)0", "test_emulation"),
     Fault("cuda/reduce.cuh", "int distance = «width / 2»;", "width / 4", "test_values"),
     Fault("cuda/reduce.cuh", "of_warp[k][lane] : N(0), «warps»)", "warps / 2", "test_values"),
     Fault("cuda/rows.cuh", "cotangent.number(loaded.cotangent.v[j]) * «scale»", "N(1)", "test_gradients"),
