@@ -163,7 +163,7 @@ def test_samples_are_counted_as_the_paper_counts_them():
         ({"hmc_steps": 0}, "hmc_steps must be an integer, at least 1, got 0"),
         (
             {"learner": "aevb", "weight_updates": 2},
-            "weight_updates means nothing to .* 'aevb': it is of 'mcem'",
+            "weight_updates means nothing to .* 'aevb': it is for 'mcem'",
         ),
     ],
     ids=str,

@@ -106,7 +106,7 @@ def test_it_finds_latent_structure():
 def test_what_means_nothing_to_it_is_refused_by_name(option):
     value = {"estimator": "iwae", "beta": 0.5, "free_bits": 0.1}.get(option, 2)
     with pytest.raises(
-        ValueError, match=rf"{option} means nothing to the learner 'wake-sleep': it is of 'aevb'.*{value}"
+        ValueError, match=rf"{option} means nothing to the learner 'wake-sleep': it is for 'aevb'.*{value}"
     ):
         Settings(learner="wake-sleep", **{option: value})
     Settings(learner="wake-sleep", **{option: getattr(Settings(), option)})
