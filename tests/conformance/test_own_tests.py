@@ -36,7 +36,9 @@ def _sources(package: str) -> Path:
         options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--dest", SOURCES]
         subprocess.run([sys.executable, "-m", "pip", "download", *options, f"{package}=={version}"], check=True)
         with tarfile.open(f"{folder}.tar.gz") as archive:
-            archive.extractall(SOURCES, filter="data")
+            # Python has the filter from 3.10.12 and 3.11.4 on.
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            archive.extractall(SOURCES, **safely)
     return folder
 
 
