@@ -35,7 +35,7 @@ GPU = torch.cuda.is_available()
 REHEARSED = os.environ.get("AEVB_GPU") == "rehearsed"
 
 
-EMULATED = aevb_ext._library.is_loaded() and aevb_ext.build_info()["emulated"]
+EMULATED = aevb_ext._library.is_loaded() and aevb_ext.build_info().get("emulated", False)
 
 
 def pytest_report_header():
