@@ -182,8 +182,7 @@ def compile_all(objects: list[Object], folder: Path, ninja: str | None) -> None:
             if line.startswith("FAILED: "):
                 failed += [one.source for one in objects if line.rstrip().endswith(f" {one.path}")]
     if running.returncode:
-        names = ", ".join(str(source.relative_to(ROOT)) for source in failed) or "csrc"
-        raise CompileError(f"{names} does not compile, as ninja said above")
+        raise not_compiled(failed, "ninja")
 
 
 def compile_anew(objects: list[Object]) -> None:
@@ -200,8 +199,12 @@ def compile_anew(objects: list[Object]) -> None:
         with ThreadPoolExecutor(jobs()) as pool:
             failed += [one.source for one, well in zip(wave, pool.map(compiled, wave), strict=True) if not well]
         if failed:
-            names = ", ".join(str(source.relative_to(ROOT)) for source in failed)
-            raise CompileError(f"{names} does not compile, as the compiler said above")
+            raise not_compiled(failed, "the compiler")
+
+
+def not_compiled(sources: list[Path], who: str) -> CompileError:
+    names = ", ".join(str(source.relative_to(ROOT)) for source in sources) or "csrc"
+    return CompileError(f"{names} does not compile, as {who} said above")
 
 
 def _commit() -> str:

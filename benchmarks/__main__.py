@@ -48,12 +48,12 @@ def run(device: torch.device, effort: Effort, only: str, out: Path | None, secon
     start = time.monotonic()
     results = {**environment(device), "copy_bytes_per_second": copy_bandwidth(device)}
     results |= {"cases": [], "integrations": [], "training": [], "by_threads": [], "by_elements": []}
-    results |= {"by_batch": [], "pieces": 0}
+    results |= {"by_batch": [], "only": only, "pieces": 0}
     print(report.where(results), f"copy {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", sep="; ", flush=True)
     path = out and out / f"{file_name(results)}.json"
     if resume and path and path.is_file():
         before = json.loads(path.read_text())
-        if all(before[name] == results[name] for name in ("device", "torch", "aevb_ext")):
+        if all(before.get(name) == results[name] for name in ("device", "torch", "aevb_ext", "only")):
             results = before
             print(f"{before['pieces']} pieces were measured before", flush=True)
     for number, (kind, piece) in enumerate(pieces(device, effort, only)):

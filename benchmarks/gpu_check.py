@@ -13,6 +13,7 @@ stand for those of a GPU, and the results stay in build/gpu.
 """
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import os
@@ -196,10 +197,18 @@ def verdict(path: Path) -> str:
     return "\n".join(done.stdout + done.stderr for done in asked)
 
 
-def results_so_far(path: Path, about: dict, build: dict | None) -> dict:
-    """What other parts have found on this machine, with this build."""
+def fingerprint() -> str:
+    """Of all that a stage runs: what passed or was measured before a change of it says nothing of it now."""
+    folders = (ROOT / name for name in ("aevb_ext", "benchmarks", "csrc", "tests"))
+    suffixes = {".py", ".h", ".cpp", ".cu", ".cuh"}
+    files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in suffixes)
+    return hashlib.sha256(b"\0".join(part for f in files for part in (str(f).encode(), f.read_bytes()))).hexdigest()
+
+
+def results_so_far(path: Path, of: dict) -> dict:
+    """What other parts have found, on this machine, with this build, of these sources."""
     before = json.loads(path.read_text()) if path.is_file() else {}
-    return before if (before.get("machine"), before.get("build")) == (about, build) else {}
+    return before if all(before.get(name) == value for name, value in of.items()) else {}
 
 
 def main() -> int:
@@ -218,25 +227,27 @@ def main() -> int:
     start = time.monotonic()
     LOGS.mkdir(parents=True, exist_ok=True)
     done = stages(part)
-    if done[0].name == "build":  # what was found with another library is not about this one
+    sources, of = fingerprint(), LOGS / "sources"
+    if done[0].name == "build" or not of.is_file() or of.read_text() != sources:
         shutil.rmtree(LOGS)
         LOGS.mkdir()
+        of.write_text(sources)
     for stage in done:
         stage.limit_s = min(stage.limit_s, start + PART_S - time.monotonic())
         stage.run()
         if stage.name == "build" and stage.outcome != "passed":
             break  # all other stages need the build
 
-    about, build = machine(torch), build_info()
+    about = machine(torch)
+    now = {"machine": about, "build": build_info(), "sources": sources}
     name = re.sub(r"[^a-z0-9]+", "-", about["gpu"].lower()).strip("-")
     path = LOGS / "rehearsal.json" if REHEARSAL else ROOT / "benchmarks" / "results" / f"{name}.json"
-    before = results_so_far(path, about, build)
+    before = results_so_far(path, now)
     told = {s.name: {k: v for k, v in asdict(s).items() if k in ("outcome", "seconds", "output")} for s in done}
     results = {
         **before,
         **figures(),
-        "machine": about,
-        "build": build,
+        **now,
         "stages": before.get("stages", {}) | told,
         "tests": test_summary() or before.get("tests"),
     }

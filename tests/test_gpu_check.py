@@ -58,14 +58,25 @@ def test_what_passed_is_not_run_again(suite, tmp_path):
     assert len((tmp_path / "passed").read_text().splitlines()) == 15
 
 
-def test_parts_add_to_the_results_of_one_build(tmp_path):
-    path, about, build = tmp_path / "results.json", {"gpu": "one"}, {"commit": "a"}
-    assert gpu_check.results_so_far(path, about, build) == {}
-    found = {"machine": about, "build": build, "stages": {"tests": {}}}
+def test_parts_add_to_the_results_of_one_build_and_its_sources(tmp_path):
+    path, now = tmp_path / "results.json", {"machine": {"gpu": "one"}, "build": {"commit": "a"}, "sources": "b"}
+    assert gpu_check.results_so_far(path, now) == {}
+    found = {**now, "stages": {"tests": {}}}
     path.write_text(json.dumps(found))
-    assert gpu_check.results_so_far(path, about, build) == found
-    assert gpu_check.results_so_far(path, about, {"commit": "b"}) == {}
-    assert gpu_check.results_so_far(path, {"gpu": "two"}, build) == {}
+    assert gpu_check.results_so_far(path, now) == found
+    for other in ({"build": {"commit": "b"}}, {"machine": {"gpu": "two"}}, {"sources": "c"}):
+        assert gpu_check.results_so_far(path, now | other) == {}
+
+
+def test_a_change_of_any_source_is_one_of_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    seen = set()
+    for name in ("aevb_ext/a.py", "benchmarks/a.py", "csrc/cuda/a.cu", "tests/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("")
+        seen.add(gpu_check.fingerprint())
+    (tmp_path / "tests/a.py").write_text("changed")
+    assert len(seen | {gpu_check.fingerprint()}) == 5
 
 
 def test_a_stage_that_fails_or_hangs_is_recorded_with_what_it_said(tmp_path, monkeypatch):
@@ -94,3 +105,5 @@ def test_benchmarks_go_on_after_the_last_piece(tmp_path, monkeypatch):
     assert begun == ["a", "b", "c"] and [found["name"] for found in results["cases"]] == ["a", "b", "c"]
     benchmarks_main.run(cpu, QUICK, "", tmp_path, seconds=60, resume=False)
     assert begun == ["a", "b", "c"] * 2
+    benchmarks_main.run(cpu, QUICK, "another case", tmp_path, seconds=60, resume=True)
+    assert begun == ["a", "b", "c"] * 3

@@ -60,9 +60,9 @@ def fetch(remote: RemoteFile, folder: StrPath) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     download, failures = pooch.HTTPDownloader(progressbar=True), []
 
-    def checked(url: str, output_file: str, pooch: Any, check_only: bool = False) -> None:
+    def checked(url: str, output_file: str, caller: Any, check_only: bool = False) -> None:
         """Run ``check`` on the download before pooch gives it its final name."""
-        download(url, output_file, pooch, check_only)
+        download(url, output_file, caller, check_only)
         if remote.check is not None:
             remote.check(Path(output_file))
 

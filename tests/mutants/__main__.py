@@ -25,12 +25,15 @@ inline const int fault = std::getenv("AEVB_FAULT") ? std::atoi(std::getenv("AEVB
 """
 
 
-def copy_sources(copy: Path) -> None:
-    """What git has, as it is in the working tree. What was compiled before stays, and is compiled where it differs."""
+def copy_sources(copy: Path, faults: list[Fault]) -> None:
+    """What git has, as it is in the working tree, with the faults. A file that is there already as it has to be is not
+    written, so that it is not compiled again."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
-            write_if_other(copy / name, (ROOT / name).read_bytes())
+            here = [(number, fault) for number, fault in enumerate(faults, 1) if f"csrc/{fault.file}" == name]
+            content = (ROOT / name).read_bytes()
+            write_if_other(copy / name, with_faults(content.decode(), here).encode() if here else content)
 
 
 def write_if_other(path: Path, content: bytes) -> None:
@@ -54,11 +57,8 @@ def with_faults(source: str, faults: list[tuple[int, Fault]]) -> str:
 
 
 def build(faults: list[Fault], copy: Path, kernels: str) -> None:
-    copy_sources(copy)
+    copy_sources(copy, faults)
     write_if_other(copy / "csrc" / "fault.h", f"#pragma once{CHOICE}".encode())
-    for name in sorted({fault.file for fault in faults}):
-        here = [(number, fault) for number, fault in enumerate(faults, 1) if fault.file == name]
-        write_if_other(copy / "csrc" / name, with_faults((ROOT / "csrc" / name).read_text(), here).encode())
     environment = os.environ | {"AEVB_CUDA": kernels, "AEVB_CPU_ISA": "baseline"}
     subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=copy, env=environment, check=True)
 
