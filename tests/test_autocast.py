@@ -30,7 +30,7 @@ def _autocast(device, dtype=BF16):
     return torch.autocast(device.type, dtype=dtype)
 
 
-def _mixed(operator, dtypes, device):
+def mixed(operator, dtypes, device):
     """A call whose data are in float32 and whose other operands have these dtypes in turn."""
     call = Case(operator, Shape((4,), (7,), (2,)), FLOAT).build(device)
     names = [name for name in call.tensors if name != "x"]
@@ -39,7 +39,7 @@ def _mixed(operator, dtypes, device):
     return call
 
 
-def _outputs_and_gradients(call, context, convert=lambda t: t):
+def outputs_and_gradients(call, context, convert=lambda t: t):
     leaves = {name: t.detach().requires_grad_() for name, t in call.tensors.items()}
     with context:
         outputs = call.run({name: t if name == "x" else convert(t) for name, t in leaves.items()})
@@ -51,9 +51,9 @@ def _outputs_and_gradients(call, context, convert=lambda t: t):
 @pytest.mark.parametrize(("dtypes", "widest"), MIXED, ids=str)
 @pytest.mark.parametrize("operator", SEVERAL, ids=str)
 def test_as_if_the_caller_had_cast(operator, dtypes, widest, device):
-    call = _mixed(operator, dtypes, device)
-    expected = _outputs_and_gradients(call, contextlib.nullcontext(), lambda t: t.to(widest))
-    found = _outputs_and_gradients(call, _autocast(device))
+    call = mixed(operator, dtypes, device)
+    expected = outputs_and_gradients(call, contextlib.nullcontext(), lambda t: t.to(widest))
+    found = outputs_and_gradients(call, _autocast(device))
     for results, others in zip(found, expected, strict=True):
         for a, b in zip(results, others, strict=True):
             assert a.dtype == b.dtype and torch.equal(a, b)
@@ -66,7 +66,7 @@ def test_as_if_the_caller_had_cast(operator, dtypes, widest, device):
 @pytest.mark.parametrize("operator", SEVERAL, ids=str)
 def test_only_where_it_is_on(operator, device):
     """Outside, and where it is turned off or on for another device, dtypes that differ are a mistake."""
-    call = _mixed(operator, (BF16, FLOAT), device)
+    call = mixed(operator, (BF16, FLOAT), device)
     other = torch.device("cuda" if device.type == "cpu" else "cpu")
     for contexts in ([], [_autocast(device), torch.autocast(device.type, enabled=False)]):
         with contextlib.ExitStack() as stack:
@@ -82,10 +82,10 @@ def test_only_where_it_is_on(operator, device):
 @pytest.mark.parametrize("operator", SEVERAL, ids=str)
 def test_a_spread_that_broadcasts(operator, device):
     """Its gradient is summed in the wide type, and rounded once to its own."""
-    call = _mixed(operator, (FLOAT, BF16), device)
+    call = mixed(operator, (FLOAT, BF16), device)
     call.tensors["logvar"] = call.tensors["logvar"].flatten()[0]
-    expected = _outputs_and_gradients(call, contextlib.nullcontext(), lambda t: t.to(FLOAT))
-    found = _outputs_and_gradients(call, _autocast(device))
+    expected = outputs_and_gradients(call, contextlib.nullcontext(), lambda t: t.to(FLOAT))
+    found = outputs_and_gradients(call, _autocast(device))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
@@ -94,7 +94,7 @@ def test_a_spread_that_broadcasts(operator, device):
 def test_compiled(operator, outside, device):
     """With autocast in what is compiled, or around it."""
     torch._dynamo.reset()
-    call = _mixed(operator, (BF16, FLOAT), device)
+    call = mixed(operator, (BF16, FLOAT), device)
     names = list(call.tensors)
 
     def function(*tensors):
@@ -113,7 +113,7 @@ def test_compiled(operator, outside, device):
 
 @pytest.mark.parametrize("operator", SEVERAL, ids=str)
 def test_vmapped(operator, device):
-    call = _mixed(operator, (BF16, FLOAT), device)
+    call = mixed(operator, (BF16, FLOAT), device)
     if operator.keys:
         call.options["key"] = call.options["key"][0]
 
