@@ -26,7 +26,7 @@ def _minibatch():
     return x, params.requires_grad_(), weight.requires_grad_()
 
 
-def _captured(function, warm_ups=2):
+def captured(function, warm_ups=2):
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -42,7 +42,7 @@ def _captured(function, warm_ups=2):
 def test_graph_capture_of_a_step():
     """A replay is the eager step with the noise of its own: each draws a new key, the seed decides which."""
     inputs = _minibatch()
-    graph, results = _captured(lambda: _elbo(*inputs))
+    graph, results = captured(lambda: _elbo(*inputs))
 
     def replays():
         torch.cuda.manual_seed(7)
@@ -63,7 +63,7 @@ def test_keys_of_one_graph_differ():
     def three():
         return torch.stack([aevb_ext.noise_key("cuda") for _ in range(3)])
 
-    graph, keys = _captured(three)
+    graph, keys = captured(three)
     seen = set()
     for _ in range(4):
         graph.replay()
@@ -80,7 +80,7 @@ def test_graph_capture_of_each_operator(case):
         outputs = call.run()
         return *outputs, *torch.autograd.grad([o.sum() for o in outputs], list(call.floating().values()))
 
-    graph, results = _captured(step)
+    graph, results = captured(step)
     with torch.no_grad():
         for t in call.floating().values():
             t.mul_(0.5)
@@ -98,7 +98,7 @@ def test_graph_capture_of_every_public_thing(row):
         loss, outputs = program(x, *rest)
         return loss, outputs, torch.autograd.grad(loss, [*program.parameters(), x])
 
-    graph, results = _captured(step)
+    graph, results = captured(step)
     with torch.no_grad():
         x.mul_(0.5)
     graph.replay()

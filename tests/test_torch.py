@@ -139,7 +139,7 @@ class TestFunctionalTransforms:
 
 
 class TestWhatAutogradKeeps:
-    """A forward keeps inputs for its backward, and nothing of its own making."""
+    """A forward keeps the operands that its backward reads, where they lie, and nothing of its own making."""
 
     @staticmethod
     def _kept(run):
@@ -150,17 +150,34 @@ class TestWhatAutogradKeeps:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     @pytest.mark.parametrize("case", small_cases(), ids=str)
-    def test_only_inputs(self, case, dtype, device):
+    def test_operands_and_the_key(self, case, dtype, device):
+        """Neither noise nor scale; of a sample's mean, which its gradient does not depend on, not even that."""
         call = Case(case.operator, Shape((4,), (784,), (2,)), dtype, layout="halves").build(device).differentiable()
         kept, _ = self._kept(call.run)
-        inputs = {t.data_ptr() for t in (*call.tensors.values(), call.options.get("key")) if t is not None}
-        assert kept and {t.data_ptr() for t in kept} <= inputs
+        read = dict(call.tensors)
+        if case.operator.draws_noise:
+            read["key"] = call.options["key"]
+        if case.operator.name == "rsample":
+            del read["mu"]
+        places = [[(t.data_ptr(), t.shape, t.stride()) for t in tensors] for tensors in (kept, read.values())]
+        assert places[0] == places[1]
 
-    def test_rsample_keeps_neither_noise_nor_scale_nor_mean(self, device):
-        mu, logvar = torch.zeros(2, 4, 5, device=device).requires_grad_().unbind()
-        key = torch.tensor([1, 2], device=device)
-        kept, _ = self._kept(lambda: aevb_ext.rsample(mu, logvar, key=key, n_samples=3))
-        assert {t.data_ptr() for t in kept} <= {logvar.data_ptr(), key.data_ptr()}
+    @pytest.mark.parametrize("kind", ["tanh", "bernoulli", "gaussian"])
+    def test_a_layer_keeps_its_operands(self, kind, device):
+        """None of the layer's output, but for tanh's, which is the result."""
+        shapes = ((6, 784), (3, 6, 20), (784, 20), (784,))
+        x, h, weight, bias = (torch.full(shape, 0.5, device=device, requires_grad=True) for shape in shapes)
+        if kind == "tanh":
+            kept, result = self._kept(lambda: torch.ops.aevb_ext.linear(h, weight, bias, True, 1.0))
+            read = [h, weight, bias, result]
+        elif kind == "bernoulli":
+            kept, _ = self._kept(lambda: aevb_ext.linear_bernoulli_log_prob(x, h, weight, bias))
+            read = [x, h, weight, bias]
+        else:
+            spread = torch.zeros((), device=device, requires_grad=True)
+            kept, _ = self._kept(lambda: aevb_ext.linear_gaussian_log_prob(x, h, weight, bias, spread, sigmoid=True))
+            read = [x, h, weight, bias, spread]
+        assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in read]
 
     def test_a_fresh_key_is_all_that_a_draw_adds(self, device):
         mu, logvar = torch.zeros(2, 64, 64, device=device).requires_grad_().unbind()

@@ -128,12 +128,17 @@ def masked_update(bad: Tensor, tensors: Callable[[], list[Tensor]]) -> Iterator[
 
     Args:
         bad: bool, a scalar.
-        tensors: gives the tensors that may change. One that is created inside the context (an optimizer's state at its
-            first step) is set to zero.
+        tensors: gives the tensors that may change, among others: those that lie on another device than ``bad``, as
+            Adagrad's counts of steps, are left alone. One that is created inside the context (an optimizer's state at
+            its first step) is set to zero.
     """
-    before = {id(t): t.clone() for t in tensors()}
+
+    def changing() -> list[Tensor]:
+        return [t for t in tensors() if t.device == bad.device]
+
+    before = {id(t): t.clone() for t in changing()}
     yield
-    for t in tensors():
+    for t in changing():
         t.copy_(torch.where(bad, before.get(id(t), 0), t))
 
 

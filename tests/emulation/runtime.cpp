@@ -1,11 +1,12 @@
 // A CUDA runtime for a machine without a GPU. Loaded before the CUDA build of PyTorch, it takes the place of libcudart,
 // cuBLAS and the driver, and writes down what it is asked for: launches, copies, waits, captures and their replays.
 //
-// No kernel is executed. What is allocated holds no numbers, and the host cannot read it. A copy to the host gives
-// zeros. What a capture forbids is refused, as the real runtime does.
+// No kernel is executed: memory holds what was copied there, or nothing in particular. Only copies read it, since to
+// the host it is neither readable nor writable. What a capture forbids is refused, as by the real runtime.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -36,17 +38,32 @@ namespace {
 std::recursive_mutex mutex;
 std::vector<std::string> calls;
 std::unordered_map<const void*, const char*> kernels;
-std::map<const char*, size_t> allocated;
+struct Block {
+  size_t size;
+  char* contents;  // the same memory, where it can be read
+};
+std::map<const char*, Block> allocated;
 constexpr int kDevices = 2;
 thread_local int device = 0;
 CUstream_st legacy = {0, 0, nullptr};
-CUstream_st* capturing = nullptr;  // the stream whose capture it is
+struct {
+  CUstream_st* stream;  // that began it; none: there is no capture
+  cudaStreamCaptureMode mode;
+  std::thread::id thread;
+  bool invalidated;
+} capture;
 std::vector<CUstream_st*> streams;
-bool invalidated = false;
 thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
 thread_local cudaError_t last = cudaSuccess;
 
 cudaError_t failed(cudaError_t error) { return last = error; }
+
+// Whether a capture forbids this thread what cannot be part of one.
+bool forbidden() {
+  const bool concerned = capture.mode == cudaStreamCaptureModeGlobal || std::this_thread::get_id() == capture.thread;
+  if (!capture.stream || !concerned || mode == cudaStreamCaptureModeRelaxed) return false;
+  return capture.invalidated = true;
+}
 
 CUstream_st& of(cudaStream_t stream) {
   const bool is_legacy = !stream || stream == cudaStreamLegacy || stream == cudaStreamPerThread;
@@ -57,10 +74,7 @@ CUstream_st& of(cudaStream_t stream) {
 cudaError_t put(cudaStream_t stream, const std::string& what) {
   const std::lock_guard lock(mutex);
   CUstream_st& on = of(stream);
-  if (capturing && &on == &legacy) {
-    invalidated = true;
-    return failed(cudaErrorStreamCaptureImplicit);
-  }
+  if (&on == &legacy && forbidden()) return failed(cudaErrorStreamCaptureImplicit);
   if (&on != &legacy && on.device != device) return failed(cudaErrorInvalidResourceHandle);
   const std::string where = device ? " of device " + std::to_string(device) : "";
   const std::string line = what + " on stream " + std::to_string(on.number) + where;
@@ -72,20 +86,19 @@ cudaError_t put(cudaStream_t stream, const std::string& what) {
 // The host waits.
 cudaError_t wait(const std::string& what) {
   const std::lock_guard lock(mutex);
-  if (capturing) {
-    invalidated = true;
-    return failed(cudaErrorStreamCaptureUnsupported);
-  }
+  if (forbidden()) return failed(cudaErrorStreamCaptureUnsupported);
   calls.push_back("wait: " + what);
   return cudaSuccess;
 }
 
-bool on_device(const void* place) {
+// Where the contents of a place on the device are; null of any other place.
+char* contents_of(const void* place) {
   const std::lock_guard lock(mutex);
-  const auto after = allocated.upper_bound(static_cast<const char*>(place));
-  if (after == allocated.begin()) return false;
-  const auto& [start, size] = *std::prev(after);
-  return place < start + size;
+  const auto* at = static_cast<const char*>(place);
+  const auto after = allocated.upper_bound(at);
+  if (after == allocated.begin()) return nullptr;
+  const auto& [start, block] = *std::prev(after);
+  return at < start + block.size ? block.contents + (at - start) : nullptr;
 }
 
 // The parameter of the kernel that makes noise keys, but for the pointer to them: the rest says where they come from.
@@ -107,16 +120,18 @@ cudaError_t launch(const void* kernel, dim3 grid, dim3 block, void** given, cuda
 }
 
 cudaError_t copy(void* to, const void* from, size_t bytes, cudaStream_t stream, bool waits) {
-  const std::string what = std::to_string(bytes) + " bytes";
-  if (!on_device(to)) {
-    if (on_device(from))
-      std::memset(to, 0, bytes);
-    else
-      std::memcpy(to, from, bytes);
-    return waits ? wait("copy to the host, " + what) : put(stream, "copy to the host, " + what);
-  }
-  if (waits) return wait("copy to the device, " + what);
-  return put(stream, (on_device(from) ? "copy on the device, " : "copy to the device, ") + what);
+  char *const to_device = contents_of(to), *const from_device = contents_of(from);
+  const char* const where = !to_device ? "to the host" : from_device ? "on the device" : "to the device";
+  const std::string what = std::string("copy ") + where + ", " + std::to_string(bytes) + " bytes";
+  const auto error = waits ? wait(what) : put(stream, what);
+  if (!error && !of(stream).graph) std::memcpy(to_device ? to_device : to, from_device ? from_device : from, bytes);
+  return error;
+}
+
+cudaError_t fill(void* place, int value, size_t bytes, cudaStream_t stream) {
+  const auto error = put(stream, "memset");
+  if (!error && !of(stream).graph) std::memset(contents_of(place), value, bytes);
+  return error;
 }
 
 }  // namespace
@@ -263,19 +278,23 @@ cudaError_t cudaPeekAtLastError() { return last; }
 
 cudaError_t cudaMalloc(void** place, size_t bytes) {
   const std::lock_guard lock(mutex);
-  if (capturing && mode == cudaStreamCaptureModeGlobal) {
-    invalidated = true;
-    return failed(cudaErrorStreamCaptureUnsupported);
+  if (forbidden()) return failed(cudaErrorStreamCaptureUnsupported);
+  const int file = memfd_create("device", 0);
+  void* contents = MAP_FAILED;
+  if (file >= 0 && !ftruncate(file, bytes)) {
+    contents = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
+    *place = mmap(nullptr, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, file, 0);
   }
-  *place = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (*place == MAP_FAILED) return failed(cudaErrorMemoryAllocation);
-  allocated[static_cast<char*>(*place)] = bytes;
+  close(file);
+  if (contents == MAP_FAILED || *place == MAP_FAILED) return failed(cudaErrorMemoryAllocation);
+  allocated[static_cast<char*>(*place)] = {bytes, static_cast<char*>(contents)};
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* place) {
   const std::lock_guard lock(mutex);
   if (const auto found = allocated.find(static_cast<char*>(place)); found != allocated.end()) {
-    munmap(place, found->second);
+    munmap(place, found->second.size);
+    munmap(found->second.contents, found->second.size);
     allocated.erase(found);
   }
   return cudaSuccess;
@@ -295,7 +314,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* about, const void* place) {
   *about = {};
-  about->type = on_device(place) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+  about->type = contents_of(place) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
   about->devicePointer = const_cast<void*>(place);
   return cudaSuccess;
 }
@@ -305,8 +324,10 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind)
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   return copy(to, from, bytes, stream, false);
 }
-cudaError_t cudaMemset(void*, int, size_t) { return put(nullptr, "memset"); }
-cudaError_t cudaMemsetAsync(void*, int, size_t, cudaStream_t stream) { return put(stream, "memset"); }
+cudaError_t cudaMemset(void* place, int value, size_t bytes) { return fill(place, value, bytes, nullptr); }
+cudaError_t cudaMemsetAsync(void* place, int value, size_t bytes, cudaStream_t stream) {
+  return fill(place, value, bytes, stream);
+}
 
 // Streams and events
 
@@ -326,14 +347,20 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t) {
-  return capturing ? failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+  return forbidden() ? failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return wait("for stream " + std::to_string(of(stream).number));
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const std::lock_guard lock(mutex);
-  if (event->graph) of(stream).graph = event->graph;  // it takes part in that capture
+  if (!event->graph) return cudaSuccess;
+  if (!capture.stream || event->graph != capture.stream->graph) return failed(cudaErrorCapturedEvent);
+  if (&of(stream) == &legacy) {
+    capture.invalidated = true;
+    return failed(cudaErrorStreamCaptureImplicit);
+  }
+  stream->graph = event->graph;  // it takes part in the capture from here on
   return cudaSuccess;
 }
 cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t callback, void* data, unsigned) {
@@ -361,7 +388,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
   return cudaEventRecord(event, stream);
 }
 cudaError_t cudaEventQuery(cudaEvent_t) {
-  return capturing && mode == cudaStreamCaptureModeGlobal ? failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+  return forbidden() ? failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return wait("for an event"); }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t from, cudaEvent_t to) {
@@ -375,27 +402,26 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* given) {
   std::swap(mode, *given);
   return cudaSuccess;
 }
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode given) {
   const std::lock_guard lock(mutex);
-  if (capturing || &of(stream) == &legacy) return failed(cudaErrorStreamCaptureUnsupported);
-  capturing = stream;
+  if (capture.stream || &of(stream) == &legacy) return failed(cudaErrorStreamCaptureUnsupported);
   stream->graph = new CUgraph_st;
-  invalidated = false;
+  capture = {stream, given, std::this_thread::get_id(), false};
   calls.push_back("capture begins on stream " + std::to_string(stream->number));
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const std::lock_guard lock(mutex);
-  if (stream != capturing) return failed(cudaErrorIllegalState);
-  *graph = invalidated ? nullptr : stream->graph;
+  if (stream != capture.stream) return failed(cudaErrorIllegalState);
+  *graph = capture.invalidated ? nullptr : stream->graph;
   for (CUstream_st* each : streams) each->graph = nullptr;
-  capturing = nullptr;
+  capture.stream = nullptr;
   calls.push_back("capture ends");
-  return invalidated ? failed(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
+  return capture.invalidated ? failed(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   const std::lock_guard lock(mutex);
-  if (capturing && &of(stream) == &legacy) return failed(cudaErrorStreamCaptureImplicit);
+  if (&of(stream) == &legacy && forbidden()) return failed(cudaErrorStreamCaptureImplicit);
   *status = of(stream).graph ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
