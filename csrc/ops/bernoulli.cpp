@@ -44,6 +44,7 @@ Node* way_to_sigmoid(const Node& likelihood, Visit visit) {
 struct Probs {
   static constexpr const char *argument = "probs", *node_name = "BernoulliLogProbOfProbs",
                               *operator_name = "aevb_ext::bernoulli_log_prob_of_probs",
+                              *speculative_name = "aevb_ext::bernoulli_log_prob_of_probs_speculative",
                               *backward_name = "aevb_ext::bernoulli_log_prob_of_probs_backward";
   static constexpr Formula formula = Formula::bernoulli_of_probs;
 
@@ -82,17 +83,25 @@ struct Probs {
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def("bernoulli_log_prob(Tensor x, Tensor logits, float x_scale, str reduction, int batch_dims) -> Tensor");
   m.def(
+      "bernoulli_log_prob_speculative(Tensor x, Tensor logits, float x_scale, str reduction, int batch_dims, "
+      "bool[2] wanted) -> (Tensor, Tensor)");
+  m.def(
       "bernoulli_log_prob_backward(Tensor cotangent, Tensor x, Tensor logits, float x_scale, str reduction, "
-      "int batch_dims, bool[2] wanted) -> (Tensor, Tensor)");
+      "int batch_dims, bool[2] wanted, Tensor? speculative=None) -> (Tensor, Tensor)");
   m.def("bernoulli_log_prob_of_probs(Tensor x, Tensor probs, float x_scale, str reduction, int batch_dims) -> Tensor");
   m.def(
+      "bernoulli_log_prob_of_probs_speculative(Tensor x, Tensor probs, float x_scale, str reduction, int batch_dims, "
+      "bool[2] wanted) -> (Tensor, Tensor)");
+  m.def(
       "bernoulli_log_prob_of_probs_backward(Tensor cotangent, Tensor x, Tensor probs, float x_scale, str reduction, "
-      "int batch_dims, bool[2] wanted) -> (Tensor, Tensor)");
+      "int batch_dims, bool[2] wanted, Tensor? speculative=None) -> (Tensor, Tensor)");
 }
 AEVB_REGISTER("bernoulli_log_prob", bernoulli_forward<Logits>)
+AEVB_REGISTER("bernoulli_log_prob_speculative", bernoulli_speculative<Logits>)
 AEVB_REGISTER("bernoulli_log_prob_backward", bernoulli_backward<Logits>)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("bernoulli_log_prob", TORCH_FN(bernoulli_autograd<Logits>)); }
 AEVB_REGISTER("bernoulli_log_prob_of_probs", bernoulli_forward<Probs>)
+AEVB_REGISTER("bernoulli_log_prob_of_probs_speculative", bernoulli_speculative<Probs>)
 AEVB_REGISTER("bernoulli_log_prob_of_probs_backward", bernoulli_backward<Probs>)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) {
   m.impl("bernoulli_log_prob_of_probs", TORCH_FN(bernoulli_autograd<Probs>));

@@ -1,5 +1,5 @@
 // The Bernoulli log-likelihood as an operator over rows, for either parameterisation, which is a struct Parameter:
-//   static constexpr const char *argument, *node_name, *operator_name, *backward_name;
+//   static constexpr const char *argument, *node_name, *operator_name, *speculative_name, *backward_name;
 //   static constexpr Formula formula;
 //   static Tensor by_data(const Tensor& parameter);               d log p / dx
 //   static Tensor by_parameter(const Tensor& x, const Tensor& parameter);
@@ -38,7 +38,9 @@ struct BernoulliLogProb {
   RowProblem problem(const variable_list& inputs) const {
     return {Parameter::formula, {x_scale, {}}, inputs, 1, inputs[0].dim() - batch_dims, parse_reduction(reduction)};
   }
-  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  std::tuple<at::Tensor, at::Tensor> speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted,
+                      const at::Tensor& speculative = {}) const;
   variable_list differentiable(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const;
 
@@ -72,24 +74,37 @@ at::Tensor bernoulli_forward(const at::Tensor& x, const at::Tensor& parameter, d
 }
 
 template <class Parameter>
+std::tuple<at::Tensor, at::Tensor> bernoulli_speculative(const at::Tensor& x, const at::Tensor& parameter,
+                                                         double x_scale, c10::string_view reduction, int64_t batch_dims,
+                                                         std::array<bool, 2> wanted) {
+  const BernoulliLogProb<Parameter> op{x_scale, std::string(reduction), batch_dims};
+  return speculative_forward(op, {x, parameter}, wanted);
+}
+
+template <class Parameter>
 std::tuple<at::Tensor, at::Tensor> bernoulli_backward(const at::Tensor& cotangent, const at::Tensor& x,
                                                       const at::Tensor& parameter, double x_scale,
                                                       c10::string_view reduction, int64_t batch_dims,
-                                                      std::array<bool, 2> wanted) {
+                                                      std::array<bool, 2> wanted,
+                                                      const std::optional<at::Tensor>& speculative) {
   const BernoulliLogProb<Parameter> op{x_scale, std::string(reduction), batch_dims};
-  op.check({x, parameter});
-  const RowProblem problem = op.problem({x, parameter});
-  check_cotangent("cotangent", cotangent, parameter, problem.event_dims, problem.reduction);
-  auto gradients = row_gradients(problem, cotangent, wanted);
+  const auto gradients = gradients_in_graph(op, cotangent, {x, parameter}, wanted, speculative);
   return {gradients[0], gradients[1]};
 }
 
 template <class Parameter>
+std::tuple<at::Tensor, at::Tensor> BernoulliLogProb<Parameter>::speculative(const variable_list& saved,
+                                                                            at::ArrayRef<bool> wanted) const {
+  static auto op = find_operator<decltype(bernoulli_speculative<Parameter>)>(Parameter::speculative_name);
+  return op.call(saved[0], saved[1], x_scale, reduction, batch_dims, {wanted[0], wanted[1]});
+}
+
+template <class Parameter>
 variable_list BernoulliLogProb<Parameter>::fused(const variable_list& cotangents, const variable_list& saved,
-                                                 at::ArrayRef<bool> wanted) const {
+                                                 at::ArrayRef<bool> wanted, const at::Tensor& speculative) const {
   static auto op = find_operator<decltype(bernoulli_backward<Parameter>)>(Parameter::backward_name);
-  auto [dx, dparameter] =
-      op.call(cotangents[0], saved[0], saved[1], x_scale, reduction, batch_dims, {wanted[0], wanted[1]});
+  auto [dx, dparameter] = op.call(cotangents[0], saved[0], saved[1], x_scale, reduction, batch_dims,
+                                  {wanted[0], wanted[1]}, optional(speculative));
   return {dx, dparameter};
 }
 
@@ -120,6 +135,7 @@ at::Tensor bernoulli_autograd(const at::Tensor& x, const at::Tensor& parameter, 
 struct Logits {
   static constexpr const char *argument = "logits", *node_name = "BernoulliLogProb",
                               *operator_name = "aevb_ext::bernoulli_log_prob",
+                              *speculative_name = "aevb_ext::bernoulli_log_prob_speculative",
                               *backward_name = "aevb_ext::bernoulli_log_prob_backward";
   static constexpr Formula formula = Formula::bernoulli;
 

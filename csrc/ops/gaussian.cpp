@@ -16,15 +16,19 @@ Tensor forward(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::str
   return row_values(op.problem({x, mu, logvar}));
 }
 
+std::tuple<Tensor, Tensor> speculative_values(const Tensor& x, const Tensor& mu, const Tensor& logvar,
+                                              c10::string_view spread, double x_scale, c10::string_view reduction,
+                                              int64_t batch_dims, std::array<bool, 3> wanted) {
+  const GaussianLogProb op{std::string(spread), x_scale, std::string(reduction), batch_dims};
+  return speculative_forward(op, {x, mu, logvar}, wanted);
+}
+
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& x, const Tensor& mu,
                                             const Tensor& logvar, c10::string_view spread, double x_scale,
-                                            c10::string_view reduction, int64_t batch_dims,
-                                            std::array<bool, 3> wanted) {
+                                            c10::string_view reduction, int64_t batch_dims, std::array<bool, 3> wanted,
+                                            const std::optional<Tensor>& speculative) {
   const GaussianLogProb op{std::string(spread), x_scale, std::string(reduction), batch_dims};
-  op.check({x, mu, logvar});
-  const RowProblem problem = op.problem({x, mu, logvar});
-  check_cotangent("cotangent", cotangent, mu, problem.event_dims, problem.reduction);
-  auto gradients = row_gradients(problem, cotangent, wanted);
+  const auto gradients = gradients_in_graph(op, cotangent, {x, mu, logvar}, wanted, speculative);
   return {gradients[0], gradients[1], gradients[2]};
 }
 
@@ -46,11 +50,17 @@ Tensor autocast(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::st
 
 }  // namespace
 
+std::tuple<Tensor, Tensor> GaussianLogProb::speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const {
+  static auto op = find_operator<decltype(speculative_values)>("aevb_ext::gaussian_log_prob_speculative");
+  return op.call(saved[0], saved[1], saved[2], spread, x_scale, reduction, batch_dims,
+                 {wanted[0], wanted[1], wanted[2]});
+}
+
 variable_list GaussianLogProb::fused(const variable_list& cotangents, const variable_list& saved,
-                                     at::ArrayRef<bool> wanted) const {
+                                     at::ArrayRef<bool> wanted, const Tensor& speculative) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::gaussian_log_prob_backward");
   auto [dx, dmu, dlogvar] = op.call(cotangents[0], saved[0], saved[1], saved[2], spread, x_scale, reduction, batch_dims,
-                                    {wanted[0], wanted[1], wanted[2]});
+                                    {wanted[0], wanted[1], wanted[2]}, optional(speculative));
   return {dx, dmu, dlogvar};
 }
 
@@ -75,10 +85,14 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
       "gaussian_log_prob(Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, str reduction, "
       "int batch_dims) -> Tensor");
   m.def(
+      "gaussian_log_prob_speculative(Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, str reduction, "
+      "int batch_dims, bool[3] wanted) -> (Tensor, Tensor)");
+  m.def(
       "gaussian_log_prob_backward(Tensor cotangent, Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, "
-      "str reduction, int batch_dims, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+      "str reduction, int batch_dims, bool[3] wanted, Tensor? speculative=None) -> (Tensor, Tensor, Tensor)");
 }
 AEVB_REGISTER("gaussian_log_prob", forward)
+AEVB_REGISTER("gaussian_log_prob_speculative", speculative_values)
 AEVB_REGISTER("gaussian_log_prob_backward", backward)
 AEVB_AUTOCAST("gaussian_log_prob", autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("gaussian_log_prob", TORCH_FN(autograd)); }

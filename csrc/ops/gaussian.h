@@ -28,7 +28,9 @@ struct GaussianLogProb {
     const int64_t event_dim = inputs[0].dim() - batch_dims;
     return {Formula::gaussian, {x_scale, parse_spread(spread)}, inputs, 1, event_dim, parse_reduction(reduction)};
   }
-  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  std::tuple<at::Tensor, at::Tensor> speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted,
+                      const at::Tensor& speculative = {}) const;
   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const {
     return row_gradients(problem(saved), cotangents[0], wanted, true);
   }

@@ -48,7 +48,9 @@ struct GaussianKl {
     problem.operands.push_back(prior_logvar);
     return problem;
   }
-  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  std::tuple<Tensor, Tensor> speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted,
+                      const Tensor& speculative = {}) const;
   variable_list paired(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const {
     return row_gradients(problem(saved), cotangents[0], wanted, true);
   }
@@ -65,26 +67,38 @@ Tensor forward(const Tensor& mu, const Tensor& logvar, const OptionalTensor& pri
   return row_values(op.problem(inputs));
 }
 
+std::tuple<Tensor, Tensor> speculative_values(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
+                                              const OptionalTensor& prior_logvar, c10::string_view spread,
+                                              c10::string_view reduction, int64_t batch_dims,
+                                              std::array<bool, 4> wanted) {
+  const GaussianKl op{std::string(spread), std::string(reduction), batch_dims};
+  return speculative_forward(op, {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())}, wanted);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& mu, const Tensor& logvar,
                                                     const OptionalTensor& prior_mu, const OptionalTensor& prior_logvar,
                                                     c10::string_view spread, c10::string_view reduction,
-                                                    int64_t batch_dims, std::array<bool, 4> wanted) {
+                                                    int64_t batch_dims, std::array<bool, 4> wanted,
+                                                    const OptionalTensor& speculative) {
   const GaussianKl op{std::string(spread), std::string(reduction), batch_dims};
   const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
-  op.check(inputs);
-  const RowProblem problem = op.problem(inputs);
-  check_cotangent("cotangent", cotangent, mu, problem.event_dims, problem.reduction);
-  auto gradients = row_gradients(problem, cotangent, wanted);
+  auto gradients = gradients_in_graph(op, cotangent, inputs, wanted, speculative);
   gradients.resize(4);
   return {gradients[0], gradients[1], gradients[2], gradients[3]};
 }
 
-variable_list GaussianKl::fused(const variable_list& cotangents, const variable_list& saved,
-                                at::ArrayRef<bool> wanted) const {
+std::tuple<Tensor, Tensor> GaussianKl::speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const {
+  static auto op = find_operator<decltype(speculative_values)>("aevb_ext::gaussian_kl_speculative");
+  return op.call(saved[0], saved[1], optional(saved[2]), optional(saved[3]), spread, reduction, batch_dims,
+                 {wanted[0], wanted[1], wanted[2], wanted[3]});
+}
+
+variable_list GaussianKl::fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted,
+                                const Tensor& speculative) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::gaussian_kl_backward");
   auto [dmu, dlogvar, dprior_mu, dprior_logvar] =
       op.call(cotangents[0], saved[0], saved[1], optional(saved[2]), optional(saved[3]), spread, reduction, batch_dims,
-              {wanted[0], wanted[1], wanted[2], wanted[3]});
+              {wanted[0], wanted[1], wanted[2], wanted[3]}, optional(speculative));
   return {dmu, dlogvar, dprior_mu, dprior_logvar};
 }
 
@@ -145,10 +159,15 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
       "gaussian_kl(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str spread, str reduction, "
       "int batch_dims) -> Tensor");
   m.def(
+      "gaussian_kl_speculative(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str spread, "
+      "str reduction, int batch_dims, bool[4] wanted) -> (Tensor, Tensor)");
+  m.def(
       "gaussian_kl_backward(Tensor cotangent, Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, "
-      "str spread, str reduction, int batch_dims, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)");
+      "str spread, str reduction, int batch_dims, bool[4] wanted, Tensor? speculative=None) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
 }
 AEVB_REGISTER("gaussian_kl", forward)
+AEVB_REGISTER("gaussian_kl_speculative", speculative_values)
 AEVB_REGISTER("gaussian_kl_backward", backward)
 AEVB_AUTOCAST("gaussian_kl", autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("gaussian_kl", TORCH_FN(autograd)); }

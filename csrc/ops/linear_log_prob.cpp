@@ -50,7 +50,7 @@ void LinearLogProb::check(const variable_list& inputs) const {
                     " rows, which has no halves (means and log variances): expected an even number, or logvar");
   TORCH_CHECK_VALUE(0 <= batch_dims && batch_dims < x.dim(), "batch_dims must be from 0 to ", x.dim() - 1,
                     ", so that x (shape ", x.sym_sizes(), ") has the layer's output as its event, got ", batch_dims);
-  const Tensor output = rows.output();
+  const Tensor output = rows.shape_of();
   check_broadcasts("x", x, "the layer's output", output);
   if (!rows.logvar.defined()) return;
   check_floating("logvar", rows.logvar);
@@ -99,14 +99,6 @@ Tensor values(const LinearLogProb& op, const variable_list& inputs) {
   return row_values(op.problem(inputs));
 }
 
-std::vector<Tensor> gradients(const LinearLogProb& op, const variable_list& inputs, const Tensor& cotangent,
-                              at::ArrayRef<bool> wanted) {
-  op.check(inputs);
-  const LinearRows rows = op.problem(inputs);
-  check_cotangent("cotangent", cotangent, rows.output(), rows.event_dims, rows.reduction);
-  return row_gradients(rows, cotangent, wanted);
-}
-
 // The layer is cast like nn.Linear, and the likelihood stays in float32.
 class Cast {
  public:
@@ -126,7 +118,9 @@ struct LinearBernoulli : LinearLogProb {
   LinearBernoulli() = default;
   LinearBernoulli(double x_scale, c10::string_view reduction, int64_t batch_dims)
       : LinearLogProb{Formula::bernoulli, x_scale, std::string(reduction), batch_dims} {}
-  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  std::tuple<Tensor, Tensor> speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted,
+                      const Tensor& speculative = {}) const;
 };
 
 Tensor bernoulli(const Tensor& x, const Tensor& h, const Tensor& weight, const OptionalTensor& bias, double x_scale,
@@ -134,21 +128,38 @@ Tensor bernoulli(const Tensor& x, const Tensor& h, const Tensor& weight, const O
   return values(LinearBernoulli(x_scale, reduction, batch_dims), {x, h, weight, bias.value_or(Tensor())});
 }
 
+std::tuple<Tensor, Tensor> bernoulli_values_speculative(const Tensor& x, const Tensor& h, const Tensor& weight,
+                                                        const OptionalTensor& bias, double x_scale,
+                                                        c10::string_view reduction, int64_t batch_dims,
+                                                        std::array<bool, 4> wanted) {
+  const LinearBernoulli op(x_scale, reduction, batch_dims);
+  return speculative_forward(op, {x, h, weight, bias.value_or(Tensor())}, wanted);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> bernoulli_gradients(const Tensor& cotangent, const Tensor& x,
                                                                const Tensor& h, const Tensor& weight,
                                                                const OptionalTensor& bias, double x_scale,
                                                                c10::string_view reduction, int64_t batch_dims,
-                                                               std::array<bool, 4> wanted) {
+                                                               std::array<bool, 4> wanted,
+                                                               const OptionalTensor& speculative) {
   const LinearBernoulli op(x_scale, reduction, batch_dims);
-  const auto g = gradients(op, {x, h, weight, bias.value_or(Tensor())}, cotangent, wanted);
+  const auto g = gradients_in_graph(op, cotangent, {x, h, weight, bias.value_or(Tensor())}, wanted, speculative);
   return {g[0], g[1], g[2], g[3]};
 }
 
+std::tuple<Tensor, Tensor> LinearBernoulli::speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const {
+  static auto op =
+      find_operator<decltype(bernoulli_values_speculative)>("aevb_ext::linear_bernoulli_log_prob_speculative");
+  return op.call(saved[0], saved[1], saved[2], optional(saved[3]), x_scale, reduction, batch_dims,
+                 {wanted[0], wanted[1], wanted[2], wanted[3]});
+}
+
 variable_list LinearBernoulli::fused(const variable_list& cotangents, const variable_list& saved,
-                                     at::ArrayRef<bool> wanted) const {
+                                     at::ArrayRef<bool> wanted, const Tensor& speculative) const {
   static auto op = find_operator<decltype(bernoulli_gradients)>("aevb_ext::linear_bernoulli_log_prob_backward");
-  auto [dx, dh, dweight, dbias] = op.call(cotangents[0], saved[0], saved[1], saved[2], optional(saved[3]), x_scale,
-                                          reduction, batch_dims, {wanted[0], wanted[1], wanted[2], wanted[3]});
+  auto [dx, dh, dweight, dbias] =
+      op.call(cotangents[0], saved[0], saved[1], saved[2], optional(saved[3]), x_scale, reduction, batch_dims,
+              {wanted[0], wanted[1], wanted[2], wanted[3]}, optional(speculative));
   return {dx, dh, dweight, dbias};
 }
 
@@ -173,7 +184,9 @@ struct LinearGaussian : LinearLogProb {
   LinearGaussian(bool sigmoid, double x_scale, c10::string_view reduction, int64_t batch_dims)
       : LinearLogProb{sigmoid ? Formula::gaussian_of_sigmoid : Formula::gaussian, x_scale, std::string(reduction),
                       batch_dims} {}
-  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  std::tuple<Tensor, Tensor> speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const;
+  variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted,
+                      const Tensor& speculative = {}) const;
 };
 
 Tensor gaussian(const Tensor& x, const Tensor& h, const Tensor& weight, const OptionalTensor& bias,
@@ -183,25 +196,39 @@ Tensor gaussian(const Tensor& x, const Tensor& h, const Tensor& weight, const Op
                 {x, h, weight, bias.value_or(Tensor()), logvar.value_or(Tensor())});
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_gradients(const Tensor& cotangent, const Tensor& x,
-                                                                      const Tensor& h, const Tensor& weight,
-                                                                      const OptionalTensor& bias,
-                                                                      const OptionalTensor& logvar, bool sigmoid,
-                                                                      double x_scale, c10::string_view reduction,
-                                                                      int64_t batch_dims, std::array<bool, 5> wanted) {
+std::tuple<Tensor, Tensor> gaussian_values_speculative(const Tensor& x, const Tensor& h, const Tensor& weight,
+                                                       const OptionalTensor& bias, const OptionalTensor& logvar,
+                                                       bool sigmoid, double x_scale, c10::string_view reduction,
+                                                       int64_t batch_dims, std::array<bool, 5> wanted) {
+  const LinearGaussian op(sigmoid, x_scale, reduction, batch_dims);
+  return speculative_forward(op, {x, h, weight, bias.value_or(Tensor()), logvar.value_or(Tensor())}, wanted);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_gradients(
+    const Tensor& cotangent, const Tensor& x, const Tensor& h, const Tensor& weight, const OptionalTensor& bias,
+    const OptionalTensor& logvar, bool sigmoid, double x_scale, c10::string_view reduction, int64_t batch_dims,
+    std::array<bool, 5> wanted, const OptionalTensor& speculative) {
   const LinearGaussian op(sigmoid, x_scale, reduction, batch_dims);
   const variable_list inputs = {x, h, weight, bias.value_or(Tensor()), logvar.value_or(Tensor())};
-  const auto g = gradients(op, inputs, cotangent, wanted);
+  const auto g = gradients_in_graph(op, cotangent, inputs, wanted, speculative);
   return {g[0], g[1], g[2], g[3], g[4]};
 }
 
+std::tuple<Tensor, Tensor> LinearGaussian::speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const {
+  static auto op =
+      find_operator<decltype(gaussian_values_speculative)>("aevb_ext::linear_gaussian_log_prob_speculative");
+  return op.call(saved[0], saved[1], saved[2], optional(saved[3]), optional(saved[4]),
+                 formula == Formula::gaussian_of_sigmoid, x_scale, reduction, batch_dims,
+                 {wanted[0], wanted[1], wanted[2], wanted[3], wanted[4]});
+}
+
 variable_list LinearGaussian::fused(const variable_list& cotangents, const variable_list& saved,
-                                    at::ArrayRef<bool> wanted) const {
+                                    at::ArrayRef<bool> wanted, const Tensor& speculative) const {
   static auto op = find_operator<decltype(gaussian_gradients)>("aevb_ext::linear_gaussian_log_prob_backward");
   auto [dx, dh, dweight, dbias, dlogvar] =
       op.call(cotangents[0], saved[0], saved[1], saved[2], optional(saved[3]), optional(saved[4]),
               formula == Formula::gaussian_of_sigmoid, x_scale, reduction, batch_dims,
-              {wanted[0], wanted[1], wanted[2], wanted[3], wanted[4]});
+              {wanted[0], wanted[1], wanted[2], wanted[3], wanted[4]}, optional(speculative));
   return {dx, dh, dweight, dbias, dlogvar};
 }
 
@@ -229,21 +256,31 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
       "linear_bernoulli_log_prob(Tensor x, Tensor h, Tensor weight, Tensor? bias, float x_scale, str reduction, "
       "int batch_dims) -> Tensor");
   m.def(
+      "linear_bernoulli_log_prob_speculative(Tensor x, Tensor h, Tensor weight, Tensor? bias, float x_scale, "
+      "str reduction, int batch_dims, bool[4] wanted) -> (Tensor, Tensor)");
+  m.def(
       "linear_bernoulli_log_prob_backward(Tensor cotangent, Tensor x, Tensor h, Tensor weight, Tensor? bias, "
-      "float x_scale, str reduction, int batch_dims, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)");
+      "float x_scale, str reduction, int batch_dims, bool[4] wanted, Tensor? speculative=None) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "linear_gaussian_log_prob(Tensor x, Tensor h, Tensor weight, Tensor? bias, Tensor? logvar, bool sigmoid, "
       "float x_scale, str reduction, int batch_dims) -> Tensor");
   m.def(
+      "linear_gaussian_log_prob_speculative(Tensor x, Tensor h, Tensor weight, Tensor? bias, Tensor? logvar, "
+      "bool sigmoid, float x_scale, str reduction, int batch_dims, bool[5] wanted) -> (Tensor, Tensor)");
+  m.def(
       "linear_gaussian_log_prob_backward(Tensor cotangent, Tensor x, Tensor h, Tensor weight, Tensor? bias, "
-      "Tensor? logvar, bool sigmoid, float x_scale, str reduction, int batch_dims, bool[5] wanted) -> "
+      "Tensor? logvar, bool sigmoid, float x_scale, str reduction, int batch_dims, bool[5] wanted, "
+      "Tensor? speculative=None) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 AEVB_REGISTER("linear_bernoulli_log_prob", bernoulli)
+AEVB_REGISTER("linear_bernoulli_log_prob_speculative", bernoulli_values_speculative)
 AEVB_REGISTER("linear_bernoulli_log_prob_backward", bernoulli_gradients)
 AEVB_AUTOCAST("linear_bernoulli_log_prob", bernoulli_autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("linear_bernoulli_log_prob", TORCH_FN(bernoulli_recorded)); }
 AEVB_REGISTER("linear_gaussian_log_prob", gaussian)
+AEVB_REGISTER("linear_gaussian_log_prob_speculative", gaussian_values_speculative)
 AEVB_REGISTER("linear_gaussian_log_prob_backward", gaussian_gradients)
 AEVB_AUTOCAST("linear_gaussian_log_prob", gaussian_autocast)
 TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("linear_gaussian_log_prob", TORCH_FN(gaussian_recorded)); }

@@ -82,7 +82,7 @@ Tensor reduced(const LinearRows& problem, const Tensor& values, const Tensor& fu
 // One pass over the blocks: the values, the gradients for a cotangent, or both.
 std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool with_values, Tensor cotangent,
                                              at::ArrayRef<bool> wanted_gradients) {
-  const Tensor full = problem.output();
+  const Tensor full = problem.shape_of();
   const bool per_element = problem.reduction == Reduction::none;
   const auto wanted = [&](size_t i) { return i < wanted_gradients.size() && wanted_gradients[i]; };
   Tensor values, dh;
@@ -186,7 +186,7 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
 
 }  // namespace
 
-Tensor LinearRows::output() const {
+Tensor LinearRows::shape_of() const {
   const auto sizes = h.sym_sizes();
   c10::SymDimVector shape(sizes.begin(), sizes.end());
   shape.back() = weight.sym_size(0) / heads();
@@ -200,12 +200,12 @@ std::vector<Tensor> row_gradients(const LinearRows& problem, const Tensor& cotan
 }
 
 std::optional<size_t> history_key(const LinearRows& problem) {
-  const auto key = history_key(problem.formula, problem.reduction, problem.output());
+  const auto key = history_key(problem.formula, problem.reduction, problem.shape_of());
   return key ? std::optional(c10::hash_combine(*key, size_t(problem.weight.size(1)) + 1)) : std::nullopt;
 }
 
 std::tuple<Tensor, std::vector<Tensor>> values_and_gradients(const LinearRows& problem, double cotangent,
-                                                             at::ArrayRef<bool> wanted) {
+                                                             at::ArrayRef<bool> wanted, bool /*paired*/) {
   return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.h))), wanted);
 }
 

@@ -25,7 +25,7 @@ struct LinearRows {
   // The number of operands of the formula that the layer computes.
   int64_t heads() const { return formula == Formula::bernoulli || logvar.defined() ? 1 : 2; }
   // A placeholder for one of them: its shape and dtype, without memory.
-  at::Tensor output() const;
+  at::Tensor shape_of() const;
 };
 
 at::Tensor row_values(const LinearRows& problem);
@@ -36,6 +36,6 @@ std::vector<at::Tensor> row_gradients(const LinearRows& problem, const at::Tenso
 
 std::optional<size_t> history_key(const LinearRows& problem);
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const LinearRows& problem, double cotangent,
-                                                                     at::ArrayRef<bool> wanted);
+                                                                     at::ArrayRef<bool> wanted, bool paired);
 
 }  // namespace aevb

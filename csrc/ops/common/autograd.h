@@ -35,6 +35,10 @@ using torch::autograd::variable_list;
 //   static constexpr const char* operator_name;
 //   void check(const variable_list& saved) const;
 //   RowProblem problem(const variable_list& saved) const;
+// and, for compiled graphs, in which a tensor stands for the speculative gradient:
+//   std::tuple<at::Tensor, at::Tensor> speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const;
+//                                                                     calls the operator that gives the values and it
+//   variable_list fused(cotangents, saved, wanted, const at::Tensor& speculative) const;
 template <class Op>
 concept OverRows = requires(const Op op, const variable_list& saved) { op.problem(saved); };
 
@@ -57,6 +61,7 @@ struct Backward final : torch::autograd::Node {
   Op op;
   std::vector<torch::autograd::SavedVariable> saved;
   SpeculativeGradient speculative;
+  torch::autograd::SavedVariable speculative_in_graph;
   bool has_producer_edge = false;  // its last
 
   variable_list apply(variable_list&& cotangents) override {
@@ -76,6 +81,7 @@ struct Backward final : torch::autograd::Node {
     std::lock_guard<std::mutex> lock(mutex_);
     for (auto& variable : saved) variable.reset_data();
     speculative.discard();
+    speculative_in_graph.reset_data();
   }
   std::string name() const override { return std::string(Op::name) + "Backward"; }
 
@@ -107,12 +113,11 @@ struct Backward final : torch::autograd::Node {
   variable_list gradients_of_inputs(const variable_list& cotangents, const variable_list& inputs,
                                     at::ArrayRef<bool> wanted) {
     if (at::GradMode::is_enabled()) return op.differentiable(cotangents, inputs, wanted);
-    if constexpr (OverRows<Op>)
-      if (auto gradients = speculative.take(cotangents[0])) {
-        for (size_t i = 0; i < gradients->size(); ++i)
-          if (!wanted[i]) (*gradients)[i].reset();
-        return *std::move(gradients);
-      }
+    if constexpr (OverRows<Op>) {
+      if (auto gradients = speculative.take(cotangents[0], wanted)) return *std::move(gradients);
+      if (const auto in_graph = speculative_in_graph.unpack(); in_graph.defined())
+        return op.fused(cotangents, inputs, wanted, in_graph);
+    }
     if constexpr (MayPair<Op>)
       if (may_bypass_dispatcher(inputs) && may_bypass_dispatcher(cotangents)) {
         RECORD_FUNCTION(Op::backward_name, std::vector<c10::IValue>());
@@ -180,12 +185,18 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
   auto results = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
     if constexpr (OverRows<Op>)
-      if (node && may_bypass_dispatcher(inputs)) {
-        op.check(saved);
+      if (node) {
         c10::SmallVector<bool, 4> wanted;
         for (const auto& input : inputs) wanted.push_back(input.defined() && input.requires_grad());
-        RECORD_FUNCTION(Op::operator_name, std::vector<c10::IValue>());
-        if (auto values = node->speculative.compute(op.problem(saved), wanted)) return *std::move(values);
+        if (may_bypass_dispatcher(inputs)) {
+          op.check(saved);
+          RECORD_FUNCTION(Op::operator_name, std::vector<c10::IValue>());
+          if (auto values = node->speculative.compute(op.problem(saved), wanted, true)) return *std::move(values);
+        } else if (may_speculate_in_graph(inputs)) {
+          const auto [values, in_graph] = op.speculative(saved, wanted);
+          node->speculative_in_graph = {in_graph, /*is_output=*/false};
+          return values;
+        }
       }
     return forward();
   }();
@@ -196,6 +207,32 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
       std::apply([&](auto&... result) { (torch::autograd::set_history(result, node), ...); }, results);
   }
   return results;
+}
+
+// The operator in a compiled graph that gives the values and a tensor that stands for the speculative gradient.
+template <class Op>
+std::tuple<at::Tensor, at::Tensor> speculative_forward(const Op& op, const variable_list& inputs,
+                                                       at::ArrayRef<bool> wanted) {
+  op.check(inputs);
+  const auto problem = op.problem(inputs);
+  SpeculativeGradient speculative;
+  std::optional<at::Tensor> values;
+  if (may_bypass_dispatcher(inputs)) values = speculative.compute(problem, wanted, false);
+  if (!values) values = row_values(problem);
+  size_t learnt = 0;
+  while (learnt + 1 < wanted.size() && !(wanted[learnt] && inputs[learnt].defined())) ++learnt;
+  return {*values, as_tensor(std::move(speculative), inputs[wanted[learnt] ? learnt : 0])};
+}
+
+// The gradients of its backward's operator: the speculative ones, or computed.
+template <class Op>
+std::vector<at::Tensor> gradients_in_graph(const Op& op, const at::Tensor& cotangent, const variable_list& inputs,
+                                           at::ArrayRef<bool> wanted, const std::optional<at::Tensor>& speculative) {
+  op.check(inputs);
+  const auto problem = op.problem(inputs);
+  check_cotangent("cotangent", cotangent, problem.shape_of(), problem.event_dims, problem.reduction);
+  if (auto gradients = take(speculative, cotangent, wanted)) return *std::move(gradients);
+  return row_gradients(problem, cotangent, wanted);
 }
 
 // A tensor that may be undefined, as an operator's argument.

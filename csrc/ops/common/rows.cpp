@@ -184,8 +184,8 @@ std::optional<size_t> history_key(Formula formula, Reduction reduction, const at
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const RowProblem& problem, double cotangent,
-                                                                     at::ArrayRef<bool> wanted) {
-  return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted, true);
+                                                                     at::ArrayRef<bool> wanted, bool paired) {
+  return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted, paired);
 }
 
 }  // namespace aevb

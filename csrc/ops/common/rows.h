@@ -41,11 +41,10 @@ at::Tensor row_values(const RowProblem& problem);
 std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tensor& cotangent, at::ArrayRef<bool> wanted,
                                       bool paired = false);
 
-// Values and gradients in one pass, on the CPU, for a cotangent that is one number (speculative_gradient.h). Gradients
-// are paired.
+// Values and gradients in one pass, on the CPU, for a cotangent that is one number (speculative_gradient.h).
 std::optional<size_t> history_key(const RowProblem& problem);
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const RowProblem& problem, double cotangent,
-                                                                     at::ArrayRef<bool> wanted);
+                                                                     at::ArrayRef<bool> wanted, bool paired);
 
 // The history that problems with this formula, reduction and shape share.
 std::optional<size_t> history_key(Formula formula, Reduction reduction, const at::Tensor& full);

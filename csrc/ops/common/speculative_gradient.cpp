@@ -2,10 +2,14 @@
 
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <mutex>
 
 #include "ops/common/launch.h"
 
@@ -48,6 +52,17 @@ bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors) {
   });
 }
 
+bool may_speculate_in_graph(const std::vector<at::Tensor>& tensors) {
+  // Transforms of torch.func want the graph of the backward, in which there is nothing to take.
+  for (const auto key :
+       {at::DispatchKey::FuncTorchDynamicLayerFrontMode, at::DispatchKey::FuncTorchDynamicLayerBackMode})
+    if (c10::impl::tls_is_dispatch_key_included(key)) return false;
+  if (!c10::impl::TorchDispatchModeTLS::get_mode(c10::impl::TorchDispatchModeKey::FUNCTIONAL)) return false;
+  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
+    return !t.defined() || (t.device().is_cpu() && !runs_cuda(t.device()));
+  });
+}
+
 namespace {
 
 // The number that all elements of a cotangent equal, if they do; zero and NaN do not count.
@@ -70,19 +85,65 @@ bool SpeculativeGradient::guess(size_t history_key) {
   return guess.has_value();
 }
 
-std::optional<std::vector<at::Tensor>> SpeculativeGradient::take(const at::Tensor& cotangent) {
+std::optional<std::vector<at::Tensor>> SpeculativeGradient::take(const at::Tensor& cotangent,
+                                                                 at::ArrayRef<bool> wanted) {
   if (!history_ || !may_bypass_dispatcher({cotangent})) return std::nullopt;
   const auto seen =
       cotangent.scalar_type() == at::kDouble ? one_number<double>(cotangent) : one_number<float>(cotangent);
   history_->saw(seen);
   auto gradients = std::move(gradients_);
   gradients_.clear();
-  return !gradients.empty() && seen == guess_ ? std::optional(std::move(gradients)) : std::nullopt;
+  if (gradients.empty() || seen != guess_) return std::nullopt;
+  for (size_t i = 0; i < gradients.size() && i < wanted.size(); ++i) {
+    if (!wanted[i]) gradients[i].reset();
+    if (wanted[i] && !gradients[i].defined()) return std::nullopt;
+  }
+  return gradients;
 }
 
 void SpeculativeGradient::discard() {
   if (!gradients_.empty()) history_->was_not_used();
   gradients_.clear();
+}
+
+namespace {
+
+// The memory of a tensor that stands for a speculative gradient.
+struct Owner {
+  alignas(64) uint8_t element = 0;
+  std::mutex mutex;
+  SpeculativeGradient speculative;
+
+  static void release(void* owner) { delete static_cast<Owner*>(owner); }
+};
+
+}  // namespace
+
+at::Tensor as_tensor(SpeculativeGradient speculative, const at::Tensor& operand) {
+  const auto device = operand.device();
+  if (!device.is_cpu() && !device.is_meta()) return at::empty({1}, at::device(device).dtype(at::kByte));
+  c10::Storage storage;
+  if (device.is_meta()) {
+    storage = operand.storage();
+  } else {
+    auto* owner = new Owner{.speculative = std::move(speculative)};
+    storage = c10::Storage({}, 1, c10::DataPtr(&owner->element, owner, &Owner::release, device), nullptr, false);
+  }
+  const auto key = device.is_meta() ? at::DispatchKey::Meta : at::DispatchKey::CPU;
+  auto t = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(key),
+                                                    caffe2::TypeMeta::Make<uint8_t>());
+  t.unsafeGetTensorImpl()->set_sizes_contiguous({1});
+  return t;
+}
+
+std::optional<std::vector<at::Tensor>> take(const std::optional<at::Tensor>& speculative, const at::Tensor& cotangent,
+                                            at::ArrayRef<bool> wanted) {
+  if (!speculative || !speculative->has_storage()) return std::nullopt;
+  const auto& memory = speculative->storage().data_ptr();
+  if (memory.get_deleter() != &Owner::release) return std::nullopt;
+  auto* owner = static_cast<Owner*>(memory.get_context());
+  std::lock_guard<std::mutex> lock(owner->mutex);
+  return owner->speculative.take(cotangent, wanted);
 }
 
 }  // namespace aevb

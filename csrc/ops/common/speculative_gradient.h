@@ -20,26 +20,31 @@ class CotangentHistory;
 // little being saved (activation checkpointing).
 bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors);
 
+// Whether AOTAutograd is tracing a forward together with its backward, of tensors whose operators may speculate.
+bool may_speculate_in_graph(const std::vector<at::Tensor>& tensors);
+
 // Gradients that wait for their cotangent. A Problem needs
 //   std::optional<size_t> history_key(const Problem&);    the key of its history; none: no guess is made
 //   std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const Problem&, double cotangent,
-//                                                                        at::ArrayRef<bool> wanted);
+//                                                                        at::ArrayRef<bool> wanted, bool paired);
 class SpeculativeGradient {
  public:
+  SpeculativeGradient() = default;
+  SpeculativeGradient(SpeculativeGradient&&) = default;
   ~SpeculativeGradient() { discard(); }
 
   // The values, computed together with the gradients, if there is a cotangent to guess. The gradients are kept here.
   template <class Problem>
-  std::optional<at::Tensor> compute(const Problem& problem, at::ArrayRef<bool> wanted) {
+  std::optional<at::Tensor> compute(const Problem& problem, at::ArrayRef<bool> wanted, bool paired) {
     const auto key = history_key(problem);
     if (!key || !guess(*key)) return std::nullopt;
-    auto [value, gradients] = values_and_gradients(problem, guess_, wanted);
+    auto [value, gradients] = values_and_gradients(problem, guess_, wanted, paired);
     gradients_ = std::move(gradients);
     return value;
   }
 
-  // The gradients, if they were computed for this cotangent.
-  std::optional<std::vector<at::Tensor>> take(const at::Tensor& cotangent);
+  // The wanted gradients, if they were computed for this cotangent.
+  std::optional<std::vector<at::Tensor>> take(const at::Tensor& cotangent, at::ArrayRef<bool> wanted);
 
   void discard();
 
@@ -50,5 +55,15 @@ class SpeculativeGradient {
   double guess_ = 0;
   std::vector<at::Tensor> gradients_;
 };
+
+// In a compiled graph forward and backward share tensors alone. There a tensor stands for the speculative gradient: it
+// has one element without meaning, and its memory owns the gradients. To the compiler both operators are functions of
+// their tensors, and they are: from a copy of that tensor, or the second time, the backward takes nothing and computes
+// its gradient as if there had been no guess. Without numbers (for the compiler) it shares the memory of `operand`: it
+// then counts as what is saved anyway. Anything else that a graph saves, its backward may overwrite (it is "donated"),
+// and would refuse retain_graph=True for that.
+at::Tensor as_tensor(SpeculativeGradient speculative, const at::Tensor& operand);
+std::optional<std::vector<at::Tensor>> take(const std::optional<at::Tensor>& speculative, const at::Tensor& cotangent,
+                                            at::ArrayRef<bool> wanted);
 
 }  // namespace aevb
