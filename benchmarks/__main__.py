@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -44,30 +45,40 @@ def pieces(device: torch.device, effort: Effort, only: str):
 
 
 def run(device: torch.device, effort: Effort, only: str, out: Path | None, seconds: float, resume: bool) -> dict:
-    """Measures, prints, and writes the results after each piece, so that an interruption loses only one."""
+    """Measures, prints, and writes the results after each piece: an interruption or failure loses one piece."""
     start = time.monotonic()
     results = {**environment(device), "copy_bytes_per_second": copy_bandwidth(device)}
     results |= {"cases": [], "integrations": [], "training": [], "by_threads": [], "by_elements": []}
-    results |= {"by_batch": [], "only": only, "pieces": 0}
+    results |= {"by_batch": [], "only": only, "pieces": 0, "failed": []}
     print(report.where(results), f"copy {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", sep="; ", flush=True)
     path = out and out / f"{file_name(results)}.json"
     if resume and path and path.is_file():
         before = json.loads(path.read_text())
         if all(before.get(name) == results[name] for name in ("device", "torch", "aevb_ext", "only")):
-            results = before
+            results |= before
             print(f"{before['pieces']} pieces were measured before", flush=True)
+            for failure in results["failed"]:
+                print(failure)
     for number, (kind, piece) in enumerate(pieces(device, effort, only)):
         if number < results["pieces"]:
             continue
-        for figures in piece():
-            results[kind].append(figures)
-            print(report.line(figures), flush=True)
-            for name, why in figures["failures"].items():
-                print(f"    {name} does not run here: {why}")
+        failure = None
+        try:
+            for figures in piece():
+                results[kind].append(figures)
+                print(report.line(figures), flush=True)
+                for name, why in figures["failures"].items():
+                    print(f"    {name} does not run here: {why}")
+        except Exception as error:
+            failure = error
+            results["failed"].append(f"piece {number}, of {kind}: {type(error).__name__}: {error}")
+            traceback.print_exc()
         results["pieces"] += 1
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(results, indent=1) + "\n")
+        if isinstance(failure, torch.AcceleratorError):  # after which a GPU takes nothing more from this process
+            raise failure
         if time.monotonic() - start > seconds:
             print(f"stopped after {seconds:.0f} s: what follows is not measured", flush=True)
             return results
@@ -115,14 +126,17 @@ def main() -> int:
         try:
             from . import plots
         except ImportError as missing:
-            return f"no pictures: {missing}"
-        for picture in plots.draw(results, arguments.out or PICTURES):
-            print(picture)
+            if arguments.plots:
+                return f"no pictures: {missing}"
+            print(f"no pictures: {missing}")
+        else:
+            for picture in plots.draw(results, arguments.out or PICTURES):
+                print(picture)
     if arguments.check:
         text, reached = check.report(results)
         print(text)
         return 0 if reached else 1
-    return 0
+    return 1 if new and results["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -107,3 +107,42 @@ def test_benchmarks_go_on_after_the_last_piece(tmp_path, monkeypatch):
     assert begun == ["a", "b", "c"] * 2
     benchmarks_main.run(cpu, QUICK, "another case", tmp_path, seconds=60, resume=True)
     assert begun == ["a", "b", "c"] * 3
+
+
+def test_a_benchmark_that_fails_hides_no_other(tmp_path, monkeypatch, capsys):
+    """It is recorded, and not tried again; after an error of the GPU the next process goes on."""
+    begun = []
+
+    def piece(name):
+        begun.append(name)
+        match name:
+            case "b":
+                raise ValueError("one that fails")
+            case "c":
+                raise benchmarks_main.torch.AcceleratorError("an illegal memory access")
+        return [{"name": name, "failures": {}}]
+
+    monkeypatch.setattr(benchmarks_main, "pieces", lambda *_: (("cases", lambda n=n: piece(n)) for n in "abcd"))
+    monkeypatch.setattr(benchmarks_main.report, "line", str)
+    monkeypatch.setattr(benchmarks_main, "copy_bandwidth", lambda _: 1e9)
+    settings = benchmarks_main.torch.device("cpu"), QUICK, "", tmp_path, 60, True
+    with pytest.raises(benchmarks_main.torch.AcceleratorError):
+        benchmarks_main.run(*settings)
+    results = benchmarks_main.run(*settings)
+    assert begun == ["a", "b", "c", "d"] and [found["name"] for found in results["cases"]] == ["a", "d"]
+    assert results["failed"] == [
+        "piece 1, of cases: ValueError: one that fails",
+        "piece 2, of cases: AcceleratorError: an illegal memory access",
+    ]
+    assert "one that fails" in capsys.readouterr().err
+
+
+def test_benchmarks_need_no_pictures(tmp_path, monkeypatch, capsys):
+    """Where matplotlib is not installed, as on a machine with a GPU that has torch alone."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.plots", raising=False)
+    monkeypatch.setattr(benchmarks_main, "run", lambda *_: {"failed": []})
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--out", str(tmp_path)])
+    assert benchmarks_main.main() == 0 and "no pictures" in capsys.readouterr().out
+    monkeypatch.setattr(benchmarks_main, "run", lambda *_: {"failed": ["one"]})
+    assert benchmarks_main.main() == 1

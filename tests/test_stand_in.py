@@ -6,6 +6,7 @@ fake.
 """
 
 import os
+import re
 import runpy
 import shlex
 import subprocess
@@ -57,3 +58,19 @@ def test_in_a_process_with_a_stand_in_for_cuda(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
+
+
+WAITING = "|".join(
+    (
+        r"\bitem(<|\()|_local_scalar_dense|\bis_nonzero\b|at::equal",  # the host asks for a number
+        r"\bnonzero\b|masked_select",  # or for a size that depends on numbers
+        r"\bto\([^)]*kCPU|\.cpu\(|cudaMemcpy\w*",
+        r"\w*Synchronize\b|\bsynchronize\b",
+    )
+)
+
+
+def test_no_source_calls_what_waits_for_a_device():
+    sources = [path for path in (ROOT / "csrc").rglob("*.*") if "cpu" not in path.parts]
+    found = {path.name: match[0] for path in sources if (match := re.search(WAITING, path.read_text()))}
+    assert len(sources) > 50 and found == {}

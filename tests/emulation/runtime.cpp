@@ -1,8 +1,8 @@
 // A CUDA runtime for a machine without a GPU. Loaded before the CUDA build of PyTorch, it takes the place of libcudart,
 // cuBLAS and the driver, and writes down what it is asked for: launches, copies, waits, captures and their replays.
 //
-// No kernel is executed: memory holds what was copied there, or nothing in particular. Only copies read it, since to
-// the host it is neither readable nor writable. What a capture forbids is refused, as by the real runtime.
+// Nothing is executed on the device: memory holds what the host copied there, or nothing in particular. It is neither
+// readable nor writable to the host, but by copies. What a capture forbids is refused, as by the real runtime.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -124,14 +124,9 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaStream_t stream, 
   const char* const where = !to_device ? "to the host" : from_device ? "on the device" : "to the device";
   const std::string what = std::string("copy ") + where + ", " + std::to_string(bytes) + " bytes";
   const auto error = waits ? wait(what) : put(stream, what);
-  if (!error && !of(stream).graph) std::memcpy(to_device ? to_device : to, from_device ? from_device : from, bytes);
-  return error;
-}
-
-cudaError_t fill(void* place, int value, size_t bytes, cudaStream_t stream) {
-  const auto error = put(stream, "memset");
-  if (!error && !of(stream).graph) std::memset(contents_of(place), value, bytes);
-  return error;
+  if (error || of(stream).graph || (to_device && from_device)) return error;
+  std::memcpy(to_device ? to_device : to, from_device ? from_device : from, bytes);
+  return cudaSuccess;
 }
 
 }  // namespace
@@ -324,10 +319,8 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind)
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   return copy(to, from, bytes, stream, false);
 }
-cudaError_t cudaMemset(void* place, int value, size_t bytes) { return fill(place, value, bytes, nullptr); }
-cudaError_t cudaMemsetAsync(void* place, int value, size_t bytes, cudaStream_t stream) {
-  return fill(place, value, bytes, stream);
-}
+cudaError_t cudaMemset(void*, int, size_t) { return put(nullptr, "memset"); }
+cudaError_t cudaMemsetAsync(void*, int, size_t, cudaStream_t stream) { return put(stream, "memset"); }
 
 // Streams and events
 

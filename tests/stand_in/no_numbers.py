@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -43,3 +44,8 @@ def autocast(dtype):
             torch.clear_autocast_cache()
         torch.set_autocast_enabled("cuda", before[0])
         torch.set_autocast_dtype("cuda", before[1])
+
+
+def comparisons_hold():
+    """Within it an optimizer finds its learning rate positive, which a device that computes nothing cannot tell."""
+    return mock.patch.multiple(torch.Tensor, __ge__=lambda *_: True, __lt__=lambda *_: False)

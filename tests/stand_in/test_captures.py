@@ -1,12 +1,11 @@
 """What is put on CUDA's streams, in what order, what of it goes into a captured graph, and which noise it draws."""
 
 import re
-from unittest import mock
 
 import pytest
 import torch
 from cases import small_cases
-from no_numbers import RUNTIME, calls, waits
+from no_numbers import RUNTIME, calls, comparisons_hold, waits
 from program import Program, inputs, value_and_gradients
 from public import ROWS
 from test_cuda import captured
@@ -187,13 +186,8 @@ def test_a_step_is_captured_whole(row):
     assert _of(calls(), "replayed: ") == _of(inside, "captured: ")
 
 
-def _comparisons_hold():
-    """Optimizers compare the learning rate with 0, which a device that computes nothing cannot."""
-    return mock.patch.multiple(torch.Tensor, __ge__=lambda *_: True, __lt__=lambda *_: False)
-
-
 def _step(kind, **options):
-    with _comparisons_hold():
+    with comparisons_hold():
         return kind(learner("cuda", **options), bytes_of("cuda"))
 
 
