@@ -46,6 +46,11 @@ def autocast(dtype):
         torch.set_autocast_dtype("cuda", before[1])
 
 
-def comparisons_hold():
-    """Within it an optimizer finds its learning rate positive, which a device that computes nothing cannot tell."""
-    return mock.patch.multiple(torch.Tensor, __ge__=lambda *_: True, __lt__=lambda *_: False)
+def learning_rates_are_positive():
+    """Within it optimizers, which compare theirs with 0.0, are told so: a device that computes nothing cannot tell."""
+
+    def comparison(name, holds):
+        original = getattr(torch.Tensor, name)
+        return lambda t, other: holds if t.dim() == 0 and type(other) is float and other == 0 else original(t, other)
+
+    return mock.patch.multiple(torch.Tensor, __ge__=comparison("__ge__", True), __lt__=comparison("__lt__", False))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from no_numbers import RUNTIME, comparisons_hold
+from no_numbers import RUNTIME, learning_rates_are_positive
 
 # At the end: `aevb_ext` is the one that is tested, in this folder or installed.
 sys.path.append(str(Path(__file__).parents[2]))
@@ -29,7 +29,7 @@ def short(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
     def learner(*arguments, **options):
-        with comparisons_hold():
+        with learning_rates_are_positive():
             return AEVB(*arguments, **options)
 
     monkeypatch.setattr(training, "AEVB", learner)

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from cases import small_cases
-from no_numbers import RUNTIME, calls, comparisons_hold, waits
+from no_numbers import RUNTIME, calls, learning_rates_are_positive, waits
 from program import Program, inputs, value_and_gradients
 from public import ROWS
 from test_cuda import captured
@@ -187,7 +187,7 @@ def test_a_step_is_captured_whole(row):
 
 
 def _step(kind, **options):
-    with comparisons_hold():
+    with learning_rates_are_positive():
         return kind(learner("cuda", **options), bytes_of("cuda"))
 
 
