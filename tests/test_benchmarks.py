@@ -1,5 +1,6 @@
 """The benchmarks compare like with like, and say so when a ratio is missed."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import aevb_ext
 # At the end: `aevb_ext` is the one that is tested, in this folder or installed.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import check, instructions, report, samples, training
+from benchmarks import check, instructions, report, samples, training, users
 from benchmarks.cases import BERNOULLI, Case, Shape, cases
 from benchmarks.measure import as_tuple, cotangents_of
 from benchmarks.memory import peak_bytes
@@ -195,6 +196,27 @@ def test_ways_of_many_samples_agree(monkeypatch):
     assert len(losses) == 3
     for found in losses[1:]:
         torch.testing.assert_close(found, losses[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [replace(step, batch=3) for step in users.STEPS[2:]], ids=str)
+def test_a_users_step_stays_the_same(step, monkeypatch):
+    """Before and after the lines are replaced: for the same noise the same gradients, and loss but for constants."""
+
+    def the_same_noise(like):
+        key = aevb_ext.noise_key()
+        return aevb_ext.rsample(torch.zeros_like(like), torch.zeros_like(like), key=key)
+
+    monkeypatch.setattr(torch, "randn_like", the_same_noise)
+    torch.manual_seed(0)
+    x, (encoder, decoder) = step.data(), step.model()
+    losses, gradients = [], []
+    for loss in (users.before, users.after):
+        torch.manual_seed(1)
+        losses.append(loss(step, x, encoder, decoder))
+        gradients.append(torch.autograd.grad(losses[-1], [*encoder.parameters(), *decoder.parameters()]))
+    constant = 0.5 * math.log(2 * math.pi) * x[0].numel() if step.gaussian else 0
+    torch.testing.assert_close(losses[1], losses[0] + constant, rtol=1e-5, atol=0)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_instructions_may_shrink_but_not_grow():

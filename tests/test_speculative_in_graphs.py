@@ -8,6 +8,7 @@ import torch
 from cases import Case, Shape
 from test_speculative_gradient import REDUCED, SPECULATIVE, _case, _filled, _same_bits, _without_guess
 from torch._dynamo import compiled_autograd
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -209,7 +210,7 @@ def test_not_under_a_transform():
     def gradient(logits):
         return torch.func.grad(lambda t: aevb_ext.bernoulli_log_prob(x, t, reduction="mean"))(logits)
 
-    backend = torch._dynamo.backends.common.aot_autograd(fw_compiler=note)
+    backend = aot_autograd(fw_compiler=note)
     found = torch.compile(gradient, fullgraph=True, backend=backend)(logits)
     torch.testing.assert_close(found, gradient(logits))
     assert targets and not any("_speculative" in target for target in targets)

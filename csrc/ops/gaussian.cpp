@@ -1,6 +1,7 @@
 #include "ops/gaussian.h"
 
 #include "ops/common/autocast.h"
+#include "ops/common/packed.h"
 #include "ops/common/register.h"
 #include "ops/common/spread.h"
 
@@ -18,25 +19,29 @@ Tensor forward(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::str
 
 std::tuple<Tensor, Tensor> speculative_values(const Tensor& x, const Tensor& mu, const Tensor& logvar,
                                               c10::string_view spread, double x_scale, c10::string_view reduction,
-                                              int64_t batch_dims, std::array<bool, 3> wanted) {
+                                              int64_t batch_dims, std::array<bool, 3> wanted,
+                                              std::optional<int64_t> packed) {
   const GaussianLogProb op{std::string(spread), x_scale, std::string(reduction), batch_dims};
-  return speculative_forward(op, {x, mu, logvar}, wanted);
+  return speculative_forward(op, {x, mu, logvar}, wanted, packed.has_value());
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& x, const Tensor& mu,
                                             const Tensor& logvar, c10::string_view spread, double x_scale,
                                             c10::string_view reduction, int64_t batch_dims, std::array<bool, 3> wanted,
-                                            const std::optional<Tensor>& speculative) {
+                                            const std::optional<Tensor>& speculative, std::optional<int64_t> packed) {
   const GaussianLogProb op{std::string(spread), x_scale, std::string(reduction), batch_dims};
-  const auto gradients = gradients_in_graph(op, cotangent, {x, mu, logvar}, wanted, speculative);
+  auto gradients = gradients_in_graph(op, cotangent, {x, mu, logvar}, wanted, speculative, packed.has_value());
+  if (packed) pack(gradients, 1, mu, *packed);
   return {gradients[0], gradients[1], gradients[2]};
 }
 
 Tensor autograd(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::string_view spread, double x_scale,
                 c10::string_view reduction, int64_t batch_dims) {
   static auto op = find_operator<decltype(forward)>(GaussianLogProb::operator_name);
-  return record(GaussianLogProb{std::string(spread), x_scale, std::string(reduction), batch_dims}, {x, mu, logvar},
-                {x, mu, logvar}, [&] { return op.call(x, mu, logvar, spread, x_scale, reduction, batch_dims); });
+  const GaussianLogProb settings{std::string(spread), x_scale, std::string(reduction), batch_dims,
+                                 packed_dim(mu, logvar)};
+  return record(settings, {x, mu, logvar}, {x, mu, logvar},
+                [&] { return op.call(x, mu, logvar, spread, x_scale, reduction, batch_dims); });
 }
 
 // x keeps its dtype: every data dtype is accepted with every dtype of the other operands.
@@ -53,15 +58,19 @@ Tensor autocast(const Tensor& x, const Tensor& mu, const Tensor& logvar, c10::st
 std::tuple<Tensor, Tensor> GaussianLogProb::speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const {
   static auto op = find_operator<decltype(speculative_values)>("aevb_ext::gaussian_log_prob_speculative");
   return op.call(saved[0], saved[1], saved[2], spread, x_scale, reduction, batch_dims,
-                 {wanted[0], wanted[1], wanted[2]});
+                 {wanted[0], wanted[1], wanted[2]}, packed);
 }
 
 variable_list GaussianLogProb::fused(const variable_list& cotangents, const variable_list& saved,
                                      at::ArrayRef<bool> wanted, const Tensor& speculative) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::gaussian_log_prob_backward");
-  auto [dx, dmu, dlogvar] = op.call(cotangents[0], saved[0], saved[1], saved[2], spread, x_scale, reduction, batch_dims,
-                                    {wanted[0], wanted[1], wanted[2]}, optional(speculative));
-  return {dx, dmu, dlogvar};
+  const bool any = packed && (wanted[1] || wanted[2]);
+  auto [dx, dmu, dlogvar] =
+      op.call(cotangents[0], saved[0], saved[1], saved[2], spread, x_scale, reduction, batch_dims,
+              {wanted[0], wanted[1] || any, wanted[2] || any}, optional(speculative), any ? packed : std::nullopt);
+  variable_list gradients = {dx, dmu, dlogvar};
+  if (any) unpack(gradients, 1, saved[1], *packed);
+  return gradients;
 }
 
 variable_list GaussianLogProb::differentiable(const variable_list& cotangents, const variable_list& saved,
@@ -86,10 +95,11 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
       "int batch_dims) -> Tensor");
   m.def(
       "gaussian_log_prob_speculative(Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, str reduction, "
-      "int batch_dims, bool[3] wanted) -> (Tensor, Tensor)");
+      "int batch_dims, bool[3] wanted, int? packed=None) -> (Tensor, Tensor)");
   m.def(
       "gaussian_log_prob_backward(Tensor cotangent, Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, "
-      "str reduction, int batch_dims, bool[3] wanted, Tensor? speculative=None) -> (Tensor, Tensor, Tensor)");
+      "str reduction, int batch_dims, bool[3] wanted, Tensor? speculative=None, int? packed=None) -> "
+      "(Tensor, Tensor, Tensor)");
 }
 AEVB_REGISTER("gaussian_log_prob", forward)
 AEVB_REGISTER("gaussian_log_prob_speculative", speculative_values)

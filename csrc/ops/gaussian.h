@@ -13,6 +13,7 @@ struct GaussianLogProb {
   double x_scale = 1;
   std::string reduction;
   int64_t batch_dims = 1;
+  std::optional<int64_t> packed = {};  // common/packed.h
 
   auto settings() const { return std::make_tuple(spread, x_scale, reduction, batch_dims); }
   void check(const variable_list& inputs) const {

@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "ops/common/autocast.h"
+#include "ops/common/packed.h"
 #include "ops/common/register.h"
 #include "ops/common/rows.h"
 #include "ops/common/spread.h"
@@ -20,6 +21,7 @@ struct GaussianKl {
                               *backward_name = "aevb_ext::gaussian_kl_backward";
   std::string spread, reduction;
   int64_t batch_dims = 1;
+  std::optional<int64_t> packed = {};  // common/packed.h
 
   auto settings() const { return std::make_tuple(spread, reduction, batch_dims); }
   // Inputs: mu, logvar, and those of the prior, which may be undefined.
@@ -70,19 +72,21 @@ Tensor forward(const Tensor& mu, const Tensor& logvar, const OptionalTensor& pri
 std::tuple<Tensor, Tensor> speculative_values(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
                                               const OptionalTensor& prior_logvar, c10::string_view spread,
                                               c10::string_view reduction, int64_t batch_dims,
-                                              std::array<bool, 4> wanted) {
+                                              std::array<bool, 4> wanted, std::optional<int64_t> packed) {
   const GaussianKl op{std::string(spread), std::string(reduction), batch_dims};
-  return speculative_forward(op, {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())}, wanted);
+  const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
+  return speculative_forward(op, inputs, wanted, packed.has_value());
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& mu, const Tensor& logvar,
                                                     const OptionalTensor& prior_mu, const OptionalTensor& prior_logvar,
                                                     c10::string_view spread, c10::string_view reduction,
                                                     int64_t batch_dims, std::array<bool, 4> wanted,
-                                                    const OptionalTensor& speculative) {
+                                                    const OptionalTensor& speculative, std::optional<int64_t> packed) {
   const GaussianKl op{std::string(spread), std::string(reduction), batch_dims};
   const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
-  auto gradients = gradients_in_graph(op, cotangent, inputs, wanted, speculative);
+  auto gradients = gradients_in_graph(op, cotangent, inputs, wanted, speculative, packed.has_value());
+  if (packed) pack(gradients, 0, mu, *packed);
   gradients.resize(4);
   return {gradients[0], gradients[1], gradients[2], gradients[3]};
 }
@@ -90,16 +94,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& cotangent, con
 std::tuple<Tensor, Tensor> GaussianKl::speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const {
   static auto op = find_operator<decltype(speculative_values)>("aevb_ext::gaussian_kl_speculative");
   return op.call(saved[0], saved[1], optional(saved[2]), optional(saved[3]), spread, reduction, batch_dims,
-                 {wanted[0], wanted[1], wanted[2], wanted[3]});
+                 {wanted[0], wanted[1], wanted[2], wanted[3]}, packed);
 }
 
 variable_list GaussianKl::fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted,
                                 const Tensor& speculative) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::gaussian_kl_backward");
-  auto [dmu, dlogvar, dprior_mu, dprior_logvar] =
-      op.call(cotangents[0], saved[0], saved[1], optional(saved[2]), optional(saved[3]), spread, reduction, batch_dims,
-              {wanted[0], wanted[1], wanted[2], wanted[3]}, optional(speculative));
-  return {dmu, dlogvar, dprior_mu, dprior_logvar};
+  const bool any = packed && (wanted[0] || wanted[1]);
+  auto [dmu, dlogvar, dprior_mu, dprior_logvar] = op.call(
+      cotangents[0], saved[0], saved[1], optional(saved[2]), optional(saved[3]), spread, reduction, batch_dims,
+      {wanted[0] || any, wanted[1] || any, wanted[2], wanted[3]}, optional(speculative), any ? packed : std::nullopt);
+  variable_list gradients = {dmu, dlogvar, dprior_mu, dprior_logvar};
+  if (any) unpack(gradients, 0, saved[0], *packed);
+  return gradients;
 }
 
 variable_list GaussianKl::differentiable(const variable_list& cotangents, const variable_list& saved,
@@ -112,8 +119,8 @@ Tensor autograd(const Tensor& mu, const Tensor& logvar, const OptionalTensor& pr
                 int64_t batch_dims) {
   static auto op = find_operator<decltype(forward)>(GaussianKl::operator_name);
   const variable_list inputs = {mu, logvar, prior_mu.value_or(Tensor()), prior_logvar.value_or(Tensor())};
-  return record(GaussianKl{std::string(spread), std::string(reduction), batch_dims}, inputs, inputs,
-                [&] { return op.call(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims); });
+  return record(GaussianKl{std::string(spread), std::string(reduction), batch_dims, packed_dim(mu, logvar)}, inputs,
+                inputs, [&] { return op.call(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims); });
 }
 
 Tensor autocast(const Tensor& mu, const Tensor& logvar, const OptionalTensor& prior_mu,
@@ -160,10 +167,10 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
       "int batch_dims) -> Tensor");
   m.def(
       "gaussian_kl_speculative(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str spread, "
-      "str reduction, int batch_dims, bool[4] wanted) -> (Tensor, Tensor)");
+      "str reduction, int batch_dims, bool[4] wanted, int? packed=None) -> (Tensor, Tensor)");
   m.def(
       "gaussian_kl_backward(Tensor cotangent, Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, "
-      "str spread, str reduction, int batch_dims, bool[4] wanted, Tensor? speculative=None) -> "
+      "str spread, str reduction, int batch_dims, bool[4] wanted, Tensor? speculative=None, int? packed=None) -> "
       "(Tensor, Tensor, Tensor, Tensor)");
 }
 AEVB_REGISTER("gaussian_kl", forward)

@@ -195,7 +195,8 @@ Tensor LinearRows::shape_of() const {
 
 Tensor row_values(const LinearRows& problem) { return std::get<0>(pass(problem, true, {}, {})); }
 
-std::vector<Tensor> row_gradients(const LinearRows& problem, const Tensor& cotangent, at::ArrayRef<bool> wanted) {
+std::vector<Tensor> row_gradients(const LinearRows& problem, const Tensor& cotangent, at::ArrayRef<bool> wanted,
+                                  bool /*paired*/) {
   return std::get<1>(pass(problem, false, cotangent, wanted));
 }
 

@@ -31,8 +31,8 @@ struct LinearRows {
 at::Tensor row_values(const LinearRows& problem);
 
 // The gradients of x, h, weight, bias and logvar, undefined if they are not wanted.
-std::vector<at::Tensor> row_gradients(const LinearRows& problem, const at::Tensor& cotangent,
-                                      at::ArrayRef<bool> wanted);
+std::vector<at::Tensor> row_gradients(const LinearRows& problem, const at::Tensor& cotangent, at::ArrayRef<bool> wanted,
+                                      bool paired = false);
 
 std::optional<size_t> history_key(const LinearRows& problem);
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const LinearRows& problem, double cotangent,

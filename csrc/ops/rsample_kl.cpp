@@ -1,4 +1,5 @@
 #include "ops/common/autocast.h"
+#include "ops/common/packed.h"
 #include "ops/common/register.h"
 #include "ops/gaussian_kl.h"
 #include "ops/rsample.h"
@@ -16,6 +17,7 @@ struct RsampleKl {
   SampleNumber first_sample;
   std::string spread, reduction;
   int64_t batch_dims = 1;
+  std::optional<int64_t> packed = {};  // common/packed.h
 
   auto settings() const { return std::make_tuple(n_samples, first_sample, spread, reduction, batch_dims); }
   SampleProblem problem(const Tensor& mu, const Tensor& logvar, const Tensor& key) const {
@@ -39,7 +41,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, const
 std::tuple<Tensor, Tensor> backward(const OptionalTensor& z_cotangent, const OptionalTensor& kl_cotangent,
                                     const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples,
                                     SampleNumber first_sample, c10::string_view spread, c10::string_view reduction,
-                                    int64_t batch_dims, std::array<bool, 2> wanted) {
+                                    int64_t batch_dims, std::array<bool, 2> wanted, std::optional<int64_t> packed) {
   check_batch_dims(batch_dims, "mu", mu);
   check_sampling(mu, logvar, key, n_samples, first_sample, batch_dims);
   const RsampleKl op{n_samples, first_sample, std::string(spread), std::string(reduction), batch_dims};
@@ -54,15 +56,22 @@ std::tuple<Tensor, Tensor> backward(const OptionalTensor& z_cotangent, const Opt
                      ", but mu is ", mu.scalar_type(), ": expected one dtype");
   }
   if (kl_cotangent) check_cotangent("kl_cotangent", *kl_cotangent, mu, problem.event_dims, kind);
-  return problem.backward(z_cotangent.value_or(Tensor()), kl_cotangent.value_or(Tensor()), mu, mu, kind, wanted);
+  const variable_list cotangents = {z_cotangent.value_or(Tensor()), kl_cotangent.value_or(Tensor())};
+  if (!packed) return problem.backward(cotangents[0], cotangents[1], mu, mu, kind, wanted);
+  variable_list gradients(2);
+  if (mu.is_cpu()) gradients = op.paired(cotangents, {mu, logvar, key}, {{true, true}});
+  pack(gradients, 0, mu, *packed);
+  return {gradients[0], gradients[1]};
 }
 
 variable_list RsampleKl::fused(const variable_list& cotangents, const variable_list& saved,
                                at::ArrayRef<bool> wanted) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::rsample_kl_backward");
   auto [dmu, dlogvar] = op.call(optional(cotangents[0]), optional(cotangents[1]), saved[0], saved[1], saved[2],
-                                n_samples, first_sample, spread, reduction, batch_dims, {wanted[0], wanted[1]});
-  return {dmu, dlogvar};
+                                n_samples, first_sample, spread, reduction, batch_dims, {wanted[0], wanted[1]}, packed);
+  variable_list gradients = {dmu, dlogvar};
+  if (packed) unpack(gradients, 0, saved[0], *packed);
+  return gradients;
 }
 
 variable_list RsampleKl::paired(const variable_list& cotangents, const variable_list& saved,
@@ -99,7 +108,8 @@ std::tuple<Tensor, Tensor> autograd(const Tensor& mu, const Tensor& logvar, cons
                                     SampleNumber first_sample, c10::string_view spread, c10::string_view reduction,
                                     int64_t batch_dims) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample_kl");
-  return record(RsampleKl{n_samples, first_sample, std::string(spread), std::string(reduction), batch_dims},
+  return record(RsampleKl{n_samples, first_sample, std::string(spread), std::string(reduction), batch_dims,
+                          packed_dim(mu, logvar)},
                 {mu, logvar}, {mu, logvar, key},
                 [&] { return op.call(mu, logvar, key, n_samples, first_sample, spread, reduction, batch_dims); });
 }
@@ -121,8 +131,8 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
       "str reduction, int batch_dims) -> (Tensor, Tensor)");
   m.def(
       "rsample_kl_backward(Tensor? z_cotangent, Tensor? kl_cotangent, Tensor mu, Tensor logvar, Tensor key, "
-      "SymInt? n_samples, SymInt first_sample, str spread, str reduction, int batch_dims, bool[2] wanted) "
-      "-> (Tensor, Tensor)");
+      "SymInt? n_samples, SymInt first_sample, str spread, str reduction, int batch_dims, bool[2] wanted, "
+      "int? packed=None) -> (Tensor, Tensor)");
 }
 AEVB_REGISTER("rsample_kl", forward)
 AEVB_REGISTER("rsample_kl_backward", backward)

@@ -212,12 +212,12 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
 // The operator in a compiled graph that gives the values and a tensor that stands for the speculative gradient.
 template <class Op>
 std::tuple<at::Tensor, at::Tensor> speculative_forward(const Op& op, const variable_list& inputs,
-                                                       at::ArrayRef<bool> wanted) {
+                                                       at::ArrayRef<bool> wanted, bool paired = false) {
   op.check(inputs);
   const auto problem = op.problem(inputs);
   SpeculativeGradient speculative;
   std::optional<at::Tensor> values;
-  if (may_bypass_dispatcher(inputs)) values = speculative.compute(problem, wanted, false);
+  if (may_bypass_dispatcher(inputs)) values = speculative.compute(problem, wanted, paired);
   if (!values) values = row_values(problem);
   size_t learnt = 0;
   while (learnt + 1 < wanted.size() && !(wanted[learnt] && inputs[learnt].defined())) ++learnt;
@@ -227,12 +227,13 @@ std::tuple<at::Tensor, at::Tensor> speculative_forward(const Op& op, const varia
 // The gradients of its backward's operator: the speculative ones, or computed.
 template <class Op>
 std::vector<at::Tensor> gradients_in_graph(const Op& op, const at::Tensor& cotangent, const variable_list& inputs,
-                                           at::ArrayRef<bool> wanted, const std::optional<at::Tensor>& speculative) {
+                                           at::ArrayRef<bool> wanted, const std::optional<at::Tensor>& speculative,
+                                           bool paired = false) {
   op.check(inputs);
   const auto problem = op.problem(inputs);
   check_cotangent("cotangent", cotangent, problem.shape_of(), problem.event_dims, problem.reduction);
   if (auto gradients = take(speculative, cotangent, wanted)) return *std::move(gradients);
-  return row_gradients(problem, cotangent, wanted);
+  return row_gradients(problem, cotangent, wanted, paired && cotangent.is_cpu());
 }
 
 // A tensor that may be undefined, as an operator's argument.
