@@ -12,6 +12,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import aevb_ext
 
@@ -198,6 +199,27 @@ def test_compiled_autograd(operator):
         _same_bits(found, expected)
 
 
+def test_seldom_in_a_checkpoint():
+    """Whose first forward is computed again: a gradient that it computed would be lost in every step."""
+    x, logits = torch.rand(6, 40), torch.randn(6, 40).requires_grad_()
+
+    def loss(logits):
+        return aevb_ext.bernoulli_log_prob(x, logits, reduction="mean")
+
+    compiled = torch.compile(lambda t: checkpoint(loss, t, use_reentrant=False), fullgraph=True, backend="aot_eager")
+    (expected,) = torch.autograd.grad(loss(logits), logits)
+
+    def steps(number):
+        for _ in range(number):
+            assert torch.equal(torch.autograd.grad(compiled(logits), logits)[0], expected)
+
+    steps(8)
+    operators = _operators(lambda: steps(16))
+    first, again = operators[::3], operators[1::3]
+    assert {name for name, _ in first + again} == {"aevb_ext::bernoulli_log_prob_speculative"}
+    assert sum(allocates for _, allocates in first) <= 2 and not any(allocates for _, allocates in again)
+
+
 def test_not_under_a_transform():
     """torch.func differentiates its gradients, so there is nothing to compute ahead."""
     x, logits = torch.rand(4, 33), torch.randn(4, 33)
@@ -251,7 +273,7 @@ class TestOperators:
         settings = 1.0, "mean", 1
         cotangent = torch.tensor(number)
         expected = ops.bernoulli_log_prob_backward(cotangent, x, logits, *settings, [False, True])
-        for _ in range(2):
+        for _ in range(65):  # after gradients that nobody took
             value, speculative = ops.bernoulli_log_prob_speculative(x, logits, *settings, [False, True])
             ops.bernoulli_log_prob_backward(cotangent, x, logits, *settings, [False, True], speculative)
         value, speculative = ops.bernoulli_log_prob_speculative(x, logits, *settings, [False, True])

@@ -19,20 +19,30 @@ namespace aevb {
 class CotangentHistory {
  public:
   // The cotangent to guess, if any: that of the last two calls; at first 1, with which a loss's own backward starts.
-  std::optional<double> guess() const { return steady_ ? std::optional<double>(last_) : std::nullopt; }
+  std::optional<double> guess() const { return repeats_ >= needed() ? std::optional<double>(last_) : std::nullopt; }
 
   void saw(std::optional<double> cotangent) {
     const double before = last_.exchange(cotangent.value_or(0));
-    steady_ = cotangent && before == *cotangent;
+    repeats_ = cotangent && before == *cotangent ? std::min(repeats_ + 1, kMostNeeded) : 0;
   }
 
-  // A gradient was computed and never used.
-  void was_not_used() { steady_ = false; }
+  void was_used() { unused_ = 0; }
+
+  // A gradient was computed and never used. In a compiled checkpoint, which computes the forward twice, that would
+  // happen in every step: in graphs, guesses become rare then.
+  void was_not_used(bool in_graph) {
+    repeats_ = 0;
+    if (in_graph && needed() < kMostNeeded) ++unused_;
+  }
 
  private:
+  static constexpr int kMostNeeded = 64;
+  int needed() const { return unused_ ? 1 << (unused_ - 1) : 1; }
+
   // Threads may interleave their updates: that costs only a wrong guess.
   std::atomic<double> last_{1};
-  std::atomic<bool> steady_{true};
+  std::atomic<int> repeats_{1};  // of the last cotangent
+  std::atomic<int> unused_{0};   // gradients in graphs since the last gradient that was used
 };
 
 namespace {
@@ -98,11 +108,12 @@ std::optional<std::vector<at::Tensor>> SpeculativeGradient::take(const at::Tenso
     if (!wanted[i]) gradients[i].reset();
     if (wanted[i] && !gradients[i].defined()) return std::nullopt;
   }
+  history_->was_used();
   return gradients;
 }
 
-void SpeculativeGradient::discard() {
-  if (!gradients_.empty()) history_->was_not_used();
+void SpeculativeGradient::discard(bool in_graph) {
+  if (!gradients_.empty()) history_->was_not_used(in_graph);
   gradients_.clear();
 }
 
@@ -114,7 +125,11 @@ struct Owner {
   std::mutex mutex;
   SpeculativeGradient speculative;
 
-  static void release(void* owner) { delete static_cast<Owner*>(owner); }
+  static void release(void* memory) {
+    auto* owner = static_cast<Owner*>(memory);
+    owner->speculative.discard(/*in_graph=*/true);
+    delete owner;
+  }
 };
 
 }  // namespace

@@ -46,7 +46,7 @@ class SpeculativeGradient {
   // The wanted gradients, if they were computed for this cotangent.
   std::optional<std::vector<at::Tensor>> take(const at::Tensor& cotangent, at::ArrayRef<bool> wanted);
 
-  void discard();
+  void discard(bool in_graph = false);
 
  private:
   bool guess(size_t history_key);
