@@ -4,6 +4,7 @@ The tests of speed, the report, `--check` and the pictures all come from here. A
 its lines in `cases`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -161,6 +162,30 @@ def _one_scale(shape, device, dtype):
     return _gaussian(shape, device, dtype) | {"logvar": torch.zeros((), device=device, dtype=dtype).requires_grad_()}
 
 
+# Images as convolutions have them: a shape's event is the elements of three square channels, or of four of a code.
+
+
+def _images(shape, channels, device, dtype, memory_format=torch.channels_last):
+    side = math.isqrt(shape.event // channels)
+    return _normal((shape.batch, channels, side, side), device, dtype).to(memory_format=memory_format)
+
+
+def _channels_last(shape, device, dtype):
+    return {
+        "x": (_images(shape, 3, device, dtype) > 0).to(dtype),
+        "logits": _images(shape, 3, device, dtype).requires_grad_(),
+    }
+
+
+def _contiguous_data(shape, device, dtype):
+    inputs = _channels_last(shape, device, dtype)
+    return inputs | {"x": inputs["x"].contiguous()}
+
+
+def _packed_channels(shape, device, dtype):
+    return {"params": _images(Shape(shape.batch, 2 * shape.event), 8, device, dtype).requires_grad_()}
+
+
 def _minus(function, **fixed):
     return lambda reduction, **inputs: -function(**inputs, **fixed, reduction=reduction)
 
@@ -270,6 +295,14 @@ RSAMPLE_KL = replace(
     rivals=_halves(_RSAMPLE_KL),
 )
 
+BERNOULLI_IMAGES = replace(BERNOULLI, name="bernoulli_log_prob, channels_last", inputs=_channels_last)
+BERNOULLI_TWO_ORDERS = replace(
+    BERNOULLI, name="bernoulli_log_prob, contiguous x, channels_last logits", inputs=_contiguous_data
+)
+KL_CHANNELS = replace(KL, name="gaussian_kl, channels_last", inputs=_packed_channels)
+RSAMPLE_CHANNELS = replace(RSAMPLE, name="rsample, channels_last", inputs=_packed_channels)
+RSAMPLE_KL_CHANNELS = replace(RSAMPLE_KL, name="rsample_kl, channels_last", inputs=_packed_channels)
+
 SMALL = {"eager": 1.5, "compile": 1.5}
 NOT_SLOWER = {"eager": 1.0, "compile": 1.0}
 f32, bf16 = torch.float32, torch.bfloat16
@@ -278,6 +311,7 @@ f32, bf16 = torch.float32, torch.bfloat16
 def _cpu() -> list[Case]:
     image, large, latent = Shape(8192, 784), Shape(65536, 784), Shape(65536, 128)
     minibatch, code = Shape(100, 784), Shape(100, 20)
+    images, codes = Shape(64, 3 * 128 * 128), Shape(64, 4 * 64 * 64)
     samples, draws = Shape(100, 784, samples=50), Shape(512, 50, samples=50)
     bernoulli, scattered = {"eager": 8.0, "compile": 4.5}, {"compile": 2.5}
     gaussian, sampled, beyond = {"eager": 15.0, "compile": 3.0}, {"eager": 8.0, "compile": 4.0}, {"compile": 4.0}
@@ -315,6 +349,12 @@ def _cpu() -> list[Case]:
         Case(RSAMPLE_KL_TWO_HEADS, latent, f32, "mean", sampled),
         Case(RSAMPLE_KL, draws, f32, "mean", sampled, memory=2.0),
         Case(RSAMPLE_KL, code, f32, "mean", SMALL),
+        Case(BERNOULLI_IMAGES, images, f32, "mean", NOT_SLOWER),
+        Case(BERNOULLI_IMAGES, images, bf16, "mean", NOT_SLOWER),
+        Case(BERNOULLI_TWO_ORDERS, images, f32, "mean", NOT_SLOWER),
+        Case(KL_CHANNELS, codes, f32, "mean", NOT_SLOWER),
+        Case(RSAMPLE_CHANNELS, codes, f32, "mean", NOT_SLOWER),
+        Case(RSAMPLE_KL_CHANNELS, codes, f32, "mean", NOT_SLOWER),
     ]
 
 

@@ -147,7 +147,7 @@ class Output(ctypes.Structure):
         ("data", ctypes.c_uint64),
         ("type", ctypes.c_int),
         ("per_block", ctypes.c_bool),
-        ("row_gap", ctypes.c_int64),
+        ("layout", ctypes.c_uint64),
     )
 
     def __init__(self, data: int = 0, dtype: str = "float32", per_block: bool = False):

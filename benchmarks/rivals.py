@@ -20,7 +20,12 @@ def _reduce(values: Tensor, reduction: str) -> Tensor:
         case "sample":
             return values.sum(-1)
         case "mean":
-            return values.sum() / values[..., 0].numel()
+            return values.sum() / _points(values)
+
+
+def _points(values: Tensor) -> int:
+    """How many data points and samples: an image is one, its last three dimensions."""
+    return values[..., 0].numel() if values.dim() < 4 else values[..., 0, 0, 0].numel()
 
 
 # Minus the log-likelihood of a Bernoulli decoder.
@@ -29,7 +34,7 @@ def _reduce(values: Tensor, reduction: str) -> Tensor:
 def bernoulli_textbook(x, logits, reduction):
     x = x.expand_as(logits)
     if reduction == "mean":
-        return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x[..., 0].numel()
+        return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / _points(x)
     return _reduce(F.binary_cross_entropy_with_logits(logits, x, reduction="none"), reduction)
 
 
@@ -128,11 +133,11 @@ def rsample_kl_distributions(mu, logvar, reduction, n_samples=None):
     return z, _reduce(kl_divergence(posterior, _standard()), reduction)
 
 
-def of_halves(function, halves=lambda params: params.chunk(2, dim=-1)):
+def of_halves(function, halves=lambda params, dim: params.chunk(2, dim)):
     """The same function of an encoder's packed output, so that the gradient is one tensor."""
 
     def packed(params, **others):
-        mu, logvar = halves(params)
+        mu, logvar = halves(params, -1 if params.dim() < 4 else 1)
         return function(mu, logvar, **others)
 
     return packed

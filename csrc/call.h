@@ -2,7 +2,8 @@
 // data.
 //
 // A problem has `rows` rows (one data point, one sample) of `event` elements. Element e of row r has the flat index
-// r * event + e. Each operand has its own mapping from flat indices to addresses.
+// r * event + e. Each operand has its own mapping from flat indices to addresses. Flat indices go through the operands'
+// dimensions in an order that the caller chooses, mostly that of the memory (ops/common/layout.h).
 #pragma once
 #include <cstdint>
 
@@ -25,7 +26,7 @@ constexpr int size_of(Type type) {
 constexpr int64_t kBlock = 8192;
 constexpr int kMaxDims = 6;
 
-// A tensor read in logical order: dimensions are merged if possible; broadcast dimensions have stride 0.
+// A tensor read in the order of flat indices: dimensions are merged if possible; broadcast dimensions have stride 0.
 struct Input {
   const void* data = nullptr;
   Type type = Type::f32;
@@ -35,12 +36,12 @@ struct Input {
 };
 
 // A result: one number for each element, or one for each block of each row (their sum). It is contiguous, except that
-// on the CPU there may be gaps between rows of elements (the halves of a tensor).
+// on the CPU elements may lie as those of an Input.
 struct Output {
   void* data = nullptr;
   Type type = Type::f32;
   bool per_block = false;
-  int64_t row_gap = 0;  // elements between the end of a row and the next
+  const Input* layout = nullptr;  // its dimensions; null: contiguous
 };
 
 struct Params {
@@ -67,7 +68,8 @@ struct RowCall {
 //
 // Each group of `key_rows` consecutive rows has a noise key. Element e of row r in sample number k uses number
 // (k * key_rows + r % key_rows) * event + e of the noise of key r / key_rows. With one key for all rows, and from
-// sample 0 on, that is the element's index in the result.
+// sample 0 on, that is the element's index in the result. On the CPU, where `logical` maps flat indices to others,
+// those take the place of r * event + e.
 struct SampleCall {
   Params params;
   Type wide;
@@ -76,6 +78,7 @@ struct SampleCall {
   const int64_t* key;  // seed, offset, of each key, on the device
   int64_t key_rows;
   int64_t first_sample;
+  Input logical;       // no dimensions: each flat index itself
   Output z;            // forward: [samples, rows, event]
   Output kl;           // forward; no data: not wanted
   Input z_cotangent;   // backward: over samples * rows * event flat indices; no data: zero
@@ -94,6 +97,7 @@ struct BinarizeCall {
   Input x;
   const int64_t* key;
   int64_t key_rows;
+  Input logical;  // as in a SampleCall
   static constexpr int64_t first_sample = 0;
   uint8_t* bits;  // [rows, event], a byte each
 };

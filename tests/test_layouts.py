@@ -59,14 +59,6 @@ def test_the_halves_of_an_encoder(event, device):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("operator", OPERATORS, ids=str)
-def test_results_are_contiguous(operator, dtype, device):
-    call = Case(operator, SHAPES[1], dtype, layout="transposed", reduction="none").build(device)
-    for output in call.run():
-        assert output.is_contiguous()
-
-
 class _Copies(TorchDispatchMode):
     """Notes what else than the compiled operators runs on tensors of any size."""
 

@@ -9,10 +9,11 @@ void draw_bits(const BinarizeCall& call, int64_t begin, int64_t end) {
   using N = Vec<T>;
   const double scale = call.x_scale * 0x1p32;
   Buffer<T> staged;
-  alignas(64) uint32_t room[Noise::words_room(kChunk)];
+  alignas(64) uint32_t room[Noise::room(kTile)];
   for_each_drawn(call, begin, end, [&](const Chunk& chunk, const Noise& noise, int64_t numbered) AEVB_INLINE_BODY {
     const T* const x = stage(call.x, chunk.flat, chunk.size, call.wide, staged);
-    const uint32_t* const words = noise.words(numbered, chunk.size, room);
+    const uint32_t* const before = drawn_before(call, chunk, noise, numbered, room);
+    const uint32_t* const words = before ? before : noise.drawn(numbered, chunk.size, room);
     uint8_t* const to = call.bits + chunk.flat;
     int i = 0;
     if constexpr (sizeof(T) == 4) {

@@ -39,7 +39,8 @@ Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer)
   };
   if (last == 0 && input.stride[0] == 1 && converts<T>(input.type)) return at(chunk.flat);
   // Each row is contiguous or one broadcast number, however the rows lie to each other.
-  if (chunk.rows == 1 && (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)))) {
+  if (chunk.rows == 1 && chunk.size <= input.size[last] &&
+      (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)))) {
     int64_t index[kMaxDims];
     const int64_t offset = offset_of(input, chunk.flat, index);
     if (chunk.size <= input.size[last] - index[last]) {
@@ -148,9 +149,21 @@ class RowPass {
       for (int k = 0; k < arity; ++k) output_[values + k] = &call.gradient[k];
     bool in_place = true;
     for (int k = 0; k < arity; ++k) in_place = in_place && stays<T>(call.in[k], call);
-    for (const Output* out : output_) in_place = in_place && (!out->data || out->per_block || converts<T>(out->type));
+    for (const Output* out : output_) {
+      const Input* const layout = out->layout;
+      const bool whole_rows =
+          !layout || (layout->stride[layout->dims - 1] == 1 && layout->size[layout->dims - 1] % call.event == 0);
+      in_place = in_place && (!out->data || out->per_block || (whole_rows && converts<T>(out->type)));
+    }
     if (gradients && call.cotangent.data) in_place = in_place && stays<T>(call.cotangent, call);
     limit_ = in_place ? int(kBlock) : kChunk;
+    const auto at_least = [&](int tile) { limit_ = tile > limit_ ? tile : limit_; };
+    if (!in_place) {
+      at_least(tile_for(call.cotangent));
+      for (int k = 0; k < arity; ++k) at_least(tile_for(call.in[k]));
+      for (const Output* out : output_)
+        if (out->layout) at_least(tile_for(*out->layout));
+    }
   }
 
   void run(int64_t begin, int64_t end) {
@@ -184,9 +197,10 @@ class RowPass {
       wanted[k] = output.data;
       // One row's sum is kept in a register; values of several rows are written to a buffer and summed from there.
       summed[k] = output.per_block && chunk.rows == 1;
-      buffered[k] = !lies_in_place(output, chunk);
+      void* const in_place = place(output, chunk);
+      buffered[k] = !in_place;
       type[k] = buffered[k] ? call_.wide : output.type;
-      to[k] = buffered[k] ? computed_[k].data : place(output, chunk);
+      to[k] = buffered[k] ? computed_[k].data : in_place;
       total[k] = stretch[k] = N(0);
       streamed[k] = call_.beyond_caches && !buffered[k] && type[k] == call_.wide && uintptr_t(to[k]) % sizeof(N) == 0;
     }
@@ -230,7 +244,7 @@ class RowPass {
       if (summed[k])
         add_block_sum(*output_[k], chunk, 0, sum(total[k] + stretch[k]));
       else if (wanted[k] && buffered[k])
-        deliver<true>(*output_[k], chunk, call_.wide, computed_[k].data);
+        deliver<true>(*output_[k], chunk, computed_[k], call_.beyond_caches);
     }
   }
 

@@ -8,13 +8,15 @@
 
 namespace aevb::AEVB_ISA {
 
-// Elements of a buffer: a dozen buffers fit the first-level cache.
-constexpr int kChunk = 512;
+// Elements that are computed together: a dozen buffers of them fit the first-level cache. Where an operand lies in
+// another order than the loop's, they are as many as a buffer has room for, so that runs of its elements are longer.
+constexpr int kChunk = 512, kTile = 4096;
 
-// Buffers have room for one more vector, so that the last, partial vector can be read as a whole one.
+// Buffers have room for one more vector, so that the last, partial vector can be read as a whole one, and then as much
+// that the beginnings of two are not in the same places of the first-level cache.
 template <class T>
 struct alignas(64) Buffer {
-  T data[kChunk + 16];
+  T data[kTile + 16 + kChunk];
 };
 
 struct BFloat16 {
@@ -198,42 +200,227 @@ void gather(Type type, const void* base, int64_t offset, int64_t stride, int cou
   }
 }
 
+// Four rows of four numbers.
+template <class T>
+struct Square {
+  using Row = Raw<T, 4>;
+  Row row[4];
+
+  AEVB_INLINE static Row load(const T* p) {
+    Row r;
+    memcpy(&r, p, sizeof r);
+    return r;
+  }
+  AEVB_INLINE void store(int i, T* p, bool streamed) const {
+#if defined(__SSE2__)
+    if (streamed) return _mm_stream_si128((__m128i*)p, (__m128i)row[i]);
+#endif
+    (void)streamed;
+    memcpy(p, &row[i], sizeof row[i]);
+  }
+  AEVB_INLINE void transpose() {
+#if defined(__SSE2__)
+    if constexpr (sizeof(T) == 4) {
+      __m128 a = (__m128)row[0], b = (__m128)row[1], c = (__m128)row[2], d = (__m128)row[3];
+      _MM_TRANSPOSE4_PS(a, b, c, d);
+      row[0] = (Row)a, row[1] = (Row)b, row[2] = (Row)c, row[3] = (Row)d;
+      return;
+    }
+#endif
+    Square old = *this;
+    for (int i = 0; i < 4; ++i)
+      for (int j = 0; j < 4; ++j) row[j][i] = old.row[i][j];
+  }
+};
+
+// Whether so many elements at an address, and others at each further step, are whole cache lines.
+template <class T>
+bool are_lines(const T* p, int64_t count, int64_t step) {
+  constexpr int line = 64 / sizeof(T);
+  return uintptr_t(p) % 64 == 0 && count % line == 0 && step % line == 0;
+}
+
+// to[c * to_step + r] = from[r * from_step + c] for `rows` rows of `cols` numbers; past the caches, if that is wanted
+// and whole lines are written.
+template <class T>
+void transpose(const T* from, int64_t from_step, int rows, int cols, T* to, int64_t to_step, bool streamed = false) {
+  int r = 0, c = 0;
+  streamed = streamed && are_lines(to, rows, to_step);
+  if constexpr (sizeof(T) == 4) {
+    Square<T> square = {};
+    if (rows >= 4 && cols >= 4) {
+      // The last square of a row or a column overlaps the one before. Memory beside a buffer is gone along.
+      const auto square_at = [&](int r, int c) AEVB_INLINE_BODY {
+        const int top = r < rows - 4 ? r : rows - 4, left = c < cols - 4 ? c : cols - 4;
+        for (int i = 0; i < 4; ++i) square.row[i] = square.load(from + (top + i) * from_step + left);
+        square.transpose();
+        for (int i = 0; i < 4; ++i) square.store(i, to + (left + i) * to_step + top, streamed);
+      };
+      if (from_step > to_step) {
+        for (; r < rows; r += 4)
+          for (c = 0; c < cols; c += 4) square_at(r, c);
+      } else {
+        for (; c < cols; c += 4)
+          for (r = 0; r < rows; r += 4) square_at(r, c);
+      }
+      return;
+    }
+    if (cols >= 4 && to_step == rows) {
+      // Few long rows are interleaved: what is stored too much, the next store overwrites.
+      for (; (cols - c - 3) * rows >= 4 && c + 4 <= cols; c += 4) {
+        for (int i = 0; i < rows; ++i) square.row[i] = square.load(from + i * from_step + c);
+        square.transpose();
+        for (int i = 0; i < 4; ++i) memcpy(to + (c + i) * to_step, &square.row[i], sizeof square.row[i]);
+      }
+    } else if (rows >= 4 && from_step >= cols) {
+      // Many short rows are taken apart: four numbers are loaded of each, as long as that many follow.
+      for (; r + 4 <= rows && (rows - r - 4) * from_step + cols >= 4; r += 4) {
+        for (int i = 0; i < 4; ++i) square.row[i] = square.load(from + (r + i) * from_step);
+        square.transpose();
+        for (int i = 0; i < cols; ++i) memcpy(to + i * to_step + r, &square.row[i], sizeof square.row[i]);
+      }
+    }
+  }
+  for (; c < cols; ++c)
+    for (int left = r; left < rows; ++left) to[c * to_step + left] = from[left * from_step + c];
+}
+
+// Gathers `rows` rows of `cols` numbers, so many elements apart, to contiguous ones of the arithmetic's type. Stores
+// may run past the end.
+template <class T, class W>
+void gather(const T* from, int64_t row_step, int64_t step, int rows, int cols, W* to) {
+  if (row_step == 1 && step > 1 && rows > 1) {
+    // The next elements of each line are wanted soon, and too many lines are read for the processor to notice.
+    for (int c = 0; c < cols; ++c)
+      for (int r = rows; r < 2 * rows; r += 64 / sizeof(T)) __builtin_prefetch(from + c * step + r);
+    if constexpr (std::is_same_v<T, W>) {
+      transpose(from, step, cols, rows, to, cols);
+    } else {
+      constexpr int lines = 4, length = 256;
+      alignas(64) W line[lines][length + 16];
+      for (int c = 0; c < cols; c += lines)
+        for (int r = 0; r < rows; r += length) {
+          const int width = cols - c < lines ? cols - c : lines, count = rows - r < length ? rows - r : length;
+          for (int i = 0; i < width; ++i) gather(from + (c + i) * step + r, 1, count, line[i]);
+          transpose(line[0], length + 16, width, count, to + int64_t(r) * cols + c, cols);
+        }
+    }
+    return;
+  }
+  int r = 0;
+  if constexpr (std::is_same_v<T, W> || (sizeof(T) < 4 && sizeof(W) == 4)) {
+    // Short rows are copied by whole vectors, as long as that many elements follow.
+    constexpr int lanes = Vec<W>::lanes;
+    const auto vector = [](const T* p, W* q) AEVB_INLINE_BODY {
+      if constexpr (std::is_same_v<T, W>)
+        Vec<W>::load(p).store(q);
+      else
+        widen(p).store(q);
+    };
+    const int64_t by_vectors = step == 1 && row_step > 0 ? rows - 1 - (lanes + row_step - 1) / row_step : 0;
+    const int64_t ahead = rows * row_step;  // where the next piece begins
+    if (std::is_same_v<T, W> && cols == 4)
+      for (; r < by_vectors; ++r, from += row_step, to += 4) {
+        __builtin_prefetch(from + ahead);
+        memcpy(to, from, 4 * sizeof(T));
+      }
+    else if (cols <= lanes)
+      for (; r < by_vectors; ++r, from += row_step, to += cols) {
+        __builtin_prefetch(from + ahead);
+        vector(from, to);
+      }
+    else
+      for (; r < by_vectors; ++r, from += row_step, to += cols)
+        for (int c = 0; c < cols; c += lanes) {
+          __builtin_prefetch(from + ahead + c);
+          vector(from + c, to + c);
+        }
+  }
+  for (; r < rows; ++r, from += row_step, to += cols) {
+    if (row_step == 0 && r > 0)
+      for (int c = 0; c < cols; ++c) to[c] = to[c - cols];
+    else
+      gather(from, step, cols, to);
+  }
+}
+
+template <class W>
+void gather(Type type, const void* base, int64_t offset, int64_t row_step, int64_t step, int rows, int cols, W* to) {
+  const auto from = [=](auto* p) AEVB_INLINE_BODY { gather(p + offset, row_step, step, rows, cols, to); };
+  switch (type) {
+    case Type::f64: return from(static_cast<const double*>(base));
+    case Type::f32: return from(static_cast<const float*>(base));
+    case Type::bf16: return from(static_cast<const BFloat16*>(base));
+    case Type::f16: return from(static_cast<const Half*>(base));
+    case Type::u8: return from(static_cast<const uint8_t*>(base));
+  }
+}
+
 // The offset of the element with a flat index, and its index in each dimension.
-AEVB_INLINE int64_t offset_of(const Input& input, int64_t flat, int64_t (&index)[kMaxDims]) {
+AEVB_INLINE int64_t offset_of(const Input& layout, int64_t flat, int64_t (&index)[kMaxDims]) {
   int64_t offset = 0;
-  for (int d = input.dims - 1; d > 0; --d) {
-    index[d] = flat % input.size[d];
-    flat /= input.size[d];
-    offset += index[d] * input.stride[d];
+  for (int d = layout.dims - 1; d > 0; --d) {
+    index[d] = flat % layout.size[d];
+    flat /= layout.size[d];
+    offset += index[d] * layout.stride[d];
   }
   index[0] = flat;
-  return offset + flat * input.stride[0];
+  return offset + flat * layout.stride[0];
+}
+
+// Calls body(done, offset, rows, cols) for pieces of the elements with flat indices [begin, begin + count): element
+// done + r * cols + c is c of the innermost dimension and r of the next one further.
+template <class Body>
+AEVB_INLINE void for_each_piece(const Input& layout, int64_t begin, int count, Body body) {
+  const int last = layout.dims - 1;
+  int64_t index[kMaxDims], offset = offset_of(layout, begin, index);
+  for (int done = 0;;) {
+    const int64_t cols = layout.size[last], left = cols - index[last];
+    if (last > 0 && left == cols && count - done >= 2 * cols) {
+      const int64_t whole = (count - done) / cols, rows = layout.size[last - 1] - index[last - 1];
+      const int some = int(whole < rows ? whole : rows);
+      body(done, offset, some, int(cols));
+      done += some * int(cols);
+      index[last - 1] += some;
+    } else {
+      const int some = int(left < count - done ? left : count - done);
+      body(done, offset, 1, some);
+      done += some;
+      if (done < count && last > 0) index[last] = 0, ++index[last - 1];
+    }
+    if (done >= count) return;
+    for (int d = last - 1; d > 0 && index[d] == layout.size[d]; --d) index[d] = 0, ++index[d - 1];
+    offset = 0;
+    for (int d = 0; d <= last; ++d) offset += index[d] * layout.stride[d];
+  }
 }
 
 // The elements of `input` with flat indices [begin, begin + count), contiguous: in place, or copied to `buffer`.
 template <class W>
 const W* stage(const Input& input, int64_t begin, int count, Type wide, Buffer<W>& buffer) {
   const int last = input.dims - 1;
-  int64_t index[kMaxDims], offset = offset_of(input, begin, index);
-  const int64_t stride = input.stride[last];
-  if (input.type == wide && stride == 1 && count <= input.size[last] - index[last])
-    return static_cast<const W*>(input.data) + offset;
-  for (int done = 0; done < count;) {
-    int64_t left = input.size[last] - index[last];
-    int run = left < count - done ? int(left) : count - done;
-    gather(input.type, input.data, offset, stride, run, buffer.data + done);
-    done += run;
-    offset += (run - 1) * stride;
-    index[last] += run - 1;
-    // Advance the multi-dimensional index, with carry.
-    for (int d = last; d >= 0; --d) {
-      offset += input.stride[d];
-      if (++index[d] < input.size[d]) break;
-      offset -= index[d] * input.stride[d];
-      index[d] = 0;
-    }
+  if (input.type == wide && input.stride[last] == 1 && count <= input.size[last]) {
+    int64_t index[kMaxDims];
+    const int64_t offset = offset_of(input, begin, index);
+    if (count <= input.size[last] - index[last]) return static_cast<const W*>(input.data) + offset;
   }
+  const int64_t row_step = last > 0 ? input.stride[last - 1] : 0;
+  for_each_piece(input, begin, count, [&](int done, int64_t offset, int rows, int cols) {
+    if (rows == 1)
+      gather(input.type, input.data, offset, input.stride[last], cols, buffer.data + done);
+    else
+      gather(input.type, input.data, offset, row_step, input.stride[last], rows, cols, buffer.data + done);
+  });
   return buffer.data;
+}
+
+// How many elements are computed together if an operand or a result is not contiguous along the innermost dimension: so
+// many that its runs along another one are long. 0: it is.
+inline int tile_for(const Input& layout) {
+  const int last = layout.dims - 1;
+  if (last < 0 || layout.size[last] == 1 || layout.stride[last] <= 1) return 0;
+  const int64_t runs = 32 * layout.size[last];
+  return int(runs < kTile / 4 ? kTile / 4 : runs < kTile ? runs : kTile);
 }
 
 template <bool gradient, class T>
@@ -248,16 +435,69 @@ void scatter(const float* from, int count, T* to) {
   }
 }
 
+// Moves contiguous rows of `count` elements to others, a step apart; the compiler knows the number of a short row's.
+template <int count, class T>
+void move_rows(const T* from, int rows, T* to, int64_t row_step) {
+  for (int r = 0; r < rows; ++r) memcpy(to + r * row_step, from + r * count, count * sizeof(T));
+}
+
+// Moves `rows` rows of `cols` numbers to elements so far apart, past the caches as `transpose` does.
+template <class T>
+void scatter(const T* from, int rows, int cols, T* to, int64_t row_step, int64_t step, bool streamed) {
+  if (row_step == 1 && rows > 1) return transpose(from, cols, rows, cols, to, step, streamed);
+  if (step == 1) {
+    switch (cols) {
+      case 1: return move_rows<1>(from, rows, to, row_step);
+      case 2: return move_rows<2>(from, rows, to, row_step);
+      case 3: return move_rows<3>(from, rows, to, row_step);
+      case 4: return move_rows<4>(from, rows, to, row_step);
+      case 8: return move_rows<8>(from, rows, to, row_step);
+    }
+    streamed = streamed && are_lines(to, cols, row_step);
+    constexpr int vector = kVectorBytes / sizeof(T);
+    for (int r = 0; r < rows; ++r, from += cols, to += row_step) {
+      if (streamed)
+        for (int c = 0; c < cols; c += vector) F32::load((const float*)(from + c)).stream((float*)(to + c));
+      else
+        memcpy(to, from, cols * sizeof(T));
+    }
+    return;
+  }
+  for (int r = 0; r < rows; ++r, from += cols, to += row_step)
+    for (int c = 0; c < cols; ++c) to[c * step] = from[c];
+}
+
+// Moves `count` contiguous elements of the output's type to where they lie in the output.
+template <class T>
+void put(const Output& output, int64_t begin, int count, const T* from, bool streamed) {
+  T* const to = static_cast<T*>(output.data);
+  if (!output.layout) return void(memcpy(to + begin, from, count * sizeof(T)));
+  const Input& layout = *output.layout;
+  const int last = layout.dims - 1;
+  const int64_t step = layout.stride[last], row_step = last > 0 ? layout.stride[last - 1] : 0;
+  for_each_piece(layout, begin, count, [&](int done, int64_t offset, int rows, int cols) {
+    scatter(from + done, rows, cols, to + offset, row_step, step, streamed);
+  });
+}
+
+template <bool gradient, class T>
+AEVB_INLINE void put_narrowed(const Output& output, int64_t begin, int count, const float* from, bool streamed) {
+  if (!output.layout) return scatter<gradient>(from, count, static_cast<T*>(output.data) + begin);
+  T narrowed[kTile];
+  scatter<gradient>(from, count, narrowed);
+  put(output, begin, count, narrowed, streamed);
+}
+
 // Writes numbers that were computed in a buffer to the output.
 template <bool gradient>
-AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const float* from) {
-  if (output.type == Type::f32) memcpy(static_cast<float*>(output.data) + begin, from, count * sizeof(float));
-  if (output.type == Type::bf16) scatter<gradient>(from, count, static_cast<BFloat16*>(output.data) + begin);
-  if (output.type == Type::f16) scatter<gradient>(from, count, static_cast<Half*>(output.data) + begin);
+AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const float* from, bool streamed) {
+  if (output.type == Type::f32) put(output, begin, count, from, streamed);
+  if (output.type == Type::bf16) put_narrowed<gradient, BFloat16>(output, begin, count, from, streamed);
+  if (output.type == Type::f16) put_narrowed<gradient, Half>(output, begin, count, from, streamed);
 }
 template <bool gradient>
-AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const double* from) {
-  memcpy(static_cast<double*>(output.data) + begin, from, count * sizeof(double));
+AEVB_INLINE void unstage(const Output& output, int64_t begin, int count, const double* from, bool streamed) {
+  put(output, begin, count, from, streamed);
 }
 
 }  // namespace aevb::AEVB_ISA

@@ -53,29 +53,34 @@ void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
   for (int r = 0; r < chunk.rows; ++r) add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
 }
 
-// Whether a chunk's elementwise results are contiguous in the output, and where they are.
-inline bool lies_in_place(const Output& output, const Chunk& chunk) {
-  return output.data && !output.per_block && (chunk.rows == 1 || !output.row_gap);
-}
+// Where a chunk's elementwise results are in the output, if they are contiguous there.
 inline void* place(const Output& output, const Chunk& chunk) {
-  return static_cast<char*>(output.data) + (chunk.flat + chunk.row * output.row_gap) * size_of(output.type);
+  if (!output.data || output.per_block) return nullptr;
+  int64_t offset = chunk.flat;
+  if (const Input* const layout = output.layout) {
+    const int last = layout->dims - 1;
+    int64_t index[kMaxDims];
+    if (layout->stride[last] != 1 || chunk.size > layout->size[last]) return nullptr;
+    offset = offset_of(*layout, chunk.flat, index);
+    if (chunk.size > layout->size[last] - index[last]) return nullptr;
+  }
+  return static_cast<char*>(output.data) + offset * size_of(output.type);
 }
 
 // Where a chunk's results are computed: in the output if it has the arithmetic's type, else in a buffer.
 template <class T>
 T* target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
-  return lies_in_place(output, chunk) && output.type == wide ? static_cast<T*>(place(output, chunk)) : buffer.data;
+  void* const in_place = output.type == wide ? place(output, chunk) : nullptr;
+  return in_place ? static_cast<T*>(in_place) : buffer.data;
 }
 
-// Moves a chunk's results, computed at `target`, to the output: their row sums, or each element.
+// Moves a chunk's results from their buffer to the output: their row sums, or each element, past the caches where whole
+// cache lines are written.
 template <bool gradient = false, class T>
-void deliver(const Output& output, const Chunk& chunk, Type wide, const T* from) {
-  if (!output.data || (lies_in_place(output, chunk) && output.type == wide)) return;
-  if (output.per_block) return add_row_sums(output, chunk, from);
-  // Contiguous rows are written as one.
-  const int runs = output.row_gap ? chunk.rows : 1, count = chunk.size / runs;
-  for (int r = 0; r < runs; ++r)
-    unstage<gradient>(output, chunk.flat + r * count + (chunk.row + r) * output.row_gap, count, from + r * count);
+void deliver(const Output& output, const Chunk& chunk, const Buffer<T>& from, bool beyond_caches) {
+  if (!output.data) return;
+  if (output.per_block) return add_row_sums(output, chunk, from.data);
+  unstage<gradient>(output, chunk.flat, chunk.size, from.data, beyond_caches);
 }
 
 }  // namespace aevb::AEVB_ISA

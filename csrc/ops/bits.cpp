@@ -13,21 +13,23 @@ using at::Tensor;
 Tensor draw(const Tensor& x, const Tensor& key, double x_scale) {
   check_data("x", x);
   check_key(key, x, x.dim(), "x");
-  Tensor bits = empty(x.sym_sizes(), x.options().dtype(at::kByte));
-  if (x.is_meta()) return bits;
+  Result bits(empty_elementwise(x.sym_sizes(), x, x.options().dtype(at::kByte)));
+  if (x.is_meta()) return bits.finish();
   // A row is the part of x that has its own key; with a single key, rows only serve to distribute the work.
   const int64_t row_dims = key.dim() > 1 ? key.dim() - 1 : std::min<int64_t>(x.dim(), 1);
+  const Order order = runs_cuda(x.device()) ? Order() : loop_order(x, key.dim() > 1 ? x.dim() - row_dims : x.dim());
   Tensor probabilities = x;
   const Tensor keys = key.contiguous();
   BinarizeCall call = {};
   call.x_scale = x_scale;
   set_shape(call, x, x.dim() - row_dims);
-  call.x = describe(probabilities, x.sizes());
+  call.x = describe(probabilities, x.sizes(), order);
+  call.logical = logical_indices(x.sizes(), order);
   call.key = keys.const_data_ptr<int64_t>();
   call.key_rows = call.rows / std::max<int64_t>(keys.numel() / 2, 1);
-  call.bits = bits.mutable_data_ptr<uint8_t>();
+  call.bits = static_cast<uint8_t*>(bits.output(order, /*any_layout=*/false).data);
   binarize(call, x.device());
-  return bits;
+  return bits.finish();
 }
 
 // Unpacks bits to one byte each.

@@ -21,9 +21,9 @@ struct HalvesBackward final : torch::autograd::Node {
   variable_list apply(variable_list&& halves) override {
     const auto& [first, second] = std::tie(halves[0], halves[1]);
     if (!first.defined() && !second.defined()) return {Tensor()};
-    const Tensor& half = first.defined() ? first : second;
     if (first.defined() && second.defined() && !at::GradMode::is_enabled() && may_bypass_dispatcher(halves) &&
-        are_halves(first, second, c10::multiply_integers(half.sizes().slice(dim))))
+        run_of_halves(first, second) &&
+        second.storage_offset() - first.storage_offset() == first.size(dim) * first.stride(dim))
       return {together(first)};
     return copied_together(halves, dim);
   }
@@ -43,13 +43,11 @@ struct HalvesBackward final : torch::autograd::Node {
     return {at::cat({given(0), given(1)}, dim)};
   }
 
-  // The tensor that has `first` and, after it in each row, the other half.
+  // The tensor that has `first` and, after it in this dimension, the other half.
   Tensor together(const Tensor& first) const {
     auto sizes = first.sizes().vec();
     sizes[dim] *= 2;
-    std::vector<int64_t> strides(sizes.size(), 1);
-    for (int64_t d = first.dim() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
-    return first.as_strided(sizes, strides, first.storage_offset());
+    return first.as_strided(sizes, first.strides(), first.storage_offset());
   }
 };
 

@@ -92,7 +92,11 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
   // x: kernels write none that is narrower than their operands.
   const bool widened = problem.logvar.defined() && problem.logvar.scalar_type() != full.scalar_type();
   const Tensor rows_of_x = widened ? at::empty({1}, full.options().dtype(wide)).expand_symint(full.sym_sizes()) : full;
-  const OperandGradient dx(problem.x, rows_of_x, 1, wanted(0));
+  // Blocks of rows follow each other in the gradient of x, however x lies.
+  const Tensor x_in_rows = problem.x.is_contiguous_or_false()
+                               ? problem.x
+                               : at::empty({1}, problem.x.options()).expand_symint(problem.x.sym_sizes());
+  OperandGradient dx(x_in_rows, rows_of_x, 1, wanted(0));
   if (wanted(1)) dh = empty(problem.h.sym_sizes(), problem.h.options());
   Sum dweight(problem.weight, wanted(2)), dbias(problem.bias, wanted(3)), dlogvar(problem.logvar, wanted(4));
   const bool through = wanted(1) || wanted(2) || wanted(3);
@@ -160,7 +164,7 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
       if (through)
         for (int64_t k = 0; k < heads; ++k)
           call.gradient[k + 1] = {gradients[k].mutable_data_ptr(), type_of(gradients[k].scalar_type())};
-      const OperandGradient spread(dlogvar ? dlogvar.total() : Tensor(), like, 1, bool(dlogvar));
+      OperandGradient spread(dlogvar ? dlogvar.total() : Tensor(), like, 1, bool(dlogvar));
       if (dlogvar) call.gradient[2] = spread.output();
       aevb::rows(call, h.device());
 

@@ -28,14 +28,24 @@ c10::SymDimVector with_samples(Samples n_samples, c10::SymIntArrayRef sizes) {
 
 namespace {
 
+// The noise goes by the logical index, which the kernels in cuda/ take for the flat one.
+Order order_of(const SampleProblem& problem, const Tensor& mu, Reduction reduction) {
+  if (mu.is_meta() || runs_cuda(mu.device()) || (mu.is_contiguous() && problem.logvar.is_contiguous())) return {};
+  const bool one_key = problem.key.dim() == 1;
+  return loop_order({mu, problem.logvar},
+                    one_key ? free_dims({mu, problem.logvar}, mu, problem.event_dims, reduction) : problem.event_dims);
+}
+
 // The part of a call to the kernels that forward and backward share. The caller keeps the described tensors alive.
-SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& logvar, Tensor& key) {
+SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, const Order& order, Tensor& logvar,
+                   Tensor& key) {
   SampleCall call = {};
   call.params.spread = problem.spread;
   set_shape(call, like_mu, problem.event_dims);
   call.samples = problem.n_samples ? problem.n_samples->expect_int() : 1;
   call.first_sample = problem.first_sample.expect_int();
-  call.spread = describe(logvar, like_mu.sizes());
+  call.spread = describe(logvar, like_mu.sizes(), order);
+  call.logical = logical_indices(like_mu.sizes(), order);
   key = key.contiguous();
   call.key = key.const_data_ptr<int64_t>();
   call.key_rows = call.rows / std::max<int64_t>(key.numel() / 2, 1);
@@ -50,43 +60,49 @@ SampleCall call_of(const SampleProblem& problem, const Tensor& like_mu, Tensor& 
 std::tuple<Tensor, Tensor> SampleProblem::forward(Tensor mu, std::optional<Reduction> reduction) const {
   const Tensor full = mu;
   const bool per_element = reduction == Reduction::none;
-  Tensor z = empty(with_samples(n_samples, full.sym_sizes()), full.options()), kl;
-  if (reduction) kl = empty_values(full, event_dims, per_element);
+  const Order order = order_of(*this, full, reduction.value_or(Reduction::none));
+  Result z(empty_elementwise(with_samples(n_samples, full.sym_sizes()), {mu, logvar}, full.options())), elements;
+  Tensor kl;
+  if (reduction) kl = empty_values(full, event_dims, per_element, {mu, logvar});
   if (!full.is_meta()) {
     Tensor s = logvar, k = key;
-    SampleCall call = call_of(*this, full, s, k);
-    call.mu = describe(mu, full.sizes());
-    call.z = {z.mutable_data_ptr(), type_of(z.scalar_type()), false};
-    if (kl.defined()) call.kl = {kl.mutable_data_ptr(), call.wide, !per_element};
+    SampleCall call = call_of(*this, full, order, s, k);
+    call.mu = describe(mu, full.sizes(), order);
+    call.z = z.output(n_samples ? with_outer_dim(order) : order);
+    if (per_element)
+      call.kl = (elements = Result(kl)).output(order);
+    else if (kl.defined())
+      call.kl = {kl.mutable_data_ptr(), call.wide, true};
     sample_forward(call, full.device());
+    if (per_element) elements.finish();
   }
   if (reduction) kl = reduce(kl, full, event_dims, *reduction);
-  return {z, kl};
+  return {z.finish(), kl};
 }
 
 std::tuple<Tensor, Tensor> SampleProblem::backward(Tensor z_cotangent, Tensor kl_cotangent, Tensor mu,
                                                    const Tensor& like_mu, Reduction reduction,
-                                                   std::array<bool, 2> wanted, bool paired) const {
-  OperandGradient dmu(like_mu, like_mu, event_dims, wanted[0] && !paired);
-  OperandGradient dlogvar(logvar, like_mu, event_dims, wanted[1] && !paired);
-  if (paired) {
-    const int64_t event = c10::multiply_integers(logvar.sizes().slice(logvar.dim() - event_dims));
-    const auto halves = empty_halves(logvar, event);
-    dmu = {halves[0], event};
-    dlogvar = {halves[1], event};
+                                                   std::array<bool, 2> wanted, int64_t run) const {
+  const Order order = order_of(*this, like_mu, reduction);
+  OperandGradient dmu(like_mu, like_mu, event_dims, wanted[0] && !run, order);
+  OperandGradient dlogvar(logvar, like_mu, event_dims, wanted[1] && !run, order);
+  if (run) {
+    const auto halves = empty_halves(logvar, run);
+    dmu = {halves[0], order};
+    dlogvar = {halves[1], order};
   }
   if (!like_mu.is_meta()) {
     Tensor s = logvar, k = key;
-    SampleCall call = call_of(*this, like_mu, s, k);
+    SampleCall call = call_of(*this, like_mu, order, s, k);
     if (z_cotangent.defined()) {
       const auto sizes = z_cotangent.sizes().vec();
-      call.z_cotangent = describe(z_cotangent, sizes);
+      call.z_cotangent = describe(z_cotangent, sizes, n_samples ? with_outer_dim(order) : order);
     }
     if (kl_cotangent.defined()) {
       kl_cotangent = over_event(kl_cotangent, like_mu, event_dims, reduction).to(wide_type(like_mu));
-      call.kl_cotangent = describe(kl_cotangent, like_mu.sizes());
+      call.kl_cotangent = describe(kl_cotangent, like_mu.sizes(), order);
       if (reduction == Reduction::mean) call.kl_cotangent_scale = 1.0 / double(call.rows);
-      call.mu = describe(mu, like_mu.sizes());
+      call.mu = describe(mu, like_mu.sizes(), order);
     }
     call.gradient[0] = dmu.output();
     call.gradient[1] = dlogvar.output();
@@ -124,7 +140,7 @@ struct Rsample {
   Samples n_samples;
   SampleNumber first_sample;
   std::string spread;
-  bool of_halves = false;  // mu, which is not kept, and logvar are halves of one tensor
+  int64_t run = 0;  // of mu, which is not kept, and logvar, if they are halves of one tensor
 
   auto settings() const { return std::make_tuple(n_samples, first_sample, spread); }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
@@ -149,10 +165,10 @@ Tensor forward(const Tensor& mu, const Tensor& logvar, const Tensor& key, Sample
 
 std::tuple<Tensor, Tensor> gradients(const Tensor& cotangent, const Tensor& logvar, const Tensor& key,
                                      Samples n_samples, SampleNumber first_sample, Spread spread,
-                                     std::array<bool, 2> wanted, bool paired) {
+                                     std::array<bool, 2> wanted, int64_t run = 0) {
   const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
   const SampleProblem problem = {logvar, key, n_samples, first_sample, spread, like_mu.dim() - row_dims(like_mu, key)};
-  return problem.backward(cotangent, Tensor(), Tensor(), like_mu, Reduction::none, wanted, paired);
+  return problem.backward(cotangent, Tensor(), Tensor(), like_mu, Reduction::none, wanted, run);
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logvar, const Tensor& key, Samples n_samples,
@@ -162,14 +178,14 @@ std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logva
                     cotangent.sym_sizes(), ": expected n_samples = ", *n_samples, " as its first size");
   const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
   check_sampling(like_mu, logvar, key, n_samples, first_sample, like_mu.dim(), "cotangent");
-  return gradients(cotangent, logvar, key, n_samples, first_sample, parse_spread(spread), wanted, false);
+  return gradients(cotangent, logvar, key, n_samples, first_sample, parse_spread(spread), wanted);
 }
 
 variable_list Rsample::paired(const variable_list& cotangents, const variable_list& saved,
                               at::ArrayRef<bool> wanted) const {
-  if (!of_halves || !wanted[0] || !wanted[1]) return fused(cotangents, saved, wanted);
+  if (!run || !wanted[0] || !wanted[1]) return fused(cotangents, saved, wanted);
   auto [dmu, dlogvar] =
-      gradients(cotangents[0], saved[0], saved[1], n_samples, first_sample, parse_spread(spread), {true, true}, true);
+      gradients(cotangents[0], saved[0], saved[1], n_samples, first_sample, parse_spread(spread), {true, true}, run);
   return {dmu, dlogvar};
 }
 
@@ -197,10 +213,8 @@ Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Sampl
                 c10::string_view spread) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
   // mu, the noise and sigma are not saved: the backward draws the noise again.
-  const int64_t rows = row_dims(mu, key);
-  const bool of_halves = may_bypass_dispatcher({mu, logvar}) && rows <= mu.dim() &&
-                         are_halves(mu, logvar, c10::multiply_integers(mu.sizes().slice(rows)));
-  return record(Rsample{n_samples, first_sample, std::string(spread), of_halves}, {mu, logvar}, {logvar, key},
+  const int64_t run = may_bypass_dispatcher({mu, logvar}) ? run_of_halves(mu, logvar) : 0;
+  return record(Rsample{n_samples, first_sample, std::string(spread), run}, {mu, logvar}, {logvar, key},
                 [&] { return op.call(mu, logvar, key, n_samples, first_sample, spread); });
 }
 

@@ -20,10 +20,10 @@ struct SampleProblem {
   std::tuple<at::Tensor, at::Tensor> forward(at::Tensor mu, std::optional<Reduction> reduction) const;
 
   // The gradients of mu and logvar. Cotangents may be undefined; mu may be undefined without a cotangent of the KL.
-  // `like_mu` has its shape and dtype. `paired`: mu and logvar are halves of one tensor, and their gradients too.
+  // `like_mu` has its shape and dtype. With a `run` mu and logvar are halves of one tensor, and so are their gradients.
   std::tuple<at::Tensor, at::Tensor> backward(at::Tensor z_cotangent, at::Tensor kl_cotangent, at::Tensor mu,
                                               const at::Tensor& like_mu, Reduction reduction,
-                                              std::array<bool, 2> wanted, bool paired = false) const;
+                                              std::array<bool, 2> wanted, int64_t run = 0) const;
 };
 
 // At most `batch_dims` dimensions of mu may have keys of their own.

@@ -77,11 +77,11 @@ variable_list RsampleKl::fused(const variable_list& cotangents, const variable_l
 variable_list RsampleKl::paired(const variable_list& cotangents, const variable_list& saved,
                                 at::ArrayRef<bool> wanted) const {
   const Tensor &mu = saved[0], &logvar = saved[1];
-  const int64_t event = c10::multiply_integers(mu.sizes().slice(batch_dims));
-  if (!wanted[0] || !wanted[1] || !are_halves(mu, logvar, event)) return fused(cotangents, saved, wanted);
+  const int64_t run = wanted[0] && wanted[1] ? run_of_halves(mu, logvar) : 0;
+  if (!run) return fused(cotangents, saved, wanted);
   auto [dmu, dlogvar] =
       problem(mu, logvar, saved[2])
-          .backward(cotangents[0], cotangents[1], mu, mu, parse_reduction(reduction), {true, true}, true);
+          .backward(cotangents[0], cotangents[1], mu, mu, parse_reduction(reduction), {true, true}, run);
   return {dmu, dlogvar};
 }
 

@@ -19,7 +19,7 @@ inline Buffer operand(std::string name, const void* data, uint64_t bytes) {
 inline Buffer result(std::string name, const aevb::Output& out, uint64_t rows, uint64_t event, uint64_t blocks) {
   const uint64_t size = size_of(out.type);
   if (out.per_block) return {std::move(name), out.data, rows * blocks * size, 0, 1, true};
-  return {std::move(name), out.data, event * size, out.row_gap * size, rows, true};
+  return {std::move(name), out.data, event * size, 0, rows, true};
 }
 template <class Call>
 Buffer keys(const Call& call) {

@@ -62,7 +62,7 @@ CPU = [
     Fault("cpu/rows.h", "if («chunk.size <= input.size[last] - index[last]»)", "true", "test_layouts"),
     Fault("cpu/rows.h", "type[k] == call_.wide && «uintptr_t(to[k]) % sizeof(N) == 0»", "true", "test_layouts"),
     Fault("cpu/tiles.h", "*to = «chunk.first % kBlock ? *to + part : part»;", "part", "test_rows"),
-    Fault("cpu/stage.h", "index[last] += «run - 1»;", "run", "test_layouts"),
+    Fault("cpu/stage.h", "index[last - 1] += «some»;", "some - 1", "test_layouts"),
     Fault("cpu/stage.h", "U32x rounded = (u + («(cut & 1) + 0x7fff»)) >> 16;", "0x8000 + (cut & 0)", "test_noise"),
     Fault(
         "cpu/sample.h",
@@ -70,7 +70,7 @@ CPU = [
         "counter.word[0].part[k] >> 63",
         "test_noise",
     ),
-    Fault("cpu/sample.h", "before = «k ? load(g_sum) : N(0)»", "N(0)", "test_gradients"),
+    Fault("cpu/sample.h", "so_far = «k ? load(g_sum) : N(0)»", "N(0)", "test_gradients"),
     Fault("cpu/sample.h", "if («own != key») noise", "false", "test_noise_keys"),
     Fault(
         "cpu/bits.h",

@@ -2,6 +2,7 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
 #include <c10/core/CPUAllocator.h>
 
 #ifdef __linux__
@@ -118,20 +119,32 @@ class Recycler final : public c10::Allocator {
   std::vector<Block> idle_;
 };
 
+constexpr c10::DispatchKeySet kCpu(c10::DispatchKey::CPU);
+
+bool is_large(c10::SymIntArrayRef sizes, const at::TensorOptions& options) {
+  return options.device().is_cpu() &&
+         size_t(c10::multiply_integers(C10_AS_INTARRAYREF_SLOW(sizes))) * options.dtype().itemsize() >= kSmallest;
+}
+
 }  // namespace
 #endif
 
 at::Tensor empty(c10::SymIntArrayRef sizes, const at::TensorOptions& options) {
 #ifdef __linux__
-  if (options.device().is_cpu()) {
-    const auto known = C10_AS_INTARRAYREF_SLOW(sizes);
-    const auto type = c10::typeMetaToScalarType(options.dtype());
-    if (size_t(c10::multiply_integers(known)) * options.dtype().itemsize() >= kSmallest)
-      return at::detail::empty_generic(known, &Recycler::instance(), c10::DispatchKeySet(at::DispatchKey::CPU), type,
-                                       std::nullopt);
-  }
+  if (is_large(sizes, options))
+    return at::detail::empty_generic(C10_AS_INTARRAYREF_SLOW(sizes), &Recycler::instance(), kCpu,
+                                     c10::typeMetaToScalarType(options.dtype()), std::nullopt);
 #endif
   return at::empty_symint(sizes, options);
+}
+
+at::Tensor empty_strided(c10::SymIntArrayRef sizes, c10::SymIntArrayRef strides, const at::TensorOptions& options) {
+#ifdef __linux__
+  if (is_large(sizes, options))
+    return at::detail::empty_strided_generic(C10_AS_INTARRAYREF_SLOW(sizes), C10_AS_INTARRAYREF_SLOW(strides),
+                                             &Recycler::instance(), kCpu, c10::typeMetaToScalarType(options.dtype()));
+#endif
+  return at::empty_strided_symint(sizes, strides, options);
 }
 
 }  // namespace aevb

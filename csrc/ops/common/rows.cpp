@@ -18,21 +18,42 @@ c10::SymDimVector row_sizes(const at::Tensor& full, int64_t event_dims) {
   return c10::SymDimVector(sizes.begin(), sizes.end() - event_dims);
 }
 
-RowCall call_of(RowProblem& problem) {
+RowCall call_of(RowProblem& problem, const Order& order) {
   const auto sizes = problem.shape_of().sizes();
   RowCall call = {};
   call.formula = problem.formula;
   call.params = problem.params;
   set_shape(call, problem.shape_of(), problem.event_dims);
-  for (size_t k = 0; k < problem.operands.size(); ++k) call.in[k] = describe(problem.operands[k], sizes);
+  for (size_t k = 0; k < problem.operands.size(); ++k) call.in[k] = describe(problem.operands[k], sizes, order);
   return call;
+}
+
+// That of the parameters before that of the data, of which there is less to read and write.
+Order order_of(const RowProblem& problem) {
+  const at::Tensor& full = problem.shape_of();
+  if (full.is_meta()) return {};
+  const bool contiguous = std::all_of(problem.operands.begin(), problem.operands.end(),
+                                      [](const at::Tensor& t) { return t.is_contiguous(); });
+  if (contiguous) return {};
+  std::vector<at::Tensor> operands = problem.operands;
+  std::rotate(operands.begin(), operands.begin() + problem.full, operands.end());
+  return loop_order(operands, free_dims(operands, full, problem.event_dims, problem.reduction));
+}
+
+// Whether the last `event_dims` dimensions of an operand have one number.
+bool is_per_row(const at::Tensor& operand, int64_t event_dims) {
+  const auto sizes = operand.sizes();
+  for (int64_t d = 0; d < std::min<int64_t>(event_dims, operand.dim()); ++d)
+    if (sizes[sizes.size() - 1 - d] != 1) return false;
+  return event_dims > 0;
 }
 
 }  // namespace
 
-at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element) {
+at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element,
+                        at::ArrayRef<at::Tensor> operands) {
   const auto options = full.options().dtype(wide_type(full));
-  if (per_element) return empty(full.sym_sizes(), options);
+  if (per_element) return empty_elementwise(full.sym_sizes(), operands, options);
   auto sizes = row_sizes(full, event_dims);
   if (!full.is_meta()) {
     const int64_t blocks = blocks_of(c10::multiply_integers(full.sizes().slice(sizes.size())));
@@ -78,32 +99,39 @@ void check_cotangent(const char* name, const at::Tensor& cotangent, const at::Te
                     ": expected that of the values, ", c10::SymIntArrayRef(expected));
 }
 
-OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted)
-    : operand_(operand) {
+int64_t free_dims(at::ArrayRef<at::Tensor> operands, const at::Tensor& full, int64_t event_dims, Reduction reduction) {
+  if (reduction == Reduction::sample) return event_dims;
+  const bool any_per_row = std::any_of(operands.begin(), operands.end(), [&](const at::Tensor& operand) {
+    return operand.defined() && operand.numel() != 1 && is_per_row(operand, event_dims);
+  });
+  return any_per_row ? event_dims : full.dim();
+}
+
+OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted,
+                                 Order order)
+    : operand_(operand), order_(std::move(order)) {
   if (!wanted) return;
   const auto own = operand.sym_sizes(), all = full.sym_sizes();
-  final_ = full.is_meta() || (own == all && operand.scalar_type() == full.scalar_type());
-  if (final_) {
-    buffer_ = empty(own, operand.options());
+  if (full.is_meta() || (own == all && operand.scalar_type() == full.scalar_type())) {
+    result_ = Result(empty_elementwise(own, operand, operand.options()));
     return;
   }
   // An operand with one number for a whole event (a learned scalar, one per data point): its gradient is a row sum.
-  per_block_ = event_dims > 0;
-  for (int64_t d = 0; d < std::min<int64_t>(event_dims, operand.dim()); ++d)
-    per_block_ = per_block_ && own[own.size() - 1 - d] == 1;
-  buffer_ = empty_values(full, event_dims, !per_block_);
+  per_block_ = is_per_row(operand, event_dims);
+  buffer_ = per_block_ ? empty_values(full, event_dims, false)
+                       : empty_in_order(full.sizes(), order_, full.options().dtype(wide_type(full)));
 }
 
-Output OperandGradient::output() const {
-  if (!buffer_.defined()) return {};
-  return {buffer_.mutable_data_ptr(), type_of(buffer_.scalar_type()), per_block_, row_gap_};
+Output OperandGradient::output() {
+  if (!buffer_.defined()) return result_.output(order_);
+  return {buffer_.mutable_data_ptr(), type_of(buffer_.scalar_type()), per_block_};
 }
 
 at::Tensor OperandGradient::finish(const at::Tensor& full, int64_t event_dims) const {
-  if (final_) return buffer_;
-  if (!per_block_) return as_operand(buffer_, operand_);
+  if (!buffer_.defined()) return result_.finish();
+  if (!per_block_) return laid_out_like(as_operand(buffer_, operand_), operand_);
   const at::Tensor rows = reduce(buffer_, full, event_dims, Reduction::sample);
-  return as_operand(over_event(rows, full, event_dims, Reduction::sample), operand_);
+  return laid_out_like(as_operand(over_event(rows, full, event_dims, Reduction::sample), operand_), operand_);
 }
 
 at::Tensor narrowed(const at::Tensor& gradient, at::ScalarType type) {
@@ -131,31 +159,36 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool wi
                                                      at::ArrayRef<bool> wanted, bool paired) {
   const at::Tensor full = problem.shape_of();
   const bool per_element = problem.reduction == Reduction::none;
+  const Order order = order_of(problem);
   at::Tensor values;
+  Result elements;
   std::vector<OperandGradient> gradients;
-  if (with_values) values = empty_values(full, problem.event_dims, per_element);
+  if (with_values) values = empty_values(full, problem.event_dims, per_element, problem.operands);
   for (size_t k = 0; k < problem.operands.size() && k < wanted.size(); ++k) {
     const bool two = paired && k + 1 < wanted.size() && k + 1 < problem.operands.size() && wanted[k] && wanted[k + 1];
-    const int64_t event = two ? c10::multiply_integers(full.sizes().slice(full.dim() - problem.event_dims)) : 0;
-    if (two && are_halves(problem.operands[k], problem.operands[k + 1], event)) {
-      for (const auto& half : empty_halves(problem.operands[k], event)) gradients.emplace_back(half, event);
+    if (const int64_t run = two ? run_of_halves(problem.operands[k], problem.operands[k + 1]) : 0) {
+      for (const auto& half : empty_halves(problem.operands[k], run)) gradients.emplace_back(half, order);
       ++k;
     } else {
-      gradients.emplace_back(problem.operands[k], full, problem.event_dims, wanted[k]);
+      gradients.emplace_back(problem.operands[k], full, problem.event_dims, wanted[k], order);
     }
   }
   if (!full.is_meta()) {
-    RowCall call = call_of(problem);
-    if (with_values) call.value = {values.mutable_data_ptr(), call.wide, !per_element};
+    RowCall call = call_of(problem, order);
+    if (with_values && per_element)
+      call.value = (elements = Result(values)).output(order);
+    else if (with_values)
+      call.value = {values.mutable_data_ptr(), call.wide, true};
     if (cotangent.defined()) {
       // One number for all rows.
       if (cotangent.dim() > 0) cotangent = over_event(cotangent, full, problem.event_dims, problem.reduction);
       cotangent = cotangent.to(wide_type(full));
-      call.cotangent = describe(cotangent, full.sizes());
+      call.cotangent = describe(cotangent, full.sizes(), order);
       if (problem.reduction == Reduction::mean) call.cotangent_scale = 1.0 / double(call.rows);
     }
     for (size_t k = 0; k < gradients.size(); ++k) call.gradient[k] = gradients[k].output();
     rows(call, full.device());
+    if (with_values && per_element) elements.finish();
   }
   if (with_values) values = reduce(values, full, problem.event_dims, problem.reduction);
   std::vector<at::Tensor> finished;

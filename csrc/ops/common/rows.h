@@ -49,8 +49,10 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const RowPr
 // The history that problems with this formula, reduction and shape share.
 std::optional<size_t> history_key(Formula formula, Reduction reduction, const at::Tensor& full);
 
-// The kernels' results are one number for each element ("none"), or the sums of each row's blocks.
-at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element);
+// The kernels' results are the sums of each row's blocks, or one number for each element ("none"), which lie as the
+// operands do; without operands they are contiguous.
+at::Tensor empty_values(const at::Tensor& full, int64_t event_dims, bool per_element,
+                        at::ArrayRef<at::Tensor> operands = {});
 at::Tensor reduce(at::Tensor values, const at::Tensor& full, int64_t event_dims, Reduction reduction);
 
 // A reduction's cotangent with as many dimensions as `full`, to which it broadcasts.
@@ -64,19 +66,25 @@ at::Tensor differentiable_cotangent(const at::Tensor& cotangent, const at::Tenso
 void check_cotangent(const char* name, const at::Tensor& cotangent, const at::Tensor& full, int64_t event_dims,
                      Reduction reduction);
 
+// How many of the dimensions a call's loop may go through in the order of the memory: all, if nothing is a number for a
+// row. Whether that is so depends on the shapes alone, and with it the order of summation.
+int64_t free_dims(at::ArrayRef<at::Tensor> operands, const at::Tensor& full, int64_t event_dims, Reduction reduction);
+
 // The gradient of one operand: the tensor that the kernel fills, and its conversion to the operand's shape and dtype.
 class OperandGradient {
  public:
-  OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted);
+  // The kernel's loop has this order.
+  OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted, Order order = {});
   // One of a pair: `half` is its memory.
-  OperandGradient(const at::Tensor& half, int64_t event) : buffer_(half), row_gap_(event) {}
-  Output output() const;
+  OperandGradient(const at::Tensor& half, Order order) : result_(half), order_(std::move(order)) {}
+  Output output();
   at::Tensor finish(const at::Tensor& full, int64_t event_dims) const;
 
  private:
-  at::Tensor operand_, buffer_;
-  bool final_ = true, per_block_ = false;
-  int64_t row_gap_ = 0;
+  at::Tensor operand_, buffer_;  // a buffer: in the type of the arithmetic, of the full shape or row sums
+  Result result_;
+  Order order_;
+  bool per_block_ = false;
 };
 
 // A gradient in a dtype that may be narrower than the arithmetic's. As in the kernels, a finite gradient that overflows
