@@ -81,20 +81,26 @@ struct Probs {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
-  m.def("bernoulli_log_prob(Tensor x, Tensor logits, float x_scale, str reduction, int batch_dims) -> Tensor");
+  m.def("bernoulli_log_prob(Tensor x, Tensor logits, float x_scale, str reduction, int batch_dims) -> Tensor",
+        kAnyLayout);
   m.def(
       "bernoulli_log_prob_speculative(Tensor x, Tensor logits, float x_scale, str reduction, int batch_dims, "
-      "bool[2] wanted) -> (Tensor, Tensor)");
+      "bool[2] wanted) -> (Tensor, Tensor)",
+      kAnyLayout);
   m.def(
       "bernoulli_log_prob_backward(Tensor cotangent, Tensor x, Tensor logits, float x_scale, str reduction, "
-      "int batch_dims, bool[2] wanted, Tensor? speculative=None) -> (Tensor, Tensor)");
-  m.def("bernoulli_log_prob_of_probs(Tensor x, Tensor probs, float x_scale, str reduction, int batch_dims) -> Tensor");
+      "int batch_dims, bool[2] wanted, Tensor? speculative=None) -> (Tensor, Tensor)",
+      kAnyLayout);
+  m.def("bernoulli_log_prob_of_probs(Tensor x, Tensor probs, float x_scale, str reduction, int batch_dims) -> Tensor",
+        kAnyLayout);
   m.def(
       "bernoulli_log_prob_of_probs_speculative(Tensor x, Tensor probs, float x_scale, str reduction, int batch_dims, "
-      "bool[2] wanted) -> (Tensor, Tensor)");
+      "bool[2] wanted) -> (Tensor, Tensor)",
+      kAnyLayout);
   m.def(
       "bernoulli_log_prob_of_probs_backward(Tensor cotangent, Tensor x, Tensor probs, float x_scale, str reduction, "
-      "int batch_dims, bool[2] wanted, Tensor? speculative=None) -> (Tensor, Tensor)");
+      "int batch_dims, bool[2] wanted, Tensor? speculative=None) -> (Tensor, Tensor)",
+      kAnyLayout);
 }
 AEVB_REGISTER("bernoulli_log_prob", bernoulli_forward<Logits>)
 AEVB_REGISTER("bernoulli_log_prob_speculative", bernoulli_speculative<Logits>)

@@ -92,14 +92,17 @@ variable_list GaussianLogProb::differentiable(const variable_list& cotangents, c
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def(
       "gaussian_log_prob(Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, str reduction, "
-      "int batch_dims) -> Tensor");
+      "int batch_dims) -> Tensor",
+      kAnyLayout);
   m.def(
       "gaussian_log_prob_speculative(Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, str reduction, "
-      "int batch_dims, bool[3] wanted, int? packed=None) -> (Tensor, Tensor)");
+      "int batch_dims, bool[3] wanted, int? packed=None) -> (Tensor, Tensor)",
+      kAnyLayout);
   m.def(
       "gaussian_log_prob_backward(Tensor cotangent, Tensor x, Tensor mu, Tensor logvar, str spread, float x_scale, "
       "str reduction, int batch_dims, bool[3] wanted, Tensor? speculative=None, int? packed=None) -> "
-      "(Tensor, Tensor, Tensor)");
+      "(Tensor, Tensor, Tensor)",
+      kAnyLayout);
 }
 AEVB_REGISTER("gaussian_log_prob", forward)
 AEVB_REGISTER("gaussian_log_prob_speculative", speculative_values)

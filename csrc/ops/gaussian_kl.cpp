@@ -164,14 +164,17 @@ variable_list differentiable_kl_backward(const Tensor& cotangent, const variable
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def(
       "gaussian_kl(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str spread, str reduction, "
-      "int batch_dims) -> Tensor");
+      "int batch_dims) -> Tensor",
+      kAnyLayout);
   m.def(
       "gaussian_kl_speculative(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, str spread, "
-      "str reduction, int batch_dims, bool[4] wanted, int? packed=None) -> (Tensor, Tensor)");
+      "str reduction, int batch_dims, bool[4] wanted, int? packed=None) -> (Tensor, Tensor)",
+      kAnyLayout);
   m.def(
       "gaussian_kl_backward(Tensor cotangent, Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, "
       "str spread, str reduction, int batch_dims, bool[4] wanted, Tensor? speculative=None, int? packed=None) -> "
-      "(Tensor, Tensor, Tensor, Tensor)");
+      "(Tensor, Tensor, Tensor, Tensor)",
+      kAnyLayout);
 }
 AEVB_REGISTER("gaussian_kl", forward)
 AEVB_REGISTER("gaussian_kl_speculative", speculative_values)

@@ -229,10 +229,12 @@ Tensor autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Sampl
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
-  m.def("rsample(Tensor mu, Tensor logvar, Tensor key, SymInt? n_samples, SymInt first_sample, str spread) -> Tensor");
+  m.def("rsample(Tensor mu, Tensor logvar, Tensor key, SymInt? n_samples, SymInt first_sample, str spread) -> Tensor",
+        kAnyLayout);
   m.def(
       "rsample_backward(Tensor cotangent, Tensor logvar, Tensor key, SymInt? n_samples, SymInt first_sample, "
-      "str spread, bool[2] wanted) -> (Tensor, Tensor)");
+      "str spread, bool[2] wanted) -> (Tensor, Tensor)",
+      kAnyLayout);
 }
 AEVB_REGISTER("rsample", forward)
 AEVB_REGISTER("rsample_backward", backward)

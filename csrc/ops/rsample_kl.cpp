@@ -128,11 +128,13 @@ std::tuple<Tensor, Tensor> autocast(const Tensor& mu, const Tensor& logvar, cons
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def(
       "rsample_kl(Tensor mu, Tensor logvar, Tensor key, SymInt? n_samples, SymInt first_sample, str spread, "
-      "str reduction, int batch_dims) -> (Tensor, Tensor)");
+      "str reduction, int batch_dims) -> (Tensor, Tensor)",
+      kAnyLayout);
   m.def(
       "rsample_kl_backward(Tensor? z_cotangent, Tensor? kl_cotangent, Tensor mu, Tensor logvar, Tensor key, "
       "SymInt? n_samples, SymInt first_sample, str spread, str reduction, int batch_dims, bool[2] wanted, "
-      "int? packed=None) -> (Tensor, Tensor)");
+      "int? packed=None) -> (Tensor, Tensor)",
+      kAnyLayout);
 }
 AEVB_REGISTER("rsample_kl", forward)
 AEVB_REGISTER("rsample_kl_backward", backward)

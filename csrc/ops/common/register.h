@@ -1,8 +1,16 @@
 // Registration: one function serves all devices with kernels, and shape-only (meta) tensors.
 #pragma once
+#include <ATen/core/enum_tag.h>
 #include <torch/library.h>
 
+#include <string>
+#include <vector>
+
 namespace aevb {
+
+// The tags of an operator that reads its operands however they lie in memory. Without them the compiler would copy an
+// operand whose layout it chose itself (channels_last around convolutions) to the one that eager mode has there.
+const std::vector<at::Tag> kAnyLayout = {at::Tag::flexible_layout};
 
 // The error for a CUDA tensor in a build without CUDA.
 inline std::string needs_cuda_build_message(const std::string& name) {
