@@ -1,6 +1,7 @@
 """Gradients computed before their cotangent is known, in compiled graphs: the bits of eager mode, and one pass."""
 
 import functools
+import re
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from test_speculative_gradient import REDUCED, SPECULATIVE, _case, _filled, _sam
 from torch._dynamo import compiled_autograd
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.utils import run_and_get_code
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -186,6 +188,24 @@ def test_inductor():
     assert _passes(lambda: found.append(torch.autograd.grad(compiled(x, *tensors), tensors))) == 3
     for gradients in found:
         _same_bits(gradients, expected)
+
+
+def test_inductor_copies_no_image():
+    """It keeps a convolution's output channels_last, whatever eager mode has, and the likelihood takes it so."""
+    torch.manual_seed(0)
+    x, h = torch.rand(2, 3, 8, 8), torch.randn(2, 4, 8, 8)
+    layer = torch.nn.Conv2d(4, 3, 3, padding=1)
+
+    def loss(x, h):
+        return aevb_ext.bernoulli_log_prob(x, layer(h), reduction="mean")
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=False)
+    parameters = list(layer.parameters())
+    found, code = run_and_get_code(lambda: torch.autograd.grad(compiled(x, h), parameters))
+    torch.testing.assert_close(found, torch.autograd.grad(loss(x, h), parameters))
+    assert len(code) == 2 and all("torch.ops.aevb_ext.bernoulli_log_prob_" in one for one in code)
+    copies = [name for one in code for name in re.findall(r"cpp_fused_\w*", one) if "log_prob" in name]
+    assert not copies
 
 
 @every_operator
