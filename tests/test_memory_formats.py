@@ -39,6 +39,8 @@ LARGE_SHAPES = {
     "volumes": Shape((2,), (5, 7, 9, 40)),
     "many channels": Shape((2,), (600, 4, 4)),
     "words": Shape((4,), (5, 9)),
+    # More dimensions than a kernel tells apart.
+    "dimensions": Shape((2, 3), (2, 3, 2, 3, 4)),
 }
 
 

@@ -144,7 +144,7 @@ Order loop_order(at::ArrayRef<at::Tensor> operands, int64_t free_dims) {
   for (const auto& operand : operands) {
     if (operand.is_contiguous() || operand.sizes() != full.sizes()) continue;
     Order order = memory_order(full.sym_sizes(), operand, full.dim() - free_dims);
-    if (!is_logical(order)) return order;
+    if (!is_logical(order) && (full.dim() <= kMaxDims || logical_indices(full.sizes(), order).dims)) return order;
   }
   return {};
 }
@@ -170,6 +170,7 @@ Input describe(at::Tensor& t, at::IntArrayRef sizes, const Order& order) {
 
 Input logical_indices(at::IntArrayRef sizes, const Order& order) {
   Input indices;
+  // Too many dimensions: no order that `loop_order` chooses.
   if (!order.empty() && !merge(sizes, c10::contiguous_strides(sizes), sizes, order, indices)) indices.dims = 0;
   return indices;
 }
