@@ -492,6 +492,12 @@ class Warp:
 
     op_imnmx = op_vimnmx
 
+    def op_viaddmnmx(self, i, modifiers, to, a, b, c, least):
+        """The smaller or the larger one of a + b and c."""
+        both = self.word(a) + self.word(b)
+        both, other = (both, self.word(c)) if "U32" in modifiers else (both.view(np.int32), self.word(c).view(np.int32))
+        self.set(to, np.where(self.predicate(least), np.minimum(both, other), np.maximum(both, other)).view(np.uint32))
+
     def op_iabs(self, i, modifiers, to, a):
         self.set(to, np.abs(self.signed(a)))
 
@@ -549,6 +555,9 @@ class Warp:
         x, y = (self.number(text).view(np.uint32).astype(np.int64) >> 23 & 255 for text in (a, b))
         plain = (y >= 1) & (y <= 252) & ((x >= 25) & (x <= 254) | (self.number(a) == 0)) & (np.abs(x - y) <= 125)
         self.set_predicate(to, ~plain)
+
+    def op_hadd2(self, i, modifiers, to, a, *constants):
+        self.op_hfma2(i, modifiers, to, a.removesuffix(".H0_H0"), "RZ", *constants)
 
     def op_hfma2(self, i, modifiers, to, a, b, *constants):
         """A way to write two constants, and of bfloat16 the arithmetic that narrows nothing."""

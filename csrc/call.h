@@ -36,7 +36,7 @@ struct Input {
 };
 
 // A result: one number for each element, or one for each block of each row (their sum). It is contiguous, except that
-// on the CPU elements may lie as those of an Input.
+// elements may lie as those of an Input; on a device, as rows with gaps between them.
 struct Output {
   void* data = nullptr;
   Type type = Type::f32;

@@ -30,6 +30,11 @@ KEY = (0x0123_4567_89AB_CDEF, 5 + (3 << 33))
 VALUE_EPS, GRADIENT_EPS = 16, 32
 
 
+def runs_cuda(tensor) -> bool:
+    """Whether the CUDA kernels compute with a tensor: on a GPU, or emulated."""
+    return tensor.is_cuda or aevb_ext.build_info().get("emulated", False)
+
+
 @dataclass(frozen=True)
 class Shape:
     batch: tuple[int, ...]
@@ -50,6 +55,7 @@ SHAPES = {
     "sampled": Shape((4,), (63,), samples=(3,)),
     "sampled_image": Shape((2,), (3, 4, 6), samples=(2,)),
     "sampled_twice": Shape((2,), (5,), samples=(2, 3)),
+    "sampled_often": Shape((2,), (3, 4), samples=(37,)),
 }
 LONG = Shape((2,), (100003,))
 

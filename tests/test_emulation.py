@@ -102,6 +102,7 @@ def checks(program):
 CHECKS = [
     "no_cotangent",
     "noise_keys",
+    "box_muller_of_every_mantissa",
     "rows_beyond_32_bits",
     "a_row_beyond_32_bits",
     "noise_beyond_32_bits",

@@ -11,13 +11,14 @@ from functools import partial
 import mpmath
 import pytest
 import torch
-from cases import SPREADS, in_parameterisation
+from cases import SPREADS, in_parameterisation, runs_cuda
 from mpmath import mp, mpf
 from noise_definition import normals
 
 import aevb_ext
 
 BERNOULLI_ULP = 4
+PROBS_ULP = 5  # on CUDA its logarithm is the special-function unit's; on the CPU 4 hold too
 GAUSSIAN_ULP = 8
 
 LOGITS = [0.0, *(s * m for s in (-1, 1) for m in (*(10 ** (k / 4) for k in range(-32, 17)), 0.7, 17.0, 88.5, 104.0))]
@@ -130,7 +131,7 @@ def test_bernoulli_of_probs(grid):
 
     x, probs = grid(TARGETS, PROBS)
     results = _with_gradients(partial(aevb_ext.bernoulli_log_prob_of_probs, reduction="none"), x=x, probs=probs)
-    _check(results, (x, probs), exact, BERNOULLI_ULP)
+    _check(results, (x, probs), exact, PROBS_ULP if runs_cuda(probs) else BERNOULLI_ULP)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)

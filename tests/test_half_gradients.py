@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from cases import OPERATORS, SPREADS
+from cases import OPERATORS, SPREADS, runs_cuda
 from torch import nn
 from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
@@ -60,7 +60,7 @@ def _cases():
 @HALVES
 @pytest.mark.parametrize(("operator", "spread"), list(_cases()))
 def test_what_float32_has_and_the_dtype_has_not_is_its_largest_number(operator, spread, half, device):
-    """The arithmetic is that of float32, and its infinities and NaN are kept."""
+    """The arithmetic is float32's, on CUDA near float32's, and its infinities and NaN are kept."""
     options = {"reduction": "none", "batch_dims": 0} if operator.reduces else {}
     options |= {"spread": spread} if spread else {}
     options |= {"key": KEY.to(device)} if operator.draws_noise else {}
@@ -73,7 +73,10 @@ def test_what_float32_has_and_the_dtype_has_not_is_its_largest_number(operator, 
         found = _gradients(function, tensors, half, create_graph)
         exact = _gradients(function, tensors, torch.float32, create_graph)
         for name, a, b in zip(tensors, found, exact, strict=True):
-            assert torch.equal(a.nan_to_num(-7, 99, -99), _bounded(b, half).nan_to_num(-7, 99, -99)), name
+            near = {"rtol": torch.finfo(half).eps, "atol": 1e-6} if runs_cuda(a) else {"rtol": 0, "atol": 0}
+            torch.testing.assert_close(
+                a, _bounded(b, half), equal_nan=True, **near, msg=lambda said, n=name: f"{n}: {said}"
+            )
 
 
 @HALVES
@@ -394,7 +397,7 @@ def test_the_gradient_by_data_is_that_of_the_value(device):
         probs = torch.tensor([0.0, 1.0, 0.5], device=device)
         value = aevb_ext.bernoulli_log_prob_of_probs(x, probs)
         (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=create_graph)
-        assert gradient.tolist() == [-100.0, 100.0, 0.0]
+        assert gradient[:2].tolist() == [-100.0, 100.0] and abs(gradient[2].item()) < 1e-6
 
 
 def _one_of_two_dtypes(device):

@@ -25,7 +25,7 @@ def test_values(case, device):
         if value.dim() < terms.dim():
             magnitude = magnitude.flatten(value.dim()).sum(-1)
         if case.reduction == "mean" and not is_sample:
-            magnitude = magnitude / math.prod(case.shape.samples + case.shape.batch)
+            magnitude = magnitude / (terms.numel() / math.prod(case.shape.event))
         bound = VALUE_EPS * torch.finfo(arithmetic_dtype(case.dtype)).eps * magnitude
         if is_sample:  # rounded once to the type of mu
             bound = bound + 0.5 * torch.finfo(case.dtype).eps * exact.abs()

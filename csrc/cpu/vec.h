@@ -8,7 +8,7 @@
 #include <immintrin.h>
 #endif
 
-#include "formulas/numerics.h"
+#include "formulas/box_muller.h"
 
 namespace aevb::AEVB_ISA {
 
@@ -53,6 +53,11 @@ struct Vec {
   Vec() = default;
   AEVB_INLINE Vec(raw value) : v(value) {}
   AEVB_INLINE explicit Vec(double value) : v(T(value) - raw{}) {}
+
+  // For formulas that take a number apart.
+  AEVB_INLINE mask bits() const { return (mask)v; }
+  static AEVB_INLINE Vec of_bits(mask bits) { return {(raw)bits}; }
+  static AEVB_INLINE Vec of_integer(mask integers) { return {__builtin_convertvector(integers, raw)}; }
 
   AEVB_INLINE Vec operator-() const { return {-v}; }
   AEVB_INLINE friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
@@ -217,10 +222,10 @@ AEVB_INLINE F32 exp(F32 x) {
   return scale_by_power_of_two(q + F32(1.0), n);
 }
 
-// e^x and e^2x, each as exact as from exp: the square includes the rounding error of 1 + q.
-AEVB_INLINE void exp_and_square(F32 x, F32& e, F32& square) {
+// Each is as exact as from exp: the square includes the rounding error of 1 + q.
+AEVB_INLINE void exp_and_square(double factor, F32 x, F32& e, F32& square) {
   F32 q, n;
-  split_exp(x, q, n);
+  split_exp(F32(factor) * x, q, n);
   F32 p = q + F32(1.0), lost = q - (p - F32(1.0));
   e = scale_by_power_of_two(p, n);
   square = scale_by_power_of_two(scale_by_power_of_two(fma(p, p, (p + p) * lost), n), n);
@@ -251,36 +256,8 @@ AEVB_INLINE F32 log1p(F32 t) {
   return log(u) + (t - (u - F32(1.0))) / u;
 }
 
-// The Box-Muller radius sqrt(-2 log u), for 0 < u <= 1 that is not subnormal; right to an ulp, also near u = 1.
-AEVB_INLINE F32 normal_radius(F32 u) {
-  // u = (1 + f) 2^e with 1 + f in [2/3, 4/3), whose lower end has these bits; e stays in the place of the exponent.
-  F32::mask bits = (F32::mask)u.v, power = (bits - 0x3f2aaaab) & ~0x7fffff;
-  F32 e = {__builtin_convertvector(power, F32::raw)};
-  F32 f = F32((F32::raw)(bits - power)) - F32(1.0);
-  // log(1 + f) = f - f^2 (...), the minimax polynomial to 2.6e-8, times -2.
-  constexpr double c[] = {2 * 0.4999993212222057,   -2 * 0.3333316870455926, 2 * 0.2500802725603879,
-                          -2 * 0.20011944368838142, 2 * 0.1641279117291298,  -2 * 0.13987650846046296,
-                          2 * 0.15403197669183544,  -2 * 0.14056113084249489};
-  F32 logarithm = fma(polynomial(f, c) * f, f, F32(-2.0) * f);
-  return sqrt(fma(e, F32(-2 * 0.69314718055994531 / 8388608), logarithm));
-}
-
-// sin and cos of 2 pi t, 0 <= t <= 1: reduced exactly to an eighth of a turn on either side of the nearest quarter.
-AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) {
-  F32 shifted = fma(t, F32(4.0), F32(kRounder));  // the lowest bits are those of the number of quarters
-  F32 x = fma(shifted - F32(kRounder), F32(-0.25), t) * F32(6.283185307179586477);
-  F32 z = x * x;
-  F32 s = fma(F32(-1.9515295891e-4), z, F32(8.3321608736e-3));
-  s = fma(fma(s, z, F32(-1.6666654611e-1)) * z, x, x);
-  F32 c = fma(F32(2.443315711809948e-5), z, F32(-1.388731625493765e-3));
-  c = fma(fma(fma(c, z, F32(4.166664568298827e-2)), z, F32(-0.5)), z, F32(1.0));
-  F32::mask q = (F32::mask)shifted.v;
-  F32::mask even = (q & 1) == 0;
-  F32 a = select(even, s, c), b = select(even, c, s);
-  // Signs by quadrant: sine + + - -, cosine + - - +.
-  sine = {(F32::raw)((F32::mask)a.v ^ ((q << 30) & INT32_MIN))};
-  cosine = {(F32::raw)((F32::mask)b.v ^ (((q + 1) << 30) & INT32_MIN))};
-}
+AEVB_INLINE F32 root(F32 x) { return sqrt(x); }
+AEVB_INLINE void sincos_turns(F32 t, F32& sine, F32& cosine) { float_sincos_turns(t, sine, cosine); }
 
 // 32-bit words for Philox: each is the low half of a 64-bit lane, which has room for a product. The high half is
 // ignored. There are several registers of them, so that one chain of rounds computes while others wait.

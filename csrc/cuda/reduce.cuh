@@ -4,10 +4,13 @@
 
 namespace aevb::device {
 
-template <class T>
-__device__ __forceinline__ Scalar<T> add_across(Scalar<T> a, int width) {
-  for (int distance = width / 2; distance > 0; distance /= 2)
-    a = a + Scalar<T>(__shfl_xor_sync(0xffffffffu, a.v, distance));
+template <class N>
+__device__ __forceinline__ N add_across(N a, int width) {
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    const N other(__shfl_xor_sync(0xffffffffu, a.v, distance));
+    a = select(distance < width, a + other, a);
+  }
   return a;
 }
 

@@ -14,8 +14,8 @@
 
 namespace aevb::device {
 
-// If nothing is summed, a tile is the work of a warp in a few rounds.
-constexpr int kElementTile = 512;
+// If nothing is summed, a tile is the work of a warp in several rounds.
+constexpr int kElementTile = 1024;
 // Rows of more than this many packs are summed by a thread block.
 constexpr int kBlockUnits = 256;
 
@@ -54,17 +54,20 @@ template <class Factor>
 struct RowTask {
   Tiling tiling;
   Factor x_scale;
+  bool summed;  // whether there are sums over the elements of a tile
   Operand in[4];
 };
 template <class Factor>
 struct RowForward : RowTask<Factor> {
-  Output value;
+  Target value;
 };
 template <class Factor>
 struct RowBackward : RowTask<Factor> {
-  Operand cotangent;
   Factor cotangent_scale;
-  Output gradient[4];
+  bool of_value;            // whether there is a cotangent; else it is one
+  bool wanted[4], sums[4];  // which gradients, and of them those that are summed
+  Operand cotangent;
+  Target gradient[4];
 };
 
 // The part of a tile where packs of V elements are aligned for every operand and result alike.
@@ -73,7 +76,7 @@ class Packed {
  public:
   // Where the first aligned pack of `element`-sized numbers begins, if `data` is element 0 of the tile.
   __device__ __forceinline__ void include(const void* data, int element) {
-    const int period = (V * element < kWide ? V * element : kWide) / element;
+    const int period = aligned_every(V, element);
     const int head = -static_cast<int>(reinterpret_cast<uintptr_t>(data) / element) & (period - 1);
     const int common = (period < period_ ? period : period_) - 1;
     if ((head ^ head_) & common) exclude();
@@ -89,10 +92,8 @@ class Packed {
       exclude();
   }
   template <class T>
-  __device__ __forceinline__ void include(const Output& out, int64_t first) {
-    if (!out.data || out.per_block) return;
-    const int element = out.type == kType<T> ? sizeof(T) : sizeof(Number<T>);
-    include(static_cast<const char*>(out.data) + first * element, element);
+  __device__ __forceinline__ void include(const Result<T>& result) {
+    include(result.data, result.element());
   }
   __device__ __forceinline__ void exclude() { possible_ = false; }
 
@@ -108,39 +109,36 @@ class Packed {
 // For `count` runs of elements, the k-th from element place(k) on: calls work.load for several and then work.use.
 template <int in_flight, class Way, class Work, class Place>
 __device__ __forceinline__ void sweep(Way way, Work& work, int count, int lane, int group, Place place) {
+  typename Work::template Loaded<Way::width> loaded[in_flight];
+#pragma unroll
+  for (int u = 0; u < in_flight; ++u) work.fill(loaded[u]);
   for (int k = lane; k < count; k += in_flight * group) {
-    decltype(work.load(way, 0)) loaded[in_flight];
 #pragma unroll
     for (int u = 0; u < in_flight; ++u)
-      if (k + u * group < count) loaded[u] = work.load(way, place(k + u * group));
+      if (u == 0 || k + u * group < count) work.load(way, place(k + u * group), loaded[u]);
 #pragma unroll
     for (int u = 0; u < in_flight; ++u)
-      if (k + u * group < count) work.use(place(k + u * group), loaded[u]);
+      if (u == 0 || k + u * group < count) work.use(place(k + u * group), loaded[u]);
   }
 }
 
-// Processes the elements of a tile: those in packs, then the rest, one by one.
-template <int V, class Work>
-__device__ __forceinline__ void sweep_tile(Work& work, const Tile& tile, int group, const Packed<V>& packed) {
-  if (packed.scattered()) return sweep<1>(Scattered(), work, tile.size, tile.lane, group, [](int k) { return k; });
-  int begin = 0, packs = 0;
-  if constexpr (V > 1) {
-    begin = packed.begin(), packs = packed.packs(tile.size);
-    constexpr int in_flight = Work::In::arity == 2 && V <= 4 ? 2 : 1;
-    sweep<in_flight>(Packs<V>(), work, packs, tile.lane, group, [=](int k) { return begin + k * V; });
+// Processes the elements of a tile. Index is uint32_t where all of it is packs: then that of an aligned call.
+template <int V, class Index, class Work>
+__device__ __forceinline__ void sweep_tile(Work& work, const TileOf<Index>& tile, int group) {
+  if constexpr (std::is_same_v<Index, uint32_t>) {
+    sweep<1>(Packs<V>(), work, tile.size / V, tile.lane, group, [](int k) { return k * V; });
+  } else {
+    Packed<V> packed;
+    work.limit(packed);
+    if (packed.scattered()) return sweep<1>(Scattered(), work, tile.size, tile.lane, group, [](int k) { return k; });
+    int begin = 0, packs = 0;
+    if constexpr (V > 1) {
+      begin = packed.begin(), packs = packed.packs(tile.size);
+      sweep<1>(Packs<V>(), work, packs, tile.lane, group, [=](int k) { return begin + k * V; });
+    }
+    sweep<kSinglesInFlight>(Singles(), work, tile.size - packs * V, tile.lane, group,
+                            [=](int k) { return packs == 0 || k < begin ? k : k + packs * V; });
   }
-  sweep<kSinglesInFlight>(Singles(), work, tile.size - packs * V, tile.lane, group,
-                          [=](int k) { return packs == 0 || k < begin ? k : k + packs * V; });
-}
-
-// Of a type that is narrower than the arithmetic, `value` is a gradient.
-template <class T, int W>
-__device__ __forceinline__ void write(const Output& out, int64_t at, const Number<T> (&value)[W]) {
-  if (out.type != kType<T>) return store<typename Wide<T>::type>(out.data, at, value);
-  Number<T> held[W];
-#pragma unroll
-  for (int j = 0; j < W; ++j) held[j] = bounded<T>(value[j]);
-  store<T>(out.data, at, held);
 }
 
 // The operands within a tile: the first of type X, the others of type T.
@@ -153,11 +151,13 @@ struct Operands {
 
   template <int W>
   struct Loaded {
-    Pack<typename View<X, N>::Raw, W> first;
-    Pack<T, W> rest[arity - 1];
+    device::Loaded<typename View<X, N>::Raw, W> first;
+    device::Loaded<T, W> rest[arity - 1];
   };
 
-  __device__ __forceinline__ Operands(const Operand* in, const Tile& tile) : first(in[0], tile.row, tile.start) {
+  template <class Index>
+  __device__ __forceinline__ Operands(const Operand* in, const TileOf<Index>& tile)
+      : first(in[0], tile.row, tile.start) {
 #pragma unroll
     for (int k = 0; k < arity - 1; ++k) rest[k] = View<T, N>(in[k + 1], tile.row, tile.start);
   }
@@ -167,152 +167,184 @@ struct Operands {
 #pragma unroll
     for (int k = 0; k < arity - 1; ++k) packed.include(rest[k]);
   }
-  template <class Way>
-  __device__ __forceinline__ Loaded<Way::width> load(Way way, int i) const {
-    Loaded<Way::width> loaded;
-    loaded.first = first.get(way, i);
-#pragma unroll
-    for (int k = 0; k < arity - 1; ++k) loaded.rest[k] = rest[k].get(way, i);
-    return loaded;
-  }
   template <int W>
-  __device__ __forceinline__ void numbers(const Loaded<W>& loaded, int j, N (&out)[arity]) const {
-    out[0] = first.number(loaded.first.v[j]);
+  __device__ __forceinline__ void fill(Loaded<W>& loaded) const {
+    first.fill(loaded.first);
 #pragma unroll
-    for (int k = 0; k < arity - 1; ++k) out[k + 1] = rest[k].number(loaded.rest[k].v[j]);
+    for (int k = 0; k < arity - 1; ++k) rest[k].fill(loaded.rest[k]);
+  }
+  template <class Way>
+  __device__ __forceinline__ void load(Way way, int i, Loaded<Way::width>& loaded) const {
+    first.load(way, i, loaded.first);
+#pragma unroll
+    for (int k = 0; k < arity - 1; ++k) rest[k].load(way, i, loaded.rest[k]);
   }
 };
+
+template <class N, int W, class In>
+__device__ __forceinline__ void numbers(const typename In::template Loaded<W>& loaded, int j, N (&out)[In::arity]) {
+  out[0] = loaded.first.template number<N>(j);
+#pragma unroll
+  for (int k = 0; k < In::arity - 1; ++k) out[k + 1] = loaded.rest[k].template number<N>(j);
+}
 
 template <class F, class T, class X>
 struct ForwardWork {
   using N = Number<T>;
   using In = Operands<F::arity, T, X>;
+  template <int W>
+  using Loaded = typename In::template Loaded<W>;
   const F& formula;
-  const Output& out;
   const In& in;
-  int64_t first;  // the flat index of the tile's element 0
+  bool wanted;  // the value of each element, not their sum
+  Result<T> value;
   N sum[1];
 
-  template <class Way>
-  __device__ __forceinline__ auto load(Way way, int i) const {
-    return in.load(way, i);
+  template <int V>
+  __device__ __forceinline__ void limit(Packed<V>& packed) const {
+    in.limit(packed);
+    if (wanted) packed.include(value);
   }
   template <int W>
-  __device__ __forceinline__ void use(int i, const typename In::template Loaded<W>& loaded) {
-    N value[W];
+  __device__ __forceinline__ void fill(Loaded<W>& loaded) const {
+    in.fill(loaded);
+  }
+  template <class Way>
+  __device__ __forceinline__ void load(Way way, int i, Loaded<Way::width>& loaded) const {
+    in.load(way, i, loaded);
+  }
+  template <int W>
+  __device__ __forceinline__ void use(int i, const Loaded<W>& loaded) {
+    N values[W];
 #pragma unroll
     for (int j = 0; j < W; ++j) {
       N operands[F::arity];
-      in.numbers(loaded, j, operands);
-      value[j] = value_of(formula, operands);
-      sum[0] = sum[0] + value[j];
+      numbers<N, W, In>(loaded, j, operands);
+      values[j] = value_of(formula, operands);
+      sum[0] = sum[0] + values[j];
     }
-    if (!out.per_block) write<T>(out, first + i, value);
+    if (wanted) value.write(i, values);
   }
 };
 
-template <class F, Spread spread, class T, class X>
+// Index: see sweep_tile.
+template <class F, Spread spread, class T, class X, class Index>
 __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1
                                                  : F::arity == 4           ? 2
-                                                                           : 3)
+                                                                           : 4)
     row_forward(const __grid_constant__ RowForward<typename Wide<T>::type> task) {
   using N = Number<T>;
   const F formula = device::formula<F, spread>(task.x_scale);
   const int group = task.tiling.group;
-  for_each_tile(task.tiling, [&](const Tile& tile) {
+  for_each_tile<Index>(task.tiling, [&](const TileOf<Index>& tile) {
     const Operands<F::arity, T, X> in(task.in, tile);
-    Packed<kPack<T>> packed;
-    in.limit(packed);
-    packed.template include<T>(task.value, tile.first);
-
-    ForwardWork<F, T, X> work = {formula, task.value, in, tile.first, {N(0)}};
-    sweep_tile(work, tile, group, packed);
-    if (!task.value.per_block) return;
+    ForwardWork<F, T, X> work = {formula, in, !task.summed, {task.value, tile}, {N(0)}};
+    sweep_tile<kPack<T>, Index>(work, tile, group);
+    if (!task.summed) return;
     group_sum(work.sum, group);
-    if (tile.lane == 0 && tile.size > 0) write<typename Wide<T>::type>(task.value, tile.index, work.sum);
+    if (tile.lane == 0 && tile.size > 0) store<typename Wide<T>::type>(task.value.data, tile.index, work.sum);
   });
 }
 
 template <class F, class T, class X>
 struct BackwardWork {
   using N = Number<T>;
+  using Factor = typename Wide<T>::type;
   using In = Operands<F::arity, T, X>;
   const F& formula;
-  const Output* out;
   const In& in;
-  const View<typename Wide<T>::type, N>& cotangent;
+  const View<Factor, N>& cotangent;
   N scale;
-  int64_t first;
+  // One cotangent for the tile that is not zero: the chain rule is then a product.
+  bool plain;
+  N same;
+  const bool (&wanted)[4], (&sums)[4];  // which gradients, and of them those that are summed
+  Result<T> gradient[F::arity];         // of each element
   N sum[F::arity];
 
   template <int W>
   struct Loaded {
     typename In::template Loaded<W> in;
-    Pack<typename Wide<T>::type, W> cotangent;
+    device::Loaded<Factor, W> cotangent;
   };
 
+  template <int V>
+  __device__ __forceinline__ void limit(Packed<V>& packed) const {
+    in.limit(packed);
+    packed.include(cotangent);
+#pragma unroll
+    for (int k = 0; k < F::arity; ++k)
+      if (wanted[k] && !sums[k]) packed.include(gradient[k]);
+  }
+  template <int W>
+  __device__ __forceinline__ void fill(Loaded<W>& loaded) const {
+    in.fill(loaded.in);
+    cotangent.fill(loaded.cotangent);
+  }
   template <class Way>
-  __device__ __forceinline__ Loaded<Way::width> load(Way way, int i) const {
-    return {in.load(way, i), cotangent.get(way, i)};
+  __device__ __forceinline__ void load(Way way, int i, Loaded<Way::width>& loaded) const {
+    in.load(way, i, loaded.in);
+    cotangent.load(way, i, loaded.cotangent);
   }
   template <int W>
   __device__ __forceinline__ void use(int i, const Loaded<W>& loaded) {
-    N gradient[F::arity][W];
+    N derivative[W][F::arity];
 #pragma unroll
     for (int j = 0; j < W; ++j) {
-      N operands[F::arity], derivative[F::arity];
-      in.numbers(loaded.in, j, operands);
-      gradient_of(formula, operands, derivative);
-      const N c = cotangent.number(loaded.cotangent.v[j]) * scale;
-#pragma unroll
-      for (int k = 0; k < F::arity; ++k) gradient[k][j] = chain(c, derivative[k]);
+      N operands[F::arity];
+      numbers<N, W, In>(loaded.in, j, operands);
+      gradient_of(formula, operands, derivative[j]);
     }
 #pragma unroll
     for (int k = 0; k < F::arity; ++k) {
-      if (!out[k].data) continue;
-      if (!out[k].per_block) {
-        write<T>(out[k], first + i, gradient[k]);
-        continue;
-      }
+      if (!wanted[k]) continue;
+      N d[W];
+      if (plain) {
 #pragma unroll
-      for (int j = 0; j < W; ++j) sum[k] = sum[k] + gradient[k][j];
+        for (int j = 0; j < W; ++j) d[j] = same * derivative[j][k];
+      } else {
+#pragma unroll
+        for (int j = 0; j < W; ++j) d[j] = chain(loaded.cotangent.template number<N>(j) * scale, derivative[j][k]);
+      }
+      if (sums[k]) {
+#pragma unroll
+        for (int j = 0; j < W; ++j) sum[k] = sum[k] + d[j];
+      } else {
+        gradient[k].write(i, d);
+      }
     }
   }
 };
 
-template <class F, Spread spread, class T, class X>
-__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 : 2)
+template <class F, Spread spread, class T, class X, class Index>
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double>        ? 1
+                                                 : F::arity == 4 || sizeof(T) < 4 ? 2
+                                                                                  : 3)
     row_backward(const __grid_constant__ RowBackward<typename Wide<T>::type> task) {
   using N = Number<T>;
+  using Factor = typename Wide<T>::type;
   const F formula = device::formula<F, spread>(task.x_scale);
   const int group = task.tiling.group;
-  bool summed = false;
-#pragma unroll
-  for (int k = 0; k < F::arity; ++k) summed |= task.gradient[k].per_block;
 
-  for_each_tile(task.tiling, [&](const Tile& tile) {
+  for_each_tile<Index>(task.tiling, [&](const TileOf<Index>& tile) {
     const Operands<F::arity, T, X> in(task.in, tile);
-    using Cotangent = View<typename Wide<T>::type, N>;
-    const Cotangent cotangent =
-        task.cotangent.data ? Cotangent(task.cotangent, tile.row, tile.start) : Cotangent(task.cotangent, N(1));
-    Packed<kPack<T>> packed;
-    in.limit(packed);
-    packed.include(cotangent);
+    const auto cotangent = view_if<Factor, N>(task.of_value, task.cotangent, tile.row, tile.start);
+    const N scale(task.cotangent_scale), same = cotangent.same() * scale;
+    const bool plain = cotangent.uniform() && !(same == N(0));
+    BackwardWork<F, T, X> work = {formula, in, cotangent, scale, plain, same, task.wanted, task.sums, {}, {}};
 #pragma unroll
-    for (int k = 0; k < F::arity; ++k) packed.template include<T>(task.gradient[k], tile.first);
-
-    BackwardWork<F, T, X> work = {formula, task.gradient, in, cotangent, N(task.cotangent_scale), tile.first, {}};
-#pragma unroll
-    for (int k = 0; k < F::arity; ++k) work.sum[k] = N(0);
-    sweep_tile(work, tile, group, packed);
-    if (!summed) return;
+    for (int k = 0; k < F::arity; ++k) {
+      work.gradient[k] = Result<T>(task.gradient[k], tile);
+      work.sum[k] = N(0);
+    }
+    sweep_tile<kPack<T>, Index>(work, tile, group);
+    if (!task.summed) return;
     group_sum(work.sum, group);
     if (tile.lane != 0 || tile.size == 0) return;
 #pragma unroll
     for (int k = 0; k < F::arity; ++k) {
       const N sum[1] = {work.sum[k]};
-      if (task.gradient[k].data && task.gradient[k].per_block)
-        write<typename Wide<T>::type>(task.gradient[k], tile.index, sum);
+      if (task.sums[k]) store<Factor>(task.gradient[k].data, tile.index, sum);
     }
   });
 }
@@ -321,29 +353,45 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1 :
 
 // A problem in which nothing is summed and every operand is one run through memory is one row.
 inline bool is_flat(const RowCall& call, int arity) {
-  bool flat = is_one_run(call.cotangent) && !call.value.per_block;
-  for (int k = 0; k < arity; ++k) flat = flat && is_one_run(call.in[k]) && !call.gradient[k].per_block;
+  bool flat = is_one_run(call.cotangent) && !call.value.per_block && !call.value.layout;
+  for (int k = 0; k < arity; ++k)
+    flat = flat && is_one_run(call.in[k]) && !call.gradient[k].per_block && !call.gradient[k].layout;
   return flat;
 }
 
-template <class F, class T>
-RowTask<typename Wide<T>::type> task_of(const RowCall& call) {
-  bool summed = call.value.per_block;
-  for (int k = 0; k < F::arity; ++k) summed = summed || call.gradient[k].per_block;
+// Sets what both directions have. Returns whether the call is aligned: every tile is packs alone, all of them aligned.
+template <class F, class T, class X>
+bool set_rows(RowTask<typename Wide<T>::type>& task, const RowCall& call) {
+  task.summed = call.value.per_block;
+  bool stores = call.value.data && !call.value.per_block;
+  for (int k = 0; k < F::arity; ++k) {
+    task.summed = task.summed || call.gradient[k].per_block;
+    stores = stores || (call.gradient[k].data && !call.gradient[k].per_block);
+  }
   const bool flat = is_flat(call, F::arity);
-  RowTask<typename Wide<T>::type> task;
-  task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event, summed ? kBlock : kElementTile,
-                     kPack<T>, kBlockUnits);
+  task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event,
+                     task.summed ? kBlock : kElementTile, kPack<T>, kBlockUnits, stores);
   task.x_scale = static_cast<typename Wide<T>::type>(call.params.x_scale);
-  for (int k = 0; k < F::arity; ++k) task.in[k] = Operand(call.in[k], task.tiling.event);
-  return task;
+  Alignment alignment(task.tiling, kPack<T>);
+  for (int k = 0; k < F::arity; ++k) {
+    task.in[k] = Operand(call.in[k], task.tiling.event);
+    alignment.include(task.in[k]);
+    alignment.include(Target(call.gradient[k], call.event));
+  }
+  alignment.include(Target(call.value, call.event));
+  alignment.include(Operand(call.cotangent, task.tiling.event));
+  // A type known only at run time is loaded number by number.
+  return alignment.holds() && (!std::is_same_v<X, Any> || task.in[0].along == Along::one);
 }
 
 struct Forward {
   template <class F, Spread spread, class T, class X>
   static cudaError_t run(const RowCall& call, cudaStream_t stream) {
-    const RowForward<typename Wide<T>::type> task = {task_of<F, T>(call), call.value};
-    return launch(row_forward<F, spread, T, X>, task.tiling.grid(), task.tiling.threads(), stream, task);
+    RowForward<typename Wide<T>::type> task;
+    const bool aligned = set_rows<F, T, X>(task, call);
+    task.value = Target(call.value, call.event);
+    return launch(aligned ? row_forward<F, spread, T, X, uint32_t> : row_forward<F, spread, T, X, int64_t>,
+                  task.tiling.grid(), task.tiling.threads(), stream, task);
   }
 };
 
@@ -351,10 +399,18 @@ struct Backward {
   template <class F, Spread spread, class T, class X>
   static cudaError_t run(const RowCall& call, cudaStream_t stream) {
     using Factor = typename Wide<T>::type;
-    RowBackward<Factor> task = {task_of<F, T>(call), {}, static_cast<Factor>(call.cotangent_scale), {}};
+    RowBackward<Factor> task;
+    const bool aligned = set_rows<F, T, X>(task, call);
+    task.cotangent_scale = static_cast<Factor>(call.cotangent_scale);
+    task.of_value = call.cotangent.data;
     task.cotangent = Operand(call.cotangent, task.tiling.event);
-    for (int k = 0; k < F::arity; ++k) task.gradient[k] = call.gradient[k];
-    return launch(row_backward<F, spread, T, X>, task.tiling.grid(), task.tiling.threads(), stream, task);
+    for (int k = 0; k < 4; ++k) {
+      task.gradient[k] = Target(call.gradient[k], call.event);
+      task.wanted[k] = call.gradient[k].data;
+      task.sums[k] = task.wanted[k] && call.gradient[k].per_block;
+    }
+    return launch(aligned ? row_backward<F, spread, T, X, uint32_t> : row_backward<F, spread, T, X, int64_t>,
+                  task.tiling.grid(), task.tiling.threads(), stream, task);
   }
 };
 

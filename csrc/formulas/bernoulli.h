@@ -20,7 +20,7 @@ struct Bernoulli {
   template <class N>
   AEVB_INLINE void gradient(N x, N l, N& dx, N& dl) const {
     N e = exp(-abs(l));
-    N tail = e / (N(1) + e);
+    N tail = ratio(e, N(1) + e);
     dl = residual(x, l) + select(l > N(0), tail, -tail);
     dx = l * N(x_scale);
   }
@@ -41,26 +41,44 @@ struct BernoulliOfProbs {
 
   template <class N>
   AEVB_INLINE N value(N x, N p) const {
-    N t = target(x);
-    return fma(t, bounded(log(p)), (N(1) - t) * bounded(log_complement(p)));
+    const Parts<N> of(p);
+    N t = target(x), rest = N(1) - t;
+    return fma(select(of.swapped, rest, t), of.log_smaller, select(of.swapped, t, rest) * of.log_larger);
   }
 
   template <class N>
   AEVB_INLINE void gradient(N x, N p, N& dx, N& dp) const {
     N variance = p * (N(1) - p);
     N least = select(variance < N(0), N(__builtin_nan("")), N(1e-12));
-    dp = (target(x) - p) / select(variance < N(1e-12), least, variance);
-    dx = (bounded(log(p)) - bounded(log_complement(p))) * N(x_scale);
+    dp = ratio(target(x) - p, select(variance < N(1e-12), least, variance));
+    const Parts<N> of(p);
+    N log_odds = of.log_smaller - of.log_larger;
+    dx = select(of.swapped, -log_odds, log_odds) * N(x_scale);
   }
 
  private:
+  // The smaller and the larger one of p and 1 - p, which is exact where it is the smaller. The logarithm of the larger
+  // follows from the smaller without cancellation.
+  template <class N>
+  struct Parts {
+    decltype(N() > N()) swapped;  // p is the larger
+    N log_smaller, log_larger;
+
+    AEVB_INLINE explicit Parts(N p) {
+      N rest = N(1) - p;
+      swapped = p > rest;
+      N smaller = select(swapped, rest, p);
+      log_smaller = bounded(log_of_smaller_part(smaller));
+      log_larger = log_of_larger_part(smaller);
+    }
+  };
   // A byte of 255 must be exactly 1: at p = 1 the gradient divides the difference of target and p by 1e-12.
   template <class N>
   AEVB_INLINE N target(N x) const {
     return rounded_product(x, N(x_scale));
   }
   template <class N>
-  AEVB_INLINE N bounded(N logarithm) const {
+  static AEVB_INLINE N bounded(N logarithm) {
     return select(logarithm < N(-100), N(-100), logarithm);
   }
 };

@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al. 2011) and Box-Muller: a noise key and an index in, four standard normals out.
-// aevb_ext/noise.py is the same in Python, with the layout of key and counter in words.
+// Philox4x32-10 (Salmon et al. 2011): a noise key and an index in, four random words out. aevb_ext/noise.py is the same
+// in Python, with the layout of key and counter in words.
 #pragma once
 #include "formulas/numerics.h"
 
@@ -35,22 +35,6 @@ AEVB_INLINE PhiloxBlock<U> philox4x32_10(PhiloxBlock<U> c, const PhiloxKeys<K>& 
     c = {{high1 ^ c.word[1] ^ key.word[round][0], low1, high0 ^ c.word[3] ^ key.word[round][1], low0}};
   }
   return c;
-}
-
-template <class N>
-AEVB_INLINE N normal_radius(N u) {
-  return sqrt(N(-2) * log(u));
-}
-
-// Converts two 32-bit words, already of type N, to two normals. The first uniform is in (0, 1], the second in [0, 1].
-template <class N>
-AEVB_INLINE void box_muller(N a, N b, N& first, N& second) {
-  constexpr double ulp = 1.0 / 4294967296.0;
-  N radius = normal_radius(fma(a, N(ulp), N(0.5 * ulp)));
-  N sine, cosine;
-  sincos_turns(b * N(ulp), sine, cosine);
-  first = radius * cosine;
-  second = radius * sine;
 }
 
 }  // namespace aevb::AEVB_ISA

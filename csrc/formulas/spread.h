@@ -54,7 +54,7 @@ struct SpreadOf {
       case Spread::log_std: return exp(s);
       case Spread::std: return s;
       case Spread::var: return sqrt(s);
-      default: return exp(N(0.5) * s);
+      default: return exp_of(0.5, s);
     }
   }
 
@@ -62,10 +62,10 @@ struct SpreadOf {
   template <class N>
   AEVB_INLINE void std_and_var(N s, N& sigma, N& variance) const {
     switch (kind) {
-      case Spread::log_std: return exp_and_square(s, sigma, variance);
+      case Spread::log_std: return exp_and_square(1, s, sigma, variance);
       case Spread::std: sigma = s, variance = s * s; return;
       case Spread::var: sigma = sqrt(s), variance = s; return;
-      default: return exp_and_square(N(0.5) * s, sigma, variance);
+      default: return exp_and_square(0.5, s, sigma, variance);
     }
   }
 
@@ -87,7 +87,7 @@ struct SpreadOf {
       case Spread::log_std: return exp(s);
       case Spread::std: return N(1);
       case Spread::var: return N(0.5) / sqrt(s);
-      default: return N(0.5) * exp(N(0.5) * s);
+      default: return N(0.5) * exp_of(0.5, s);
     }
   }
 
@@ -95,10 +95,10 @@ struct SpreadOf {
   template <class N>
   AEVB_INLINE N inverse_std(N s) const {
     switch (kind) {
-      case Spread::log_std: return exp(-s);
+      case Spread::log_std: return inverse_exp_of(1, s);
       case Spread::std: return N(1) / s;
       case Spread::var: return N(1) / sqrt(s);
-      default: return exp(N(-0.5) * s);
+      default: return inverse_exp_of(0.5, s);
     }
   }
 

@@ -27,7 +27,7 @@ Tensor draw(const Tensor& x, const Tensor& key, double x_scale) {
   call.logical = logical_indices(x.sizes(), order);
   call.key = keys.const_data_ptr<int64_t>();
   call.key_rows = call.rows / std::max<int64_t>(keys.numel() / 2, 1);
-  call.bits = static_cast<uint8_t*>(bits.output(order, /*any_layout=*/false).data);
+  call.bits = static_cast<uint8_t*>(bits.output(order, call.event, /*any_layout=*/false).data);
   binarize(call, x.device());
   return bits.finish();
 }

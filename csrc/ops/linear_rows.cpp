@@ -159,13 +159,13 @@ std::tuple<Tensor, std::vector<Tensor>> pass(const LinearRows& problem, bool wit
         g = cotangent.dim() ? cotangent.narrow(0, first, rows) : cotangent;
         call.cotangent = describe(g, like.sizes());
       }
-      call.gradient[0] = dx.output();
+      call.gradient[0] = dx.output(call.event);
       call.gradient[0] = advanced(call.gradient[0], first, call.gradient[0].per_block ? shape.blocks : features);
       if (through)
         for (int64_t k = 0; k < heads; ++k)
           call.gradient[k + 1] = {gradients[k].mutable_data_ptr(), type_of(gradients[k].scalar_type())};
       OperandGradient spread(dlogvar ? dlogvar.total() : Tensor(), like, 1, bool(dlogvar));
-      if (dlogvar) call.gradient[2] = spread.output();
+      if (dlogvar) call.gradient[2] = spread.output(call.event);
       aevb::rows(call, h.device());
 
       if (dlogvar) put(dlogvar.total(), spread.finish(like, 1), any);

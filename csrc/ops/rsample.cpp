@@ -68,9 +68,9 @@ std::tuple<Tensor, Tensor> SampleProblem::forward(Tensor mu, std::optional<Reduc
     Tensor s = logvar, k = key;
     SampleCall call = call_of(*this, full, order, s, k);
     call.mu = describe(mu, full.sizes(), order);
-    call.z = z.output(n_samples ? with_outer_dim(order) : order);
+    call.z = z.output(n_samples ? with_outer_dim(order) : order, call.event);
     if (per_element)
-      call.kl = (elements = Result(kl)).output(order);
+      call.kl = (elements = Result(kl)).output(order, call.event);
     else if (kl.defined())
       call.kl = {kl.mutable_data_ptr(), call.wide, true};
     sample_forward(call, full.device());
@@ -104,8 +104,8 @@ std::tuple<Tensor, Tensor> SampleProblem::backward(Tensor z_cotangent, Tensor kl
       if (reduction == Reduction::mean) call.kl_cotangent_scale = 1.0 / double(call.rows);
       call.mu = describe(mu, like_mu.sizes(), order);
     }
-    call.gradient[0] = dmu.output();
-    call.gradient[1] = dlogvar.output();
+    call.gradient[0] = dmu.output(call.event);
+    call.gradient[1] = dlogvar.output(call.event);
     sample_backward(call, like_mu.device());
   }
   return {dmu.finish(like_mu, event_dims), dlogvar.finish(like_mu, event_dims)};

@@ -19,7 +19,8 @@ inline Buffer operand(std::string name, const void* data, uint64_t bytes) {
 inline Buffer result(std::string name, const aevb::Output& out, uint64_t rows, uint64_t event, uint64_t blocks) {
   const uint64_t size = size_of(out.type);
   if (out.per_block) return {std::move(name), out.data, rows * blocks * size, 0, 1, true};
-  return {std::move(name), out.data, event * size, 0, rows, true};
+  const uint64_t gap = out.layout && out.layout->dims == 2 ? out.layout->stride[0] - event : 0;
+  return {std::move(name), out.data, event * size, gap * size, rows, true};
 }
 template <class Call>
 Buffer keys(const Call& call) {

@@ -13,6 +13,7 @@
 
 #include "buffers.h"
 #include "cuda/kernels.h"
+#include "cuda/scalar.h"
 
 namespace {
 
@@ -159,8 +160,8 @@ void noise_beyond_32_bits() {
     return call;
   };
   {
-    // As one run its tiles are a row each, four of them to a block.
-    const OnlyBlocks some({unsigned((rows - 1) / 4 % 65536)});
+    // As one run its tiles are 512 elements, and a block has four.
+    const OnlyBlocks some({unsigned(rows * event / 512 / 4 % 65536)});
     launched(watched<SampleCall>(cuda::sample_forward, call_of(rows, z.data())));
   }
   std::vector<float> expected(4 * event);
@@ -205,6 +206,30 @@ void noise_keys() {
   for (int64_t i = 0; i < count; ++i)
     require(keys[0][2 * i] == (seed ^ 0x616576622e6b6579) && keys[0][2 * i + 1] == offset + 8 + 4 * i,
             "key " + std::to_string(i));
+}
+
+// The normals of 2^24 pairs of words, which have every mantissa of the uniform numbers, against float64. The unit's
+// part errs by as much as its bounds allow.
+template <class N>
+void normals_near(double radius_error, double angle_error) {
+  constexpr double turn = 6.283185307179586477;
+  for (uint64_t k = 0; k <= (1 << 24); ++k) {
+    const auto word = static_cast<uint32_t>(std::min<uint64_t>(k << 8, UINT32_MAX));
+    N first, second;
+    box_muller(N(word), N(word), first, second);
+    // As float32 has them.
+    const double u = float(word) * 0x1p-32f + 0x1p-33f, t = float(word) * 0x1p-32f,
+                 radius = std::sqrt(-2 * std::log(u));
+    const double bound = radius * (radius_error + angle_error);
+    require(std::abs(double(first.v) - radius * std::cos(turn * t)) <= bound &&
+                std::abs(double(second.v) - radius * std::sin(turn * t)) <= bound,
+            "the normals of word " + std::to_string(word) + " are " + std::to_string(first.v) + " and " +
+                std::to_string(second.v));
+  }
+}
+void box_muller_of_every_mantissa() {
+  normals_near<device::F32>(0x1p-21, 0x1p-22);
+  normals_near<device::Quick>(1.3e-5, 2e-6);
 }
 
 // Every kernel on buffers that end where their numbers do, and begin where a wide load may or not: for what watches
@@ -287,6 +312,7 @@ const std::map<std::string, std::function<void()>> checks = {
     {"noise_beyond_32_bits", noise_beyond_32_bits},
     {"bits_beyond_32_bits", bits_beyond_32_bits},
     {"noise_keys", noise_keys},
+    {"box_muller_of_every_mantissa", box_muller_of_every_mantissa},
     {"sweep", sweep},
     {"accesses_are_seen", accesses_are_seen},
 };

@@ -21,3 +21,6 @@ inline __nv_bfloat16 __float2bfloat16_rn(float a) {
   std::memcpy(&word, &a, sizeof(word));
   return {static_cast<uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16)};
 }
+
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 a) { return a.bits; }
+inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) { return {bits}; }

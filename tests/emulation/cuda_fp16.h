@@ -19,3 +19,6 @@ inline __half __float2half_rn(float a) {
   std::memcpy(&result, &half, sizeof(half));
   return result;
 }
+
+inline unsigned short __half_as_ushort(__half a) { return a.bits; }
+inline __half __ushort_as_half(unsigned short bits) { return {bits}; }

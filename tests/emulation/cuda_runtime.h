@@ -4,6 +4,7 @@
 // Results are the host's: each operation rounded by itself, where nvcc makes one of a product and a sum, and functions
 // rounded from double, where a GPU's are an ulp or two off. What is undefined on a GPU is an error here.
 #pragma once
+#include <algorithm>
 #include <climits>
 #include <cmath>
 #include <cstdint>
@@ -87,6 +88,16 @@ inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
   __extension__ using Wide = unsigned __int128;
   return uint64_t(Wide(a) * b >> 64);
 }
+inline int __float_as_int(float a) {
+  int bits;
+  std::memcpy(&bits, &a, sizeof(bits));
+  return bits;
+}
+inline float __int_as_float(int bits) {
+  float a;
+  std::memcpy(&a, &bits, sizeof(a));
+  return a;
+}
 // Cut off to a float's 24 bits.
 inline float __uint2float_rz(unsigned a) {
   const int over = a >> 24 ? 8 - __builtin_clz(a) : 0;
@@ -106,6 +117,18 @@ void sincospi(T a, T* sine, T* cosine) {
   *sine = T(std::sin(part * pi));
   *cosine = T(std::abs(part) == 0.5L ? 0 : std::cos(part * pi));
 }
+
+// The special-function unit errs by as much as it may, up for some numbers and down for others.
+inline float special(float exact, double relative, double absolute, bool flushes) {
+  if (!std::isfinite(exact)) return exact;
+  uint32_t bits;
+  std::memcpy(&bits, &exact, sizeof(bits));
+  const double error = std::max(relative * std::abs(exact), absolute);
+  const float result = exact + (bits * 0x9E3779B9u >> 31 ? error : -error);
+  return flushes && std::abs(result) < 0x1p-126f ? 0.0f : result;
+}
+#define AEVB_SPECIAL(instruction, relative, absolute, exact) \
+  return ::emulation::special(exact, relative, absolute, std::strstr(instruction, ".ftz."))
 
 }  // namespace emulation
 

@@ -188,7 +188,7 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
       if (node) {
         c10::SmallVector<bool, 4> wanted;
         for (const auto& input : inputs) wanted.push_back(input.defined() && input.requires_grad());
-        if (may_bypass_dispatcher(inputs)) {
+        if (may_speculate(inputs)) {
           op.check(saved);
           RECORD_FUNCTION(Op::operator_name, std::vector<c10::IValue>());
           if (auto values = node->speculative.compute(op.problem(saved), wanted, true)) return *std::move(values);
@@ -217,7 +217,7 @@ std::tuple<at::Tensor, at::Tensor> speculative_forward(const Op& op, const varia
   const auto problem = op.problem(inputs);
   SpeculativeGradient speculative;
   std::optional<at::Tensor> values;
-  if (may_bypass_dispatcher(inputs)) values = speculative.compute(problem, wanted, paired);
+  if (may_speculate(inputs)) values = speculative.compute(problem, wanted, paired);
   if (!values) values = row_values(problem);
   size_t learnt = 0;
   while (learnt + 1 < wanted.size() && !(wanted[learnt] && inputs[learnt].defined())) ++learnt;

@@ -187,14 +187,15 @@ at::Tensor laid_out_like(const at::Tensor& t, const at::Tensor& operand) {
   return result.strides() == t.strides() ? t : result.copy_(t);
 }
 
-Output Result::output(const Order& order, bool any_layout) {
+Output Result::output(const Order& order, int64_t event, bool any_layout) {
   Output output;
   if (!tensor_.defined()) return output;
   output.type = type_of(tensor_.scalar_type());
   if (!order.empty() || !tensor_.is_contiguous()) {
     const bool few = merge(tensor_.sizes(), tensor_.strides(), tensor_.sizes(), order, layout_);
     const bool contiguous = few && layout_.dims == 1 && (layout_.stride[0] == 1 || layout_.size[0] == 1);
-    if (!contiguous && few && any_layout && !runs_cuda(tensor_.device()))
+    const bool rows = layout_.dims == 2 && layout_.size[1] == event && layout_.stride[1] == 1;
+    if (!contiguous && few && any_layout && (rows || !runs_cuda(tensor_.device())))
       output.layout = &layout_;
     else if (!contiguous)
       in_order_ = empty_in_order(tensor_.sizes(), order, tensor_.options());

@@ -43,13 +43,13 @@ at::Tensor empty_in_order(at::IntArrayRef sizes, const Order& order, const at::T
 at::Tensor laid_out_like(const at::Tensor& t, const at::Tensor& operand);
 
 // A tensor for the kernels to fill, one number for each element of a call. What they cannot write in place, which on
-// a device is any other layout than that of the loop, they write in the order of their loop, and it is copied.
+// a device is all but rows with gaps between them, they write in the order of their loop, and it is copied.
 class Result {
  public:
   Result() = default;
   explicit Result(at::Tensor tensor) : tensor_(std::move(tensor)) {}
-  // Valid as long as this object, which it points to.
-  Output output(const Order& order = {}, bool any_layout = true);
+  // Of a call with rows of `event` elements. Valid as long as this object, which it points to.
+  Output output(const Order& order, int64_t event, bool any_layout = true);
   at::Tensor finish() const;
 
  private:

@@ -37,7 +37,10 @@ Order order_of(const RowProblem& problem) {
   if (contiguous) return {};
   std::vector<at::Tensor> operands = problem.operands;
   std::rotate(operands.begin(), operands.begin() + problem.full, operands.end());
-  return loop_order(operands, free_dims(operands, full, problem.event_dims, problem.reduction));
+  // The kernels in cuda/ take the dimensions of a row apart from those of its elements.
+  return loop_order(operands, runs_cuda(full.device())
+                                  ? problem.event_dims
+                                  : free_dims(operands, full, problem.event_dims, problem.reduction));
 }
 
 // Whether the last `event_dims` dimensions of an operand have one number.
@@ -122,8 +125,8 @@ OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& fu
                        : empty_in_order(full.sizes(), order_, full.options().dtype(wide_type(full)));
 }
 
-Output OperandGradient::output() {
-  if (!buffer_.defined()) return result_.output(order_);
+Output OperandGradient::output(int64_t event) {
+  if (!buffer_.defined()) return result_.output(order_, event);
   return {buffer_.mutable_data_ptr(), type_of(buffer_.scalar_type()), per_block_};
 }
 
@@ -176,7 +179,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool wi
   if (!full.is_meta()) {
     RowCall call = call_of(problem, order);
     if (with_values && per_element)
-      call.value = (elements = Result(values)).output(order);
+      call.value = (elements = Result(values)).output(order, call.event);
     else if (with_values)
       call.value = {values.mutable_data_ptr(), call.wide, true};
     if (cotangent.defined()) {
@@ -186,7 +189,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool wi
       call.cotangent = describe(cotangent, full.sizes(), order);
       if (problem.reduction == Reduction::mean) call.cotangent_scale = 1.0 / double(call.rows);
     }
-    for (size_t k = 0; k < gradients.size(); ++k) call.gradient[k] = gradients[k].output();
+    for (size_t k = 0; k < gradients.size(); ++k) call.gradient[k] = gradients[k].output(call.event);
     rows(call, full.device());
     if (with_values && per_element) elements.finish();
   }

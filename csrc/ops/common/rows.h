@@ -77,7 +77,7 @@ class OperandGradient {
   OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted, Order order = {});
   // One of a pair: `half` is its memory.
   OperandGradient(const at::Tensor& half, Order order) : result_(half), order_(std::move(order)) {}
-  Output output();
+  Output output(int64_t event);
   at::Tensor finish(const at::Tensor& full, int64_t event_dims) const;
 
  private:

@@ -52,14 +52,20 @@ CotangentHistory& history_of(size_t key) {
   return all[key % all.size()];
 }
 
+bool reads_at_once(const at::Tensor& t) { return !t.defined() || (t.device().is_cpu() && !runs_cuda(t.device())); }
+
 }  // namespace
 
 bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors) {
   if (at::SavedTensorDefaultHooks::get_hooks(/*ignore_is_tracing=*/true)) return false;
   return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
-    return !t.defined() || (t.device().is_cpu() && !runs_cuda(t.device()) && !t.is_neg() && !t._is_zerotensor() &&
+    return !t.defined() || ((t.device().is_cpu() || t.device().is_cuda()) && !t.is_neg() && !t._is_zerotensor() &&
                             !at::isTensorSubclassLike(t));
   });
+}
+
+bool may_speculate(const std::vector<at::Tensor>& tensors) {
+  return may_bypass_dispatcher(tensors) && std::all_of(tensors.begin(), tensors.end(), reads_at_once);
 }
 
 bool may_speculate_in_graph(const std::vector<at::Tensor>& tensors) {
@@ -68,9 +74,7 @@ bool may_speculate_in_graph(const std::vector<at::Tensor>& tensors) {
        {at::DispatchKey::FuncTorchDynamicLayerFrontMode, at::DispatchKey::FuncTorchDynamicLayerBackMode})
     if (c10::impl::tls_is_dispatch_key_included(key)) return false;
   if (!c10::impl::TorchDispatchModeTLS::get_mode(c10::impl::TorchDispatchModeKey::FUNCTIONAL)) return false;
-  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& t) {
-    return !t.defined() || (t.device().is_cpu() && !runs_cuda(t.device()));
-  });
+  return std::all_of(tensors.begin(), tensors.end(), reads_at_once);
 }
 
 namespace {
@@ -97,7 +101,7 @@ bool SpeculativeGradient::guess(size_t history_key) {
 
 std::optional<std::vector<at::Tensor>> SpeculativeGradient::take(const at::Tensor& cotangent,
                                                                  at::ArrayRef<bool> wanted) {
-  if (!history_ || !may_bypass_dispatcher({cotangent})) return std::nullopt;
+  if (!history_ || !may_speculate({cotangent})) return std::nullopt;
   const auto seen =
       cotangent.scalar_type() == at::kDouble ? one_number<double>(cotangent) : one_number<float>(cotangent);
   history_->saw(seen);
@@ -141,7 +145,7 @@ at::Tensor as_tensor(SpeculativeGradient speculative, const at::Tensor& operand)
   if (device.is_meta()) {
     storage = operand.storage();
   } else {
-    auto* owner = new Owner{.speculative = std::move(speculative)};
+    auto* owner = new Owner{.element = 0, .mutex = {}, .speculative = std::move(speculative)};
     storage = c10::Storage({}, 1, c10::DataPtr(&owner->element, owner, &Owner::release, device), nullptr, false);
   }
   const auto key = device.is_meta() ? at::DispatchKey::Meta : at::DispatchKey::CPU;

@@ -15,10 +15,12 @@ namespace aevb {
 class CotangentHistory;
 
 // Whether an operator may call its kernels on these tensors by itself, and keep the results. The tensors have to be
-// plain tensors on the CPU (on a device, reading a cotangent would wait for it) whose memory holds their numbers (no
-// negation bit, no zeros without memory). No mode or transform may observe the operators, and no hook may rely on
-// little being saved (activation checkpointing).
+// plain tensors whose memory holds their numbers (no negation bit, no zeros without memory). No mode or transform may
+// observe the operators, and no hook may rely on little being saved (activation checkpointing).
 bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors);
+
+// Whether it may compute ahead of a cotangent: reading one on a device would wait for it.
+bool may_speculate(const std::vector<at::Tensor>& tensors);
 
 // Whether AOTAutograd is tracing a forward together with its backward, of tensors whose operators may speculate.
 bool may_speculate_in_graph(const std::vector<at::Tensor>& tensors);
