@@ -89,16 +89,18 @@ class Tiling(ctypes.Structure):
         ("blocks", Divisor),
         ("group", ctypes.c_int),
         ("group_log2", ctypes.c_int),
+        ("narrow", ctypes.c_bool),
     )
 
-    def __init__(self, rows: int, event: int, block: int, unit: int, block_units: int):
+    def __init__(self, rows: int, event: int, block: int, unit: int, block_units: int, stores: bool):
         blocks = -(-event // block)
         units = -(-min(event, block) // unit)
         if units > block_units:
             group = constant("kBlockThreads")
         else:
-            group = next(size for size in (1, 2, 4, 8, 16, 32) if size >= min(units, sass.LANES))
-        super().__init__(rows, event, block, rows * blocks, Divisor(blocks), group, group.bit_length() - 1)
+            group = max(1, min(units // constant("kUnitsEach"), sass.LANES), min(units, 1 + stores))
+            group = 1 << group.bit_length() - 1
+        super().__init__(rows, event, block, rows * blocks, Divisor(blocks), group, group.bit_length() - 1, True)
 
     @property
     def threads(self) -> int:
@@ -127,7 +129,13 @@ class Axes(ctypes.Structure):
 
 
 class Operand(ctypes.Structure):
-    _fields_ = (("data", ctypes.c_uint64), ("type", ctypes.c_int), ("row", Axes), ("event", Axes))
+    _fields_ = (
+        ("data", ctypes.c_uint64),
+        ("type", ctypes.c_int),
+        ("along", ctypes.c_int),
+        ("row", Axes),
+        ("event", Axes),
+    )
 
     def __init__(self, data: int = 0, dtype: str = "float32", dims=(), elements: int = 1):
         """`dims` are (size, stride), the outermost first; the inner ones have `elements` elements."""
@@ -139,15 +147,17 @@ class Operand(ctypes.Structure):
             if size > inside:
                 row.append((size // inside, stride * inside))
             elements //= inside
-        super().__init__(data, TYPES[dtype], Axes(row), Axes(event))
+        step = event[0][1] if event else 0
+        along = 3 if len(event) > 1 else min(step, 2)  # of enum class Along
+        super().__init__(data, TYPES[dtype], along, Axes(row), Axes(event))
 
 
-class Output(ctypes.Structure):
+class Target(ctypes.Structure):
     _fields_ = (
         ("data", ctypes.c_uint64),
         ("type", ctypes.c_int),
         ("per_block", ctypes.c_bool),
-        ("layout", ctypes.c_uint64),
+        ("row_gap", ctypes.c_int64),
     )
 
     def __init__(self, data: int = 0, dtype: str = "float32", per_block: bool = False):
@@ -155,24 +165,34 @@ class Output(ctypes.Structure):
 
 
 class RowTask(ctypes.Structure):
-    _fields_ = (("tiling", Tiling), ("x_scale", ctypes.c_float), ("operands", Operand * 4))
+    _fields_ = (("tiling", Tiling), ("x_scale", ctypes.c_float), ("summed", ctypes.c_bool), ("operands", Operand * 4))
 
 
 class RowForward(RowTask):
-    _fields_ = (("value", Output),)
+    _fields_ = (("value", Target),)
 
 
 class RowBackward(RowTask):
-    _fields_ = (("cotangent", Operand), ("cotangent_scale", ctypes.c_float), ("gradient", Output * 4))
+    _fields_ = (
+        ("cotangent_scale", ctypes.c_float),
+        ("of_value", ctypes.c_bool),
+        ("wanted", ctypes.c_bool * 4),
+        ("sums", ctypes.c_bool * 4),
+        ("cotangent", Operand),
+        ("gradient", Target * 4),
+    )
 
 
 class SampleTask(ctypes.Structure):
     _fields_ = (
         ("tiling", Tiling),
-        ("first_sample", ctypes.c_int64),
         ("key", ctypes.c_uint64),
         ("one_key", ctypes.c_bool),
+        ("aligned", ctypes.c_bool),
         ("key_rows", Divisor),
+        ("elements", ctypes.c_int64),
+        ("numbers", ctypes.c_int64),
+        ("numbers_before", ctypes.c_int64),
         ("samples", ctypes.c_int64),
         ("mu", Operand),
         ("spread", Operand),
@@ -180,15 +200,20 @@ class SampleTask(ctypes.Structure):
 
 
 class SampleForward(SampleTask):
-    _fields_ = (("z", Output), ("kl", Output))
+    _fields_ = (("of_kl", ctypes.c_bool), ("kl_sums", ctypes.c_bool), ("z", Target), ("kl", Target))
 
 
 class SampleBackward(SampleTask):
     _fields_ = (
+        ("share_log2", ctypes.c_int),
+        ("kl_cotangent_scale", ctypes.c_float),
+        ("of_z", ctypes.c_bool),
+        ("of_kl", ctypes.c_bool),
+        ("wanted", ctypes.c_bool * 2),
+        ("sums", ctypes.c_bool * 2),
         ("z_cotangent", Operand),
         ("kl_cotangent", Operand),
-        ("kl_cotangent_scale", ctypes.c_double),
-        ("gradient", Output * 2),
+        ("gradient", Target * 2),
     )
 
 
@@ -273,7 +298,7 @@ class Call:
         per_row_gradient = backward and "one learned scale" in case.operation.name
         if self.samples:
             summed, unit, block_units = self.with_kl and not backward, constant("kQuad"), constant("kBlockQuads")
-            piece = constant("kQuad") * constant("kWarp")
+            piece = constant("kQuadTile")
         else:
             summed, block_units, piece = (
                 not backward or per_row_gradient,
@@ -287,7 +312,15 @@ class Call:
             rows, event = 1, rows * self.event
         else:
             event = self.event
-        return Tiling(rows, event, constant("kBlock") if summed else piece, unit, block_units)
+        stores = backward or self.samples
+        return Tiling(rows, event, constant("kBlock") if summed else piece, unit, block_units, stores)
+
+    @property
+    def aligned(self) -> bool:
+        """As Alignment of csrc/cuda/tiling.h has it, for tensors that PyTorch has allocated."""
+        unit = constant("kQuad") if self.samples else constant("kWide") // self.case.dtype.itemsize
+        every = min(unit, constant("kWide") // max(t.element_size() for t in self.inputs.values()))
+        return self.tiling.rows == 1 or self.event % every == 0
 
     @property
     def label(self) -> str:
@@ -307,9 +340,11 @@ class Call:
         """As c++filt writes it."""
         of_type = CPP_TYPES[self.dtype]
         if self.samples:
-            return f"sample_{self.direction}<{of_type}, (aevb::Spread)0>"
+            quads = "WholeQuad" if self.aligned else "Quad"
+            return f"sample_{self.direction}<{of_type}, (aevb::Spread)0, aevb::device::{quads}>"
         first = CPP_TYPES[str(self.inputs[self.names[0]].dtype).removeprefix("torch.")]
-        return f"row_{self.direction}<aevb::device::{self.formula}, (aevb::Spread)0, {of_type}, {first}>"
+        index = "unsigned int" if self.aligned else "long"
+        return f"row_{self.direction}<aevb::device::{self.formula}, (aevb::Spread)0, {of_type}, {first}, {index}>"
 
     @property
     def bytes_an_element(self) -> float:
@@ -331,7 +366,7 @@ class Call:
         dtype = str(tensor.dtype).removeprefix("torch.")
         return Operand(self._address(tensor), dtype, dims, self.tiling.event)
 
-    def _output(self, name: str, per_block: bool = False) -> Output:
+    def _output(self, name: str, per_block: bool = False) -> Target:
         torch = self.torch
         if per_block:
             tensor = torch.zeros(self.rows * -(-self.event // constant("kBlock")))
@@ -339,7 +374,7 @@ class Call:
             tensor = torch.zeros(self.rows, self.event, dtype=self.case.dtype)
         address = self._address(tensor)
         self.outputs[name] = (address, tensor)
-        return Output(address, str(tensor.dtype).removeprefix("torch."), per_block)
+        return Target(address, str(tensor.dtype).removeprefix("torch."), per_block)
 
     def _cotangent(self):
         """Of the value: one number, or one for each row."""
@@ -351,31 +386,52 @@ class Call:
 
     def _row_task(self):
         operands = [self._operand(self.inputs[name]) for name in self.names]
-        common = (self.tiling, self.x_scale, (Operand * 4)(*operands, *(Operand() for _ in range(4 - len(operands)))))
+        summed = self.direction == "forward" or any(self.sums)
+        common = (
+            self.tiling,
+            self.x_scale,
+            summed,
+            (Operand * 4)(*operands, *(Operand() for _ in range(4 - len(operands)))),
+        )
         if self.direction == "forward":
             return RowForward(*common, self._output("value", per_block=True))
         self.cotangent = self._cotangent()
         gradients = [
-            self._output(name, per_block=self.inputs[name].dim() == 0) if self.inputs[name].requires_grad else Output()
-            for name in self.names
+            self._output(name, per_block=one_number) if wanted else Target()
+            for name, wanted, one_number in zip(self.names, self.wanted, self.sums, strict=True)
         ]
-        gradients += [Output() for _ in range(4 - len(gradients))]
-        return RowBackward(*common, self._operand(self.cotangent), self.cotangent_scale, (Output * 4)(*gradients))
+        gradients += [Target() for _ in range(4 - len(gradients))]
+        which = [(ctypes.c_bool * 4)(*flags) for flags in (self.wanted, self.sums)]
+        cotangent = self._operand(self.cotangent)
+        return RowBackward(*common, self.cotangent_scale, True, *which, cotangent, (Target * 4)(*gradients))
+
+    @property
+    def wanted(self) -> list[bool]:
+        return [self.inputs[name].requires_grad for name in self.names]
+
+    @property
+    def sums(self) -> list[bool]:
+        """Which gradients are summed over a row: those of operands that are one number."""
+        return [self.inputs[name].dim() == 0 for name in self.names]
 
     def _sample_task(self):
         torch = self.torch
         self.key = torch.tensor([1, 2])
         backward = self.direction == "backward"
         mu = self._operand(self.inputs["mu"]) if self.with_kl or not backward else Operand()
-        common = (self.tiling, 0, self._address(self.key), True, Divisor(self.rows), 1, mu)
-        common = (*common, self._operand(self.inputs["logvar"]))
+        common = (self.tiling, self._address(self.key), True, self.aligned, Divisor(self.rows))
+        common = (*common, self.elements, self.elements, 0, 1, mu, self._operand(self.inputs["logvar"]))
         if not backward:
-            return SampleForward(*common, self._output("z"), self._output("kl", True) if self.with_kl else Output())
+            kl = self._output("kl", True) if self.with_kl else Target()
+            return SampleForward(*common, self.with_kl, self.with_kl, self._output("z"), kl)
         self.z_cotangent = torch.randn(self.rows, self.event).to(self.case.dtype)
         self.cotangent = self._cotangent()
         of_kl = self._operand(self.cotangent) if self.with_kl else Operand()
-        gradients = (Output * 2)(self._output("mu"), self._output("logvar"))
-        return SampleBackward(*common, self._operand(self.z_cotangent), of_kl, self.cotangent_scale, gradients)
+        gradients = (Target * 2)(self._output("mu"), self._output("logvar"))
+        z_cotangent = self._operand(self.z_cotangent)
+        wanted, sums = (ctypes.c_bool * 2)(True, True), (ctypes.c_bool * 2)(False, False)
+        which = (True, self.with_kl, wanted, sums)
+        return SampleBackward(*common, 0, self.cotangent_scale, *which, z_cotangent, of_kl, gradients)
 
     def run(self, kernel: sass.Kernel) -> Counter[str]:
         """Executes the kernel, and returns the instructions that its warps issue, by class."""
