@@ -141,6 +141,7 @@ def test_benchmarks_need_no_pictures(tmp_path, monkeypatch, capsys):
     """Where matplotlib is not installed, as on a machine with a GPU that has torch alone."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "benchmarks.plots", raising=False)
+    monkeypatch.delattr(sys.modules["benchmarks"], "plots", raising=False)
     monkeypatch.setattr(benchmarks_main, "run", lambda *_: {"failed": []})
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--out", str(tmp_path)])
     assert benchmarks_main.main() == 0 and "no pictures" in capsys.readouterr().out

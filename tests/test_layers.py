@@ -65,7 +65,7 @@ def test_an_include_that_goes_upward(name, header):
 
 # What waits for the device, or reads a number that it has computed.
 WAITS = re.compile(
-    r"Synchronize|cudaMemcpy|cudaMalloc|cudaFree|\.item(<\w+>)?\(|\.cpu\(|_local_scalar_dense|is_nonzero|\bequal\(|"
+    r"Synchronize|cudaMemcpy|cudaMalloc|cudaFree|\.item(<\w+>)?\(|\.cpu\(|_local_scalar_dense|is_nonzero|(?<!std::)\bequal\(|"
     r"\bnonzero\(|masked_select"
 )
 

@@ -227,8 +227,10 @@ def _loss(loc, scale):
 
 class TestCompile:
     @pytest.fixture(autouse=True)
-    def fresh(self):
+    def fresh(self, monkeypatch):
         torch._dynamo.reset()
+        # As PyTorch's compiler leaves it when it is imported; another test may have brought it back.
+        monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
 
     @pytest.fixture
     def compiled(self):

@@ -29,12 +29,12 @@ bool below(const c10::SymInt& a, const c10::SymInt& b) {
   const auto first = a.maybe_as_int(), second = b.maybe_as_int();
   return first && second ? *first < *second : TORCH_GUARD_OR_FALSE(a.sym_lt(b));
 }
-bool equal(const c10::SymInt& a, const c10::SymInt& b) {
+bool are_equal(const c10::SymInt& a, const c10::SymInt& b) {
   const auto first = a.maybe_as_int(), second = b.maybe_as_int();
   return first && second ? *first == *second : TORCH_GUARD_OR_FALSE(a.sym_eq(b));
 }
 bool all_equal(c10::SymIntArrayRef a, c10::SymIntArrayRef b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), equal);
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), are_equal);
 }
 
 // PyTorch's order of dimensions (TensorIterator::reorder_dimensions), outermost first: by the strides of the first
@@ -48,7 +48,7 @@ Order memory_order(c10::SymIntArrayRef sizes, at::ArrayRef<at::Tensor> operands,
       if (a < lead || b < lead) continue;
       const auto own = operand.sym_sizes(), strides = operand.sym_strides();
       const auto broadcast = [&](int64_t d) {
-        return equal(strides[d - lead], 0) || (equal(own[d - lead], 1) && !equal(sizes[d], 1));
+        return are_equal(strides[d - lead], 0) || (are_equal(own[d - lead], 1) && !are_equal(sizes[d], 1));
       };
       if (broadcast(a) || broadcast(b)) continue;
       if (below(strides[a - lead], strides[b - lead])) return -1;
