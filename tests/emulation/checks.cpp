@@ -287,7 +287,7 @@ void sweep() {
           backward.gradient[0] = out(type, false);
           backward.gradient[1] = out(summed ? wide : type, summed);
           launched(watched<SampleCall>(cuda::sample_backward, backward));
-          BinarizeCall bits = {1, wide, rows, event, blocks, in(type), key, rows, {}};
+          BinarizeCall bits = {1, wide, rows, event, blocks, in(type), key, rows, {}, {}};
           bits.bits = reinterpret_cast<uint8_t*>(fresh(Type::u8, count, offset));
           launched(watched<BinarizeCall>(cuda::binarize, bits));
           const int64_t width = (event + 7) / 8;
