@@ -9,7 +9,10 @@ from torch._subclasses import FakeTensorMode
 
 import aevb_ext
 
-pytestmark = pytest.mark.cpu_kernels("gradients are written side by side on the CPU alone")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cpu_kernels("in graphs gradients are written side by side on the CPU alone"),
+]
 ops = torch.ops.aevb_ext
 KEY = torch.tensor([3, 5])
 

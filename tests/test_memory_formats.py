@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import aevb_ext
 
 # The layouts of the operands, one after the other.
+pytestmark = pytest.mark.slow
+
 LAYOUTS = {
     "channels_last": ("channels_last",),
     "transposed": ("transposed",),
