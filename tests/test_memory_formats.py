@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import aevb_ext
 
-# The layouts of the operands, one after the other.
 pytestmark = pytest.mark.slow
 
+# The layouts of the operands, one after the other.
 LAYOUTS = {
     "channels_last": ("channels_last",),
     "transposed": ("transposed",),
