@@ -360,7 +360,7 @@ inline bool is_flat(const RowCall& call, int arity) {
 }
 
 // Sets what both directions have. Returns whether the call is aligned: every tile is packs alone, all of them aligned.
-template <class F, class T, class X>
+template <class F, class T>
 bool set_rows(RowTask<typename Wide<T>::type>& task, const RowCall& call) {
   task.summed = call.value.per_block;
   bool stores = call.value.data && !call.value.per_block;
@@ -380,18 +380,23 @@ bool set_rows(RowTask<typename Wide<T>::type>& task, const RowCall& call) {
   }
   alignment.include(Target(call.value, call.event));
   alignment.include(Operand(call.cotangent, task.tiling.event));
-  // A type known only at run time is loaded number by number.
-  return alignment.holds() && (!std::is_same_v<X, Any> || task.in[0].along == Along::one);
+  return alignment.holds();
 }
+
+// What is moved number by number gains nothing from aligned packs: double, and a type known only at run time.
+template <class T, class X>
+constexpr bool kMovesPacks = kPack<T> > 1 && !std::is_same_v<X, Any>;
 
 struct Forward {
   template <class F, Spread spread, class T, class X>
   static cudaError_t run(const RowCall& call, cudaStream_t stream) {
     RowForward<typename Wide<T>::type> task;
-    const bool aligned = set_rows<F, T, X>(task, call);
+    const bool aligned = set_rows<F, T>(task, call);
     task.value = Target(call.value, call.event);
-    return launch(aligned ? row_forward<F, spread, T, X, uint32_t> : row_forward<F, spread, T, X, int64_t>,
-                  task.tiling.grid(), task.tiling.threads(), stream, task);
+    auto* kernel = row_forward<F, spread, T, X, int64_t>;
+    if constexpr (kMovesPacks<T, X>)
+      if (aligned) kernel = row_forward<F, spread, T, X, uint32_t>;
+    return launch(kernel, task.tiling.grid(), task.tiling.threads(), stream, task);
   }
 };
 
@@ -400,7 +405,7 @@ struct Backward {
   static cudaError_t run(const RowCall& call, cudaStream_t stream) {
     using Factor = typename Wide<T>::type;
     RowBackward<Factor> task;
-    const bool aligned = set_rows<F, T, X>(task, call);
+    const bool aligned = set_rows<F, T>(task, call);
     task.cotangent_scale = static_cast<Factor>(call.cotangent_scale);
     task.of_value = call.cotangent.data;
     task.cotangent = Operand(call.cotangent, task.tiling.event);
@@ -409,8 +414,10 @@ struct Backward {
       task.wanted[k] = call.gradient[k].data;
       task.sums[k] = task.wanted[k] && call.gradient[k].per_block;
     }
-    return launch(aligned ? row_backward<F, spread, T, X, uint32_t> : row_backward<F, spread, T, X, int64_t>,
-                  task.tiling.grid(), task.tiling.threads(), stream, task);
+    auto* kernel = row_backward<F, spread, T, X, int64_t>;
+    if constexpr (kMovesPacks<T, X>)
+      if (aligned) kernel = row_backward<F, spread, T, X, uint32_t>;
+    return launch(kernel, task.tiling.grid(), task.tiling.threads(), stream, task);
   }
 };
 

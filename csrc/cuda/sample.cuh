@@ -459,8 +459,10 @@ struct DrawForward {
     constexpr int64_t blocks_wanted = 2048, most = 65535;
     const unsigned grid = task.tiling.grid();
     const int64_t share = std::min(std::max<int64_t>(blocks_wanted / grid, 1), std::min(call.samples, most));
-    return launch(task.aligned ? sample_forward<T, kind, WholeQuad> : sample_forward<T, kind, Quad>,
-                  dim3(grid, static_cast<unsigned>(share)), task.tiling.threads(), stream, task);
+    auto* kernel = sample_forward<T, kind, Quad>;
+    if constexpr (!std::is_same_v<T, double>)  // whose arithmetic outweighs what a WholeQuad spares
+      if (task.aligned) kernel = sample_forward<T, kind, WholeQuad>;
+    return launch(kernel, dim3(grid, static_cast<unsigned>(share)), task.tiling.threads(), stream, task);
   }
 };
 
@@ -486,8 +488,10 @@ struct DrawBackward {
       task.z_cotangent = Operand(call.z_cotangent, task.tiling.event);
     }
     if (call.kl_cotangent.data) task.kl_cotangent = Operand(call.kl_cotangent, task.tiling.event);
-    return launch(task.aligned ? sample_backward<T, kind, WholeQuad> : sample_backward<T, kind, Quad>,
-                  task.tiling.grid(), task.tiling.threads(), stream, task);
+    auto* kernel = sample_backward<T, kind, Quad>;
+    if constexpr (!std::is_same_v<T, double>)
+      if (task.aligned) kernel = sample_backward<T, kind, WholeQuad>;
+    return launch(kernel, task.tiling.grid(), task.tiling.threads(), stream, task);
   }
 };
 
