@@ -7,6 +7,7 @@ import mpmath
 import pytest
 import torch
 from patch_mistakes import check_mistakes
+from torch._dynamo.testing import CompileCounter
 from torch.distributions import (
     Bernoulli,
     HalfNormal,
@@ -270,7 +271,7 @@ class TestCompile:
             _check(torch.compile(_loss, fullgraph=True, backend="aot_eager"))
 
     def test_dynamic_shapes_compile_once(self):
-        counter = torch._dynamo.testing.CompileCounter()
+        counter = CompileCounter()
         function = torch.compile(_loss, fullgraph=True, dynamic=True, backend=counter)
         with patch():
             for batch in (4, 7, 12):
