@@ -89,7 +89,6 @@ class Tiling(ctypes.Structure):
         ("blocks", Divisor),
         ("group", ctypes.c_int),
         ("group_log2", ctypes.c_int),
-        ("narrow", ctypes.c_bool),
     )
 
     def __init__(self, rows: int, event: int, block: int, unit: int, block_units: int, stores: bool):
@@ -100,7 +99,7 @@ class Tiling(ctypes.Structure):
         else:
             group = max(1, min(units // constant("kUnitsEach"), sass.LANES), min(units, 1 + stores))
             group = 1 << group.bit_length() - 1
-        super().__init__(rows, event, block, rows * blocks, Divisor(blocks), group, group.bit_length() - 1, True)
+        super().__init__(rows, event, block, rows * blocks, Divisor(blocks), group, group.bit_length() - 1)
 
     @property
     def threads(self) -> int:

@@ -1,6 +1,6 @@
 """A user's training step, before and after the lines of sampling and loss are replaced: eager and under torch.compile.
 
-python -m benchmarks.users                    the table of docs/performance.md
+python -m benchmarks.users                    all of STEPS
 python -m benchmarks.users --only Gaussian    the steps with this in their name
     --seconds S                               for each step
     --json FILE                               keep the figures as well

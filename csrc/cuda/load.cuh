@@ -256,7 +256,8 @@ __device__ __forceinline__ int64_t offset(const Axes& axes, int64_t index) {
 // A tile, as one thread of its group sees it. Groups that have run out of tiles get an empty one, so that the threads
 // of a warp and of a block reach the same barriers.
 //
-// Index is int64_t, or uint32_t: that takes a tiling with `narrow`, and either whole rows as tiles or a single row.
+// Index is int64_t, or uint32_t in an aligned call (Alignment in tiling.h): its tiles are whole rows, or of a single
+// row.
 template <class Index>
 struct TileOf {
   Index index, row, start;

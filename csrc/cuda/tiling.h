@@ -25,13 +25,10 @@ struct Divisor {
   explicit Divisor(int64_t by) : value(by), reciprocal(UINT64_MAX / by) {}
 };
 
-constexpr bool is_narrow(int64_t number) { return number <= INT32_MAX; }
-
 struct Tiling {
   int64_t rows, event, block, tiles;
   Divisor blocks;  // of a row
   int group, group_log2;
-  bool narrow;  // 32 bits hold the number of a tile, of a row, and of an element of a row if there are several
 
   unsigned threads() const { return group > kWarp ? kBlockThreads : kWarpThreads; }
   unsigned grid() const {
@@ -45,8 +42,7 @@ struct Tiling {
 inline Tiling tile(int64_t rows, int64_t event, int64_t block, int unit, int block_units, bool stores,
                    int threads_each = 1) {
   const int64_t blocks = (event + block - 1) / block;
-  Tiling t = {rows, event, block, rows * blocks, Divisor(blocks), 1, 0, false};
-  t.narrow = is_narrow(t.tiles) && (rows == 1 || is_narrow(event));
+  Tiling t = {rows, event, block, rows * blocks, Divisor(blocks), 1, 0};
   const int64_t units = (std::min(event, block) + unit - 1) / unit;
   if (units > block_units) {
     t.group = kBlockThreads;
@@ -104,6 +100,9 @@ struct Operand {
   }
 };
 
+// Whether 32 bits hold a number.
+constexpr bool is_narrow(int64_t number) { return number <= INT32_MAX; }
+
 // Where a result goes: see Output of call.h.
 struct Target {
   void* data = nullptr;
@@ -129,7 +128,7 @@ class Alignment {
   Alignment(const Tiling& t, int V)
       : tiling_(t),
         V_(V),
-        holds_(t.narrow && is_narrow(t.event) && (t.rows == 1 || t.tiles == t.rows) && t.event % V == 0) {}
+        holds_(is_narrow(t.tiles) && is_narrow(t.event) && (t.rows == 1 || t.tiles == t.rows) && t.event % V == 0) {}
 
   void include(const Operand& in) {
     if (!in.data) return;
