@@ -205,6 +205,23 @@ def test_a_loss_scale_changes_nothing_but_range(optimizer):
     assert_same(values(ours), before, rtol=0, atol=0)
 
 
+def test_totals_do_not_depend_on_when_they_are_summed():
+    """Many minibatches are summed at once: to the bit as one after another, whatever their sizes."""
+    generator, at_once, one_by_one = torch.Generator().manual_seed(0), Accumulator("cpu"), Accumulator("cpu")
+    at_once.begin_at(50), one_by_one.begin_at(50)
+    for step in range(150):
+        bound, reconstruction, kl = torch.randn(3, 7 if step % 40 < 33 else 5, generator=generator)
+        if step in (70, 130):
+            bound[2] = float("nan")
+        for totals in (at_once, one_by_one):
+            totals.add(ELBOTerms(bound, reconstruction, kl))
+            totals.count_step()
+        one_by_one._sum_pending()
+    both = at_once.read(), one_by_one.read()
+    assert both[0] == both[1] and both[0].first_bad_step == 121 and both[0].non_finite == 2
+    assert at_once.read().non_finite == 0 and math.isnan(at_once.read().bound)
+
+
 def test_the_totals_are_the_mean_of_what_is_finite():
     totals_so_far, kl = Accumulator("cpu"), torch.rand(6, dtype=torch.float64)
     bound = torch.tensor([-1.0, -2.0, float("nan"), -3.0, float("-inf"), -6.0], dtype=torch.float64)

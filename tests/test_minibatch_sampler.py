@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from aevb_ext.noise import keys_at
 from aevb_ext.train.step import MinibatchSampler
 
 N = 23
@@ -33,6 +34,8 @@ def test_processes_share_each_minibatch():
         parts = [MinibatchSampler(N, 12, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
         for step in range(6):
             assert torch.equal(torch.cat([part.visits(step) for part in parts]), whole.visits(step))
+        for part in parts:
+            assert torch.equal(part.visits(2, 5), torch.cat([part.visits(step) for step in range(2, 7)]))
     with pytest.raises(ValueError, match="batch_size must be a multiple of the number of processes, got 12 and 5"):
         MinibatchSampler(N, 12, seed=3, world_size=5)
 
@@ -42,14 +45,14 @@ def test_what_moves_on_on_the_device_is_the_same(batch):
     order = MinibatchSampler(N, batch, seed=1)
     for step in range(20):
         order.prepare(step)
-        assert torch.equal(order.advance(), order.visits(step))
+        assert torch.equal(order.advance(), keys_at(1, "posterior", order.visits(step)))
 
 
 def test_a_run_may_begin_anywhere():
     order = MinibatchSampler(N, 5, seed=1)
     for step in (7, 8, 2, 40, 41):
         order.prepare(step)
-        assert torch.equal(order.advance(), MinibatchSampler(N, 5, seed=1).visits(step))
+        assert torch.equal(order.advance()[:, 1], MinibatchSampler(N, 5, seed=1).visits(step))
 
 
 def test_seeds_have_different_orders():

@@ -1,5 +1,6 @@
 """Running sums of the bounds of training steps, kept on the device until they are read."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from .processes import Processes
 __all__ = ["Accumulator", "Totals"]
 
 _NEVER = torch.iinfo(torch.int64).max
+# The most minibatches that are kept before they are summed.
+_PENDING = 64
 
 
 class Totals(NamedTuple):
@@ -38,18 +41,37 @@ class Accumulator:
     def __init__(self, device: Device):
         # Sums of bound, reconstruction and KL; the number of finite data points; the number of others.
         self._sums = torch.zeros(5, dtype=torch.float64, device=device)
-        self._step = torch.ones((), dtype=torch.int64, device=device)
         self._first_bad = torch.full((), _NEVER, device=device)
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        # The number of the current step: on a device there, where a CUDA graph advances it.
+        self._step: int | Tensor = 1
+        # On the CPU, where a call takes longer than the sum of a minibatch, many minibatches are summed at once.
+        self._pending: list[tuple[int, list[Tensor]]] = []
+        if self._sums.device.type != "cpu":
+            self._step = torch.ones((), dtype=torch.int64, device=device)
 
-    @torch.no_grad()
     def add(self, terms: ELBOTerms) -> None:
-        """Add the terms of a minibatch, or of a part of it."""
-        finite = terms.bound.isfinite()
-        values = torch.stack([*terms, torch.ones_like(terms.bound)]).where(finite, 0).sum(1, dtype=torch.float64)
-        bad = len(finite) - values[3:]
-        self._sums += torch.cat([values, bad])
-        torch.minimum(self._first_bad, torch.where(bad[0] > 0, self._step, _NEVER), out=self._first_bad)
+        """Add the terms of a minibatch, or of a part of it. The CPU's are kept for a while, and must not change."""
+        parts = [t.detach() for t in terms]
+        if isinstance(self._step, Tensor):
+            sums, first_bad = _sums_of([parts])[0], self._first_bad
+            self._sums += sums
+            torch.minimum(first_bad, torch.where(sums[4] > 0, self._step, _NEVER), out=first_bad)
+            return
+        if self._pending and (len(self._pending) == _PENDING or len(self._pending[0][1][0]) != len(parts[0])):
+            self._sum_pending()
+        self._pending.append((self._step, parts))
+
+    def _sum_pending(self) -> None:
+        """Add the minibatches that are kept, one after another."""
+        if not self._pending:
+            return
+        steps, minibatches = zip(*self._pending, strict=True)
+        self._pending = []
+        each = _sums_of(minibatches)
+        self._sums.copy_(torch.cat([self._sums[None], each]).cumsum(0)[-1])
+        bad = [step for step, count in zip(steps, each[:, 4].tolist(), strict=True) if count]
+        self._first_bad.fill_(min([*bad, int(self._first_bad)]))
 
     def count_skipped(self, skipped: Tensor) -> None:
         """Count an update if it was skipped: a bool scalar, the same in all processes."""
@@ -61,10 +83,14 @@ class Accumulator:
 
     def begin_at(self, steps: int) -> None:
         """Set how many steps were taken before (of a resumed run)."""
-        self._step.fill_(steps + 1)
+        if isinstance(self._step, Tensor):
+            self._step.fill_(steps + 1)
+        else:
+            self._step = steps + 1
 
     def read(self, processes: Processes | None = None) -> Totals:
         """The totals since the last time, over all processes; waits for the device."""
+        self._sum_pending()
         sums, first_bad = self._sums, self._first_bad
         if processes is not None:
             sums, first_bad = processes.sum(sums), processes.minimum(first_bad)
@@ -75,3 +101,13 @@ class Accumulator:
         self._first_bad.fill_(_NEVER)
         bound, reconstruction, kl = (total / count if count else float("nan") for total in values)
         return Totals(bound, reconstruction, kl, int(bad), None if first == _NEVER else first, skipped)
+
+
+@torch.no_grad()
+def _sums_of(minibatches: Sequence[Sequence[Tensor]]) -> Tensor:
+    """What is summed of each minibatch, float64 ``[len(minibatches), 5]``; each is three tensors ``[M]``."""
+    ones = torch.ones_like(minibatches[0][0])
+    stacked = torch.stack([t for terms in minibatches for t in (*terms, ones)]).unflatten(0, (-1, 4))
+    finite = stacked[:, :1].isfinite()
+    sums = stacked.where(finite, 0).sum(-1, dtype=torch.float64)
+    return torch.cat([sums, len(ones) - sums[:, 3:]], 1)

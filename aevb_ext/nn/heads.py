@@ -109,16 +109,17 @@ class Decoder(nn.Module):
         """
         if type(self.net) is not nn.Sequential or not len(self.net) or x.dim() != 2:
             return None
-        *body, last = self.net
+        last = self.net[-1]
         if not (type(last) is nn.Linear or (type(last) is Linear and not last.tanh)):
+            return None
+        if math.prod(self._rows(z)) * last.out_features < _LARGE.get(z.device.type, math.inf):
             return None
         if has_hooks(self.net) or has_hooks(last):
             return None
         # An exported or traced program has to work for any batch size: it computes layer and likelihood separately.
         if torch.compiler.is_exporting() or torch.jit.is_tracing():
             return None
-        if math.prod(self._rows(z)) * last.out_features < _LARGE.get(z.device.type, math.inf):
-            return None
+        body = list(self.net)[:-1]
         return self._through(lambda batch: through(body, batch), z), last
 
 

@@ -26,14 +26,14 @@ class MinibatchSampler:
     epochs; nothing is left out), and each process takes one of equal slices. A position's *visit* is
     ``epoch * N + data index``. It is unique, and the noise of a data point is derived from it.
 
-    The visits of the next steps are on the device, and so is the position in them, so that a replayed CUDA graph
-    advances by itself.
+    The noise keys of the next steps' visits are on the device, and so is the position in them, so that a replayed CUDA
+    graph advances by itself.
 
     Args:
         n_data: N.
         batch_size: M, of all processes.
-        seed: of the permutations.
-        device: where the visits are wanted.
+        seed: of the permutations and of the noise.
+        device: where the keys are wanted.
         rank, world_size: the number of this process, and of all. M must be a multiple of world_size.
 
     Raises:
@@ -49,41 +49,48 @@ class MinibatchSampler:
             )
         self.n_data, self._batch, self._seed = n_data, batch_size, seed
         self._share, self._rank = batch_size // world_size, rank
+        self._world_size = world_size
         # How many steps ahead: an epoch, rounded up to whole steps.
         self._ahead = max(1, math.ceil(n_data / batch_size))
-        self._next = self._end = 0  # the step whose visits are next on the device, and where they end
+        self._next = self._end = 0  # the step whose keys are next on the device, and where they end
         self._epochs: dict[int, Tensor] = {}
-        self._visits = torch.empty(self._ahead * self._share, dtype=torch.int64, device=device)
+        self._keys = torch.empty(self._ahead * self._share, 2, dtype=torch.int64, device=device)
         self._place = torch.arange(self._share, device=device)
 
-    def visits(self, step: int) -> Tensor:
-        """The visits of this process in step ``step``, counted from 0: int64 ``[M / world_size]`` on the CPU."""
-        first = step * self._batch + self._rank * self._share
-        last = first + self._share
+    def visits(self, step: int, steps: int = 1) -> Tensor:
+        """The visits of this process from step ``step`` on, counted from 0: int64 ``[steps * M / world_size]``.
+
+        They are on the CPU.
+        """
+        first, last = step * self._batch, (step + steps) * self._batch
         parts = []
         while first < last:
             epoch, place = divmod(first, self.n_data)
             count = min(last - first, self.n_data - place)
             parts.append(self._epoch(epoch)[place : place + count] + epoch * self.n_data)
             first += count
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        of_all = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return of_all.view(steps, self._world_size, self._share)[:, self._rank].flatten()
 
     def prepare(self, step: int) -> None:
-        """The host's work before step ``step``, counted from 0: once an epoch, new visits are sent to the device."""
+        """The host's work before step ``step``, counted from 0: once an epoch, new keys are sent to the device."""
         if step != self._next or step >= self._end:
             self._end = step + self._ahead
-            visits = torch.cat([self.visits(t) for t in range(step, self._end)])
-            if self._visits.is_cuda:
-                visits = visits.pin_memory()
-            self._visits.copy_(visits, non_blocking=True)
+            keys = keys_at(self._seed, "posterior", self.visits(step, self._ahead))
+            if self._keys.is_cuda:
+                keys = keys.pin_memory()
+            self._keys.copy_(keys, non_blocking=True)
             self._place.copy_(torch.arange(self._share, device=self._place.device))
         self._next = step + 1
 
     def advance(self) -> Tensor:
-        """The visits of the prepared step, on the device, and advance to those of the next step."""
-        visits = self._visits.index_select(0, self._place)
+        """The posterior's noise keys of the prepared step, ``[M / world_size, 2]``, and advance to those of the next.
+
+        A key's second number is the visit.
+        """
+        keys = self._keys.index_select(0, self._place)
         self._place += self._share
-        return visits
+        return keys
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
@@ -187,10 +194,11 @@ class Step:
         self.learner.count()
 
     def _update(self) -> Tensor:
-        visits = self._order.advance()
+        keys = self._order.advance()
+        visits = keys[:, 1]
         index = visits % self._order.n_data
         x = self._gathered(visits, index) if self._x is None else self._x
-        return self.learner.update(x, keys_at(self.seed, "posterior", visits), index)
+        return self.learner.update(x, keys, index)
 
     def _gathered(self, visits: Tensor, index: Tensor) -> Tensor:
         keys = keys_at(self.seed, "binarize", visits) if self.rows.draws else None
