@@ -109,4 +109,31 @@ struct UnpackCall {
   int64_t rows, width, count;
 };
 
+// What a linear layer computes beside its products, on the CPU, of float32 matrices [rows, features] in row-major
+// order.
+
+// y = tanh(y + bias).
+struct ActivationCall {
+  float* y;
+  const float* bias;  // null: zero
+  int64_t rows, features;
+};
+
+// The gradient by a layer's output before tanh, cotangent (1 - y^2), and its sum over the rows, which is the bias'.
+struct ActivationBackwardCall {
+  const float* cotangent;
+  const float* y;        // null: there is no tanh
+  float* gradient;       // null: not wanted
+  float* bias_gradient;  // null: not wanted
+  int64_t rows, features;
+};
+
+// Bytes as numbers, multiplied by `scale`.
+struct ScaleCall {
+  const uint8_t* bytes;
+  float* numbers;
+  float scale;
+  int64_t count;
+};
+
 }  // namespace aevb

@@ -60,6 +60,53 @@ def test_values_and_gradients(shape, n_out, tanh, bias, layout):
         assert_rounded(dbias[0], exact_dbias[0], extra * rows_g.sum(0), len(rows_x) + inner)
 
 
+def test_tanh_is_exact_to_a_few_ulp():
+    """Of all magnitudes, in vectors and in what is left of a row: 3 ulp, and the values that are exact, exactly."""
+    exact = torch.tensor([0.5, 0.0, float("inf"), -float("inf"), 30.0, -30.0, 1e-40, -1e-40, float("nan")])
+    x = torch.cat([torch.logspace(-12, 1.2, 30_000), -torch.logspace(-12, 1.2, 30_000), exact])
+    zero = torch.zeros(1, len(x))
+    for columns in (len(x), 3):
+        rows = x.reshape(-1, columns)
+        # A layer of no inputs is its bias.
+        y = torch.cat([ops.linear(torch.ones(1, 1), zero[:, :columns].T, row, True) for row in rows[-500:]], 1)[0]
+        true = x[-y.numel() :].double().tanh()
+        spacing = torch.nextafter(true.float().abs(), torch.tensor(9.0)) - true.float().abs()
+        finite = ~true.isnan()
+        assert ((y.double() - true).abs() <= 3 * spacing)[finite].all()
+        assert y[-1].isnan() and torch.equal(y[-8:-1], true.float()[-8:-1])
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+@pytest.mark.parametrize("rows", [1, 64, 65, 70_001])
+def test_the_bias_gradient_of_many_rows(rows, tanh):
+    """As exact as that of few: a sum of 64 rows at a time is off by at most (64 + rows / 64) eps of the magnitudes."""
+    generator = torch.Generator().manual_seed(rows)
+    cotangent = torch.rand(rows, 37, generator=generator)
+    y = torch.rand(rows, 37, generator=generator) if tanh else None
+    x, weight = torch.ones(rows, 1), torch.zeros(37, 1)
+    _, dweight, dbias = ops.linear_backward(cotangent, x, weight, y, [False, True, True])
+    exact = cotangent.double() * (1 - y.double().square() if tanh else 1)
+    assert ((dbias.double() - exact.sum(0)).abs() <= (70 + rows / 64) * EPS * exact.abs().sum(0)).all()
+    torch.testing.assert_close(dweight[:, 0].double(), exact.sum(0), rtol=1e-4, atol=0)
+    # With threads or without.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    try:
+        assert torch.equal(ops.linear_backward(cotangent, x, weight, y, [False, False, True])[2], dbias)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("wanted", [[False, False, True], [True, False, False], [False, True, False], [False] * 3])
+@pytest.mark.parametrize("tanh", [False, True])
+def test_only_what_is_wanted(tanh, wanted):
+    cotangent, x, weight, y = torch.randn(6, 5), torch.randn(6, 4), torch.randn(5, 4), torch.rand(6, 5)
+    every = ops.linear_backward(cotangent, x, weight, y if tanh else None, [True] * 3)
+    some = ops.linear_backward(cotangent, x, weight, y if tanh else None, wanted)
+    for want, a, b in zip(wanted, some, every, strict=True):
+        assert torch.equal(a, b) if want else a is None or not a.numel()
+
+
 @pytest.mark.parametrize("tanh", [False, True])
 def test_derivatives_of_derivatives(tanh):
     x, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 4), (5, 4), (5,)))
@@ -109,6 +156,21 @@ def test_bytes(shape, n_out, dtype, tanh):
     assert_rounded(y, exact_y, (rows_x @ weight.T + 1).reshape(y.shape), n_in)
     assert_rounded(gradients[0], exact_gradients[0], extra * rows_g.T @ rows_x, len(rows_x) + inner)
     assert_rounded(gradients[1], exact_gradients[1], extra * rows_g.sum(0), len(rows_x) + inner)
+
+
+@pytest.mark.parametrize("shape", [(100, 784), (7, 3), (3,), (2, 5, 20), (667, 784)], ids=str)
+def test_few_bytes_are_converted_once(shape):
+    """To the bits of a layer of floats, and kept for the backward, whatever becomes of the bytes."""
+    ours, _ = layers(shape[-1], 9, True)
+    x, cotangent = data(shape, torch.uint8), torch.randn(*shape[:-1], 9)
+    of_floats = ours(x.float() * torch.tensor(1 / 255))
+    of_bytes = ours(x, 1 / 255)
+    expected = torch.autograd.grad(of_floats, list(ours.parameters()), cotangent)
+    x.zero_()
+    found = torch.autograd.grad(of_bytes, list(ours.parameters()), cotangent)
+    assert torch.equal(of_bytes, of_floats) and all(map(torch.equal, found, expected))
+    every_other = data((2 * 9, 3), torch.uint8)[::2]
+    assert torch.equal(layers(3, 4, True)[0](every_other, 0.5), layers(3, 4, True)[0](every_other * 0.5))
 
 
 def test_bytes_in_pytorch():

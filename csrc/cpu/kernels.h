@@ -17,7 +17,10 @@ struct CpuKernels {
   void (*sample_forward)(const SampleCall&, int64_t begin, int64_t end);
   void (*sample_backward)(const SampleCall&, int64_t begin, int64_t end);
   void (*binarize)(const BinarizeCall&, int64_t begin, int64_t end);
-  void (*unpack_bits)(const UnpackCall&, int64_t begin, int64_t end);  // packed bytes, in place of tiles
+  void (*unpack_bits)(const UnpackCall&, int64_t begin, int64_t end);   // packed bytes, in place of tiles
+  void (*activate)(const ActivationCall&, int64_t begin, int64_t end);  // rows
+  void (*activate_backward)(const ActivationBackwardCall&, int64_t begin, int64_t end);  // features
+  void (*scale_bytes)(const ScaleCall&, int64_t begin, int64_t end);                     // bytes
 };
 
 #define AEVB_DECLARE_KERNELS(isa)  \

@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/tanh.h>
-#include <ATen/ops/tanh_backward.h>
 
 #include "ops/common/autograd.h"
 #include "ops/common/check.h"
@@ -17,14 +16,13 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// Bytes (or bools) converted and scaled for the layer.
 Tensor scaled(const Tensor& bytes, const Tensor& weight, double x_scale) {
-  return bytes.to(weight.scalar_type()).mul_(x_scale);
+  return aevb::scaled(bytes, weight.scalar_type(), x_scale);
 }
 
 // Rows of bytes that are converted to floats at a time.
 int64_t rows_of_bytes(const Tensor& x, const Tensor& weight) {
-  return rows_per_block(x.size(1) * weight.element_size(), /*on_cuda=*/false);
+  return rows_per_block(x.size(-1) * weight.element_size(), /*on_cuda=*/false);
 }
 
 // Calls body(first row, number of rows, the converted rows) for blocks of the matrix x.
@@ -37,15 +35,15 @@ void for_each_scaled_block(const Tensor& x, const Tensor& weight, double x_scale
   }
 }
 
-bool in_blocks(const Tensor& x, const Tensor& weight) { return x.is_cpu() && x.size(0) > rows_of_bytes(x, weight); }
+bool in_blocks(const Tensor& x, const Tensor& weight) {
+  return x.is_cpu() && x.numel() > x.size(-1) * rows_of_bytes(x, weight);
+}
 
 Tensor activated_bytes(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool tanh, double x_scale) {
   if (!in_blocks(x, w)) return activated_layer(scaled(x, w, x_scale), w, bias, tanh);
   Tensor y = at::empty({x.size(0), w.size(0)}, w.options());
   for_each_scaled_block(x, w, x_scale, [&](int64_t first, int64_t rows, const Tensor& floats) {
-    Tensor block = y.narrow(0, first, rows);
-    layer(floats, w, bias.value_or(Tensor()), block);
-    if (tanh) block.tanh_();
+    layer(floats, w, bias.value_or(Tensor()), y.narrow(0, first, rows), tanh);
   });
   return y;
 }
@@ -99,12 +97,15 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& bias, double x_s
   check_layer("x", bytes ? at::empty({1}, weight.options()).expand_symint(x.sym_sizes()) : x, weight, bias);
 }
 
+Tensor computed(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh, double x_scale) {
+  const Tensor y = is_bytes(x) ? activated_bytes(matrix(x), weight, bias, tanh, x_scale)
+                               : activated_layer(matrix(x), weight, bias, tanh);
+  return x.dim() == 2 ? y : y.view_symint(output_sizes(x, weight));
+}
+
 Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh, double x_scale) {
   check(x, weight, bias.value_or(Tensor()), x_scale);
-  const bool bytes = is_bytes(x);
-  Tensor y =
-      bytes ? activated_bytes(matrix(x), weight, bias, tanh, x_scale) : activated_layer(matrix(x), weight, bias, tanh);
-  return x.dim() == 2 ? y : y.view_symint(output_sizes(x, weight));
+  return computed(x, weight, bias, tanh, x_scale);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& x, const Tensor& weight,
@@ -112,15 +113,14 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& cotangent, const Tenso
   check(x, weight, Tensor(), x_scale);
   check_of_output("cotangent", cotangent, x, weight);
   if (y) check_of_output("y", *y, x, weight);
-  const Tensor g = matrix(y ? at::tanh_backward(cotangent, *y) : cotangent);
-  Tensor dx, dweight, dbias;
+  const auto [g, dbias] = output_gradient(cotangent, y.value_or(Tensor()), wanted[2]);
+  Tensor dx, dweight;
   if (wanted[0]) {
     dx = matrix_product(g, weight);
     if (x.dim() != 2) dx = dx.view_symint(x.sym_sizes());
   }
   if (wanted[1])
     dweight = is_bytes(x) ? weight_gradient_of_bytes(g, matrix(x), weight, x_scale) : matrix_product(g.t(), matrix(x));
-  if (wanted[2]) dbias = g.sum(0);
   return {dx, dweight, dbias};
 }
 
@@ -129,14 +129,21 @@ variable_list Linear::fused(const variable_list& cotangents, const variable_list
                             at::ArrayRef<bool> wanted) const {
   static auto op = find_operator<decltype(backward)>("aevb_ext::linear_backward");
   const auto y = tanh ? OptionalTensor(saved[3]) : std::nullopt;
-  auto [dx, dweight, dbias] = op.call(cotangents[0], saved[0], saved[1], y, {wanted[0], wanted[1], wanted[2]}, x_scale);
+  const std::array<bool, 3> three = {wanted[0], wanted[1], wanted[2]};
+  if (cotangents[0].is_cpu() && may_bypass_dispatcher(saved) && may_bypass_dispatcher(cotangents)) {
+    RECORD_FUNCTION("aevb_ext::linear_backward", std::vector<c10::IValue>());
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [dx, dweight, dbias] = backward(cotangents[0], saved[0], saved[1], y, three, x_scale);
+    return {dx, dweight, dbias};
+  }
+  auto [dx, dweight, dbias] = op.call(cotangents[0], saved[0], saved[1], y, three, x_scale);
   return {dx, dweight, dbias};
 }
 
 variable_list Linear::differentiable(const variable_list& cotangents, const variable_list& saved,
                                      at::ArrayRef<bool> wanted) const {
   const Tensor &weight = saved[1], &bias = saved[2];
-  const Tensor x = is_bytes(saved[0]) ? scaled(saved[0], weight, x_scale) : saved[0];
+  const Tensor x = is_bytes(saved[0]) ? saved[0].to(weight.scalar_type()) * x_scale : saved[0];
   Tensor g = cotangents[0];
   if (tanh) {
     // Compute y again, now as a differentiable function of its inputs.
@@ -146,11 +153,21 @@ variable_list Linear::differentiable(const variable_list& cotangents, const vari
   return layer_gradients(g, x, weight, wanted);
 }
 
-Tensor autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool tanh, double x_scale) {
+Tensor autograd(const Tensor& given, const Tensor& weight, const OptionalTensor& bias, bool tanh, double x_scale) {
   static auto op = find_operator<decltype(forward)>("aevb_ext::linear");
+  const bool direct = given.is_cpu() && may_bypass_dispatcher({given, weight, bias.value_or(Tensor())});
+  Tensor x = given;
   const Tensor y = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
-    return op.call(x, weight, bias, tanh, x_scale);
+    if (!direct) return op.call(x, weight, bias, tanh, x_scale);
+    RECORD_FUNCTION("aevb_ext::linear", std::vector<c10::IValue>());
+    check(x, weight, bias.value_or(Tensor()), x_scale);
+    if (is_bytes(x) && at::GradMode::is_enabled() && weight.requires_grad() && !in_blocks(x, weight)) {
+      // So few floats are kept for the backward, which would convert the bytes again.
+      x = scaled(x.contiguous(), weight, x_scale);
+      x_scale = 1;
+    }
+    return computed(x, weight, bias, tanh, x_scale);
   }();
   // Saving y itself would make a reference cycle with the node. The alias shares y's version counter.
   const Tensor y_alias = [&] {

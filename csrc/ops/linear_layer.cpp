@@ -7,8 +7,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/tanh_backward.h>
 
 #include "ops/common/check.h"
+#include "ops/common/launch.h"
+#include "ops/common/memory.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 namespace at::native {
@@ -38,6 +41,9 @@ bool prefers_onednn(const Tensor& a, const Tensor& b) {
 #endif
 }
 
+// Whether a tensor is one that the kernels for layers (call.h) take.
+bool has_kernels(const Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous(); }
+
 // mkldnn::_linear_pointwise(X, W, B, attr, scalars, algorithm), if this PyTorch has it.
 using LinearPointwise = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, c10::string_view,
                                c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
@@ -56,8 +62,11 @@ const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& linear_pointwise
 Tensor activated_layer(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool tanh) {
   if (prefers_onednn(x, w) && linear_pointwise())
     return linear_pointwise()->call(x, w, bias, tanh ? "tanh" : "none", c10::List<std::optional<at::Scalar>>(), "");
-  Tensor y = at::linear(x, w, bias);
-  return tanh ? y.tanh_() : y;
+  if (!tanh) return at::linear(x, w, bias);
+  if (!has_kernels(x)) return at::linear(x, w, bias).tanh_();
+  Tensor y = empty({x.size(0), w.size(0)}, x.options());
+  layer(x, w, bias.value_or(Tensor()), y, tanh);
+  return y;
 }
 
 Tensor matrix_product(const Tensor& a, const Tensor& b) {
@@ -89,14 +98,49 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& result, bool add) 
   }
 }
 
-void layer(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& result) {
-  if (bias.defined() && !prefers_onednn(x, w)) {
-    Tensor out = result;
-    at::addmm_out(out, bias, x, w.t());
+void layer(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& result, bool tanh) {
+  Tensor out = result;
+  if (tanh && has_kernels(out) && (!bias.defined() || bias.is_contiguous())) {
+    multiply(x, w.t(), out);
+    const float* const added = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+    cpu::activate({out.mutable_data_ptr<float>(), added, out.size(0), out.size(1)});
     return;
   }
-  if (bias.defined()) result.copy_(bias);
-  multiply(x, w.t(), result, /*add=*/bias.defined());
+  if (bias.defined() && !prefers_onednn(x, w)) {
+    at::addmm_out(out, bias, x, w.t());
+  } else {
+    if (bias.defined()) out.copy_(bias);
+    multiply(x, w.t(), out, /*add=*/bias.defined());
+  }
+  if (tanh) out.tanh_();
+}
+
+Tensor scaled(const Tensor& bytes, at::ScalarType dtype, double x_scale) {
+  if (!bytes.is_cpu() || dtype != at::kFloat || !bytes.is_contiguous()) return bytes.to(dtype).mul_(x_scale);
+  Tensor numbers = empty(bytes.sym_sizes(), bytes.options().dtype(dtype));
+  const auto* const from = static_cast<const uint8_t*>(bytes.const_data_ptr());
+  cpu::scale_bytes({from, numbers.mutable_data_ptr<float>(), float(x_scale), bytes.numel()});
+  return numbers;
+}
+
+OutputGradient output_gradient(const Tensor& cotangent, const Tensor& y, bool with_bias) {
+  OutputGradient found;
+  if (!has_kernels(cotangent) || (y.defined() && !has_kernels(y))) {
+    found.gradient = matrix(y.defined() ? at::tanh_backward(cotangent, y) : cotangent);
+    if (with_bias) found.bias = found.gradient.sum(0);
+    return found;
+  }
+  const Tensor rows = matrix(cotangent);
+  found.gradient = y.defined() ? empty(rows.sym_sizes(), rows.options()) : rows;
+  if (with_bias) found.bias = empty({rows.size(1)}, rows.options());
+  ActivationBackwardCall call = {};
+  call.cotangent = rows.const_data_ptr<float>();
+  if (y.defined()) call.y = y.const_data_ptr<float>(), call.gradient = found.gradient.mutable_data_ptr<float>();
+  if (with_bias) call.bias_gradient = found.bias.mutable_data_ptr<float>();
+  call.rows = rows.size(0);
+  call.features = rows.size(1);
+  if (y.defined() || with_bias) cpu::activate_backward(call);
+  return found;
 }
 
 int64_t rows_per_block(int64_t row_bytes, bool on_cuda) {
@@ -113,7 +157,7 @@ std::vector<Tensor> layer_gradients(const Tensor& g, const Tensor& x, const Tens
   return gradients;
 }
 
-Tensor matrix(const Tensor& x) { return x.dim() == 1 ? x.unsqueeze(0) : x.flatten(0, -2); }
+Tensor matrix(const Tensor& x) { return x.dim() == 2 ? x : x.dim() == 1 ? x.unsqueeze(0) : x.flatten(0, -2); }
 
 void check_layer(const char* name, const Tensor& x, const Tensor& weight, const Tensor& bias) {
   TORCH_CHECK_VALUE(weight.dim() == 2, "weight must be [out, in], got ", weight.sym_sizes());

@@ -21,8 +21,18 @@ at::Tensor activated_layer(const at::Tensor& x, const at::Tensor& w, const std::
 // float32.
 void multiply(const at::Tensor& a, const at::Tensor& b, const at::Tensor& result, bool add = false);
 
-// result = x w^T + bias; bias may be undefined.
-void layer(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, const at::Tensor& result);
+// result = act(x w^T + bias); bias may be undefined.
+void layer(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias, const at::Tensor& result,
+           bool tanh = false);
+
+// Bytes (or bools) as numbers of a floating dtype, multiplied by `x_scale`.
+at::Tensor scaled(const at::Tensor& bytes, at::ScalarType dtype, double x_scale);
+
+// The gradient by the output before tanh, given y, which may be undefined: there is no tanh.
+struct OutputGradient {
+  at::Tensor gradient, bias;  // a matrix, and its sum over the rows, undefined if it is not wanted
+};
+OutputGradient output_gradient(const at::Tensor& cotangent, const at::Tensor& y, bool with_bias);
 
 // The number of rows in a block, given the bytes of a row. On the CPU a block should stay in the caches beside the
 // weights. But adding a block to the weight's gradient reads and writes all of that gradient, so a block needs enough

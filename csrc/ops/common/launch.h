@@ -13,6 +13,9 @@ void sample_forward(const SampleCall& call);
 void sample_backward(const SampleCall& call);
 void binarize(const BinarizeCall& call);
 void unpack_bits(const UnpackCall& call);
+void activate(const ActivationCall& call);
+void activate_backward(const ActivationBackwardCall& call);
+void scale_bytes(const ScaleCall& call);
 
 // The kernels in use: of the widest instruction set that this CPU supports, or of the one that AEVB_CPU_ISA names.
 const CpuKernels& kernels();

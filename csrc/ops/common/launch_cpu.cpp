@@ -55,13 +55,19 @@ constexpr bool in_forked_child = false;
 // With fewer elements, waking a thread costs more than it saves.
 constexpr int64_t kGrain = 16384;
 
+// PyTorch's threads share `count` pieces, at least `grain` each.
+template <class Call, class Kernel>
+void share(const Call& call, int64_t count, int64_t grain, const Kernel& kernel) {
+  at::parallel_for(0, count, in_forked_child ? count : grain,
+                   [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+}
+
 template <class Call>
 void run(const Call& call, int64_t elements_each, void (*kernel)(const Call&, int64_t, int64_t)) {
   if (call.rows == 0 || call.blocks == 0) return;
   const Tiles tiles = kernels().tiles(call.rows, call.event, call.blocks);
   const int64_t per_tile = std::max<int64_t>(call.rows * call.event * elements_each / tiles.count, 1);
-  const int64_t grain = in_forked_child ? tiles.count : std::max<int64_t>(kGrain / per_tile, 1);
-  at::parallel_for(0, tiles.count, grain, [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+  share(call, tiles.count, std::max<int64_t>(kGrain / per_tile, 1), kernel);
 }
 
 }  // namespace
@@ -81,10 +87,22 @@ void sample_forward(const SampleCall& call) { run(sized(call), call.samples, ker
 void sample_backward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_backward); }
 void binarize(const BinarizeCall& call) { run(call, 1, kernels().binarize); }
 
-void unpack_bits(const UnpackCall& call) {
-  const int64_t bytes = call.rows * call.width;
-  at::parallel_for(0, bytes, in_forked_child ? bytes : kGrain,
-                   [&](int64_t begin, int64_t end) { kernels().unpack_bits(call, begin, end); });
+void unpack_bits(const UnpackCall& call) { share(call, call.rows * call.width, kGrain, kernels().unpack_bits); }
+
+void activate(const ActivationCall& call) {
+  share(call, call.rows, kGrain / std::max<int64_t>(call.features, 1) + 1, kernels().activate);
 }
+
+void activate_backward(const ActivationBackwardCall& call) {
+  // Each thread has whole cache lines of each row.
+  constexpr int64_t line = 16;
+  const int64_t lines = (call.features + line - 1) / line;
+  share(call, lines, kGrain / std::max<int64_t>(call.rows * line, 1) + 1,
+        [](const ActivationBackwardCall& call, int64_t begin, int64_t end) {
+          kernels().activate_backward(call, begin * line, std::min(end * line, call.features));
+        });
+}
+
+void scale_bytes(const ScaleCall& call) { share(call, call.count, kGrain, kernels().scale_bytes); }
 
 }  // namespace aevb::cpu
