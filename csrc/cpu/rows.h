@@ -18,60 +18,61 @@ AEVB_INLINE void along(int count, Body body) {
          [=](Vec<T> v, T* p) { v.store(p + i, count - i); });
 }
 
-// An operand's elements in a chunk: an array of some type or, if `step` is 0 rather than all ones, a single vector for
-// all elements. If there are gaps between rows, the processor's own prefetching stops at the end of each row; memory
-// that is `prefetch_bytes` ahead, in a later row, is then prefetched here.
-struct Run {
-  const void* data;
-  Type type;
-  int step;
-  int64_t prefetch_bytes = 0;
-};
-
-// The least number of elements that are prefetched ahead, and the number prefetched at a time.
+// The least number of elements that are prefetched ahead, and the number computed between two prefetches.
 constexpr int kPrefetch = 1024, kStretch = 128;
 
+// An operand, whose elements of a chunk are a contiguous array of the arithmetic's type: in place, or converted and
+// copied to a buffer that stays in the first-level cache. The loop over them has no cases then.
 template <class T>
-Run run_of(const Input& input, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
-  const int last = input.dims - 1;
-  const auto at = [&](int64_t offset) {
-    return Run{static_cast<const char*>(input.data) + offset * size_of(input.type), input.type, -1};
-  };
-  if (last == 0 && input.stride[0] == 1 && converts<T>(input.type)) return at(chunk.flat);
-  // Each row is contiguous or one broadcast number, however the rows lie to each other.
-  if (chunk.rows == 1 && chunk.size <= input.size[last] &&
-      (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)))) {
-    int64_t index[kMaxDims];
-    const int64_t offset = offset_of(input, chunk.flat, index);
-    if (chunk.size <= input.size[last] - index[last]) {
-      if (input.stride[last] == 1) {
-        Run run = at(offset);
-        if (last > 0 && input.size[last] <= kBlock)
-          run.prefetch_bytes =
-              (input.size[last] + kPrefetch - 1) / input.size[last] * input.stride[last - 1] * size_of(input.type);
-        return run;
-      }
-      gather(input.type, input.data, offset, 0, Vec<T>::lanes, buffer.data);
-      return {buffer.data, wide, 0};
-    }
+class Operand {
+ public:
+  explicit Operand(const Input& input) : input_(input) {
+    if (!input.data) return;
+    const int last = input.dims - 1;
+    const bool rows = input.stride[last] == 1 && last > 0 && input.size[last] <= kBlock;
+    if (rows) ahead_ = (input.size[last] + kPrefetch - 1) / input.size[last] * input.stride[last - 1];
   }
-  return {stage(input, chunk.flat, chunk.size, wide, buffer), wide, -1};
-}
 
-// Whether an operand's rows are read in place, so that chunks need not fit a buffer.
-template <class T>
-bool stays(const Input& input, const RowCall& call) {
-  const int last = input.dims - 1;
-  return input.size[last] % call.event == 0 &&
-         (input.stride[last] == 0 || (input.stride[last] == 1 && converts<T>(input.type)));
-}
+  // Whether all its elements of a row's chunk are read in place, however the rows lie to each other.
+  bool stays(int64_t event, Type wide) const {
+    const int last = input_.dims - 1;
+    return input_.type == wide && input_.stride[last] == 1 && input_.size[last] % event == 0;
+  }
 
-// Prefetches what a later row needs, while elements [begin, end) of a run are computed.
-inline void prefetch(const Run& run, int begin, int end) {
-  if (!run.prefetch_bytes) return;
-  const char* const later = static_cast<const char*>(run.data) + run.prefetch_bytes;
-  for (int i = begin * size_of(run.type); i < end * size_of(run.type); i += 64) __builtin_prefetch(later + i);
-}
+  const T* of(const Chunk& chunk, Type wide) {
+    const int last = input_.dims - 1;
+    int64_t index[kMaxDims];
+    const int64_t offset = offset_of(input_, chunk.flat, index);
+    const bool one_run = chunk.size <= input_.size[last] - index[last];
+    in_place_ = one_run && input_.stride[last] == 1 && input_.type == wide;
+    if (in_place_) return static_cast<const T*>(input_.data) + offset;
+    one_number_ = one_run && input_.stride[last] == 0;
+    if (one_number_ && offset == copied_ && chunk.size <= copies_) return buffer_.data;
+    copied_ = one_number_ ? offset : -1, copies_ = chunk.size;
+    if (one_run && input_.stride[last] == 1) prefetch(offset, chunk.size);
+    return stage(input_, chunk.flat, chunk.size, wide, buffer_);
+  }
+
+  // Of the chunk that was asked for last: whether it is one number for all elements.
+  bool one_number() const { return one_number_; }
+
+  // Where elements that are read in place have others a row or more ahead: the processor's own prefetching stops at the
+  // end of each row.
+  int64_t ahead() const { return in_place_ ? ahead_ : 0; }
+
+ private:
+  void prefetch(int64_t offset, int count) const {
+    const char* const later = static_cast<const char*>(input_.data) + (offset + ahead_) * size_of(input_.type);
+    if (ahead_)
+      for (int i = 0; i < count * size_of(input_.type); i += 64) __builtin_prefetch(later + i);
+  }
+
+  const Input& input_;
+  int64_t ahead_ = 0, copied_ = -1;
+  int copies_ = 0;
+  bool in_place_ = false, one_number_ = false;
+  Buffer<T> buffer_;
+};
 
 // Adapters that call a formula's value and gradient with operands and results in arrays.
 template <int... i>
@@ -100,6 +101,14 @@ AEVB_INLINE void gradient_of(const F& f, const N* in, N* d, Indices<i...>) {
   f.gradient(in[i]..., d[i]...);
 }
 
+// Whether two arrays that are streamed in step hinder each other. A processor gathers the parts of a line before it
+// writes it, and tells lines apart by their place in a page: two at the same place took more than twice as long. A
+// vector that is a whole line is not gathered.
+inline bool collide(const void* a, const void* b) {
+  const uintptr_t apart = (uintptr_t(a) - uintptr_t(b)) % 4096;
+  return kVectorBytes < 64 && (apart < 64 || apart > 4096 - 64);
+}
+
 // Makes a call's formula where it is used; with `logvar` the compiler knows which of the four spreads it is.
 template <class F, bool logvar>
 struct Recipe {
@@ -120,18 +129,19 @@ struct Recipe {
 template <class T>
 struct OneCotangent {
   Vec<T> g;
-  template <class Load>
-  AEVB_INLINE Vec<T> operator()(Load, Vec<T> derivative) const {
-    return g * derivative;
-  }
+  AEVB_INLINE Vec<T> operator()(int, Vec<T> derivative) const { return g * derivative; }
+  OneCotangent last(int, int, T*) const { return *this; }
 };
 template <class T>
 struct Cotangents {
-  Run run;
+  const T* g;
   Vec<T> scale;
-  template <class Load>
-  AEVB_INLINE Vec<T> operator()(Load load, Vec<T> derivative) const {
-    return chain(load(run) * scale, derivative);
+  AEVB_INLINE Vec<T> operator()(int i, Vec<T> derivative) const {
+    return chain(Vec<T>::load(g + i) * scale, derivative);
+  }
+  Cotangents last(int whole, int rest, T* copy) const {
+    Vec<T>::load(g + whole, rest).store(copy);
+    return {copy, scale};
   }
 };
 
@@ -142,29 +152,16 @@ class RowPass {
   static constexpr int arity = F::arity, results = (values ? 1 : 0) + (gradients ? arity : 0);
   using N = Vec<T>;
 
+  // Contiguous elements of all operands and results.
+  struct Arrays {
+    const T* in[arity];
+    int64_t ahead[arity];
+    T* to[results];  // null: not wanted, or a value whose sum alone is
+    bool streamed[results];
+  };
+
  public:
-  explicit RowPass(const RowCall& call) : call_(call) {
-    if constexpr (values) output_[0] = &call.value;
-    if constexpr (gradients)
-      for (int k = 0; k < arity; ++k) output_[values + k] = &call.gradient[k];
-    bool in_place = true;
-    for (int k = 0; k < arity; ++k) in_place = in_place && stays<T>(call.in[k], call);
-    for (const Output* out : output_) {
-      const Input* const layout = out->layout;
-      const bool whole_rows =
-          !layout || (layout->stride[layout->dims - 1] == 1 && layout->size[layout->dims - 1] % call.event == 0);
-      in_place = in_place && (!out->data || out->per_block || (whole_rows && converts<T>(out->type)));
-    }
-    if (gradients && call.cotangent.data) in_place = in_place && stays<T>(call.cotangent, call);
-    limit_ = in_place ? int(kBlock) : kChunk;
-    const auto at_least = [&](int tile) { limit_ = tile > limit_ ? tile : limit_; };
-    if (!in_place) {
-      at_least(tile_for(call.cotangent));
-      for (int k = 0; k < arity; ++k) at_least(tile_for(call.in[k]));
-      for (const Output* out : output_)
-        if (out->layout) at_least(tile_for(*out->layout));
-    }
-  }
+  explicit RowPass(const RowCall& call) : RowPass(call, IndicesOf<arity>()) {}
 
   void run(int64_t begin, int64_t end) {
     const Tiles tile = tiles(call_.rows, call_.event, call_.blocks);
@@ -174,84 +171,129 @@ class RowPass {
   }
 
  private:
+  template <int... i>
+  RowPass(const RowCall& call, Indices<i...>)
+      : call_(call), in_{Operand<T>(call.in[i])...}, cotangents_(call.cotangent) {
+    if constexpr (values) output_[0] = &call.value;
+    if constexpr (gradients)
+      for (int k = 0; k < arity; ++k) output_[values + k] = &call.gradient[k];
+    bool in_place = true;
+    const auto holds = [&](bool condition) { in_place = in_place && condition; };
+    for (int k = 0; k < arity; ++k) holds(in_[k].stays(call.event, call.wide));
+    for (const Output* out : output_) {
+      const Input* const layout = out->layout;
+      const bool whole_rows =
+          !layout || (layout->stride[layout->dims - 1] == 1 && layout->size[layout->dims - 1] % call.event == 0);
+      holds(!out->data || (values && out == output_[0] && out->per_block) ||
+            (whole_rows && !out->per_block && out->type == call.wide));
+    }
+    if (gradients && call.cotangent.data) {
+      const Input& g = call.cotangent;
+      holds(g.stride[g.dims - 1] == 0 && g.size[g.dims - 1] % call.event == 0);
+    }
+    limit_ = in_place ? kTile : kChunk;
+    const auto at_least = [&](int tile) { limit_ = tile > limit_ ? tile : limit_; };
+    if (!in_place) {
+      at_least(tile_for(call.cotangent));
+      for (int k = 0; k < arity; ++k) at_least(tile_for(call.in[k]));
+      for (const Output* out : output_)
+        if (out->layout) at_least(tile_for(*out->layout));
+    }
+  }
+
   void one(const Chunk& chunk) {
-    Run in[arity];
-    for (int k = 0; k < arity; ++k) in[k] = run_of(call_.in[k], chunk, call_.wide, staged_[k]);
+    Arrays arrays;
+    for (int k = 0; k < arity; ++k) {
+      arrays.in[k] = in_[k].of(chunk, call_.wide);
+      arrays.ahead[k] = in_[k].ahead();
+    }
     const N scale(call_.cotangent_scale);
-    if (!gradients || !call_.cotangent.data) return compute(chunk, in, OneCotangent<T>{scale});
-    const Run cotangent = run_of(call_.cotangent, chunk, call_.wide, cotangents_);
-    if (!cotangent.step && cotangents_.data[0] != 0)
-      compute(chunk, in, OneCotangent<T>{N::load(cotangents_.data) * scale});
+    if (!gradients || !call_.cotangent.data) return finish(chunk, arrays, OneCotangent<T>{scale});
+    const T* const g = cotangents_.of(chunk, call_.wide);
+    if (cotangents_.one_number() && *g != 0)
+      finish(chunk, arrays, OneCotangent<T>{N(double(*g)) * scale});
     else
-      compute(chunk, in, Cotangents<T>{cotangent, scale});
+      finish(chunk, arrays, Cotangents<T>{g, scale});
   }
 
   template <class Chain>
-  AEVB_INLINE void compute(const Chunk& chunk, const Run* in, const Chain& chained) {
-    void* to[results];
-    Type type[results];
-    N total[results], stretch[results];
-    bool wanted[results], summed[results], streamed[results], buffered[results];
+  void finish(const Chunk& chunk, Arrays& arrays, const Chain& chained) {
+    // One row's sum is kept in a register; values of several rows are written to a buffer and summed from there.
+    const bool summed = values && output_[0]->per_block && chunk.rows == 1;
     for (int k = 0; k < results; ++k) {
       const Output& output = *output_[k];
-      wanted[k] = output.data;
-      // One row's sum is kept in a register; values of several rows are written to a buffer and summed from there.
-      summed[k] = output.per_block && chunk.rows == 1;
-      void* const in_place = place(output, chunk);
-      buffered[k] = !in_place;
-      type[k] = buffered[k] ? call_.wide : output.type;
-      to[k] = buffered[k] ? computed_[k].data : in_place;
-      total[k] = stretch[k] = N(0);
-      streamed[k] = call_.beyond_caches && !buffered[k] && type[k] == call_.wide && uintptr_t(to[k]) % sizeof(N) == 0;
+      const bool wanted = output.data && !(summed && k == 0);
+      arrays.to[k] = wanted ? target(output, chunk, call_.wide, computed_[k]) : nullptr;
+      arrays.streamed[k] = wanted && call_.beyond_caches && arrays.to[k] != computed_[k].data &&
+                           uintptr_t(arrays.to[k]) % sizeof(N) == 0;
+      for (int j = 0; j < k; ++j)
+        if (arrays.streamed[j] && collide(arrays.to[j], arrays.to[k])) arrays.streamed[k] = false;
     }
-    const F formula = Recipe::make(call_.params);
-    const auto body = [&](auto load, auto store, auto keep) AEVB_INLINE_BODY {
-      N operand[arity], derivative[arity];
-      each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = load(in[k]); });
-      const auto put = [&](int k, N result) AEVB_INLINE_BODY {
-        // The value is nearly always summed; adding it without a branch keeps the sum in a register.
-        if ((values && k == 0) || summed[k]) stretch[k] = stretch[k] + keep(result);
-        if (!summed[k]) store(result, type[k], to[k], streamed[k]);
-      };
-      if constexpr (values) put(0, value_of(formula, operand, IndicesOf<arity>()));
-      if constexpr (gradients) {
-        gradient_of(formula, operand, derivative, IndicesOf<arity>());
-        each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
-          if (wanted[values + k]) put(values + k, chained(load, derivative[k]));
-        });
-      }
-    };
-    constexpr int lanes = N::lanes;
-    int i = 0;
-    for (const int whole = chunk.size / lanes * lanes; i < whole;) {
-      const int end = whole - i < kStretch ? whole : i + kStretch;
-      for (int k = 0; k < arity; ++k) prefetch(in[k], i, end);
-      for (; i < end; i += lanes)
-        body([i](const Run& run) AEVB_INLINE_BODY { return load_from<T>(run.type, run.data, i & run.step); },
-             [i](N v, Type type, void* p, bool streamed)
-                 AEVB_INLINE_BODY { streamed ? v.stream(static_cast<T*>(p) + i) : store_to(type, p, i, v); },
-             [](N v) AEVB_INLINE_BODY { return v; });
+    const int rest = chunk.size % N::lanes, whole = chunk.size - rest;
+    N total = compute(arrays, whole, call_.params, chained);
+    if (rest) total = total + last(arrays, whole, rest, chained);
+    if (summed) add_block_sum(*output_[0], chunk, 0, sum(total));
+    for (int k = 0; k < results; ++k)
+      if (arrays.to[k] == computed_[k].data) deliver<true>(*output_[k], chunk, computed_[k], call_.beyond_caches);
+  }
+
+  // The last elements, fewer than a vector, are computed as a whole one.
+  template <class Chain>
+  N last(const Arrays& arrays, int whole, int rest, const Chain& chained) {
+    alignas(64) T in[arity][N::lanes], g[N::lanes], to[results][N::lanes];
+    Arrays one = {};
+    for (int k = 0; k < arity; ++k) {
+      N::load(arrays.in[k] + whole, rest).store(in[k]);
+      one.in[k] = in[k];
+    }
+    for (int k = 0; k < results; ++k) one.to[k] = arrays.to[k] ? to[k] : nullptr;
+    const N total = compute(one, N::lanes, call_.params, chained.last(whole, rest, g));
+    for (int k = 0; k < results; ++k)
+      if (arrays.to[k]) N::load(to[k]).store(arrays.to[k] + whole, rest);
+    return total.first(rest);
+  }
+
+  // Computes `count` elements, which are whole vectors. The result is the sum of the values. Arguments are copies,
+  // which the compiler knows that no store changes.
+  template <class Chain>
+  static __attribute__((noinline)) N compute(const Arrays arrays, int count, const Params params, const Chain chained) {
+    const F formula = Recipe::make(params);
+    N total(0.0);
+    for (int i = 0; i < count;) {
+      const int end = count - i < kStretch ? count : i + kStretch;
+      for (int k = 0; k < arity; ++k)
+        if (arrays.ahead[k])
+          for (int at = i; at < end; at += 64 / sizeof(T)) __builtin_prefetch(arrays.in[k] + arrays.ahead[k] + at);
       // Each stretch has its own sum: a single sum over a long row of similar terms would lose a digit.
-      for (int k = 0; k < results; ++k) {
-        total[k] = total[k] + stretch[k];
-        stretch[k] = N(0);
+      N stretch(0.0);
+      for (; i < end; i += N::lanes) {
+        N operand[arity], derivative[arity];
+        each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = N::load(arrays.in[k] + i); });
+        const auto put = [&](int k, N result) AEVB_INLINE_BODY {
+          arrays.streamed[k] ? result.stream(arrays.to[k] + i) : result.store(arrays.to[k] + i);
+        };
+        if constexpr (values) {
+          const N value = value_of(formula, operand, IndicesOf<arity>());
+          stretch = stretch + value;
+          if (arrays.to[0]) put(0, value);
+        }
+        if constexpr (gradients) {
+          gradient_of(formula, operand, derivative, IndicesOf<arity>());
+          each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
+            if (arrays.to[values + k]) put(values + k, chained(i, derivative[k]));
+          });
+        }
       }
+      total = total + stretch;
     }
-    if (const int rest = chunk.size - i; rest > 0)
-      body([=](const Run& run) { return load_from<T>(run.type, run.data, i & run.step, rest); },
-           [=](N v, Type type, void* p, bool) { store_to(type, p, i, v, rest); }, [=](N v) { return v.first(rest); });
-    for (int k = 0; k < results; ++k) {
-      if (summed[k])
-        add_block_sum(*output_[k], chunk, 0, sum(total[k] + stretch[k]));
-      else if (wanted[k] && buffered[k])
-        deliver<true>(*output_[k], chunk, computed_[k], call_.beyond_caches);
-    }
+    return total;
   }
 
   const RowCall& call_;
   const Output* output_[results];
   int limit_;
-  Buffer<T> staged_[arity], computed_[results], cotangents_;
+  Operand<T> in_[arity], cotangents_;
+  Buffer<T> computed_[results];
 };
 
 // Calls run(recipe) for the formula of a call.

@@ -79,11 +79,23 @@ AEVB_INLINE void shortened(U32x u, uint16_t* p) {
 #endif
 }
 
+AEVB_INLINE void shortened(U32x a, U32x b, uint16_t* p) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m256i both = _mm256_packus_epi32((__m256i)a, (__m256i)b);  // by halves of a register: a0 b0 a1 b1
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(both, 0xd8));
+#else
+  shortened(a, p);
+  shortened(b, p + F32::lanes);
+#endif
+}
+
+// Rounded to nearest even, for what is not NaN.
+AEVB_INLINE U32x rounded_half(U32x u) { return (u + ((u >> 16 & 1) + 0x7fff)) >> 16; }
+
 // Round to nearest even; NaN stays NaN.
 AEVB_INLINE void narrow(F32 a, BFloat16* p) {
-  U32x u = (U32x)a.v, cut = u >> 16;
-  U32x rounded = (u + ((cut & 1) + 0x7fff)) >> 16;
-  shortened(a.v == a.v ? rounded : cut | 0x40, &p->bits);
+  U32x u = (U32x)a.v;
+  shortened(a.v == a.v ? rounded_half(u) : u >> 16 | 0x40, &p->bits);
 }
 
 AEVB_INLINE void narrow(F32 a, Half* p) {
@@ -108,50 +120,32 @@ AEVB_INLINE void narrow_gradient(F32 a, Half* p) {
   narrow(select(abs(a) == F32(__builtin_inff()), a, between(-65504.0, 65504.0, a)), p);
 }
 AEVB_INLINE void narrow_gradient(F32 a, BFloat16* p) {
-  U32x u = (U32x)between(-0x1.fep127, 0x1.fep127, a).v;
-  U32x rounded = (u + ((u >> 16 & 1) + 0x7fff)) >> 16;
+  U32x rounded = rounded_half((U32x)between(-0x1.fep127, 0x1.fep127, a).v);
   // A NaN made by arithmetic is a NaN by its upper half already.
   shortened(abs(a) < F32(__builtin_inff()) ? rounded : (U32x)a.v >> 16, &p->bits);
 }
 
-// Whether whole vectors of a type are converted as they are loaded and stored.
-template <class W>
-AEVB_INLINE bool converts(Type type) {
-  return sizeof(W) == 4 ? type != Type::f64 : type == Type::f64;
-}
-
-// A vector of elements i, i + 1, ... of an array of such a type.
-template <class W>
-AEVB_INLINE Vec<W> load_from(Type type, const void* base, int64_t i) {
-  if constexpr (sizeof(W) == 4) {
-    if (type == Type::bf16) return widen(static_cast<const BFloat16*>(base) + i);
-    if (type == Type::f16) return widen(static_cast<const Half*>(base) + i);
-    if (type == Type::u8) return widen(static_cast<const uint8_t*>(base) + i);
+// Two vectors, mostly of numbers that need none of these cases: numbers up to `largest`.
+template <bool gradient>
+AEVB_INLINE void narrow_two(F32 a, F32 b, BFloat16* p) {
+  const int32_t largest = gradient ? 0x7f7f7fff : 0x7f800000;
+  if (__builtin_expect(any((abs(a).bits() > largest) | (abs(b).bits() > largest)), 0)) {
+    gradient ? narrow_gradient(a, p) : narrow(a, p);
+    gradient ? narrow_gradient(b, p + F32::lanes) : narrow(b, p + F32::lanes);
+  } else {
+    shortened(rounded_half((U32x)a.v), rounded_half((U32x)b.v), &p->bits);
   }
-  return Vec<W>::load(static_cast<const W*>(base) + i);
 }
-// Stores a vector of a result over rows, which has the arithmetic's type or is a gradient.
-template <class W>
-AEVB_INLINE void store_to(Type type, void* base, int64_t i, Vec<W> v) {
-  if constexpr (sizeof(W) == 4) {
-    if (type == Type::bf16) return narrow_gradient(v, static_cast<BFloat16*>(base) + i);
-    if (type == Type::f16) return narrow_gradient(v, static_cast<Half*>(base) + i);
+template <bool gradient>
+AEVB_INLINE void narrow_two(F32 a, F32 b, Half* p) {
+  const F32 largest(65504.0);
+  if (gradient && __builtin_expect(any((abs(a) > largest) | (abs(b) > largest)), 0)) {
+    narrow_gradient(a, p);
+    narrow_gradient(b, p + F32::lanes);
+  } else {
+    narrow(a, p);
+    narrow(b, p + F32::lanes);
   }
-  v.store(static_cast<W*>(base) + i);
-}
-
-// The same for `count` elements only.
-template <class W>
-Vec<W> load_from(Type type, const void* base, int64_t i, int count) {
-  alignas(64) char whole[kVectorBytes] = {};
-  memcpy(whole, static_cast<const char*>(base) + i * size_of(type), count * size_of(type));
-  return load_from<W>(type, whole, 0);
-}
-template <class W>
-void store_to(Type type, void* base, int64_t i, Vec<W> v, int count) {
-  alignas(64) char whole[kVectorBytes];
-  store_to(type, whole, 0, v);
-  memcpy(static_cast<char*>(base) + i * size_of(type), whole, count * size_of(type));
 }
 
 template <class W, class T>
@@ -181,10 +175,11 @@ void gather(const T* from, int64_t stride, int count, W* to) {
     return;
   }
   if (stride == 1) {
-    if constexpr (std::is_same_v<T, W>)
+    if constexpr (std::is_same_v<T, W>) {
       for (; i + lanes <= count; i += lanes) Vec<W>::load(from + i).store(to + i);
-    else if constexpr (sizeof(T) < 4 && sizeof(W) == 4)
+    } else if constexpr (sizeof(T) < 4 && sizeof(W) == 4) {
       for (; i + lanes <= count; i += lanes) widen(from + i).store(to + i);
+    }
   }
   for (; i < count; ++i) to[i] = widen_one<W>(from[i * stride]);
 }
@@ -414,6 +409,19 @@ const W* stage(const Input& input, int64_t begin, int count, Type wide, Buffer<W
   return buffer.data;
 }
 
+// Where the elements with flat indices [begin, begin + count) are in the output, if they are contiguous there.
+inline void* place_of(const Output& output, int64_t begin, int count) {
+  int64_t offset = begin;
+  if (const Input* const layout = output.layout) {
+    const int last = layout->dims - 1;
+    int64_t index[kMaxDims];
+    if (layout->stride[last] != 1 || count > layout->size[last]) return nullptr;
+    offset = offset_of(*layout, begin, index);
+    if (count > layout->size[last] - index[last]) return nullptr;
+  }
+  return static_cast<char*>(output.data) + offset * size_of(output.type);
+}
+
 // How many elements are computed together if an operand or a result is not contiguous along the innermost dimension: so
 // many that its runs along another one are long. 0: it is.
 inline int tile_for(const Input& layout) {
@@ -425,12 +433,15 @@ inline int tile_for(const Input& layout) {
 
 template <bool gradient, class T>
 void scatter(const float* from, int count, T* to) {
-  const auto put = [](F32 v, T* p) AEVB_INLINE_BODY { gradient ? narrow_gradient(v, p) : narrow(v, p); };
+  constexpr int lanes = F32::lanes;
   int i = 0;
-  for (; i + F32::lanes <= count; i += F32::lanes) put(F32::load(from + i), to + i);
+  for (; i + 2 * lanes <= count; i += 2 * lanes)
+    narrow_two<gradient>(F32::load(from + i), F32::load(from + i + lanes), to + i);
   if (i < count) {
-    T tail[F32::lanes];
-    put(F32::load(from + i, count - i), tail);
+    alignas(64) float rest[2 * lanes] = {};
+    T tail[2 * lanes];
+    memcpy(rest, from + i, (count - i) * sizeof(float));
+    narrow_two<gradient>(F32::load(rest), F32::load(rest + lanes), tail);
     memcpy(to + i, tail, (count - i) * sizeof(T));
   }
 }
@@ -482,7 +493,7 @@ void put(const Output& output, int64_t begin, int count, const T* from, bool str
 
 template <bool gradient, class T>
 AEVB_INLINE void put_narrowed(const Output& output, int64_t begin, int count, const float* from, bool streamed) {
-  if (!output.layout) return scatter<gradient>(from, count, static_cast<T*>(output.data) + begin);
+  if (T* const place = static_cast<T*>(place_of(output, begin, count))) return scatter<gradient>(from, count, place);
   T narrowed[kTile];
   scatter<gradient>(from, count, narrowed);
   put(output, begin, count, narrowed, streamed);

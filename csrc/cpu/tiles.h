@@ -53,24 +53,11 @@ void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
   for (int r = 0; r < chunk.rows; ++r) add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
 }
 
-// Where a chunk's elementwise results are in the output, if they are contiguous there.
-inline void* place(const Output& output, const Chunk& chunk) {
-  if (!output.data || output.per_block) return nullptr;
-  int64_t offset = chunk.flat;
-  if (const Input* const layout = output.layout) {
-    const int last = layout->dims - 1;
-    int64_t index[kMaxDims];
-    if (layout->stride[last] != 1 || chunk.size > layout->size[last]) return nullptr;
-    offset = offset_of(*layout, chunk.flat, index);
-    if (chunk.size > layout->size[last] - index[last]) return nullptr;
-  }
-  return static_cast<char*>(output.data) + offset * size_of(output.type);
-}
-
 // Where a chunk's results are computed: in the output if it has the arithmetic's type, else in a buffer.
 template <class T>
 T* target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
-  void* const in_place = output.type == wide ? place(output, chunk) : nullptr;
+  const bool elements = output.data && !output.per_block && output.type == wide;
+  void* const in_place = elements ? place_of(output, chunk.flat, chunk.size) : nullptr;
   return in_place ? static_cast<T*>(in_place) : buffer.data;
 }
 

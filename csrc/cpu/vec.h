@@ -140,6 +140,21 @@ AEVB_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
 #endif
 }
 
+// Whether any lane is set.
+AEVB_INLINE bool any(F32::mask m) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)m, (__m512i)m);
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#elif defined(__SSE2__)
+  return _mm_movemask_epi8((__m128i)m);
+#else
+  int32_t all = 0;
+  for (int i = 0; i < F32::lanes; ++i) all |= m[i];
+  return all;
+#endif
+}
+
 template <class T>
 AEVB_INLINE Vec<T> sqrt(Vec<T> a) {
   Vec<T> r;
@@ -175,60 +190,97 @@ AEVB_INLINE void sincos_turns(F64 t, F64& sine, F64& cosine) {
 
 // float32: the polynomials of the Cephes library (S. Moshier), 1 to 2 ulp.
 
-// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22.
-constexpr double kRounder = 12582912;
 AEVB_INLINE F32::mask to_int(F32 a) { return __builtin_convertvector(a.v, F32::mask); }
-AEVB_INLINE F32 power_of_two(F32::mask n) { return {(F32::raw)((n + 127) << 23)}; }
 
-// p * 2^n for integer n, where 2^n alone may underflow or overflow.
-AEVB_INLINE F32 scale_by_power_of_two(F32 p, F32 n) {
+// The smaller of a number and x. NaN passes.
+AEVB_INLINE F32 at_most(double high, F32 x) {
+  const F32::raw most = F32(high).v;
 #if defined(__AVX512F__)
-  return {(F32::raw)_mm512_maskz_scalef_ps(0xffff, (__m512)p.v, (__m512)n.v)};
+  return {(F32::raw)_mm512_maskz_min_ps(0xffff, (__m512)most, (__m512)x.v)};
+#elif defined(__AVX2__)
+  return {(F32::raw)_mm256_min_ps((__m256)most, (__m256)x.v)};
+#elif defined(__SSE2__)
+  return {(F32::raw)_mm_min_ps((__m128)most, (__m128)x.v)};
 #else
-  F32::mask power = to_int(n), half = power >> 1;
-  return p * power_of_two(half) * power_of_two(power - half);
+  return select(x > F32(most), F32(most), x);
 #endif
 }
 
 // x clamped to these limits. NaN passes, because it is the second operand of these instructions.
 AEVB_INLINE F32 between(double low, double high, F32 x) {
-  const F32::raw least = F32(low).v, most = F32(high).v;
+  const F32::raw least = F32(low).v;
 #if defined(__AVX512F__)
-  const __m512 raised = _mm512_maskz_max_ps(0xffff, (__m512)least, (__m512)x.v);
-  return {(F32::raw)_mm512_maskz_min_ps(0xffff, (__m512)most, raised)};
+  return at_most(high, {(F32::raw)_mm512_maskz_max_ps(0xffff, (__m512)least, (__m512)x.v)});
 #elif defined(__AVX2__)
-  return {(F32::raw)_mm256_min_ps((__m256)most, _mm256_max_ps((__m256)least, (__m256)x.v))};
+  return at_most(high, {(F32::raw)_mm256_max_ps((__m256)least, (__m256)x.v)});
 #elif defined(__SSE2__)
-  return {(F32::raw)_mm_min_ps((__m128)most, _mm_max_ps((__m128)least, (__m128)x.v))};
+  return at_most(high, {(F32::raw)_mm_max_ps((__m128)least, (__m128)x.v)});
 #else
-  const F32 raised = select(x < F32(least), F32(least), x);
-  return select(raised > F32(most), F32(most), raised);
+  return at_most(high, select(x < F32(least), F32(least), x));
 #endif
 }
 
-// e^x = (1 + q) 2^n for integer n. Beyond the limits that x is clamped to, the result is 0 or infinity.
-AEVB_INLINE void split_exp(F32 x, F32& q, F32& n) {
-  F32 capped = between(-105.0, 89.0, x);
-  n = fma(capped, F32(1.44269504088896341), F32(kRounder)) - F32(kRounder);
-  F32 r = fma(n, F32(2.12194440e-4), fma(n, F32(-0.693359375), capped));
-  constexpr double c[] = {5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2,
-                          8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4};
-  q = fma(polynomial(r, c), r * r, r);
+// e^(factor x) = (1 + q) 2^n for integer n and |q| < 0.42, where factor is a power of two or minus one.
+struct SplitExp {
+  F32 q, n;
+  F32::mask power;  // n + `bias` in its lowest nine bits, which are those of a sign and an exponent
+
+  AEVB_INLINE SplitExp(double factor, F32 x, int bias) {
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+    const double rounder = 12582912 + bias;
+    const F32 shifted = fma(x, F32(1.44269504088896341 * factor), F32(rounder));
+    power = shifted.bits();
+    n = shifted - F32(rounder);
+    // q is a polynomial of factor r: e^r - 1 to 3e-9 of e^r.
+    const F32 r = fma(n, F32(2.12194440e-4 / factor), fma(n, F32(-0.693359375 / factor), x));
+    const double f2 = factor * factor;
+    const double c[] = {0.4999999342932429 * f2, 0.1666652004935084 * f2 * factor, 0.041668390638669874 * f2 * f2,
+                        0.008368789657294234 * f2 * f2 * factor, 0.0013814680726039258 * f2 * f2 * f2};
+    q = fma(polynomial(r, c), r * r, F32(factor) * r);
+  }
+};
+
+// 2^k for an integer k in the lowest nine bits, to which 127 was added.
+AEVB_INLINE F32 power_of_two(F32::mask biased) { return F32::of_bits(biased << 23); }
+
+// p 2^n, where 2^n alone may underflow or overflow. The bias is 254, of which half belongs to each of two factors.
+AEVB_INLINE F32 scaled(F32 p, const SplitExp& e) {
+#if defined(__AVX512F__)
+  return {(F32::raw)_mm512_maskz_scalef_ps(0xffff, (__m512)p.v, (__m512)e.n.v)};
+#else
+  const F32::mask half = e.power >> 1;
+  return p * power_of_two(half) * power_of_two(e.power - half);
+#endif
 }
 
-AEVB_INLINE F32 exp(F32 x) {
-  F32 q, n;
-  split_exp(x, q, n);
-  return scale_by_power_of_two(q + F32(1.0), n);
+// x within the limits beyond which e^(factor x) is 0 or infinity.
+AEVB_INLINE F32 for_exp_of(double factor, F32 x) {
+  return between((factor < 0 ? 89 : -105) / factor, (factor < 0 ? -105 : 89) / factor, x);
+}
+
+AEVB_INLINE F32 exp_of(double factor, F32 x) {
+  const SplitExp e(factor, for_exp_of(factor, x), 254);
+  return scaled(e.q + F32(1.0), e);
+}
+AEVB_INLINE F32 exp(F32 x) { return exp_of(1, x); }
+
+// e^-|x|
+AEVB_INLINE F32 exp_of_minus_abs(F32 x) {
+  // 2^n is at least 2^-152; the product with 2^64 is a normal number.
+  const SplitExp e(-1, at_most(105, abs(x)), 127 + 64);
+#if defined(__AVX512F__)
+  return scaled(e.q + F32(1.0), e);
+#else
+  return (e.q + F32(1.0)) * power_of_two(e.power) * F32(0x1p-64);
+#endif
 }
 
 // Each is as exact as from exp: the square includes the rounding error of 1 + q.
 AEVB_INLINE void exp_and_square(double factor, F32 x, F32& e, F32& square) {
-  F32 q, n;
-  split_exp(F32(factor) * x, q, n);
-  F32 p = q + F32(1.0), lost = q - (p - F32(1.0));
-  e = scale_by_power_of_two(p, n);
-  square = scale_by_power_of_two(scale_by_power_of_two(fma(p, p, (p + p) * lost), n), n);
+  const SplitExp split(factor, for_exp_of(factor, x), 254);
+  F32 p = split.q + F32(1.0), lost = split.q - (p - F32(1.0));
+  e = scaled(p, split);
+  square = scaled(scaled(fma(p, p, (p + p) * lost), split), split);
 }
 
 AEVB_INLINE F32 log(F32 x) {

@@ -13,13 +13,13 @@ struct Bernoulli {
   //   log p = (x - [l > 0]) l - log(1 + e^-|l|)
   template <class N>
   AEVB_INLINE N value(N x, N l) const {
-    return minus_log1p(product(residual(x, l), l), exp(-abs(l)));
+    return minus_log1p(product(residual(x, l), l), exp_of_minus_abs(l));
   }
 
   // d log p / dl = x - sigmoid(l) = (x - [l > 0]) +- sigmoid(-|l|)
   template <class N>
   AEVB_INLINE void gradient(N x, N l, N& dx, N& dl) const {
-    N e = exp(-abs(l));
+    N e = exp_of_minus_abs(l);
     N tail = ratio(e, N(1) + e);
     dl = residual(x, l) + select(l > N(0), tail, -tail);
     dx = l * N(x_scale);

@@ -57,7 +57,7 @@ struct GaussianOfSigmoid {
   struct Sigmoid {
     N value, slope;
     AEVB_INLINE explicit Sigmoid(N m) {
-      N e = exp(-abs(m)), larger = N(1) / (N(1) + e), smaller = e * larger;
+      N e = exp_of_minus_abs(m), larger = N(1) / (N(1) + e), smaller = e * larger;
       value = select(m > N(0), larger, smaller);
       slope = larger * smaller;
     }

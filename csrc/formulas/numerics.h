@@ -39,6 +39,12 @@ AEVB_INLINE N inverse_exp_of(double factor, N x) {
   return exp_of(-factor, x);
 }
 
+// e^-|x|
+template <class N>
+AEVB_INLINE N exp_of_minus_abs(N x) {
+  return exp(-abs(x));
+}
+
 // a / b, where neither b nor 1 / b is beyond the normal numbers.
 template <class N>
 AEVB_INLINE N ratio(N a, N b) {
@@ -63,8 +69,9 @@ AEVB_INLINE N chain(N cotangent, N derivative) {
 template <class N>
 constexpr bool is_of_a_thread = requires { N::of_a_thread; };
 
-// c[0] + c[1] x + c[2] x^2 + ... by Horner's scheme for a thread, else by Estrin's: in Horner's each term waits for the
-// one before, and a processor's window then holds too few elements to keep its units busy.
+// c[0] + c[1] x + c[2] x^2 + ... by Horner's scheme for a thread. In it each term waits for the one before, and a
+// processor's window then holds too few elements to keep its units busy: for a vector it is Horner's scheme over pairs
+// of terms, or of many terms over fours.
 template <int size, class N>
 AEVB_INLINE N polynomial(N x, const double (&c)[size]) {
   if constexpr (is_of_a_thread<N>) {
@@ -77,14 +84,19 @@ AEVB_INLINE N polynomial(N x, const double (&c)[size]) {
     AEVB_UNROLL
     for (int i = 0; i < size / 2; ++i) term[i] = fma(N(c[2 * i + 1]), x, N(c[2 * i]));
     if (size % 2) term[size / 2] = N(c[size - 1]);
-    AEVB_UNROLL
-    for (int left = (size + 1) / 2; left > 1; left = (left + 1) / 2) {
-      x = x * x;
+    int left = (size + 1) / 2;
+    x = x * x;
+    if (size > 6) {
       AEVB_UNROLL
       for (int i = 0; i < left / 2; ++i) term[i] = fma(term[2 * i + 1], x, term[2 * i]);
       if (left % 2) term[left / 2] = term[left - 1];
+      left = (left + 1) / 2;
+      x = x * x;
     }
-    return term[0];
+    N sum = term[left - 1];
+    AEVB_UNROLL
+    for (int i = left - 2; i >= 0; --i) sum = fma(sum, x, term[i]);
+    return sum;
   }
 }
 
