@@ -60,6 +60,6 @@ def environment(device: torch.device) -> dict:
 
 
 def file_name(about: dict) -> str:
-    """The name of this machine's results."""
-    threads = f" {about['threads']} threads" if about["threads"] else ""
-    return re.sub(r"[^a-z0-9]+", "-", (about["device"] + threads).lower()).strip("-")
+    """The name of this machine's results. CPUs of one name may differ in their instructions."""
+    cpu = f" {about['aevb_ext']['cpu_in_use']} {about['threads']} threads" if about["threads"] else ""
+    return re.sub(r"[^a-z0-9]+", "-", (about["device"] + cpu).lower()).strip("-")
