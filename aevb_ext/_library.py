@@ -171,6 +171,13 @@ for _said in (_fault, EMULATED if getattr(_C, "emulated", False) else ""):
 ops: Any = _Missing(_fault) if _C is None else torch.ops.aevb_ext
 
 
+# Compiled graphs call overloads: let these be called directly (csrc/ops/common/direct_call.h). An earlier library, of
+# which there was a warning, has no such calls.
+for _name in getattr(_C, "direct_operators", list)():
+    _overload = getattr(ops, _name.removeprefix("aevb_ext::")).default
+    _overload._op = _C.direct_call(_name, _overload._op)  # type: ignore[union-attr]  # it has one
+
+
 def widened(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``t.to(dtype)`` for a wider dtype. Its gradient is clamped to the range of ``t``'s dtype."""
     if t.dtype == dtype:

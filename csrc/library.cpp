@@ -1,10 +1,12 @@
-// The library of operators (each registers itself in ops/), and the Python module, which has build_info() only.
+// The library of operators (each registers itself in ops/), and the Python module, which has build_info() and the
+// direct calls.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
 #include "cpu/instruction_sets.h"
+#include "ops/common/direct_call.h"
 #include "ops/common/launch.h"
 #ifdef AEVB_WITH_CUDA
 #include <cuda_runtime_api.h>
@@ -43,5 +45,13 @@ pybind11::dict build_info() {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("build_info", &build_info);
+  m.def("direct_operators", [] {
+    std::vector<std::string> names;
+    for (const auto& one : aevb::direct_operators()) names.push_back(one.name);
+    return names;
+  });
+  m.def("direct_call", [](const std::string& name, const pybind11::object& usual) {
+    return pybind11::reinterpret_steal<pybind11::object>(aevb::direct_call(name, usual.ptr()));
+  });
   m.attr("emulated") = kEmulated;  // which asks nothing of the CPU
 }

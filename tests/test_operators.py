@@ -224,3 +224,17 @@ def test_nothing_is_wanted(row):
     }
     results = _operator(row)(**(row.good | widened | {"wanted": [False] * len(row.good["wanted"])}))
     assert not any(r is not None and r.any() for r in results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [0, 1, 3, 1001])
+def test_a_mean_is_torchs_mean_of_the_rows(rows, dtype):
+    mu, logvar = torch.randn(2, rows, 5, dtype=dtype)
+    expected = aevb_ext.gaussian_kl(mu, logvar).mean()
+    for mean in (
+        aevb_ext.gaussian_kl(mu, logvar, reduction="mean"),
+        aevb_ext.rsample_kl(mu, logvar, reduction="mean")[1],
+        aevb_ext.gaussian_kl(mu, logvar.requires_grad_(), reduction="mean"),
+    ):
+        assert mean.dtype == dtype
+        torch.testing.assert_close(mean.detach(), expected, rtol=0, atol=0, equal_nan=True)

@@ -83,5 +83,6 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
         {at::Tag::nondeterministic_seeded});
 }
 TORCH_LIBRARY_IMPL(aevb_ext, CompositeExplicitAutograd, m) { m.impl("noise_key", TORCH_FN(noise_key)); }
+AEVB_CALL_DIRECTLY("noise_key", noise_key)
 
 }  // namespace aevb

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "ops/common/direct_call.h"
+
 namespace aevb {
 
 // The tags of an operator that reads its operands however they lie in memory. Without them the compiler would copy an
@@ -30,7 +32,11 @@ inline void needs_cuda_build(const c10::OperatorHandle& op, torch::jit::Stack*) 
 #define AEVB_CUDA_KERNEL(function) torch::CppFunction::makeFromBoxedFunction<&::aevb::needs_cuda_build>()
 #endif
 
+#define AEVB_CALL_DIRECTLY(name, function) \
+  [[maybe_unused]] static const bool C10_CONCATENATE(direct_, C10_UID) = ::aevb::Direct<&function>::add(name);
+
 #define AEVB_REGISTER(name, function)                                                 \
+  AEVB_CALL_DIRECTLY(name, function)                                                  \
   TORCH_LIBRARY_IMPL(aevb_ext, CPU, m) { m.impl(name, TORCH_FN(function)); }          \
   TORCH_LIBRARY_IMPL(aevb_ext, CUDA, m) { m.impl(name, AEVB_CUDA_KERNEL(function)); } \
   TORCH_LIBRARY_IMPL(aevb_ext, Meta, m) { m.impl(name, TORCH_FN(function)); }
