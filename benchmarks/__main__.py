@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import check, integrations, report, sweeps, training
+from . import check, integrations, report, sweeps, training, users
 from .cases import cases
 from .machine import environment, file_name
 from .measure import FULL, QUICK, Effort, copy_bandwidth, measure
@@ -29,6 +29,9 @@ def pieces(device: torch.device, effort: Effort, only: str):
     for case in cases(device.type):
         if only in str(case):
             yield "cases", lambda case=case: [measure(case, device, effort)]
+    for step in users.STEPS if device.type == "cpu" else ():
+        if any(only in str(one) for one in users.of_step(step)):
+            yield "users", lambda step=step: users.measure(step, users.EFFORT if effort == FULL else effort)
     if device.type == "cpu" and only in "threads":
         yield "by_threads", lambda: sweeps.threads(device)
     if only in "scaling":
@@ -49,7 +52,7 @@ def run(device: torch.device, effort: Effort, only: str, out: Path | None, secon
     start = time.monotonic()
     results = {**environment(device), "copy_bytes_per_second": copy_bandwidth(device)}
     results |= {"cases": [], "integrations": [], "training": [], "by_threads": [], "by_elements": []}
-    results |= {"by_batch": [], "only": only, "pieces": 0, "failed": []}
+    results |= {"users": [], "by_batch": [], "only": only, "pieces": 0, "failed": []}
     print(report.where(results), f"copy {results['copy_bytes_per_second'] / 1e9:.1f} GB/s", sep="; ", flush=True)
     path = out and out / f"{file_name(results)}.json"
     if resume and path and path.is_file():

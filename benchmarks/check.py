@@ -1,10 +1,11 @@
-"""Compares results with the targets of each case in benchmarks/cases.py and benchmarks/training.py."""
+"""Compares results with the targets of each case in benchmarks/cases.py, training.py and users.py."""
 
 from dataclasses import dataclass
 
 from .cases import LARGE_COPY_ELEMENTS, OF_COPY, Case, cases
-from .measure import kind_of
+from .measure import OURS_COMPILED, kind_of
 from .training import Training, trainings
+from .users import Compared, compared
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def best(figures: dict[str, float], kind: str) -> tuple[str, float] | None:
 
 
 def best_rival(figures: dict[str, float]) -> float | None:
-    return min((value for name, value in figures.items() if name not in ("ours", "copy")), default=None)
+    return min((value for name, value in figures.items() if name not in ("ours", OURS_COMPILED, "copy")), default=None)
 
 
 def ratio(figures: dict[str, float], kind: str) -> float | None:
@@ -41,27 +42,39 @@ def ratio(figures: dict[str, float], kind: str) -> float | None:
 
 def verdicts(results: dict) -> list[Verdict]:
     """The verdicts on every case of that device, worst first."""
-    measured = {figures["case"]: figures for figures in [*results["cases"], *results["training"]]}
-    found = []
-    for case in [*cases(results["type"]), *trainings(results["type"])]:
+    tables = [results.get(name, []) for name in ("cases", "training", "users")]
+    measured = {figures["case"]: figures for table in tables for figures in table}
+    found, device = [], results["type"]
+    for case in [*cases(device), *trainings(device), *compared(device)]:
         found += of_case(case, measured.get(str(case)), results)
     return sorted(found, key=lambda verdict: verdict.score)
 
 
-def of_case(case: Case | Training, figures: dict | None, results: dict) -> list[Verdict]:
+def of_case(case: Case | Training | Compared, figures: dict | None, results: dict) -> list[Verdict]:
     if figures is None:
         return [Verdict(str(case), "everything asked of it", None, 1.0)]
 
     def verdict(against, measured, asked):
         return Verdict(str(case), against, measured, asked)
 
-    seconds, peaks = figures["seconds"], figures["peak_bytes"]
+    seconds = figures["seconds"]
     found = [verdict(f"times as fast as {kind}", ratio(seconds, kind), asked) for kind, asked in case.asked.items()]
+    if isinstance(case, Case) and results["type"] == "cpu":
+        found += _compiled(case, seconds, verdict)
     if case.memory:
+        peaks = figures["peak_bytes"]
         leanest = best_rival(peaks)
         found.append(verdict("peak of the leanest rival / ours", leanest and leanest / peaks["ours"], case.memory))
     if results["type"] == "cuda":
         found += _on_gpu(case, figures, results["copy_bytes_per_second"], verdict)
+    return found
+
+
+def _compiled(case, seconds, verdict) -> list[Verdict]:
+    ours, rival = seconds.get(OURS_COMPILED), best(seconds, "compile")
+    found = [verdict("compiled, times as fast as compile", ours and rival and rival[1] / ours, 1.0)]
+    if case.compiled:
+        found.append(verdict("compiled, times as fast as in eager", ours and seconds["ours"] / ours, case.compiled))
     return found
 
 

@@ -31,12 +31,15 @@ FULL, QUICK = Effort(), Effort(0.3, 3)
 # PyTorch's own generator or be made in the compiled kernel, and neither is always ahead.
 COMPILED = {"compile": {}}
 COMPILED_DRAWS = {"compile": {}, "compile, fallback_random": {"fallback_random": True}}
+OURS_COMPILED = "compiled: ours"
 
 
 def candidates(case: Case, formulations=None, compiled: bool = True) -> dict[str, Callable]:
-    """Ours, and "kind: formulation" for each rival, as functions of the inputs."""
+    """Ours, and "kind: formulation" for each rival, as functions of the inputs; with all of these, ours compiled."""
     operation = case.operation
     found = {"ours": case.bind(operation.ours)}
+    if compiled and formulations is None:
+        found[OURS_COMPILED] = torch.compile(case.bind(operation.ours), dynamic=False)
     for name, function in operation.rivals.items():
         if formulations is not None and name not in formulations:
             continue

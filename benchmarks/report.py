@@ -1,6 +1,7 @@
 """Tables of results: a line for each case as it is measured, and Markdown for docs/performance.md."""
 
 from .check import best, best_rival, ratio
+from .measure import OURS_COMPILED
 
 KINDS = {"eager": "eager", "compile": "torch.compile", "jax": "JAX"}
 
@@ -25,6 +26,8 @@ def line(figures: dict) -> str:
     for kind in KINDS:
         if found := best(seconds, kind):
             cells.append(f"{KINDS[kind]} {found[1] / seconds['ours']:.2f}x ({found[0].partition(': ')[2]})")
+    if OURS_COMPILED in seconds:
+        cells.append(f"compiled {duration(seconds[OURS_COMPILED])}")
     if "copy" in seconds:
         cells.append(f"{seconds['ours'] / seconds['copy']:.2f}x its floor")
     return "  ".join(cells)
@@ -32,8 +35,10 @@ def line(figures: dict) -> str:
 
 def _times(figures: dict[str, float], kind: str) -> str:
     found = ratio(figures, kind)
-    if found is None:
-        return "-"
+    return "-" if found is None else _bold_below_one(found)
+
+
+def _bold_below_one(found: float) -> str:
     return f"{found:.2f}x" if found >= 1 else f"**{found:.2f}x**"
 
 
@@ -55,7 +60,35 @@ def markdown(results: dict) -> str:
         seconds = figures["seconds"]
         cells = [figures["case"], duration(seconds["ours"]), *(_times(seconds, kind) for kind in KINDS)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines + by_batch(results) + integrations(results))
+    return "\n".join(lines + compiled(results) + users(results) + by_batch(results) + integrations(results))
+
+
+def compiled(results: dict) -> list[str]:
+    """The operators inside torch.compile."""
+    table = [figures for figures in results["cases"] if OURS_COMPILED in figures["seconds"]]
+    lines = ["", "| inside torch.compile | ours | of its time in eager | without ours |", "|---|---|---|---|"]
+    for figures in table:
+        seconds = figures["seconds"]
+        ours = seconds[OURS_COMPILED]
+        cells = [
+            figures["case"],
+            duration(ours),
+            f"{ours / seconds['ours']:.2f}",
+            _times({**seconds, "ours": ours}, "compile"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines if table else []
+
+
+def users(results: dict) -> list[str]:
+    """A user's steps, eager and compiled."""
+    table = results.get("users", [])
+    lines = ["", "| a user's step | with ours | without |", "|---|---|---|"]
+    for figures in table:
+        seconds = figures["seconds"]
+        without = _bold_below_one(best_rival(seconds) / seconds["ours"])
+        lines.append(f"| {figures['case']} | {duration(seconds['ours'])} | {without} |")
+    return lines if table else []
 
 
 def by_batch(results: dict) -> list[str]:

@@ -5,13 +5,12 @@ python -m benchmarks.users --only Gaussian    the steps with this in their name
     --seconds S                               for each step
     --json FILE                               keep the figures as well
 
-The model is the user's, of PyTorch's own layers, with Adam(fused=True). "before / after" is how many times as long the
-step takes with the usual formulas.
+The model is the user's, of PyTorch's own layers, with Adam(fused=True). `python -m benchmarks` has these steps as well.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,8 @@ import aevb_ext
 from .machine import environment
 from .measure import Effort, interleaved, warm_up
 
-CPU = torch.device("cpu")
+CPU, EFFORT = torch.device("cpu"), Effort(6)
+KINDS = {"eager": "eager", "compile": "compiled"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,30 @@ STEPS = [
     *(Step(batch) for batch in (128, 1024, 4096)),
     *(Step(32, True, last, gaussian) for gaussian in (False, True) for last in (False, True)),
 ]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A step with our operators and without: eager, or compiled on both sides. Never slower."""
+
+    step: Step
+    kind: str
+    memory = None
+
+    def __str__(self):
+        return f"{self.step}, {KINDS[self.kind]}"
+
+    @property
+    def asked(self) -> dict[str, float]:
+        return {self.kind: 1.0}
+
+
+def of_step(step: Step) -> list[Compared]:
+    return [Compared(step, kind) for kind in KINDS]
+
+
+def compared(device: str) -> list[Compared]:
+    return [one for step in STEPS for one in of_step(step)] if device == "cpu" else []
 
 
 def before(step: Step, x: Tensor, encoder: nn.Module, decoder: nn.Module) -> Tensor:
@@ -108,28 +132,21 @@ def training_step(step: Step, loss: Callable, compiled: bool) -> Callable[[], No
     return run
 
 
-def measure(step: Step, effort: Effort) -> dict:
-    """Seconds of each: "eager: before", ..., "compile: after"."""
+def measure(step: Step, effort: Effort) -> list[dict]:
+    """The figures of a step, eager and compiled: seconds with ours ("ours") and without ("eager: before", ...)."""
     torch._dynamo.reset()
-    calls = {
-        f"{kind}: {loss.__name__}": training_step(step, loss, kind == "compile")
-        for kind in ("eager", "compile")
-        for loss in (before, after)
-    }
+    calls = {(kind, loss): training_step(step, loss, kind == "compile") for kind in KINDS for loss in (before, after)}
     for call in calls.values():
         warm_up(call)
-    return {"case": str(step), "seconds": interleaved(calls, CPU, effort)}
-
-
-def table(measured: list[dict]) -> Iterator[str]:
-    yield "| a step of | eager | before / after | torch.compile | before / after |"
-    yield "|---|---|---|---|---|"
-    for figures in measured:
-        cells = [figures["case"]]
-        for kind in ("eager", "compile"):
-            old, new = (figures["seconds"][f"{kind}: {name}"] for name in ("before", "after"))
-            cells += [f"{new * 1e3:.3g} ms", f"{old / new:.2f}x"]
-        yield f"| {' | '.join(cells)} |"
+    seconds = interleaved(calls, CPU, effort)
+    return [
+        {
+            "case": str(one),
+            "seconds": {"ours": seconds[one.kind, after], f"{one.kind}: before": seconds[one.kind, before]},
+            "failures": {},
+        }
+        for one in of_step(step)
+    ]
 
 
 def main() -> None:
@@ -137,17 +154,19 @@ def main() -> None:
         prog="python -m benchmarks.users", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="the steps with this in their name")
-    parser.add_argument("--seconds", type=float, default=6, help="for each step")
+    parser.add_argument("--seconds", type=float, default=EFFORT.seconds, help="for each step")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures here")
     arguments = parser.parse_args()
+    from . import report  # which imports this
+
     measured = []
     for step in STEPS:
         if arguments.only in str(step):
-            measured.append(measure(step, Effort(arguments.seconds)))
-            print(f"{step}: {measured[-1]['seconds']}", flush=True)
-    print(*table(measured), sep="\n")
+            measured += measure(step, Effort(arguments.seconds))
+            print(*map(report.line, measured[-len(KINDS) :]), sep="\n", flush=True)
+    print(*report.users({"users": measured}), sep="\n")
     if arguments.json:
-        arguments.json.write_text(json.dumps({**environment(CPU), "steps": measured}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({**environment(CPU), "users": measured}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

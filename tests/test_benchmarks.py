@@ -95,7 +95,7 @@ def results(device, times):
     """As a run would give them in which every rival takes `times` times as long as asked."""
 
     def figures(case):
-        seconds = {"ours": 1.0, "copy": times / 1.6}
+        seconds = {"ours": 1.0, "copy": times / 1.6} | ({"compiled: ours": 1.0} if isinstance(case, Case) else {})
         seconds |= {f"{kind}: textbook": asked * times for kind, asked in case.asked.items() if kind != "copy"}
         peaks = {"ours": 1.0, "eager: textbook": 9.0, "compile: textbook": (case.memory or 1) * times}
         found = {"case": str(case), "seconds": seconds, "peak_bytes": peaks, "synchronisations": 0}
@@ -105,7 +105,7 @@ def results(device, times):
             found["kernels"] = {"forward": one, "backward": one}
         return found
 
-    measured = {"cases": cases(device), "training": training.trainings(device)}
+    measured = {"cases": cases(device), "training": training.trainings(device), "users": users.compared(device)}
     found = {kind: [figures(case) for case in table] for kind, table in measured.items()}
     return {"type": device, "copy_bytes_per_second": 1e9, **found}
 
@@ -130,13 +130,27 @@ def test_check_fails_what_is_missed_worst_first(device):
     assert scores == sorted(scores) and scores[0] == pytest.approx(1.001 / 2)
 
 
-@pytest.mark.parametrize("part", ["cases", "training"])
+@pytest.mark.parametrize("part", ["cases", "training", "users"])
 def test_check_fails_what_is_not_measured(part):
     incomplete = results("cpu", 2.0)
     left_out = incomplete[part].pop()
     text, reached = check.report(incomplete)
     assert not reached
     assert left_out["case"] in text.splitlines()[1] and "not measured" in text.splitlines()[1]
+
+
+def test_check_fails_what_is_slower_compiled():
+    """Than the compiled rival; and where that is asked, than 1.1 times ours in eager."""
+    good = results("cpu", 2.0)
+    first, second = (figures["seconds"] for figures in good["cases"][:2])
+    first["compiled: ours"], second["compiled: ours"] = 1.11, 1.01 * second["compile: textbook"]
+    missed = [verdict for verdict in check.verdicts(good) if verdict.score < 1]
+    assert [(verdict.case, verdict.against) for verdict in missed] == [
+        (good["cases"][1]["case"], "compiled, times as fast as compile"),
+        (good["cases"][0]["case"], "compiled, times as fast as in eager"),
+    ]
+    del first["compiled: ours"]
+    assert not check.report(good)[1]
 
 
 def test_check_fails_a_rival_that_is_not_installed():
@@ -153,6 +167,14 @@ def test_tables_show_a_rival_that_wins_in_bold():
     found["cases"][0]["seconds"] = {"ours": 1.0, "eager: a": 3.0, "eager: b": 2.0, "compile: a": 0.5, "copy": 0.25}
     row = report.markdown(found).splitlines()[4]
     assert "| 2.00x | **0.50x** | 4.00 |" in row
+
+
+def test_tables_of_what_is_compiled():
+    found = results("cpu", 1.0) | ABOUT
+    found["cases"][0]["seconds"] = {"ours": 1.0, "compiled: ours": 1.25, "compile: a": 0.5, "copy": 0.25}
+    table = report.markdown(found)
+    assert f"| {found['cases'][0]['case']} | 1250.00 ms | 1.25 | **0.40x** |" in table
+    assert f"| {found['users'][0]['case']} | 1000.00 ms | 1.00x |" in table
 
 
 def test_the_table_against_the_minibatch():

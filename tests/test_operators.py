@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-import aevb_ext  # noqa: F401  (registers the operators)
+import aevb_ext
 
 OPS = torch.ops.aevb_ext
 
