@@ -113,6 +113,15 @@ ROWS = [
         {f"x: {w}" for w in ("float16", "more", "less", "more dims")},
     ),
     Row("unpack_bits", {"packed": _b(4, 2), "n": 11}, {"packed: more dims", "packed: elsewhere"}),
+    Row(
+        "mlp_bound",
+        {
+            "x": _f(4, 3),
+            "key": torch.ones(4, 2, dtype=torch.int64),
+            "parameters": [_f(5, 3), _f(5), _f(4, 5), _f(4), _f(6, 2), _f(6), _f(3, 6), _f(3)],
+            "x_scale": 1.0,
+        },
+    ),
     # As chunk has it, of any tensor.
     Row("halves", {"params": _f(4, 6), "dim": 1}, ANY_PARAMS | {"dim: -1"}),
     Row(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
+from .._library import ops
 from .._types import Generators
 from ..data import Rows, prefetch, rows_of
 from ..hmc import log_prior
@@ -93,6 +94,10 @@ def terms_b(
     """Estimator B (eq. 7); ``kl`` is in closed form. Arguments are those of :func:`terms_a`."""
     if block is not None and block < n_samples:
         return _terms(ELBO(n_samples, block=block), model, x, key, generator)
+    if n_samples == 1 and key is not None and generator is None:
+        parameters = model._mlp_parameters(x)
+        if parameters is not None:
+            return ELBOTerms(*ops.mlp_bound(x, key, parameters, model.x_scale))
     # For the plain bound this is faster than the general ELBO module.
     mu, logvar = model.posterior(x)
     # One sample needs no sample dimension, and no mean over it.

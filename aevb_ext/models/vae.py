@@ -21,6 +21,8 @@ __all__ = ["VAE"]
 
 # Data points that are encoded at a time.
 _ENCODED = 1000
+# With more numbers in x the calls cost nothing beside the arithmetic.
+_FEW = 2**20
 
 
 class VAE(nn.Module):
@@ -116,6 +118,35 @@ class VAE(nn.Module):
             if type(first) is Linear:
                 return through(rest, first(x, x_scale))
         return self.encoder(scaled(x, x_scale))
+
+    def _mlp_parameters(self, x: Tensor) -> list[Tensor] | None:
+        """The weights and biases of the paper's model for Bernoulli data, if this is it; None if it is another.
+
+        None as well where a hook is to see a module's inputs or outputs, and for data that its layers do not take as
+        they are.
+        """
+        decoder, encoder = self.decoder, self.encoder
+        if type(self) is not VAE or type(decoder) is not BernoulliDecoder or x.device.type != "cpu":
+            return None
+        if x.dtype not in (torch.uint8, torch.bool, torch.float32) or x.dim() != 2 or x.numel() >= _FEW:
+            return None
+        if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+            return None
+        parameters: list[Tensor] = []
+        for net in (encoder, decoder.net):
+            if type(net) is not nn.Sequential or len(net) != 3 or has_hooks(net):
+                return None
+            first, between, last = modules = tuple(net)
+            if type(first) is not Linear or type(between) is not nn.Identity or type(last) is not Linear:
+                return None
+            if not first.tanh or last.tanh or any(map(has_hooks, modules)):
+                return None
+            if first.bias is None or last.bias is None:
+                return None
+            parameters += (first.weight, first.bias, last.weight, last.bias)
+        if has_hooks(decoder) or any(p.dtype != torch.float32 for p in parameters):
+            return None
+        return parameters
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), ``[*samples, B]``, for x ``[B, *event]`` and z ``[*samples, B, latent]``."""

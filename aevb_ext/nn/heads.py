@@ -353,8 +353,9 @@ def _check_unit(low: float, high: float, x_scale: float, name: str, where: str) 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether the module has hooks on its inputs or outputs."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def through(modules: Iterable[nn.Module], h: Tensor) -> Any:
