@@ -203,12 +203,12 @@ def measure(training: Training, device: torch.device, effort: Effort = FULL) -> 
 # The kernels that torch.compile makes have no such names on the CPU, and are in the rest.
 PARTS = {
     "matrix products": r"aten::(addmm|mm|linear|mkldnn_.*)$|mkldnn|aevb_ext::linear|gemm|cutlass|nvjet|cublas|splitK",
+    "activations, biases": r"aten::(tanh.*|sum)$|tanh|reduce_kernel",
     "sampling, KL, likelihood": (
-        r"aevb|binary_cross|log_sigmoid|normal|randn|aten::(exp|neg|pow|r?sub|mul_|add)$|exp_kernel"
+        r"aevb(?!_ext::scaled)|binary_cross|log_sigmoid|normal|randn|aten::(exp|neg|pow|r?sub|mul_|add)$|exp_kernel"
     ),
     "optimiser": r"Optimizer\.|aten::_(fused_ada|foreach)|multi_tensor|adagrad",
-    "activations, biases": r"aten::(tanh.*|sum)$|tanh|reduce_kernel",
-    "data": r"aten::(index.*|random_|copy_|mul|div)$|index|distribution|copy",
+    "data": r"aevb_ext::scaled|aten::(index.*|random_|copy_|mul|div)$|index|distribution|copy",
 }
 
 

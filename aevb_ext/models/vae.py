@@ -125,7 +125,8 @@ class VAE(nn.Module):
         None as well where a hook is to see a module's inputs or outputs, and for data that its layers do not take as
         they are.
         """
-        decoder, encoder = self.decoder, self.encoder
+        # Their attributes by nn.Module's own dicts: a step of a small minibatch waits for its __getattr__.
+        encoder, decoder = self._modules.get("encoder"), self._modules.get("decoder")
         if type(self) is not VAE or type(decoder) is not BernoulliDecoder or x.device.type != "cpu":
             return None
         if x.dtype not in (torch.uint8, torch.bool, torch.float32) or x.dim() != 2 or x.numel() >= _FEW:
@@ -133,17 +134,19 @@ class VAE(nn.Module):
         if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return None
         parameters: list[Tensor] = []
-        for net in (encoder, decoder.net):
-            if type(net) is not nn.Sequential or len(net) != 3 or has_hooks(net):
+        for net in (encoder, decoder._modules.get("net")):
+            if type(net) is not nn.Sequential or len(net._modules) != 3 or has_hooks(net):
                 return None
-            first, between, last = modules = tuple(net)
+            first, between, last = modules = tuple(net._modules.values())
             if type(first) is not Linear or type(between) is not nn.Identity or type(last) is not Linear:
                 return None
             if not first.tanh or last.tanh or any(map(has_hooks, modules)):
                 return None
-            if first.bias is None or last.bias is None:
-                return None
-            parameters += (first.weight, first.bias, last.weight, last.bias)
+            for layer in (first, last):
+                weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+                if weight is None or bias is None:
+                    return None
+                parameters += (weight, bias)
         if has_hooks(decoder) or any(p.dtype != torch.float32 for p in parameters):
             return None
         return parameters

@@ -8,6 +8,7 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/tanh_backward.h>
+#include <ATen/record_function.h>
 
 #include "ops/common/check.h"
 #include "ops/common/launch.h"
@@ -102,6 +103,7 @@ void layer(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& r
   Tensor out = result;
   if (tanh && has_kernels(out) && (!bias.defined() || bias.is_contiguous())) {
     multiply(x, w.t(), out);
+    RECORD_FUNCTION("aevb_ext::tanh", std::vector<c10::IValue>());
     const float* const added = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
     cpu::activate({out.mutable_data_ptr<float>(), added, out.size(0), out.size(1)});
     return;
@@ -117,6 +119,7 @@ void layer(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& r
 
 Tensor scaled(const Tensor& bytes, at::ScalarType dtype, double x_scale) {
   if (!bytes.is_cpu() || dtype != at::kFloat || !bytes.is_contiguous()) return bytes.to(dtype).mul_(x_scale);
+  RECORD_FUNCTION("aevb_ext::scaled", std::vector<c10::IValue>());
   Tensor numbers = empty(bytes.sym_sizes(), bytes.options().dtype(dtype));
   const auto* const from = static_cast<const uint8_t*>(bytes.const_data_ptr());
   cpu::scale_bytes({from, numbers.mutable_data_ptr<float>(), float(x_scale), bytes.numel()});
@@ -130,6 +133,7 @@ OutputGradient output_gradient(const Tensor& cotangent, const Tensor& y, bool wi
     if (with_bias) found.bias = found.gradient.sum(0);
     return found;
   }
+  RECORD_FUNCTION("aevb_ext::tanh_backward", std::vector<c10::IValue>());
   const Tensor rows = matrix(cotangent);
   found.gradient = y.defined() ? empty(rows.sym_sizes(), rows.options()) : rows;
   if (with_bias) found.bias = empty({rows.size(1)}, rows.options());
