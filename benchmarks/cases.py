@@ -377,7 +377,7 @@ def _cuda() -> list[Case]:
         (RSAMPLE, latent),
         (RSAMPLE_KL, latent),
     ]
-    # "sample": each row has its own cotangent, so forward and backward are separate kernels.
+    # "sample": each row has its own cotangent, which no guess meets, so forward and backward are two passes.
     table = [Case(operation, shape, f32, "sample", asked) for operation, shape in large]
     table += [Case(operation, shape, bf16, "sample", asked) for operation, shape in large]
     table += [Case(operation, shape, f32, "mean", asked) for operation, shape in large if operation is not RSAMPLE]

@@ -163,6 +163,10 @@ class Target(ctypes.Structure):
         super().__init__(data, TYPES[dtype], per_block, 0)
 
 
+class Guesses(ctypes.Structure):
+    _fields_ = (("used", ctypes.c_uint64), ("history", ctypes.c_int))
+
+
 class RowTask(ctypes.Structure):
     _fields_ = (("tiling", Tiling), ("x_scale", ctypes.c_float), ("summed", ctypes.c_bool), ("operands", Operand * 4))
 
@@ -179,6 +183,8 @@ class RowBackward(RowTask):
         ("sums", ctypes.c_bool * 4),
         ("cotangent", Operand),
         ("gradient", Target * 4),
+        ("value", ctypes.c_uint64),
+        ("guesses", Guesses),
     )
 
 
@@ -258,16 +264,22 @@ def counted_cases():
     forward = set()
     for case in table:
         same = (case.operation.name, case.shape.event, case.dtype)
-        yield case, ("backward",) if same in forward else ("forward", "backward")
+        if same in forward:
+            yield case, ("backward",)
+        elif case.operation.draws or "one learned scale" in case.operation.name:
+            yield case, ("forward", "backward")
+        else:
+            yield case, ("forward", "backward", "both")
         forward.add(same)
 
 
 class Call:
     """One kernel of a case, called on few rows: its name, its parameters, and the memory that it works on."""
 
-    def __init__(self, case, direction: str):
+    def __init__(self, case, direction: str, cotangent=None):
         import torch
 
+        self.cotangent_given = cotangent
         self.case, self.direction, self.torch = case, direction, torch
         self.formula, self.names = OPERATORS[case.operation.operator]
         self.samples = not self.formula
@@ -324,6 +336,8 @@ class Call:
     @property
     def label(self) -> str:
         reduction = "" if self.case.operation.operator == "rsample" else f", {self.case.reduction}"
+        if self.direction == "both":
+            reduction = ", one pass"  # whatever the reduction
         return f"{self.case.operation.name}, {self.event}, {self.dtype}{reduction}"
 
     @property
@@ -343,11 +357,14 @@ class Call:
             return f"sample_{self.direction}<{of_type}, (aevb::Spread)0, aevb::device::{quads}>"
         first = CPP_TYPES[str(self.inputs[self.names[0]].dtype).removeprefix("torch.")]
         index = "unsigned int" if self.aligned else "long"
-        return f"row_{self.direction}<aevb::device::{self.formula}, (aevb::Spread)0, {of_type}, {first}, {index}>"
+        direction = "forward" if self.direction == "forward" else "backward"
+        return f"row_{direction}<aevb::device::{self.formula}, (aevb::Spread)0, {of_type}, {first}, {index}>"
 
     @property
     def bytes_an_element(self) -> float:
         """The fewest that this kernel has to move: it is a pass of its own, which reads its operands."""
+        if self.direction == "both":
+            return replace(self.case, reduction="mean").floor_bytes / self.case.shape.elements
         forward, backward = replace(self.case, reduction="sample").floors
         return (forward if self.direction == "forward" else backward) / self.case.shape.elements
 
@@ -377,6 +394,8 @@ class Call:
 
     def _cotangent(self):
         """Of the value: one number, or one for each row."""
+        if self.cotangent_given is not None:
+            return self.cotangent_given
         return self.torch.randn(() if self.case.reduction == "mean" else (self.rows, 1))
 
     @property
@@ -385,7 +404,7 @@ class Call:
 
     def _row_task(self):
         operands = [self._operand(self.inputs[name]) for name in self.names]
-        summed = self.direction == "forward" or any(self.sums)
+        summed = self.direction != "backward" or any(self.sums)
         common = (
             self.tiling,
             self.x_scale,
@@ -394,15 +413,22 @@ class Call:
         )
         if self.direction == "forward":
             return RowForward(*common, self._output("value", per_block=True))
-        self.cotangent = self._cotangent()
+        both = self.direction == "both"
+        self.cotangent = self.torch.ones(()) if both else self._cotangent()
         gradients = [
             self._output(name, per_block=one_number) if wanted else Target()
             for name, wanted, one_number in zip(self.names, self.wanted, self.sums, strict=True)
         ]
         gradients += [Target() for _ in range(4 - len(gradients))]
         which = [(ctypes.c_bool * 4)(*flags) for flags in (self.wanted, self.sums)]
-        cotangent = self._operand(self.cotangent)
-        return RowBackward(*common, self.cotangent_scale, True, *which, cotangent, (Target * 4)(*gradients))
+        cotangent = Operand() if both else self._operand(self.cotangent)
+        task = RowBackward(*common, self.cotangent_scale, not both, *which, cotangent, (Target * 4)(*gradients))
+        if both:
+            task.value = self._output("value", per_block=True).data
+            task.guesses.used = self._output("guesses", per_block=True).data
+            # The history of each key, at first.
+            self.memory.of_program = self.memory.add(self.torch.ones(constant("kHistories"), 2).numpy())
+        return task
 
     @property
     def wanted(self) -> list[bool]:
@@ -463,6 +489,7 @@ class Call:
             learnt = [name for name in inputs if inputs[name].requires_grad]
             gradients = torch.autograd.grad(results, [inputs[name] for name in learnt], cotangents)
             expected = dict(zip(learnt, gradients, strict=True))
+            expected |= {"value": results[0], "guesses": torch.ones(self.rows)}
         for name, (address, like) in self.outputs.items():
             raw = self.memory.read(address, like.numel() * like.element_size(), "uint8").copy()
             found = torch.from_numpy(raw).view(like.dtype).view(like.shape)
@@ -586,8 +613,26 @@ def count(call: Call, code: dict[str, Compiled]) -> tuple[dict[str, int], dict[s
     return counts, {kind: sass.LANES * issued[kind] / call.elements for kind in (*sass.CLASSES, "integer")}
 
 
+def check_one_pass(case, code: dict[str, Compiled]) -> None:
+    """That value and gradients in one pass, for a cotangent of one, have the bits of two passes."""
+    import torch
+
+    case = replace(case, shape=type(case.shape)(2, case.shape.event))  # as many rows in each direction
+    bits: dict[str, dict] = {}
+    for direction in ("forward", "backward", "both"):
+        call = Call(case, direction, cotangent=torch.ones(() if case.reduction == "mean" else (2, 1)))
+        call.run(code[call.kernel].kernel)
+        bits[direction] = {
+            name: call.memory.read(address, like.numel() * like.element_size(), "uint8").tobytes()
+            for name, (address, like) in call.outputs.items()
+        }
+    apart = bits["forward"] | bits["backward"]
+    if different := [name for name in apart if apart[name] != bits["both"][name]]:
+        sys.exit(f"{case}: {', '.join(different)}: one pass has other bits than two")
+
+
 def table(calls: list[Call], counts: dict[str, int]) -> list[str]:
-    """The model's table. A forward that stands in another line already is a dash."""
+    """The model's table. A forward that stands in another line already is a dash; one pass is a line of its own."""
     rows: dict[str, list[list[str]]] = {}
     for call in calls:
         instructions = counts[f"{call.name}: instructions of 1000 elements"] / 1000
@@ -597,6 +642,9 @@ def table(calls: list[Call], counts: dict[str, int]) -> list[str]:
     titles = ["forward / backward", "registers", "instructions an element", *GPUS]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for label, cells in rows.items():
+        if label.endswith("one pass"):
+            lines.append(f"| {' | '.join([label, *cells[0]])} |")
+            continue
         forward, backward = cells if len(cells) == 2 else (["-"] * len(cells[0]), *cells)
         both = [f"{one} / {other}" for one, other in zip(forward, backward, strict=True)]
         lines.append(f"| {' | '.join([label, *both])} |")
@@ -627,6 +675,8 @@ def main() -> int:
         code = compiled(files, {call.kernel for call in calls})
         for call in calls:
             found, by_class = count(call, code)
+            if call.direction == "both":
+                check_one_pass(call.case, code)
             counts |= found
             classes.append(f"{call.name}: " + ", ".join(f"{kind} {number:.1f}" for kind, number in by_class.items()))
     except Missing as missing:

@@ -110,6 +110,7 @@ class Memory:
     def __init__(self):
         self.bytes = np.zeros(0, np.uint8)
         self.owned = np.zeros(0, bool)
+        self.of_program: int | None = None  # the address of what it keeps between launches: of one array
 
     def add(self, array: np.ndarray) -> int:
         """The address of a copy of the array's bytes."""
@@ -240,7 +241,11 @@ class Warp:
         self.set(name, value >> np.uint64(32), 1)
 
     def constant(self, text: str, size: int = 4, further: int = 0) -> np.ndarray:
-        """c[0x0][0x210], or c[0x0][R4+0x210]."""
+        """c[0x0][0x210], or c[0x0][R4+0x210]; c[0x4][RZ] is where the program's own memory is."""
+        if text.startswith("c[0x4]"):
+            if size != 8 or self.memory.of_program is None:
+                raise Unknown(text)
+            return np.full(LANES, self.memory.of_program, np.uint64)
         offset = np.zeros(LANES, np.int64) + further
         for part in re.fullmatch(r"c\[0x0\]\[(.*)\]", text)[1].split("+"):
             offset = offset + (int(part, 16) if "x" in part else self.register(part).astype(np.int32))

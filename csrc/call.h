@@ -49,6 +49,15 @@ struct Params {
   Spread spread = Spread::logvar;
 };
 
+// Value and gradients in one pass, on a device: a forward that is given gradients too computes them for a guess of the
+// cotangent, one number, if the history has one. A backward with the same guesses and gradients then computes again
+// only those of blocks whose cotangent is another, and writes the history. No gradient may be per block.
+constexpr int kHistories = 256;
+struct Guesses {
+  void* used = nullptr;  // those of the call, in `wide`, one for each block of each row; null: nothing is guessed
+  int history = 0;       // below kHistories: calls that share one have cotangents of the same kind
+};
+
 // Arithmetic is in `wide`: f64 or f32.
 struct RowCall {
   Formula formula;
@@ -60,6 +69,7 @@ struct RowCall {
   Input cotangent;  // of the value, in `wide`, times `cotangent_scale`; no data: one
   double cotangent_scale = 1;
   Output gradient[4];  // of each input; no data: not wanted
+  Guesses guesses;
   bool beyond_caches = false;
 };
 

@@ -101,6 +101,10 @@ def checks(program):
 
 CHECKS = [
     "no_cotangent",
+    "a_right_guess_leaves_the_gradient",
+    "a_wrong_guess_costs_no_bit",
+    "only_rows_of_another_cotangent_are_computed",
+    "histories_that_others_write",
     "noise_keys",
     "box_muller_of_every_mantissa",
     "rows_beyond_32_bits",

@@ -1,5 +1,7 @@
 """halves: like chunk(2, dim), but the gradient is one tensor without a copy."""
 
+import math
+
 import pytest
 import torch
 import torch.utils.checkpoint
@@ -338,3 +340,18 @@ class TestErrors:
     def test_no_tensor(self):
         with pytest.raises((TypeError, RuntimeError), match="params"):
             aevb_ext.halves([1.0, 2.0])
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (3, 1)], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "sample", "mean"])
+def test_halves_that_are_broadcast(reduction, shape):
+    """Of a prior that all data points share: the gradients of its halves are sums, and so not written side by side."""
+    mu, logvar = (t.requires_grad_() for t in torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0)))
+    prior = torch.linspace(-1, 1, 2 * math.prod(shape)).reshape(*shape[:-1], -1).requires_grad_()
+
+    def gradients(of):
+        value = of.gaussian_kl(mu, logvar, *prior.chunk(2, -1), reduction=reduction)
+        return torch.autograd.grad(value.sum(), (mu, logvar, prior))
+
+    for _ in range(3):
+        torch.testing.assert_close(gradients(aevb_ext), gradients(aevb_ext.reference))

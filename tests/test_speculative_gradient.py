@@ -94,7 +94,7 @@ def _every():
 CASES = list(_every())
 
 
-@pytest.mark.cpu_kernels("a cotangent is guessed on the CPU alone")
+@pytest.mark.cpu_kernels("on a device kernels guess, and the host sees nothing of it: test_one_pass.py")
 @pytest.mark.parametrize("number", [1.0, -0.3])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bits_do_not_depend_on_the_guess(case, number):
@@ -173,7 +173,7 @@ def test_inputs_with_their_sign_to_be_changed(case):
     _same_bits(found, torch.autograd.grad([o.sum() for o in call.run()], list(call.tensors.values())))
 
 
-@pytest.mark.cpu_kernels("a cotangent is guessed on the CPU alone")
+@pytest.mark.cpu_kernels("on a device kernels guess, and the host sees nothing of it: test_one_pass.py")
 @pytest.mark.parametrize("operator", SPECULATIVE, ids=str)
 @pytest.mark.parametrize("reduction", REDUCED)
 class TestWhenItLooksAhead:
@@ -253,7 +253,7 @@ def test_elements_are_never_speculative(operator):
     assert not _speculated(lambda: _gradients(call, 1.0))
 
 
-@pytest.mark.cpu_kernels("a cotangent is guessed on the CPU alone")
+@pytest.mark.cpu_kernels("on a device kernels guess, and the host sees nothing of it: test_one_pass.py")
 def test_the_first_guess_is_one():
     """Of a process: what a loss's own backward begins with."""
     code = """if True:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 import aevb_ext
 
 pytestmark = [
-    pytest.mark.cpu_kernels("a cotangent is guessed on the CPU alone"),
+    pytest.mark.cpu_kernels("in compiled graphs a cotangent is guessed on the CPU alone"),
     pytest.mark.usefixtures("many_programs"),
 ]
 ops = torch.ops.aevb_ext

@@ -405,10 +405,11 @@ class View {
   Raw same_ = {};
 };
 
-// That of an operand which may be absent; it is 1 then.
+// That of an operand which may be absent; it is `otherwise` then.
 template <class T, class N, class Index>
-__device__ __forceinline__ View<T, N> view_if(bool there, const Operand& in, Index row, Index start) {
-  return there ? View<T, N>(in, row, start) : View<T, N>(in, narrow<T>(N(1)));
+__device__ __forceinline__ View<T, N> view_if(bool there, const Operand& in, Index row, Index start,
+                                              N otherwise = N(1)) {
+  return there ? View<T, N>(in, row, start) : View<T, N>(in, narrow<T>(otherwise));
 }
 
 // Where a tile's results go, one for each element: of type T, or of the arithmetic's type.
@@ -431,6 +432,12 @@ struct Result {
   }
   __device__ __forceinline__ int element() const { return is_wide() ? sizeof(Number<T>) : sizeof(T); }
 
+  // Whether W of them may be written at once, from element i of the tile on.
+  template <int W>
+  __device__ __forceinline__ bool takes(int i) const {
+    return is_wide() ? aligned<W>(static_cast<const typename Wide<T>::type*>(data) + i)
+                     : aligned<W>(static_cast<const T*>(data) + i);
+  }
   // Of a type that is narrower than the arithmetic, `value` is a gradient.
   template <int W>
   __device__ __forceinline__ void write(int i, const Number<T> (&value)[W]) const {

@@ -21,7 +21,9 @@ cudaError_t run(const RowCall& call, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t row_forward(const RowCall& call, cudaStream_t stream) { return run<device::Forward>(call, stream); }
+cudaError_t row_forward(const RowCall& call, cudaStream_t stream) {
+  return call.guesses.used ? run<device::Backward>(call, stream) : run<device::Forward>(call, stream);
+}
 cudaError_t row_backward(const RowCall& call, cudaStream_t stream) { return run<device::Backward>(call, stream); }
 
 }  // namespace aevb::cuda

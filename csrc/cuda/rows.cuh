@@ -3,8 +3,10 @@
 // Every operand is read once and every result written once, which is also the fewest bytes to move:
 //   forward   the operands, and one number per row (or per element, if nothing is summed)
 //   backward  the operands, the cotangents (one per row, or per element), and the wanted gradients
+//   both      the operands, the wanted gradients, and one number per row: for a guess of the cotangent (guess.cuh)
 // A broadcast operand is read from the cache after the first time.
 #pragma once
+#include "cuda/guess.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/load.cuh"
 #include "cuda/reduce.cuh"
@@ -18,6 +20,9 @@ namespace aevb::device {
 constexpr int kElementTile = 1024;
 // Rows of more than this many packs are summed by a thread block.
 constexpr int kBlockUnits = 256;
+
+// A backward that mostly finds its guesses right has no more blocks: to start one takes longer than to see that.
+constexpr int64_t kMaxGridOfGuesses = 2048;
 
 // Elements of a pack, the unit of work in aligned memory. For double one is enough, since its code is long.
 template <class T>
@@ -68,6 +73,8 @@ struct RowBackward : RowTask<Factor> {
   bool wanted[4], sums[4];  // which gradients, and of them those that are summed
   Operand cotangent;
   Target gradient[4];
+  void* value;  // of a forward for a guess: the sums of its values, else null
+  Guesses guesses;
 };
 
 // The part of a tile where packs of V elements are aligned for every operand and result alike.
@@ -246,7 +253,23 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1
   });
 }
 
-template <class F, class T, class X>
+// Results within a tile whose alignment is not known to be that of the operands.
+template <bool aligned, class T, int W>
+__device__ __forceinline__ void write(const Result<T>& result, int i, const Number<T> (&value)[W]) {
+  if constexpr (!aligned && W > 1)
+    if (!result.template takes<W>(i)) {
+#pragma unroll
+      for (int j = 0; j < W; ++j) {
+        const Number<T> one[1] = {value[j]};
+        result.write(i + j, one);
+      }
+      return;
+    }
+  result.write(i, value);
+}
+
+// Index: see sweep_tile.
+template <class F, class T, class X, class Index>
 struct BackwardWork {
   using N = Number<T>;
   using Factor = typename Wide<T>::type;
@@ -261,6 +284,8 @@ struct BackwardWork {
   const bool (&wanted)[4], (&sums)[4];  // which gradients, and of them those that are summed
   Result<T> gradient[F::arity];         // of each element
   N sum[F::arity];
+  bool valued, graded;  // whether values are summed, and gradients are written
+  N value;
 
   template <int W>
   struct Loaded {
@@ -272,6 +297,7 @@ struct BackwardWork {
   __device__ __forceinline__ void limit(Packed<V>& packed) const {
     in.limit(packed);
     packed.include(cotangent);
+    if (valued) return;  // which are summed as a forward does that has no gradients
 #pragma unroll
     for (int k = 0; k < F::arity; ++k)
       if (wanted[k] && !sums[k]) packed.include(gradient[k]);
@@ -288,12 +314,16 @@ struct BackwardWork {
   }
   template <int W>
   __device__ __forceinline__ void use(int i, const Loaded<W>& loaded) {
-    N derivative[W][F::arity];
+    N operands[W][F::arity], derivative[W][F::arity];
 #pragma unroll
     for (int j = 0; j < W; ++j) {
-      N operands[F::arity];
-      numbers<N, W, In>(loaded.in, j, operands);
-      gradient_of(formula, operands, derivative[j]);
+      numbers<N, W, In>(loaded.in, j, operands[j]);
+      gradient_of(formula, operands[j], derivative[j]);
+    }
+    if (valued) {
+#pragma unroll
+      for (int j = 0; j < W; ++j) value = value + value_of(formula, operands[j]);
+      if (!graded) return;
     }
 #pragma unroll
     for (int k = 0; k < F::arity; ++k) {
@@ -310,7 +340,7 @@ struct BackwardWork {
 #pragma unroll
         for (int j = 0; j < W; ++j) sum[k] = sum[k] + d[j];
       } else {
-        gradient[k].write(i, d);
+        write<std::is_same_v<Index, uint32_t>>(gradient[k], i, d);
       }
     }
   }
@@ -325,13 +355,24 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double>      
   using Factor = typename Wide<T>::type;
   const F formula = device::formula<F, spread>(task.x_scale);
   const int group = task.tiling.group;
+  const bool guesses = task.guesses.used, valued = task.value;
+  auto* const used = static_cast<Factor*>(task.guesses.used);
+  const N otherwise(valued ? guess_of<Factor>(task.guesses.history) : Factor(1));
+  const auto cotangent_at = [&](Index row, Index start) {
+    return view_if<Factor, N>(task.of_value, task.cotangent, row, start, otherwise);
+  };
+  if (guesses && !valued && blockIdx.x == 0 && threadIdx.x == 0)
+    remember(task.guesses.history, cotangent_at(0, 0).same().v,
+             cotangent_at(static_cast<Index>(task.tiling.rows - 1), 0).same().v);
 
   for_each_tile<Index>(task.tiling, [&](const TileOf<Index>& tile) {
+    const auto cotangent = cotangent_at(tile.row, tile.start);
+    if (guesses && !valued && tile.size > 0 && was_right(used[tile.index], cotangent.same().v)) return;
     const Operands<F::arity, T, X> in(task.in, tile);
-    const auto cotangent = view_if<Factor, N>(task.of_value, task.cotangent, tile.row, tile.start);
     const N scale(task.cotangent_scale), same = cotangent.same() * scale;
-    const bool plain = cotangent.uniform() && !(same == N(0));
-    BackwardWork<F, T, X> work = {formula, in, cotangent, scale, plain, same, task.wanted, task.sums, {}, {}};
+    const bool plain = cotangent.uniform() && !(same == N(0)), graded = !valued || otherwise == otherwise;
+    BackwardWork<F, T, X, Index> work = {formula,   in, cotangent, scale,  plain,  same, task.wanted,
+                                         task.sums, {}, {},        valued, graded, N(0)};
 #pragma unroll
     for (int k = 0; k < F::arity; ++k) {
       work.gradient[k] = Result<T>(task.gradient[k], tile);
@@ -339,6 +380,14 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double>      
     }
     sweep_tile<kPack<T>, Index>(work, tile, group);
     if (!task.summed) return;
+    if (valued) {
+      N sum[1] = {work.value};
+      group_sum(sum, group);
+      if (tile.lane != 0 || tile.size == 0) return;
+      store<Factor>(task.value, tile.index, sum);
+      used[tile.index] = otherwise.v;
+      return;
+    }
     group_sum(work.sum, group);
     if (tile.lane != 0 || tile.size == 0) return;
 #pragma unroll
@@ -366,11 +415,12 @@ bool set_rows(RowTask<typename Wide<T>::type>& task, const RowCall& call) {
   bool stores = call.value.data && !call.value.per_block;
   for (int k = 0; k < F::arity; ++k) {
     task.summed = task.summed || call.gradient[k].per_block;
-    stores = stores || (call.gradient[k].data && !call.gradient[k].per_block);
+    // Values are summed alike with gradients and without.
+    stores = stores || (!call.value.data && call.gradient[k].data && !call.gradient[k].per_block);
   }
-  const bool flat = is_flat(call, F::arity);
+  const bool guesses = call.guesses.used, flat = !guesses && is_flat(call, F::arity);
   task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event,
-                     task.summed ? kBlock : kElementTile, kPack<T>, kBlockUnits, stores);
+                     task.summed || guesses ? kBlock : kElementTile, kPack<T>, kBlockUnits, stores);
   task.x_scale = static_cast<typename Wide<T>::type>(call.params.x_scale);
   Alignment alignment(task.tiling, kPack<T>);
   for (int k = 0; k < F::arity; ++k) {
@@ -414,10 +464,14 @@ struct Backward {
       task.wanted[k] = call.gradient[k].data;
       task.sums[k] = task.wanted[k] && call.gradient[k].per_block;
     }
+    task.value = call.value.data;
+    task.guesses = call.guesses;
     auto* kernel = row_backward<F, spread, T, X, int64_t>;
     if constexpr (kMovesPacks<T, X>)
       if (aligned) kernel = row_backward<F, spread, T, X, uint32_t>;
-    return launch(kernel, task.tiling.grid(), task.tiling.threads(), stream, task);
+    const auto most = task.guesses.used && !task.value ? kMaxGridOfGuesses : kMaxGrid;
+    const auto grid = static_cast<unsigned>(std::min<int64_t>(task.tiling.grid(), most));
+    return launch(kernel, grid, task.tiling.threads(), stream, task);
   }
 };
 

@@ -29,10 +29,13 @@ Buffer keys(const Call& call) {
 
 inline std::vector<Buffer> buffers_of(const aevb::RowCall& call) {
   std::vector<Buffer> all = {operand("the cotangent", call.cotangent),
-                             result("the value", call.value, call.rows, call.event, call.blocks)};
+                             result("the value", call.value, call.rows, call.event, call.blocks),
+                             operand("the guesses", call.guesses.used, call.rows * call.blocks * size_of(call.wide))};
+  all.back().is_result = call.value.data;
   for (int k = 0; k < 4; ++k) {
     all.push_back(operand("operand " + std::to_string(k), call.in[k]));
     all.push_back(result("gradient " + std::to_string(k), call.gradient[k], call.rows, call.event, call.blocks));
+    all.back().may_be_left = call.guesses.used;
   }
   return all;
 }

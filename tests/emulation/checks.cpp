@@ -2,8 +2,10 @@
 // argument; it says what is wrong, or nothing.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <map>
@@ -92,6 +94,183 @@ void no_cotangent() {
         const double p = 1 / (1 + std::exp(-double(logits[0])));
         require_near(gradients[0][0], scale * (x[0] - p), 1e-5, "a gradient");
       }
+}
+
+// A Bernoulli call in one pass, whose buffers stay: to launch it again is what a captured graph does when it is
+// replayed.
+struct OnePass {
+  static constexpr float kLeft = -12345;  // what is in a gradient that nothing has written
+  static constexpr float kNone = NAN;     // a guess
+
+  int64_t rows, event, blocks;
+  std::vector<float> x, logits, cotangents, values, used, gradient;
+  RowCall call;
+
+  OnePass(int64_t rows, int64_t event, int history, bool per_row) : rows(rows), event(event) {
+    call = row_call(Formula::bernoulli, rows, event);
+    blocks = call.blocks;
+    x.resize(rows * event), logits.resize(rows * event), gradient.resize(rows * event);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = float(i % 7) / 7, logits[i] = float(i % 11) - 5;
+    logits.back() = INFINITY;
+    cotangents.resize(per_row ? rows : 1);
+    values.resize(rows * blocks), used.resize(rows * blocks);
+    call.in[0] = dense(x.data(), Type::f32, rows * event);
+    call.in[1] = dense(logits.data(), Type::f32, rows * event);
+    call.cotangent_scale = 0.25;
+    call.guesses = {used.data(), history};
+  }
+  void forward() {
+    std::fill(gradient.begin(), gradient.end(), kLeft);
+    RowCall forward = call;
+    forward.value = {values.data(), Type::f32, true};
+    forward.gradient[1] = {gradient.data(), Type::f32};
+    launched(watched<RowCall>(cuda::row_forward, forward));
+  }
+  RowCall backward_call() const {
+    RowCall backward = call;
+    backward.cotangent = {cotangents.data(), Type::f32, 2, {rows, event}, {1, 0}};
+    if (cotangents.size() == 1) backward.cotangent = {cotangents.data(), Type::f32, 1, {rows * event}, {0}};
+    return backward;
+  }
+  void backward() {
+    RowCall backward = backward_call();
+    backward.gradient[1] = {gradient.data(), Type::f32};
+    launched(watched<RowCall>(cuda::row_backward, backward));
+  }
+  void see(float cotangent) {
+    std::fill(cotangents.begin(), cotangents.end(), cotangent);
+    backward();
+  }
+  bool guessed(float guess, int64_t row) const {
+    bool all = true;
+    for (int64_t b = row * blocks; b < (row + 1) * blocks; ++b)
+      all = all && (guess == guess ? used[b] == guess : used[b] != used[b]);
+    return all;
+  }
+  bool guessed(float guess) const {
+    bool all = true;
+    for (int64_t row = 0; row < rows; ++row) all = all && guessed(guess, row);
+    return all;
+  }
+  bool is_left(int64_t row) const {
+    return std::count(&gradient[row * event], &gradient[(row + 1) * event], kLeft) == event;
+  }
+  // Those of two passes.
+  void require_bits(const std::string& when) {
+    std::vector<float> apart(gradient.size()), summed(values.size());
+    RowCall forward = call, backward = backward_call();
+    forward.guesses = backward.guesses = {};
+    forward.value = {summed.data(), Type::f32, true};
+    launched(watched<RowCall>(cuda::row_forward, forward));
+    backward.gradient[1] = {apart.data(), Type::f32};
+    launched(watched<RowCall>(cuda::row_backward, backward));
+    require(!std::memcmp(values.data(), summed.data(), values.size() * sizeof(float)), "other values, " + when);
+    require(!std::memcmp(gradient.data(), apart.data(), apart.size() * sizeof(float)), "another gradient, " + when);
+  }
+};
+
+// For threads, warps and blocks that have a row, and for rows of several blocks; one cotangent, or one for each row.
+template <class Check>
+void in_one_pass(Check check) {
+  static int history = 0;  // each has its own
+  for (const auto& [rows, event] :
+       {std::pair<int64_t, int64_t>{37, 5}, {9, 8}, {9, 130}, {5, 784}, {3, 2000}, {3, 9292}})
+    for (const bool per_row : {false, true}) check(OnePass(rows, event, history++, per_row));
+}
+
+void a_right_guess_leaves_the_gradient() {
+  in_one_pass([](OnePass pass) {
+    pass.forward();
+    require(pass.guessed(1), "the first guess is not 1");
+    std::fill(pass.cotangents.begin(), pass.cotangents.end(), 1.0f);
+    pass.require_bits("of the first guess");
+    const auto accesses_of = [&](float cotangent) {
+      std::fill(pass.gradient.begin(), pass.gradient.end(), OnePass::kLeft);
+      const uint64_t before = emulation::counts.accesses;
+      pass.see(cotangent);
+      return emulation::counts.accesses - before;
+    };
+    const uint64_t right = accesses_of(1);
+    for (int64_t row = 0; row < pass.rows; ++row) require(pass.is_left(row), "a right guess is computed again");
+    // What sets up a thread and a tile counts as well.
+    require(pass.event < 130 || 3 * right < accesses_of(2), "a right guess reads much");
+  });
+}
+
+void a_wrong_guess_costs_no_bit() {
+  in_one_pass([](OnePass pass) {
+    for (const float number : {-1.0f, 0.5f, 0.0f, -0.0f, NAN, INFINITY, 1e-45f, 1.0f}) {
+      for (int turn = 0; turn < 4; ++turn) {
+        pass.forward();
+        const bool is_guess = number == number && number != 0;
+        require(turn < 2 || pass.guessed(is_guess ? number : OnePass::kNone), "what is guessed after two of a kind");
+        require(pass.is_left(0) == pass.guessed(OnePass::kNone), "a gradient for no guess, or none for one");
+        pass.see(number);
+        pass.require_bits("of cotangents " + std::to_string(number));
+      }
+    }
+  });
+}
+
+void only_rows_of_another_cotangent_are_computed() {
+  in_one_pass([](OnePass pass) {
+    if (pass.cotangents.size() == 1) return;
+    pass.forward();
+    std::fill(pass.cotangents.begin(), pass.cotangents.end(), 1.0f);
+    pass.cotangents[1] = 3;
+    if (pass.rows > 4) pass.cotangents[2] = 0, pass.cotangents[3] = NAN;
+    const std::vector<float> ahead = pass.gradient;
+    std::fill(pass.gradient.begin(), pass.gradient.end(), OnePass::kLeft);
+    pass.backward();
+    for (int64_t row = 0; row < pass.rows; ++row) {
+      require(pass.is_left(row) == (pass.cotangents[row] == 1), "row " + std::to_string(row));
+      if (pass.is_left(row)) std::copy_n(&ahead[row * pass.event], pass.event, &pass.gradient[row * pass.event]);
+    }
+    pass.require_bits("of several cotangents");
+    // The first row and the last have the cotangent of before.
+    pass.forward();
+    require(pass.guessed(1), "a guess that two rows have is forgotten");
+    pass.cotangents.back() = 2;
+    pass.backward();
+    pass.forward();
+    require(pass.guessed(OnePass::kNone), "a guess that the last row has not is kept");
+  });
+}
+
+// Calls of one key on two streams: what one writes, the other reads, at any time.
+void histories_that_others_write() {
+  in_one_pass([](OnePass first) {
+    OnePass second = OnePass(first.rows, first.event, first.call.guesses.history, first.cotangents.size() > 1);
+    const auto teach = [&](float number) {
+      for (int turn = 0; turn < 2; ++turn) second.forward(), second.see(number);
+    };
+    teach(3);
+    first.forward();
+    teach(2);  // between forward and backward
+    first.see(3);
+    first.require_bits("of a guess that others have changed");
+    require(first.guessed(3), "the guess of a call is not its own");
+    // While the forward runs: its first block has one guess, and the others another.
+    teach(5);
+    const auto part = [&](std::vector<unsigned> blocks) {
+      const OnlyBlocks some(std::move(blocks));
+      RowCall forward = first.call;
+      forward.value = {first.values.data(), Type::f32, true};
+      forward.gradient[1] = {first.gradient.data(), Type::f32};
+      launched(watched<RowCall>(cuda::row_forward, forward));
+    };
+    first.forward();
+    teach(7);
+    part({0});
+    require(first.guessed(7, 0) || first.blocks > 1, "the guess of the first block");
+    for (const float number : {5.0f, 7.0f, 6.0f}) {
+      OnePass copy = first;
+      copy.call.in[0].data = copy.x.data(), copy.call.in[1].data = copy.logits.data();
+      copy.call.guesses.used = copy.used.data();
+      copy.see(number);
+      copy.require_bits("of a guess that changed meanwhile");
+    }
+  });
 }
 
 // Rows that begin beyond 2^32 elements, and beyond 2^32 bytes of a smaller type.
@@ -307,6 +486,10 @@ void accesses_are_seen() {
 
 const std::map<std::string, std::function<void()>> checks = {
     {"no_cotangent", no_cotangent},
+    {"a_right_guess_leaves_the_gradient", a_right_guess_leaves_the_gradient},
+    {"a_wrong_guess_costs_no_bit", a_wrong_guess_costs_no_bit},
+    {"only_rows_of_another_cotangent_are_computed", only_rows_of_another_cotangent_are_computed},
+    {"histories_that_others_write", histories_that_others_write},
     {"rows_beyond_32_bits", rows_beyond_32_bits},
     {"a_row_beyond_32_bits", a_row_beyond_32_bits},
     {"noise_beyond_32_bits", noise_beyond_32_bits},

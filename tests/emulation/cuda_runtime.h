@@ -20,6 +20,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define AEVB_DEVICE_MEMORY __attribute__((section("device_memory")))
 // One block runs at a time. Nothing initialises it, though GCC would look whether it was, in templates.
 #define __shared__ constinit static
 

@@ -7,6 +7,7 @@
 // - a result that is read, written twice, or not written; an operand that is written;
 // - shared memory that two threads use, one of them to write, with no barrier between, or that another block has
 //   written before, and not this one.
+// What a device keeps from one launch to the next is no shared memory: all may read and write it.
 //
 // The accesses are seen because kernels are compiled with -fsanitize=thread, which puts a call before each; machine.cpp
 // has these calls, and no sanitizer's library is linked. Compiled without it a kernel runs unwatched, or watched by
@@ -80,10 +81,11 @@ struct Buffer {
   const void* data;
   uint64_t row, gap, rows;
   bool is_result;
+  bool may_be_left = false;  // a result that need not be written
 };
 
-// The buffers of what is launched while this lives. On `finish` every byte of the results has been written, or it is a
-// fault.
+// The buffers of what is launched while this lives. On `finish` every byte of the results has been written but for
+// those that may be left, or it is a fault.
 class Watch {
  public:
   explicit Watch(std::vector<Buffer> buffers);

@@ -123,6 +123,12 @@ CUDA = [
     Fault("cuda/rows.cuh", "work, «tile.size - packs * V», tile.lane", "tile.size - packs * V - 1", "test_values"),
     Fault("cuda/rows.cuh", "flat = is_one_run(call.cotangent) && «!call.value.per_block» &&", "true", "test_values"),
     Fault("cuda/rows.cuh", "if (tile.lane == 0 && «tile.size > 0») store", "true", "test_values"),
+    Fault("cuda/rows.cuh", "was_right(«used[tile.index]», cotangent", "otherwise.v", "test_emulation"),
+    Fault("cuda/rows.cuh", "stores || («!call.value.data && »call.gradient", "", "test_emulation"),
+    Fault("cuda/rows.cuh", "«if (valued) return;»  // which are summed", "", "test_one_pass"),
+    Fault("cuda/guess.cuh", "return «guess == cotangent» && guess", "true", "test_emulation"),
+    Fault("cuda/guess.cuh", "seen = «first == last» ? first", "true", "test_emulation"),
+    Fault("cuda/guess.cuh", "seen != Factor(0) && «seen == before» ?", "true", "test_emulation"),
     Fault("cuda/tiling.h", "push(row, in.size[d] / inside, «in.stride[d] * inside»)", "in.stride[d]", "test_values"),
     Fault(
         "cuda/sample.cuh",

@@ -186,6 +186,22 @@ def test_a_step_is_captured_whole(row):
     assert _of(calls(), "replayed: ") == _of(inside, "captured: ")
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "sample"])
+def test_one_pass_is_captured(reduction):
+    """Also by a capture that is the first to guess: there are two kernels, and nothing is copied or waited for."""
+    x, logits = torch.zeros(3, 40, device="cuda"), torch.zeros(3, 40, device="cuda", requires_grad=True)
+
+    def step():
+        value = aevb_ext.bernoulli_log_prob(x, logits, reduction=reduction)
+        return torch.autograd.grad(value, logits, torch.empty_like(value))
+
+    graph, _ = captured(step, warm_ups=0)
+    calls()
+    graph.replay()
+    replayed = _of(calls(), "replayed: ")
+    assert _ours(replayed) == ["row_backward", "row_backward"] and not [c for c in replayed if "copy" in c]
+
+
 def _step(kind, **options):
     with learning_rates_are_positive():
         return kind(learner("cuda", **options), bytes_of("cuda"))

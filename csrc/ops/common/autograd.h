@@ -114,6 +114,14 @@ struct Backward final : torch::autograd::Node {
                                     at::ArrayRef<bool> wanted) {
     if (at::GradMode::is_enabled()) return op.differentiable(cotangents, inputs, wanted);
     if constexpr (OverRows<Op>) {
+      if constexpr (GuessedOnDevice<decltype(op.problem(inputs))>)
+        if (const auto guessed = speculative.take_on_device(cotangents[0])) {
+          static const std::string backward_name = std::string(Op::operator_name) + "_backward";
+          RECORD_FUNCTION(backward_name, std::vector<c10::IValue>());
+          at::AutoDispatchBelowADInplaceOrView below;
+          if (auto gradients = gradients_after_guess(op.problem(inputs), cotangents[0], *guessed, wanted))
+            return *std::move(gradients);
+        }
       if (auto gradients = speculative.take(cotangents[0], wanted)) return *std::move(gradients);
       if (const auto in_graph = speculative_in_graph.unpack(); in_graph.defined())
         return op.fused(cotangents, inputs, wanted, in_graph);
@@ -188,7 +196,7 @@ auto record(const Op& op, const variable_list& inputs, const variable_list& save
       if (node) {
         c10::SmallVector<bool, 4> wanted;
         for (const auto& input : inputs) wanted.push_back(input.defined() && input.requires_grad());
-        if (may_speculate(inputs)) {
+        if (may_speculate(inputs, GuessedOnDevice<decltype(op.problem(saved))>)) {
           op.check(saved);
           RECORD_FUNCTION(Op::operator_name, std::vector<c10::IValue>());
           if (auto values = node->speculative.compute(op.problem(saved), wanted, true)) return *std::move(values);

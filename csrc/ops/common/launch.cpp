@@ -10,6 +10,14 @@ bool runs_cuda(c10::Device device) {
 #endif
 }
 
+bool guesses_cotangents([[maybe_unused]] c10::Device device) {
+#if defined(AEVB_WITH_CUDA) || defined(AEVB_EMULATED)
+  return runs_cuda(device);
+#else
+  return false;
+#endif
+}
+
 #if defined(AEVB_WITH_CUDA) || defined(AEVB_EMULATED)
 #define AEVB_LAUNCH(on_cuda, on_cpu) (runs_cuda(device) ? cuda::on_cuda(call, device) : cpu::on_cpu(call))
 #else

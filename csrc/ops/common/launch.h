@@ -40,7 +40,10 @@ namespace aevb {
 // no kernel writes what it reads. In a library built with AEVB_CUDA=emulated, for tests, the CPU is such a device.
 bool runs_cuda(c10::Device device);
 
-// Value or gradients; with the kernels in cpu/ both at once as well.
+// Whether this library has these kernels for it. They can guess a cotangent (Guesses in call.h).
+bool guesses_cotangents(c10::Device device);
+
+// Value or gradients, or both at once: with the kernels in cuda/ for a guess.
 void rows(const RowCall& call, c10::Device device);
 void sample_forward(const SampleCall& call, c10::Device device);
 void sample_backward(const SampleCall& call, c10::Device device);

@@ -197,7 +197,7 @@ Output Result::output(const Order& order, int64_t event, bool any_layout) {
     const bool rows = layout_.dims == 2 && layout_.size[1] == event && layout_.stride[1] == 1;
     if (!contiguous && few && any_layout && (rows || !runs_cuda(tensor_.device())))
       output.layout = &layout_;
-    else if (!contiguous)
+    else if (!contiguous && !in_order_.defined())
       in_order_ = empty_in_order(tensor_.sizes(), order, tensor_.options());
   }
   output.data = (in_order_.defined() ? in_order_ : tensor_).mutable_data_ptr();

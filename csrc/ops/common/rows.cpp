@@ -1,5 +1,6 @@
 #include "ops/common/rows.h"
 
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
 #include <c10/util/hash.h>
@@ -49,6 +50,11 @@ bool is_per_row(const at::Tensor& operand, int64_t event_dims) {
   for (int64_t d = 0; d < std::min<int64_t>(event_dims, operand.dim()); ++d)
     if (sizes[sizes.size() - 1 - d] != 1) return false;
   return event_dims > 0;
+}
+
+// Whether the kernels write the gradient of an operand as the operand is; else in the type of the arithmetic.
+bool is_as_operand(const at::Tensor& operand, const at::Tensor& full) {
+  return operand.sym_sizes() == full.sym_sizes() && operand.scalar_type() == full.scalar_type();
 }
 
 }  // namespace
@@ -130,9 +136,8 @@ OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& fu
                                  Order order)
     : operand_(operand), order_(std::move(order)) {
   if (!wanted) return;
-  const auto own = operand.sym_sizes(), all = full.sym_sizes();
-  if (full.is_meta() || (own == all && operand.scalar_type() == full.scalar_type())) {
-    result_ = Result(empty_elementwise(own, operand, operand.options()));
+  if (full.is_meta() || is_as_operand(operand, full)) {
+    result_ = Result(empty_elementwise(operand.sym_sizes(), operand, operand.options()));
     return;
   }
   // An operand with one number for a whole event (a learned scalar, one per data point): its gradient is a row sum.
@@ -173,6 +178,37 @@ at::Tensor as_operand(const at::Tensor& gradient, const at::Tensor& operand) {
 
 namespace {
 
+// One for each operand; of a pair of them, if `paired`, the halves of one tensor.
+std::vector<OperandGradient> empty_gradients(const RowProblem& problem, at::ArrayRef<bool> wanted, bool paired,
+                                             const Order& order) {
+  std::vector<OperandGradient> gradients;
+  const auto& operands = problem.operands;
+  for (size_t k = 0; k < operands.size() && k < wanted.size(); ++k) {
+    const bool two = paired && k + 1 < wanted.size() && k + 1 < operands.size() && wanted[k] && wanted[k + 1];
+    const bool full = is_as_operand(operands[k], problem.shape_of());  // halves that are broadcast are summed
+    if (const int64_t run = two && full ? run_of_halves(operands[k], operands[k + 1]) : 0) {
+      for (const auto& half : empty_halves(operands[k], run)) gradients.emplace_back(half, order);
+      ++k;
+    } else {
+      gradients.emplace_back(operands[k], problem.shape_of(), problem.event_dims, wanted[k], order);
+    }
+  }
+  return gradients;
+}
+
+// `cotangent` is replaced by what the call points to.
+void set_cotangent(RowCall& call, const RowProblem& problem, at::Tensor& cotangent, const Order& order) {
+  const at::Tensor& full = problem.shape_of();
+  // One number for all rows.
+  if (cotangent.dim() > 0) cotangent = over_event(cotangent, full, problem.event_dims, problem.reduction);
+  cotangent = cotangent.to(wide_type(full));
+  call.cotangent = describe(cotangent, full.sizes(), order);
+}
+
+double cotangent_scale(const RowCall& call, Reduction reduction) {
+  return reduction == Reduction::mean ? 1.0 / double(call.rows) : 1;
+}
+
 // One pass over a problem: its values, the gradients for a cotangent, or both.
 std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool with_values, at::Tensor cotangent,
                                                      at::ArrayRef<bool> wanted, bool paired) {
@@ -181,17 +217,8 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool wi
   const Order order = order_of(problem);
   at::Tensor values;
   Result elements;
-  std::vector<OperandGradient> gradients;
   if (with_values) values = empty_values(full, problem.event_dims, per_element, problem.operands);
-  for (size_t k = 0; k < problem.operands.size() && k < wanted.size(); ++k) {
-    const bool two = paired && k + 1 < wanted.size() && k + 1 < problem.operands.size() && wanted[k] && wanted[k + 1];
-    if (const int64_t run = two ? run_of_halves(problem.operands[k], problem.operands[k + 1]) : 0) {
-      for (const auto& half : empty_halves(problem.operands[k], run)) gradients.emplace_back(half, order);
-      ++k;
-    } else {
-      gradients.emplace_back(problem.operands[k], full, problem.event_dims, wanted[k], order);
-    }
-  }
+  std::vector<OperandGradient> gradients = empty_gradients(problem, wanted, paired, order);
   if (!full.is_meta()) {
     RowCall call = call_of(problem, order);
     if (with_values && per_element)
@@ -199,11 +226,8 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> pass(RowProblem problem, bool wi
     else if (with_values)
       call.value = {values.mutable_data_ptr(), call.wide, true};
     if (cotangent.defined()) {
-      // One number for all rows.
-      if (cotangent.dim() > 0) cotangent = over_event(cotangent, full, problem.event_dims, problem.reduction);
-      cotangent = cotangent.to(wide_type(full));
-      call.cotangent = describe(cotangent, full.sizes(), order);
-      if (problem.reduction == Reduction::mean) call.cotangent_scale = 1.0 / double(call.rows);
+      set_cotangent(call, problem, cotangent, order);
+      call.cotangent_scale = cotangent_scale(call, problem.reduction);
     }
     for (size_t k = 0; k < gradients.size(); ++k) call.gradient[k] = gradients[k].output(call.event);
     rows(call, full.device());
@@ -238,6 +262,65 @@ std::optional<size_t> history_key(Formula formula, Reduction reduction, const at
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const RowProblem& problem, double cotangent,
                                                                      at::ArrayRef<bool> wanted, bool paired) {
   return pass(problem, true, at::scalar_tensor(cotangent, at::dtype(wide_type(problem.shape_of()))), wanted, paired);
+}
+
+struct GuessedGradients {
+  std::vector<OperandGradient> of_operands;
+  c10::SmallVector<bool, 4> computed;
+  at::Tensor guesses;  // one for each block of each row
+
+  Guesses of_call(const RowProblem& problem) const {
+    return {guesses.mutable_data_ptr(), int(*history_key(problem) % kHistories)};
+  }
+};
+
+bool guesses_cotangents(const RowProblem& problem) { return guesses_cotangents(problem.shape_of().device()); }
+
+std::tuple<at::Tensor, std::shared_ptr<GuessedGradients>> values_and_guessed_gradients(const RowProblem& given,
+                                                                                       at::ArrayRef<bool> wanted,
+                                                                                       bool paired) {
+  RowProblem problem = given;
+  const at::Tensor full = problem.shape_of();
+  const Order order = order_of(problem);
+  // A gradient that is a sum over a row would be summed in another order than without a guess.
+  for (size_t k = 0; k < problem.operands.size() && k < wanted.size(); ++k)
+    if (const auto& t = problem.operands[k]; wanted[k] && !is_as_operand(t, full) && is_per_row(t, problem.event_dims))
+      return {};
+  auto guessed = std::make_shared<GuessedGradients>();
+  guessed->of_operands = empty_gradients(problem, wanted, paired, order);
+  guessed->computed.assign(wanted.begin(), wanted.end());
+  at::Tensor values = empty_values(full, problem.event_dims, false);
+  guessed->guesses = at::empty_like(values);
+  RowCall call = call_of(problem, order);
+  call.value = {values.mutable_data_ptr(), call.wide, true};
+  call.cotangent_scale = cotangent_scale(call, problem.reduction);
+  for (size_t k = 0; k < guessed->of_operands.size(); ++k)
+    call.gradient[k] = guessed->of_operands[k].output(call.event);
+  call.guesses = guessed->of_call(problem);
+  rows(call, full.device());
+  return {reduce(values, full, problem.event_dims, problem.reduction), std::move(guessed)};
+}
+
+std::optional<std::vector<at::Tensor>> gradients_after_guess(const RowProblem& given, const at::Tensor& of_values,
+                                                             GuessedGradients& guessed, at::ArrayRef<bool> wanted) {
+  RowProblem problem = given;
+  const at::Tensor full = problem.shape_of();
+  const Order order = order_of(problem);
+  auto& gradients = guessed.of_operands;
+  for (size_t k = 0; k < gradients.size(); ++k)
+    if (wanted[k] && !guessed.computed[k]) return std::nullopt;
+  RowCall call = call_of(problem, order);
+  at::Tensor cotangent = of_values;
+  set_cotangent(call, problem, cotangent, order);
+  call.cotangent_scale = cotangent_scale(call, problem.reduction);
+  for (size_t k = 0; k < gradients.size(); ++k)
+    if (wanted[k]) call.gradient[k] = gradients[k].output(call.event);
+  call.guesses = guessed.of_call(problem);
+  rows(call, full.device());
+  std::vector<at::Tensor> finished(gradients.size());
+  for (size_t k = 0; k < gradients.size(); ++k)
+    if (wanted[k]) finished[k] = gradients[k].finish(full, problem.event_dims);
+  return finished;
 }
 
 }  // namespace aevb

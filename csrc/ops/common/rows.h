@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/accumulate.h>
 
+#include <memory>
 #include <vector>
 
 #include "ops/common/check.h"
@@ -45,6 +46,16 @@ std::vector<at::Tensor> row_gradients(const RowProblem& problem, const at::Tenso
 std::optional<size_t> history_key(const RowProblem& problem);
 std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const RowProblem& problem, double cotangent,
                                                                      at::ArrayRef<bool> wanted, bool paired);
+
+// The same on a device whose kernels guess the cotangent, of which the host never learns: the gradients' memory, and
+// each block's guess. Null: the call cannot have them. They become the gradients for a cotangent once.
+struct GuessedGradients;
+bool guesses_cotangents(const RowProblem& problem);
+std::tuple<at::Tensor, std::shared_ptr<GuessedGradients>> values_and_guessed_gradients(const RowProblem& problem,
+                                                                                       at::ArrayRef<bool> wanted,
+                                                                                       bool paired);
+std::optional<std::vector<at::Tensor>> gradients_after_guess(const RowProblem& problem, const at::Tensor& cotangent,
+                                                             GuessedGradients& guessed, at::ArrayRef<bool> wanted);
 
 // The history that problems with this formula, reduction and shape share.
 std::optional<size_t> history_key(Formula formula, Reduction reduction, const at::Tensor& full);

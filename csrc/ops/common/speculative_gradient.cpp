@@ -47,9 +47,9 @@ class CotangentHistory {
 
 namespace {
 
-CotangentHistory& history_of(size_t key) {
-  static std::array<CotangentHistory, 256> all;  // a collision costs a wrong guess
-  return all[key % all.size()];
+CotangentHistory& history_of(size_t key, bool on_device) {
+  static std::array<std::array<CotangentHistory, kHistories>, 2> all;  // a collision costs a wrong guess
+  return all[on_device][key % kHistories];
 }
 
 bool reads_at_once(const at::Tensor& t) { return !t.defined() || (t.device().is_cpu() && !runs_cuda(t.device())); }
@@ -64,8 +64,11 @@ bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors) {
   });
 }
 
-bool may_speculate(const std::vector<at::Tensor>& tensors) {
-  return may_bypass_dispatcher(tensors) && std::all_of(tensors.begin(), tensors.end(), reads_at_once);
+bool may_speculate(const std::vector<at::Tensor>& tensors, bool on_device) {
+  if (!may_bypass_dispatcher(tensors)) return false;
+  return std::all_of(tensors.begin(), tensors.end(), reads_at_once) ||
+         (on_device && std::all_of(tensors.begin(), tensors.end(),
+                                   [](const at::Tensor& t) { return !t.defined() || guesses_cotangents(t.device()); }));
 }
 
 bool may_speculate_in_graph(const std::vector<at::Tensor>& tensors) {
@@ -93,15 +96,31 @@ std::optional<double> one_number(const at::Tensor& cotangent) {
 }  // namespace
 
 bool SpeculativeGradient::guess(size_t history_key) {
-  history_ = &history_of(history_key);
+  history_ = &history_of(history_key, false);
   const auto guess = history_->guess();
   guess_ = guess.value_or(0);
   return guess.has_value();
 }
 
+// Of a device's history the host knows none of the numbers: 1 stands for whatever was seen.
+bool SpeculativeGradient::guess_on_device(size_t history_key) {
+  on_device_ = true;
+  history_ = &history_of(history_key, true);
+  return history_->guess().has_value();
+}
+
+std::shared_ptr<GuessedGradients> SpeculativeGradient::take_on_device(const at::Tensor& cotangent) {
+  if (!on_device_) return nullptr;
+  history_->saw(1);
+  history_->was_used();
+  auto guessed = std::move(guessed_);
+  guessed_.reset();
+  return may_bypass_dispatcher({cotangent}) ? guessed : nullptr;
+}
+
 std::optional<std::vector<at::Tensor>> SpeculativeGradient::take(const at::Tensor& cotangent,
                                                                  at::ArrayRef<bool> wanted) {
-  if (!history_ || !may_speculate({cotangent})) return std::nullopt;
+  if (!history_ || on_device_ || !may_speculate({cotangent})) return std::nullopt;
   const auto seen =
       cotangent.scalar_type() == at::kDouble ? one_number<double>(cotangent) : one_number<float>(cotangent);
   history_->saw(seen);
@@ -117,8 +136,9 @@ std::optional<std::vector<at::Tensor>> SpeculativeGradient::take(const at::Tenso
 }
 
 void SpeculativeGradient::discard(bool in_graph) {
-  if (!gradients_.empty()) history_->was_not_used(in_graph);
+  if (!gradients_.empty() || guessed_) history_->was_not_used(in_graph);
   gradients_.clear();
+  guessed_.reset();
 }
 
 namespace {

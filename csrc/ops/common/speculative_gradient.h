@@ -4,10 +4,15 @@
 // guesses it computes value and gradient in one pass over memory instead of two. If the guess was right, the backward
 // only returns the gradient. If it was wrong, the backward computes the gradient as usual, by the same arithmetic: a
 // guess changes the time that a result takes, never a bit of it.
+//
+// On a device the kernels guess and compare, row by row, in memory of the device (Guesses in call.h). The host, which
+// never waits, knows of a call only whether its backward came. A captured graph guesses when it is replayed.
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 namespace aevb {
@@ -19,8 +24,9 @@ class CotangentHistory;
 // observe the operators, and no hook may rely on little being saved (activation checkpointing).
 bool may_bypass_dispatcher(const std::vector<at::Tensor>& tensors);
 
-// Whether it may compute ahead of a cotangent: reading one on a device would wait for it.
-bool may_speculate(const std::vector<at::Tensor>& tensors);
+// Whether it may compute ahead of a cotangent: reading one on a device would wait for it, so that there the kernels
+// have to guess it, which `on_device` says they do.
+bool may_speculate(const std::vector<at::Tensor>& tensors, bool on_device = false);
 
 // Whether AOTAutograd is tracing a forward together with its backward, of tensors whose operators may speculate.
 bool may_speculate_in_graph(const std::vector<at::Tensor>& tensors);
@@ -29,6 +35,14 @@ bool may_speculate_in_graph(const std::vector<at::Tensor>& tensors);
 //   std::optional<size_t> history_key(const Problem&);    the key of its history; none: no guess is made
 //   std::tuple<at::Tensor, std::vector<at::Tensor>> values_and_gradients(const Problem&, double cotangent,
 //                                                                        at::ArrayRef<bool> wanted, bool paired);
+// and, where the kernels of a device guess for it, those of RowProblem (rows.h):
+//   bool guesses_cotangents(const Problem&);
+//   std::tuple<at::Tensor, std::shared_ptr<GuessedGradients>> values_and_guessed_gradients(...);
+//   std::optional<std::vector<at::Tensor>> gradients_after_guess(...);
+struct GuessedGradients;
+template <class Problem>
+concept GuessedOnDevice = requires(const Problem& problem) { guesses_cotangents(problem); };
+
 class SpeculativeGradient {
  public:
   SpeculativeGradient() = default;
@@ -39,7 +53,15 @@ class SpeculativeGradient {
   template <class Problem>
   std::optional<at::Tensor> compute(const Problem& problem, at::ArrayRef<bool> wanted, bool paired) {
     const auto key = history_key(problem);
-    if (!key || !guess(*key)) return std::nullopt;
+    if (!key) return std::nullopt;
+    if constexpr (GuessedOnDevice<Problem>)
+      if (guesses_cotangents(problem)) {
+        if (!guess_on_device(*key)) return std::nullopt;
+        auto [value, guessed] = values_and_guessed_gradients(problem, wanted, paired);
+        guessed_ = std::move(guessed);
+        return value.defined() ? std::optional(value) : std::nullopt;
+      }
+    if (!guess(*key)) return std::nullopt;
     auto [value, gradients] = values_and_gradients(problem, guess_, wanted, paired);
     gradients_ = std::move(gradients);
     return value;
@@ -48,14 +70,20 @@ class SpeculativeGradient {
   // The wanted gradients, if they were computed for this cotangent.
   std::optional<std::vector<at::Tensor>> take(const at::Tensor& cotangent, at::ArrayRef<bool> wanted);
 
+  // What a device computed, whose kernel compares the cotangent; null: nothing, or the cotangent is no plain tensor.
+  std::shared_ptr<GuessedGradients> take_on_device(const at::Tensor& cotangent);
+
   void discard(bool in_graph = false);
 
  private:
   bool guess(size_t history_key);
+  bool guess_on_device(size_t history_key);
 
   CotangentHistory* history_ = nullptr;
   double guess_ = 0;
   std::vector<at::Tensor> gradients_;
+  bool on_device_ = false;
+  std::shared_ptr<GuessedGradients> guessed_;  // on a device
 };
 
 // In a compiled graph forward and backward share tensors alone. There a tensor stands for the speculative gradient: it
