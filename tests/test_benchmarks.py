@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks import check, instructions, report, samples, training, users
 from benchmarks.cases import BERNOULLI, Case, Shape, cases
-from benchmarks.measure import as_tuple, cotangents_of
+from benchmarks.measure import as_tuple, candidates, cotangents_of
 from benchmarks.memory import peak_bytes
 
 # One of each operation and reduction, whatever the size: their rivals are functions of tensors of any shape.
@@ -201,6 +201,17 @@ def test_pictures_are_drawn(tmp_path):
 
     pictures = list(plots.draw(found, tmp_path))
     assert len(pictures) == 7 and all(0 < picture.stat().st_size < 150_000 for picture in pictures)
+
+
+def test_a_compiled_candidate_shares_its_code_with_no_other(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: compiled.append(function) or function)
+    case = Case(BERNOULLI, Shape(2, 3), torch.float32, "mean")
+    found = candidates(case)
+    assert len({function.__code__ for function in compiled}) == len(compiled) == 3
+    x, logits = torch.rand(2, 3), torch.randn(2, 3)
+    for function in found.values():
+        torch.testing.assert_close(function(x=x, logits=logits), found["ours"](x=x, logits=logits))
 
 
 def test_ways_of_many_samples_agree(monkeypatch):
