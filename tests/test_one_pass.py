@@ -43,13 +43,10 @@ def test_bits_do_not_depend_on_the_guess(case):
     call = case.build().differentiable()
     plain = {number: _without_guess(call, number) for number in (-0.3, 7.0)}
     (value,) = case.build().run()
-    for taught in (-0.3, 7.0):
-        _teach(call, taught)
-        for number in (-0.3, 7.0):
-            (output,) = call.run()
-            assert same_bits([output.detach()], [value])
-            assert same_bits(_backward(call, [output], _filled(output, number)), plain[number])
-            _teach(call, taught)
+    for number in (-0.3, -0.3, -0.3, 7.0):  # the third is guessed right, the last wrong
+        (output,) = call.run()
+        assert same_bits([output.detach()], [value])
+        assert same_bits(_backward(call, [output], _filled(output, number)), plain[number])
 
 
 @pytest.mark.parametrize("operator", SPECULATIVE, ids=str)

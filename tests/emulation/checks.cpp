@@ -102,14 +102,15 @@ struct OnePass {
   static constexpr float kLeft = -12345;  // what is in a gradient that nothing has written
   static constexpr float kNone = NAN;     // a guess
 
-  int64_t rows, event, blocks;
+  int64_t rows, event, blocks, offset;  // of the gradient, which may be aligned otherwise than its operands
   std::vector<float> x, logits, cotangents, values, used, gradient;
   RowCall call;
 
-  OnePass(int64_t rows, int64_t event, int history, bool per_row) : rows(rows), event(event) {
+  OnePass(int64_t rows, int64_t event, int history, bool per_row, int64_t offset)
+      : rows(rows), event(event), offset(offset) {
     call = row_call(Formula::bernoulli, rows, event);
     blocks = call.blocks;
-    x.resize(rows * event), logits.resize(rows * event), gradient.resize(rows * event);
+    x.resize(rows * event), logits.resize(rows * event), gradient.resize(rows * event + offset);
     for (size_t i = 0; i < x.size(); ++i) x[i] = float(i % 7) / 7, logits[i] = float(i % 11) - 5;
     logits.back() = INFINITY;
     cotangents.resize(per_row ? rows : 1);
@@ -119,12 +120,16 @@ struct OnePass {
     call.cotangent_scale = 0.25;
     call.guesses = {used.data(), history};
   }
+  float* of_row(int64_t row) { return &gradient[offset + row * event]; }
   void forward() {
     std::fill(gradient.begin(), gradient.end(), kLeft);
+    launched(watched<RowCall>(cuda::row_forward, forward_call()));
+  }
+  RowCall forward_call() {
     RowCall forward = call;
     forward.value = {values.data(), Type::f32, true};
-    forward.gradient[1] = {gradient.data(), Type::f32};
-    launched(watched<RowCall>(cuda::row_forward, forward));
+    forward.gradient[1] = {of_row(0), Type::f32};
+    return forward;
   }
   RowCall backward_call() const {
     RowCall backward = call;
@@ -134,7 +139,7 @@ struct OnePass {
   }
   void backward() {
     RowCall backward = backward_call();
-    backward.gradient[1] = {gradient.data(), Type::f32};
+    backward.gradient[1] = {of_row(0), Type::f32};
     launched(watched<RowCall>(cuda::row_backward, backward));
   }
   void see(float cotangent) {
@@ -152,12 +157,10 @@ struct OnePass {
     for (int64_t row = 0; row < rows; ++row) all = all && guessed(guess, row);
     return all;
   }
-  bool is_left(int64_t row) const {
-    return std::count(&gradient[row * event], &gradient[(row + 1) * event], kLeft) == event;
-  }
+  bool is_left(int64_t row) { return std::count(of_row(row), of_row(row) + event, kLeft) == event; }
   // Those of two passes.
   void require_bits(const std::string& when) {
-    std::vector<float> apart(gradient.size()), summed(values.size());
+    std::vector<float> apart(rows * event), summed(values.size());
     RowCall forward = call, backward = backward_call();
     forward.guesses = backward.guesses = {};
     forward.value = {summed.data(), Type::f32, true};
@@ -165,7 +168,7 @@ struct OnePass {
     backward.gradient[1] = {apart.data(), Type::f32};
     launched(watched<RowCall>(cuda::row_backward, backward));
     require(!std::memcmp(values.data(), summed.data(), values.size() * sizeof(float)), "other values, " + when);
-    require(!std::memcmp(gradient.data(), apart.data(), apart.size() * sizeof(float)), "another gradient, " + when);
+    require(!std::memcmp(of_row(0), apart.data(), apart.size() * sizeof(float)), "another gradient, " + when);
   }
 };
 
@@ -175,7 +178,8 @@ void in_one_pass(Check check) {
   static int history = 0;  // each has its own
   for (const auto& [rows, event] :
        {std::pair<int64_t, int64_t>{37, 5}, {9, 8}, {9, 130}, {5, 784}, {3, 2000}, {3, 9292}})
-    for (const bool per_row : {false, true}) check(OnePass(rows, event, history++, per_row));
+    for (const bool per_row : {false, true})
+      for (const int64_t offset : {0, 1}) check(OnePass(rows, event, history++, per_row, offset));
 }
 
 void a_right_guess_leaves_the_gradient() {
@@ -224,7 +228,7 @@ void only_rows_of_another_cotangent_are_computed() {
     pass.backward();
     for (int64_t row = 0; row < pass.rows; ++row) {
       require(pass.is_left(row) == (pass.cotangents[row] == 1), "row " + std::to_string(row));
-      if (pass.is_left(row)) std::copy_n(&ahead[row * pass.event], pass.event, &pass.gradient[row * pass.event]);
+      if (pass.is_left(row)) std::copy_n(&ahead[pass.offset + row * pass.event], pass.event, pass.of_row(row));
     }
     pass.require_bits("of several cotangents");
     // The first row and the last have the cotangent of before.
@@ -240,7 +244,7 @@ void only_rows_of_another_cotangent_are_computed() {
 // Calls of one key on two streams: what one writes, the other reads, at any time.
 void histories_that_others_write() {
   in_one_pass([](OnePass first) {
-    OnePass second = OnePass(first.rows, first.event, first.call.guesses.history, first.cotangents.size() > 1);
+    OnePass second(first.rows, first.event, first.call.guesses.history, first.cotangents.size() > 1, first.offset);
     const auto teach = [&](float number) {
       for (int turn = 0; turn < 2; ++turn) second.forward(), second.see(number);
     };
@@ -254,10 +258,7 @@ void histories_that_others_write() {
     teach(5);
     const auto part = [&](std::vector<unsigned> blocks) {
       const OnlyBlocks some(std::move(blocks));
-      RowCall forward = first.call;
-      forward.value = {first.values.data(), Type::f32, true};
-      forward.gradient[1] = {first.gradient.data(), Type::f32};
-      launched(watched<RowCall>(cuda::row_forward, forward));
+      launched(watched<RowCall>(cuda::row_forward, first.forward_call()));
     };
     first.forward();
     teach(7);
