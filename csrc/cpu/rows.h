@@ -21,8 +21,8 @@ AEVB_INLINE void along(int count, Body body) {
 // The least number of elements that are prefetched ahead, and the number computed between two prefetches.
 constexpr int kPrefetch = 1024, kStretch = 128;
 
-// An operand, whose elements of a chunk are a contiguous array of the arithmetic's type: in place, or converted and
-// copied to a buffer that stays in the first-level cache. The loop over them has no cases then.
+// An operand, whose elements of a chunk are such rows: in place, or converted and copied to a buffer that stays in the
+// first-level cache. The loop over them has no cases then.
 template <class T>
 class Operand {
  public:
@@ -39,22 +39,19 @@ class Operand {
     return input_.type == wide && input_.stride[last] == 1 && input_.size[last] % event == 0;
   }
 
-  const T* of(const Chunk& chunk, Type wide) {
-    const int last = input_.dims - 1;
-    int64_t index[kMaxDims];
-    const int64_t offset = offset_of(input_, chunk.flat, index);
-    const bool one_run = chunk.size <= input_.size[last] - index[last];
-    in_place_ = one_run && input_.stride[last] == 1 && input_.type == wide;
-    if (in_place_) return static_cast<const T*>(input_.data) + offset;
-    one_number_ = one_run && input_.stride[last] == 0;
-    if (one_number_ && offset == copied_ && chunk.size <= copies_) return buffer_.data;
-    copied_ = one_number_ ? offset : -1, copies_ = chunk.size;
-    if (one_run && input_.stride[last] == 1) prefetch(offset, chunk.size);
-    return stage(input_, chunk.flat, chunk.size, wide, buffer_);
+  Rows<const T> of(const Chunk& chunk, Type wide) {
+    const Place place = place_of(input_, chunk);
+    in_place_ = place.found && input_.type == wide && (goes_by_rows<T>(chunk) || place.step == chunk.count);
+    if (in_place_) return {static_cast<const T*>(input_.data) + place.offset, place.step};
+    const bool one_number = place.numbers && place.step == 0;
+    const bool again = one_number && place.offset == copied_ && chunk.size <= copies_;
+    if (!again) {
+      copied_ = one_number ? place.offset : -1, copies_ = chunk.size;
+      if (place.found) prefetch(place.offset, chunk.size);
+      stage(input_, chunk.flat, chunk.size, wide, buffer_);
+    }
+    return {buffer_.data, chunk.count};
   }
-
-  // Of the chunk that was asked for last: whether it is one number for all elements.
-  bool one_number() const { return one_number_; }
 
   // Where elements that are read in place have others a row or more ahead: the processor's own prefetching stops at the
   // end of each row.
@@ -70,7 +67,7 @@ class Operand {
   const Input& input_;
   int64_t ahead_ = 0, copied_ = -1;
   int copies_ = 0;
-  bool in_place_ = false, one_number_ = false;
+  bool in_place_ = false;
   Buffer<T> buffer_;
 };
 
@@ -125,23 +122,30 @@ struct Recipe {
   }
 };
 
-// The cotangent of a whole chunk, if it is a single number (and not zero, which needs `chain`).
+// The cotangents of a chunk, if each row has a single number (and not zero, which needs `chain`).
 template <class T>
-struct OneCotangent {
-  Vec<T> g;
+struct RowCotangents {
+  Rows<const T> rows;
+  Vec<T> scale, g;
+  bool flat(int) const { return rows.step == 0; }
+  AEVB_INLINE RowCotangents row(int r) const {
+    return {rows, scale, Vec<T>(double(rows.first[r * rows.step])) * scale};
+  }
   AEVB_INLINE Vec<T> operator()(int, Vec<T> derivative) const { return g * derivative; }
-  OneCotangent last(int, int, T*) const { return *this; }
+  RowCotangents padded(int, T*) const { return *this; }
 };
 template <class T>
 struct Cotangents {
-  const T* g;
+  Rows<const T> rows;
   Vec<T> scale;
+  bool flat(int count) const { return rows.step == count; }
+  AEVB_INLINE Cotangents row(int r) const { return {{rows.first + r * rows.step, rows.step}, scale}; }
   AEVB_INLINE Vec<T> operator()(int i, Vec<T> derivative) const {
-    return chain(Vec<T>::load(g + i) * scale, derivative);
+    return chain(Vec<T>::load(rows.first + i) * scale, derivative);
   }
-  Cotangents last(int whole, int rest, T* copy) const {
-    Vec<T>::load(g + whole, rest).store(copy);
-    return {copy, scale};
+  Cotangents padded(int count, T* copy) const {
+    Vec<T>::load(rows.first, count).store(copy);
+    return {{copy, 0}, scale};
   }
 };
 
@@ -152,12 +156,15 @@ class RowPass {
   static constexpr int arity = F::arity, results = (values ? 1 : 0) + (gradients ? arity : 0);
   using N = Vec<T>;
 
-  // Contiguous elements of all operands and results.
+  // All operands and results of `rows` rows of `count` elements, which is at least a vector.
   struct Arrays {
-    const T* in[arity];
+    int rows, count;
+    Rows<const T> in[arity];
     int64_t ahead[arity];
-    T* to[results];  // null: not wanted, or a value whose sum alone is
+    Rows<T> to[results];  // null: not wanted, or a value of which only the sum is
     bool streamed[results];
+    Rows<T> sum;  // of a row's values, added to what is there if `again`; null: not wanted
+    bool again;
   };
 
  public:
@@ -208,85 +215,126 @@ class RowPass {
       arrays.ahead[k] = in_[k].ahead();
     }
     const N scale(call_.cotangent_scale);
-    if (!gradients || !call_.cotangent.data) return finish(chunk, arrays, OneCotangent<T>{scale});
-    const T* const g = cotangents_.of(chunk, call_.wide);
-    if (cotangents_.one_number() && *g != 0)
-      finish(chunk, arrays, OneCotangent<T>{N(double(*g)) * scale});
+    const Rows<const T> numbers = row_numbers(chunk);
+    if (numbers.first)
+      finish(chunk, arrays, RowCotangents<T>{numbers, scale, scale});
     else
-      finish(chunk, arrays, Cotangents<T>{g, scale});
+      finish(chunk, arrays, Cotangents<T>{cotangents_.of(chunk, call_.wide), scale});
+  }
+
+  // The numbers that are the cotangents of a chunk's rows, if that is so and none is zero.
+  Rows<const T> row_numbers(const Chunk& chunk) const {
+    static constexpr T one = 1;
+    if (!gradients || !call_.cotangent.data) return {&one, 0};
+    const Place place = place_of(call_.cotangent, chunk);
+    if (!place.numbers || (place.step && !goes_by_rows<T>(chunk))) return {};
+    const Rows<const T> numbers = {static_cast<const T*>(call_.cotangent.data) + place.offset, place.step};
+    for (int r = 0; r < chunk.rows; ++r)
+      if (numbers.first[r * place.step] == 0) return {};
+    return numbers;
   }
 
   template <class Chain>
   void finish(const Chunk& chunk, Arrays& arrays, const Chain& chained) {
-    // One row's sum is kept in a register; values of several rows are written to a buffer and summed from there.
-    const bool summed = values && output_[0]->per_block && chunk.rows == 1;
+    arrays.rows = chunk.rows, arrays.count = chunk.count;
+    // Values of rows shorter than a vector are written to a buffer and summed from there.
+    const bool summed = values && output_[0]->per_block && goes_by_rows<T>(chunk);
+    arrays.sum = {summed ? block_sum<T>(*output_[0], chunk, 0) : nullptr, chunk.blocks};
+    arrays.again = chunk.first % kBlock;
+    bool flat = !summed && chained.flat(chunk.count);
+    for (int k = 0; k < arity; ++k) flat = flat && arrays.in[k].step == chunk.count;
     for (int k = 0; k < results; ++k) {
       const Output& output = *output_[k];
-      const bool wanted = output.data && !(summed && k == 0);
-      arrays.to[k] = wanted ? target(output, chunk, call_.wide, computed_[k]) : nullptr;
-      arrays.streamed[k] = wanted && call_.beyond_caches && arrays.to[k] != computed_[k].data &&
-                           uintptr_t(arrays.to[k]) % sizeof(N) == 0;
+      arrays.to[k] = {};
+      if (output.data && !(summed && k == 0)) arrays.to[k] = target(output, chunk, call_.wide, computed_[k]);
+      flat = flat && (arrays.to[k].step == chunk.count || !arrays.to[k].first);
+    }
+    if (flat) arrays.rows = 1, arrays.count = chunk.size;
+    for (int k = 0; k < results; ++k) {
+      T* const first = arrays.to[k].first;
+      const bool whole_vectors = uintptr_t(first) % sizeof(N) == 0 && arrays.count % N::lanes == 0 &&
+                                 (arrays.rows == 1 || arrays.to[k].step % N::lanes == 0);
+      arrays.streamed[k] = first && call_.beyond_caches && first != computed_[k].data && whole_vectors;
       for (int j = 0; j < k; ++j)
-        if (arrays.streamed[j] && collide(arrays.to[j], arrays.to[k])) arrays.streamed[k] = false;
+        if (arrays.streamed[j] && collide(arrays.to[j].first, first)) arrays.streamed[k] = false;
     }
-    const int rest = chunk.size % N::lanes, whole = chunk.size - rest;
-    N total = compute(arrays, whole, call_.params, chained);
-    if (rest) total = total + last(arrays, whole, rest, chained);
-    if (summed) add_block_sum(*output_[0], chunk, 0, sum(total));
+    arrays.count < N::lanes ? short_run(arrays, chained) : compute(arrays, call_.params, chained);
     for (int k = 0; k < results; ++k)
-      if (arrays.to[k] == computed_[k].data) deliver<true>(*output_[k], chunk, computed_[k], call_.beyond_caches);
+      if (arrays.to[k].first == computed_[k].data) deliver<true>(*output_[k], chunk, computed_[k], call_.beyond_caches);
   }
 
-  // The last elements, fewer than a vector, are computed as a whole one.
+  // Fewer elements than a vector are computed as a whole one.
   template <class Chain>
-  N last(const Arrays& arrays, int whole, int rest, const Chain& chained) {
+  void short_run(const Arrays& arrays, const Chain& chained) {
     alignas(64) T in[arity][N::lanes], g[N::lanes], to[results][N::lanes];
-    Arrays one = {};
+    Arrays padded = {};
+    padded.rows = 1, padded.count = N::lanes;
     for (int k = 0; k < arity; ++k) {
-      N::load(arrays.in[k] + whole, rest).store(in[k]);
-      one.in[k] = in[k];
+      N::load(arrays.in[k].first, arrays.count).store(in[k]);
+      padded.in[k] = {in[k], 0};
     }
-    for (int k = 0; k < results; ++k) one.to[k] = arrays.to[k] ? to[k] : nullptr;
-    const N total = compute(one, N::lanes, call_.params, chained.last(whole, rest, g));
     for (int k = 0; k < results; ++k)
-      if (arrays.to[k]) N::load(to[k]).store(arrays.to[k] + whole, rest);
-    return total.first(rest);
+      if (arrays.to[k].first || (values && k == 0)) padded.to[k] = {to[k], 0};
+    compute(padded, call_.params, chained.padded(arrays.count, g));
+    for (int k = 0; k < results; ++k)
+      if (arrays.to[k].first) N::load(to[k]).store(arrays.to[k].first, arrays.count);
+    if (arrays.sum.first) add_to(arrays, 0, sum(N::load(to[0]).first(arrays.count)));
   }
 
-  // Computes `count` elements, which are whole vectors. The result is the sum of the values. Arguments are copies,
-  // which the compiler knows that no store changes.
+  static void add_to(const Arrays& arrays, int r, T part) {
+    T* const to = arrays.sum.first + r * arrays.sum.step;
+    *to = arrays.again ? *to + part : part;
+  }
+
+  // Arguments are copies, which the compiler knows that no store changes.
   template <class Chain>
-  static __attribute__((noinline)) N compute(const Arrays arrays, int count, const Params params, const Chain chained) {
+  static __attribute__((noinline)) void compute(const Arrays arrays, const Params params, const Chain all_rows) {
     const F formula = Recipe::make(params);
-    N total(0.0);
-    for (int i = 0; i < count;) {
-      const int end = count - i < kStretch ? count : i + kStretch;
-      for (int k = 0; k < arity; ++k)
-        if (arrays.ahead[k])
-          for (int at = i; at < end; at += 64 / sizeof(T)) __builtin_prefetch(arrays.in[k] + arrays.ahead[k] + at);
-      // Each stretch has its own sum: a single sum over a long row of similar terms would lose a digit.
-      N stretch(0.0);
-      for (; i < end; i += N::lanes) {
-        N operand[arity], derivative[arity];
-        each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = N::load(arrays.in[k] + i); });
-        const auto put = [&](int k, N result) AEVB_INLINE_BODY {
-          arrays.streamed[k] ? result.stream(arrays.to[k] + i) : result.store(arrays.to[k] + i);
-        };
-        if constexpr (values) {
-          const N value = value_of(formula, operand, IndicesOf<arity>());
-          stretch = stretch + value;
-          if (arrays.to[0]) put(0, value);
+    constexpr int lanes = N::lanes;
+    for (int r = 0; r < arrays.rows; ++r) {
+      const Chain chained = all_rows.row(r);
+      const T* in[arity];
+      T* to[results];
+      for (int k = 0; k < arity; ++k) in[k] = arrays.in[k].first + r * arrays.in[k].step;
+      for (int k = 0; k < results; ++k)
+        to[k] = arrays.to[k].first ? arrays.to[k].first + r * arrays.to[k].step : nullptr;
+      N total(0.0);
+      int rest = arrays.count % lanes, whole = arrays.count - rest;
+      for (int i = 0; i < whole || rest;) {
+        int end = whole - i < kStretch ? whole : i + kStretch, twice = 0;
+        if (i == whole) {
+          // The last elements, fewer than a vector, are computed together with some before them, whose results stay:
+          // a result may have taken the place of an operand.
+          i = arrays.count - lanes, end = arrays.count, twice = lanes - rest, rest = whole = 0;
         }
-        if constexpr (gradients) {
-          gradient_of(formula, operand, derivative, IndicesOf<arity>());
-          each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
-            if (arrays.to[values + k]) put(values + k, chained(i, derivative[k]));
-          });
+        for (int k = 0; k < arity; ++k)
+          if (arrays.ahead[k])
+            for (int at = i; at < end; at += 64 / sizeof(T)) __builtin_prefetch(in[k] + arrays.ahead[k] + at);
+        // Each stretch has its own sum: a single sum over a long row of similar terms would lose a digit.
+        N stretch(0.0);
+        for (; i < end; i += lanes) {
+          N operand[arity], derivative[arity];
+          each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = N::load(in[k] + i); });
+          const auto put = [&](int k, N result) AEVB_INLINE_BODY {
+            if (twice) result = result.last(lanes - twice, N::load(to[k] + i));
+            arrays.streamed[k] ? result.stream(to[k] + i) : result.store(to[k] + i);
+          };
+          if constexpr (values) {
+            const N value = value_of(formula, operand, IndicesOf<arity>());
+            stretch = stretch + value;
+            if (to[0]) put(0, value);
+          }
+          if constexpr (gradients) {
+            gradient_of(formula, operand, derivative, IndicesOf<arity>());
+            each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
+              if (to[values + k]) put(values + k, chained(i, derivative[k]));
+            });
+          }
         }
+        total = total + (twice ? stretch.last(lanes - twice, N(0.0)) : stretch);
       }
-      total = total + stretch;
+      if (values && arrays.sum.first) add_to(arrays, r, sum(total));
     }
-    return total;
   }
 
   const RowCall& call_;

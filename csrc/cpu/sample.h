@@ -236,12 +236,12 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
     const T* mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
     const T* s = stage(call.spread, chunk.flat, chunk.size, call.wide, s_buffer);
     T* const sigmas = std.data;
-    T* divergence = target(call.kl, chunk, call.wide, values);
+    T* divergence = flat_target(call.kl, chunk, call.wide, values);
     for (int64_t k = 0; k < call.samples; ++k) {
       const int64_t number = k * numbers + numbered;
       Chunk drawn = chunk;
       drawn.flat += k * elements;
-      T* z = target(call.z, drawn, call.wide, z_buffer);
+      T* z = flat_target(call.z, drawn, call.wide, z_buffer);
       const bool streamed = streams(call, z, z_buffer);
       const T* const before = drawn_before(call, chunk, noise, number, noise_buffer.data);
       if (k == 0)
@@ -281,8 +281,8 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
       mu = stage(call.mu, chunk.flat, chunk.size, call.wide, mu_buffer);
       kl_cotangent = stage(call.kl_cotangent, chunk.flat, chunk.size, call.wide, kl_buffer);
     }
-    T* dmu = target(call.gradient[0], chunk, call.wide, dmu_buffer);
-    T* ds = target(call.gradient[1], chunk, call.wide, ds_buffer);
+    T* dmu = flat_target(call.gradient[0], chunk, call.wide, dmu_buffer);
+    T* ds = flat_target(call.gradient[1], chunk, call.wide, ds_buffer);
     const bool dmu_streamed = streams(call, dmu, dmu_buffer), ds_streamed = streams(call, ds, ds_buffer);
     T* const g_sum = sum.data;
     T* const g_eps_sum = sum_eps.data;

@@ -41,24 +41,68 @@ T sum(const T* from, int count) {
   return sum(total);
 }
 
-// Writes the sum of row `r` of a chunk to its block; sums of further chunks of the same block are added to it.
+// Where the sum of row `r` of a chunk is written; sums of further chunks of the same block are added to it.
 template <class T>
-void add_block_sum(const Output& output, const Chunk& chunk, int r, T part) {
-  T* to = static_cast<T*>(output.data) + (chunk.row + r) * chunk.blocks + chunk.first / kBlock;
-  *to = chunk.first % kBlock ? *to + part : part;
+T* block_sum(const Output& output, const Chunk& chunk, int r) {
+  return static_cast<T*>(output.data) + (chunk.row + r) * chunk.blocks + chunk.first / kBlock;
 }
 
 template <class T>
 void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
-  for (int r = 0; r < chunk.rows; ++r) add_block_sum(output, chunk, r, sum(from + r * chunk.count, chunk.count));
+  for (int r = 0; r < chunk.rows; ++r) {
+    T* const to = block_sum<T>(output, chunk, r);
+    const T part = sum(from + r * chunk.count, chunk.count);
+    *to = chunk.first % kBlock ? *to + part : part;
+  }
+}
+
+// Contiguous rows of the arithmetic's type, `step` elements apart.
+template <class T>
+struct Rows {
+  T* first;
+  int64_t step;
+};
+
+// Whether a chunk's rows are looped over one after the other: a row has to be a vector at least.
+template <class T>
+bool goes_by_rows(const Chunk& chunk) {
+  return chunk.rows == 1 || chunk.count >= Vec<T>::lanes;
+}
+
+// Where a chunk's elements are, if its rows are as far apart, and each is contiguous (`found`) or one number.
+struct Place {
+  bool found, numbers;
+  int64_t offset, step;
+};
+
+inline Place place_of(const Input& layout, const Chunk& chunk) {
+  const int last = layout.dims - 1;
+  int64_t index[kMaxDims];
+  const int64_t offset = offset_of(layout, chunk.flat, index), stride = layout.stride[last];
+  if (chunk.size <= layout.size[last] - index[last]) return {stride == 1, stride == 0, offset, stride * chunk.count};
+  const bool rows =
+      layout.size[last] == chunk.count && last > 0 && chunk.rows <= layout.size[last - 1] - index[last - 1];
+  return {rows && stride == 1, rows && stride == 0, offset, rows ? layout.stride[last - 1] : 0};
 }
 
 // Where a chunk's results are computed: in the output if it has the arithmetic's type, else in a buffer.
 template <class T>
-T* target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
-  const bool elements = output.data && !output.per_block && output.type == wide;
-  void* const in_place = elements ? place_of(output, chunk.flat, chunk.size) : nullptr;
-  return in_place ? static_cast<T*>(in_place) : buffer.data;
+Rows<T> target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
+  if (output.data && !output.per_block && output.type == wide) {
+    T* const data = static_cast<T*>(output.data);
+    if (!output.layout) return {data + chunk.flat, chunk.count};
+    if (const Place place = place_of(*output.layout, chunk);
+        place.found && (goes_by_rows<T>(chunk) || place.step == chunk.count))
+      return {data + place.offset, place.step};
+  }
+  return {buffer.data, chunk.count};
+}
+
+// The same for a loop over the elements of all rows.
+template <class T>
+T* flat_target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
+  const Rows<T> rows = target(output, chunk, wide, buffer);
+  return rows.step == chunk.count ? rows.first : buffer.data;
 }
 
 // Moves a chunk's results from their buffer to the output: their row sums, or each element, past the caches where whole

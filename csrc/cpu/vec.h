@@ -105,6 +105,12 @@ struct Vec {
     memcpy(&r.v, &v, count * sizeof(T));
     return r;
   }
+  // The last `count` lanes; the others are those of another vector.
+  AEVB_INLINE Vec last(int count, Vec others) const {
+    mask ones;
+    memcpy(&ones, &ends.zeros_and_ones[count], sizeof ones);
+    return select(ones, *this, others);
+  }
   AEVB_INLINE void store(T* p) const { memcpy(p, &v, sizeof(raw)); }
   AEVB_INLINE void store(T* p, int count) const {
 #if defined(__AVX512F__)
@@ -112,6 +118,15 @@ struct Vec {
 #endif
     memcpy(p, &v, count * sizeof(T));
   }
+
+ private:
+  struct Ends {
+    integer zeros_and_ones[2 * lanes];
+    constexpr Ends() : zeros_and_ones() {
+      for (int i = lanes; i < 2 * lanes; ++i) zeros_and_ones[i] = -1;
+    }
+  };
+  static constexpr Ends ends{};
 };
 
 using F32 = Vec<float>;
