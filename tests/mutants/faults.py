@@ -12,7 +12,7 @@ class Fault(NamedTuple):
 
 CPU = [
     # Formulas
-    Fault("formulas/bernoulli.h", "product(residual(x, l), l), «exp(-abs(l))»", "exp(-l)", "test_extremes"),
+    Fault("formulas/bernoulli.h", "product(residual(x, l), l), «exp_of_minus_abs(l)»", "exp(-l)", "test_extremes"),
     Fault("formulas/bernoulli.h", "residual(x, l) + select(l > N(0), «tail», -tail)", "-tail", "test_gradients"),
     Fault("formulas/bernoulli.h", "dx = «l * N(x_scale)»;", "l", "test_gradients"),
     Fault(
@@ -68,14 +68,20 @@ CPU = [
     Fault("formulas/philox.h", "K(key1 + round * «0xBB67AE85u»)", "0xBB67AE84u", "test_noise"),
     Fault("formulas/box_muller.h", "fma(a, N(ulp), N(«0.5 * ulp»))", "0.0", "test_noise"),
     # Loops
-    Fault("cpu/rows.h", "[=](N v) { return «v.first(rest)»; }", "v", "test_values"),
-    Fault("cpu/rows.h", "const int end = «whole - i < kStretch ? whole : i + kStretch»;", "whole", "test_numbers"),
-    Fault("cpu/rows.h", "if («!cotangent.step && cotangents_.data[0] != 0»)", "!cotangent.step", "test_extremes"),
-    Fault("cpu/rows.h", "if («chunk.size <= input.size[last] - index[last]»)", "true", "test_layouts"),
-    Fault("cpu/rows.h", "type[k] == call_.wide && «uintptr_t(to[k]) % sizeof(N) == 0»", "true", "test_layouts"),
+    Fault("cpu/rows.h", "«twice ? stretch.last(lanes - twice, N(0.0)) : stretch»", "stretch", "test_values"),
+    Fault("cpu/rows.h", "if («twice») result = result.last", "false", "test_extremes"),
+    Fault("cpu/rows.h", "int end = «whole - i < kStretch ? whole : i + kStretch», twice", "whole", "test_numbers"),
+    Fault("cpu/rows.h", "if («numbers.first[r * place.step] == 0») return {};", "false", "test_extremes"),
+    Fault("cpu/rows.h", "const bool again = «one_number && place.offset == copied_»", "one_number", "test_layouts"),
+    Fault("cpu/rows.h", "«goes_by_rows<T>(chunk) || place.step == chunk.count»);", "true", "test_layouts"),
+    Fault("cpu/rows.h", "whole_vectors = «uintptr_t(first) % sizeof(N) == 0»", "true", "test_layouts"),
+    Fault("cpu/rows.h", "*to = «arrays.again ? *to + part : part»;", "part", "test_rows"),
+    Fault("cpu/tiles.h", "if («chunk.size <= layout.size[last] - index[last]») return", "true", "test_layouts"),
     Fault("cpu/tiles.h", "*to = «chunk.first % kBlock ? *to + part : part»;", "part", "test_rows"),
     Fault("cpu/stage.h", "index[last - 1] += «some»;", "some - 1", "test_layouts"),
-    Fault("cpu/stage.h", "U32x rounded = (u + («(cut & 1) + 0x7fff»)) >> 16;", "0x8000 + (cut & 0)", "test_noise"),
+    Fault("cpu/stage.h", "return (u + («(u >> 16 & 1) + 0x7fff»)) >> 16;", "0x8000 + (u & 0)", "test_noise"),
+    Fault("cpu/stage.h", "«gradient ? 0x7f7f7fff : 0x7f800000»", "0x7f800000", "test_half_gradients"),
+    Fault("cpu/vec.h", "return p * power_of_two(half) * power_of_two(«e.power - half»);", "half", "test_values"),
     Fault(
         "cpu/sample.h",
         "counter.word[1].part[k] = «counter.word[0].part[k] >> 32»;",
