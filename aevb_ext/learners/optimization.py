@@ -42,10 +42,11 @@ class Adagrad(torch.optim.Adagrad):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             gradients = [p.grad for p in params]
-            sums = [self.state[p]["sum"] for p in params]
+            states = [self.state[p] for p in params]
+            sums = [state["sum"] for state in states]
             settings = (group["lr"], group["weight_decay"], group["eps"])
             if not isinstance(group["lr"], torch.Tensor):
-                steps = [self.state[p]["step"] for p in params]
+                steps = [state["step"] for state in states]
                 _fused(params, gradients, sums, steps, *settings, scale, found_inf)
                 continue
             if scale is not None:
