@@ -1,4 +1,4 @@
-"""The same numbers from every build of the CPU kernels: the tests of noise, keys and extremes, in each."""
+"""The same numbers from every build of the CPU kernels: the tests of noise, keys, extremes and layers, in each."""
 
 import os
 import subprocess
@@ -22,7 +22,8 @@ def test_instruction_set(instruction_set):
     loads = [sys.executable, "-c", "import aevb_ext; aevb_ext.build_info()"]
     if "this CPU does not have" in subprocess.run(loads, env=environment, capture_output=True, text=True).stderr:
         pytest.skip("not on this CPU")
-    files = [str(TESTS / name) for name in ("test_noise.py", "test_noise_keys.py", "test_bits.py", "test_extremes.py")]
+    names = ("test_noise.py", "test_noise_keys.py", "test_bits.py", "test_extremes.py", "test_linear.py")
+    files = [str(TESTS / name) for name in names]
     chosen = ["-k", "not float64", "-m", "not cuda", "-p", "no:cacheprovider"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *chosen, *files],
