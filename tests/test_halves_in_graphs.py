@@ -27,6 +27,14 @@ def _sample(mu, logvar):
     return (z.flatten(1).sum(1) - 2 * kl).sum()
 
 
+def _draw(mu, logvar):
+    return aevb_ext.rsample(mu, logvar, key=KEY).square().sum()
+
+
+def _draws(mu, logvar):
+    return aevb_ext.rsample(mu, logvar, n_samples=3, key=KEY).square().sum()
+
+
 def _kl(mu, logvar):
     return aevb_ext.gaussian_kl(mu, logvar, reduction="mean")
 
@@ -84,7 +92,7 @@ def fresh():
 
 @pytest.mark.parametrize("split, dynamic", [(_halves, False), (_chunk, True)], ids=["halves-static", "chunk-dynamic"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("loss", [_kl, _likelihood, _sample])
+@pytest.mark.parametrize("loss", [_kl, _likelihood, _sample, _draw, _draws])
 def test_the_bits_of_eager_mode(loss, layout, split, dynamic):
     backward = _Backward()
     compiled = torch.compile(lambda p: loss(*split(p)), fullgraph=True, dynamic=dynamic, backend=backward.backend)
@@ -175,6 +183,8 @@ class TestOperators:
         torch.library.opcheck(ops.gaussian_kl_backward.default, (*self.arguments(mu, logvar), 1))
         sampling = (None, torch.ones(4), mu, logvar, KEY, None, 0, "logvar", "sample", 1, [True, True], 1)
         torch.library.opcheck(ops.rsample_kl_backward.default, sampling)
+        drawing = (torch.ones_like(mu), logvar, KEY, None, 0, "logvar", [True, True], 1)
+        torch.library.opcheck(ops.rsample_backward.default, drawing)
 
     def test_a_dimension_that_is_not_there(self):
         mu, logvar = _params("rows").detach().chunk(2, 1)

@@ -21,8 +21,8 @@ AEVB_INLINE void along(int count, Body body) {
 // The least number of elements that are prefetched ahead, and the number computed between two prefetches.
 constexpr int kPrefetch = 1024, kStretch = 128;
 
-// An operand, whose elements of a chunk are such rows: in place, or converted and copied to a buffer that stays in the
-// first-level cache. The loop over them has no cases then.
+// An operand, whose elements of a chunk are contiguous rows of the arithmetic's type: in place, or converted and copied
+// to a buffer that stays in the first-level cache. The loop over them has no cases then.
 template <class T>
 class Operand {
  public:

@@ -5,6 +5,7 @@
 #include "ops/common/autocast.h"
 #include "ops/common/launch.h"
 #include "ops/common/memory.h"
+#include "ops/common/packed.h"
 #include "ops/common/register.h"
 #include "ops/common/spread.h"
 
@@ -140,7 +141,8 @@ struct Rsample {
   Samples n_samples;
   SampleNumber first_sample;
   std::string spread;
-  int64_t run = 0;  // of mu, which is not kept, and logvar, if they are halves of one tensor
+  int64_t run = 0;                     // of mu, which is not kept, and logvar, if they are halves of one tensor
+  std::optional<int64_t> packed = {};  // common/packed.h
 
   auto settings() const { return std::make_tuple(n_samples, first_sample, spread); }
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted) const;
@@ -172,13 +174,21 @@ std::tuple<Tensor, Tensor> gradients(const Tensor& cotangent, const Tensor& logv
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& cotangent, const Tensor& logvar, const Tensor& key, Samples n_samples,
-                                    SampleNumber first_sample, c10::string_view spread, std::array<bool, 2> wanted) {
+                                    SampleNumber first_sample, c10::string_view spread, std::array<bool, 2> wanted,
+                                    std::optional<int64_t> packed) {
   check_samples(n_samples, first_sample);
   TORCH_CHECK_VALUE(!n_samples || (cotangent.dim() > 0 && cotangent.sym_size(0) == *n_samples), "cotangent has shape ",
                     cotangent.sym_sizes(), ": expected n_samples = ", *n_samples, " as its first size");
   const Tensor like_mu = n_samples ? cotangent.select(0, 0) : cotangent;
   check_sampling(like_mu, logvar, key, n_samples, first_sample, like_mu.dim(), "cotangent");
-  return gradients(cotangent, logvar, key, n_samples, first_sample, parse_spread(spread), wanted);
+  const Spread kind = parse_spread(spread);
+  if (!packed) return gradients(cotangent, logvar, key, n_samples, first_sample, kind, wanted);
+  variable_list both(2);
+  if (logvar.is_cpu())
+    std::tie(both[0], both[1]) = gradients(cotangent, logvar, key, n_samples, first_sample, kind, {true, true},
+                                           run_of_second_half(logvar, *packed));
+  pack(both, 0, logvar, *packed);
+  return {both[0], both[1]};
 }
 
 variable_list Rsample::paired(const variable_list& cotangents, const variable_list& saved,
@@ -194,11 +204,12 @@ variable_list Rsample::fused(const variable_list& cotangents, const variable_lis
   static auto op = find_operator<decltype(backward)>("aevb_ext::rsample_backward");
   variable_list gradients(2);
   // With one sample, mu's gradient is that of z.
-  const bool as_it_is = wanted[0] && !n_samples;
-  const std::array<bool, 2> computed = {wanted[0] && n_samples, wanted[1]};
+  const bool as_it_is = wanted[0] && !n_samples && !packed;
+  const std::array<bool, 2> computed = {wanted[0] && !as_it_is, wanted[1]};
   if (computed[0] || computed[1])
     std::tie(gradients[0], gradients[1]) =
-        op.call(cotangents[0], saved[0], saved[1], n_samples, first_sample, spread, computed);
+        op.call(cotangents[0], saved[0], saved[1], n_samples, first_sample, spread, computed, packed);
+  if (packed) unpack(gradients, 0, saved[0], *packed);
   if (as_it_is) gradients[0] = cotangents[0];
   return gradients;
 }
@@ -214,8 +225,8 @@ Tensor autograd(const Tensor& mu, const Tensor& logvar, const Tensor& key, Sampl
   static auto op = find_operator<decltype(forward)>("aevb_ext::rsample");
   // mu, the noise and sigma are not saved: the backward draws the noise again.
   const int64_t run = may_bypass_dispatcher({mu, logvar}) ? run_of_halves(mu, logvar) : 0;
-  return record(Rsample{n_samples, first_sample, std::string(spread), run}, {mu, logvar}, {logvar, key},
-                [&] { return op.call(mu, logvar, key, n_samples, first_sample, spread); });
+  return record(Rsample{n_samples, first_sample, std::string(spread), run, packed_dim(mu, logvar)}, {mu, logvar},
+                {logvar, key}, [&] { return op.call(mu, logvar, key, n_samples, first_sample, spread); });
 }
 
 Tensor autocast(const Tensor& mu, const Tensor& logvar, const Tensor& key, Samples n_samples, SampleNumber first_sample,
@@ -233,7 +244,7 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
         kAnyLayout);
   m.def(
       "rsample_backward(Tensor cotangent, Tensor logvar, Tensor key, SymInt? n_samples, SymInt first_sample, "
-      "str spread, bool[2] wanted) -> (Tensor, Tensor)",
+      "str spread, bool[2] wanted, int? packed=None) -> (Tensor, Tensor)",
       kAnyLayout);
 }
 AEVB_REGISTER("rsample", forward)

@@ -224,6 +224,12 @@ int64_t run_of_halves(const at::Tensor& first, const at::Tensor& second) {
   return in_runs({}) || in_runs(memory_order(first.sym_sizes(), first)) ? run : 0;
 }
 
+int64_t run_of_second_half(const at::Tensor& second, int64_t dim) {
+  const int64_t run = 0 <= dim && dim < second.dim() ? second.size(dim) * second.stride(dim) : 0;
+  const int64_t before = second.storage_offset() - run;
+  return run && before >= 0 ? run_of_halves(second.as_strided(second.sizes(), second.strides(), before), second) : 0;
+}
+
 std::array<at::Tensor, 2> empty_halves(const at::Tensor& half, int64_t run) {
   const at::Tensor both = empty({c10::SymInt(2 * half.numel())}, half.options());
   return {both.as_strided(half.sizes(), half.strides(), 0), both.as_strided(half.sizes(), half.strides(), run)};

@@ -64,6 +64,9 @@ inline int64_t blocks_of(int64_t event) { return (event + kBlock - 1) / kBlock; 
 // elements. If so, the length of a run, else 0.
 int64_t run_of_halves(const at::Tensor& first, const at::Tensor& second);
 
+// The same of a tensor that may be the second half, in a dimension, and what lies before it.
+int64_t run_of_second_half(const at::Tensor& second, int64_t dim);
+
 // Two uninitialised tensors of the shape of such a half that are the halves of one tensor.
 std::array<at::Tensor, 2> empty_halves(const at::Tensor& half, int64_t run);
 
