@@ -76,6 +76,7 @@ def markdown(results: list[dict]) -> str:
 def draw(results: list[dict]):
     """The same as a bar chart."""
     table = worst(results)
+    left = 0.9 * min([1.0, *(times for ratios in table.values() for times in ratios.values())])
     with plt.rc_context({**STYLE, "font.size": 10}):
         figure, axes = plt.subplots(figsize=(8.6, 4.3))
         place = 0.0
@@ -86,9 +87,9 @@ def draw(results: list[dict]):
                 axes.barh(place, times - 1, 0.9, left=1, color=COLOURS[kind])
                 axes.text(max(times, 1) * 1.03, place, f"{_told(times)}×", va="center", fontsize=8.5, color="#222222")
                 place += 1
-            axes.text(0.86, (first + place - 1) / 2, name, va="center", ha="right")
+            axes.text(0.98 * left, (first + place - 1) / 2, name, va="center", ha="right")
         axes.set_xscale("log")
-        axes.set_xlim(0.88, 32)
+        axes.set_xlim(left, 32)
         axes.set_ylim(place - 0.3, -0.6)
         axes.axvline(1, color="#222222", lw=1)
         axes.set_yticks([])
