@@ -72,9 +72,9 @@ class TestOpcheck:
     def test_there_are_no_others(self):
         backward = {operator.name + "_backward" for operator in OPERATORS}
         speculative = {operator.name + "_speculative" for operator in OPERATORS if not operator.draws_noise}
-        # tests/test_linear.py, test_linear_log_prob.py and test_halves.py
+        # tests/test_linear.py, test_linear_log_prob.py, test_mlp_bound.py and test_halves.py
         heads = {"linear_bernoulli_log_prob", "linear_gaussian_log_prob"}
-        layers = {"linear"} | heads | {f"{name}_backward" for name in {"linear"} | heads}
+        layers = {"linear", "mlp_bound"} | heads | {f"{name}_backward" for name in {"linear"} | heads}
         layers |= {name + "_speculative" for name in heads}
         assert _schemas() == FORWARD | backward | speculative | layers | {"halves", "widened"}
 
