@@ -298,14 +298,18 @@ class RowPass {
       for (int k = 0; k < arity; ++k) in[k] = arrays.in[k].first + r * arrays.in[k].step;
       for (int k = 0; k < results; ++k)
         to[k] = arrays.to[k].first ? arrays.to[k].first + r * arrays.to[k].step : nullptr;
+      // The last elements, fewer than a vector, are computed together with some before them. Their results are put
+      // aside, and those before them stay: a result may have taken the place of an operand.
+      alignas(64) T aside[results][lanes];
       N total(0.0);
-      int rest = arrays.count % lanes, whole = arrays.count - rest;
-      for (int i = 0; i < whole || rest;) {
-        int end = whole - i < kStretch ? whole : i + kStretch, twice = 0;
-        if (i == whole) {
-          // The last elements, fewer than a vector, are computed together with some before them, whose results stay:
-          // a result may have taken the place of an operand.
-          i = arrays.count - lanes, end = arrays.count, twice = lanes - rest, rest = whole = 0;
+      const int rest = arrays.count % lanes, whole = arrays.count - rest;
+      for (int i = 0; i < arrays.count;) {
+        const bool last = i == whole;
+        int end = whole - i < kStretch ? whole : i + kStretch;
+        if (last) {
+          i = arrays.count - lanes, end = arrays.count;
+          for (int k = 0; k < results; ++k)
+            if (to[k]) to[k] = aside[k] - i;
         }
         for (int k = 0; k < arity; ++k)
           if (arrays.ahead[k])
@@ -316,7 +320,6 @@ class RowPass {
           N operand[arity], derivative[arity];
           each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = N::load(in[k] + i); });
           const auto put = [&](int k, N result) AEVB_INLINE_BODY {
-            if (twice) result = result.last(lanes - twice, N::load(to[k] + i));
             arrays.streamed[k] ? result.stream(to[k] + i) : result.store(to[k] + i);
           };
           if constexpr (values) {
@@ -331,8 +334,13 @@ class RowPass {
             });
           }
         }
-        total = total + (twice ? stretch.last(lanes - twice, N(0.0)) : stretch);
+        total = total + (last ? stretch.last(rest, N(0.0)) : stretch);
       }
+      for (int k = 0; k < results && rest; ++k)
+        if (to[k]) {
+          T* const at = arrays.to[k].first + r * arrays.to[k].step + arrays.count - lanes;
+          N::load(aside[k]).last(rest, N::load(at)).store(at);
+        }
       if (values && arrays.sum.first) add_to(arrays, r, sum(total));
     }
   }
