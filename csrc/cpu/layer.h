@@ -1,14 +1,14 @@
 // What a linear layer computes beside its products.
 #pragma once
 #include "call.h"
-#include "cpu/vec.h"
+#include "cpu/stage.h"
 
 namespace aevb::AEVB_ISA {
 
 // 1 - 2 / (e^2|x| + 1) with x's sign, and near 0 the polynomial of the Cephes library (S. Moshier): 2 ulp.
 AEVB_INLINE F32 hyperbolic_tangent(F32 x) {
   const F32 size = abs(x);
-  const F32 far = F32(1.0) - F32(2.0) / (exp(size + size) + F32(1.0));
+  const F32 far = F32(1.0) - F32(2.0) / (exp_of(2, size) + F32(1.0));
   const F32 z = x * x;
   constexpr double c[] = {-3.33332819422e-1, 1.33314422036e-1, -5.37397155531e-2, 2.06390887954e-2, -5.70498872745e-3};
   const F32 near = fma(polynomial(z, c) * z, x, x);
@@ -89,12 +89,7 @@ inline void activate_backward(const ActivationBackwardCall& call, int64_t begin,
 inline void scale_bytes(const ScaleCall& call, int64_t begin, int64_t end) {
   constexpr int lanes = F32::lanes;
   int64_t i = begin;
-  for (; i + lanes <= end; i += lanes) {
-    Raw<uint8_t, lanes> bytes;
-    memcpy(&bytes, call.bytes + i, sizeof bytes);
-    // By way of integers: GCC converts bytes to floats one by one.
-    (F32::of_integer(__builtin_convertvector(bytes, F32::mask)) * F32(double(call.scale))).store(call.numbers + i);
-  }
+  for (; i + lanes <= end; i += lanes) (widen(call.bytes + i) * F32(double(call.scale))).store(call.numbers + i);
   for (; i < end; ++i) call.numbers[i] = float(call.bytes[i]) * call.scale;
 }
 

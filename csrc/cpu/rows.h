@@ -40,8 +40,8 @@ class Operand {
   }
 
   Rows<const T> of(const Chunk& chunk, Type wide) {
-    const Place place = place_of(input_, chunk);
-    in_place_ = place.found && input_.type == wide && (goes_by_rows<T>(chunk) || place.step == chunk.count);
+    const Place place = place_of<T>(input_, chunk);
+    in_place_ = place.found && input_.type == wide;
     if (in_place_) return {static_cast<const T*>(input_.data) + place.offset, place.step};
     const bool one_number = place.numbers && place.step == 0;
     const bool again = one_number && place.offset == copied_ && chunk.size <= copies_;
@@ -226,8 +226,8 @@ class RowPass {
   Rows<const T> row_numbers(const Chunk& chunk) const {
     static constexpr T one = 1;
     if (!gradients || !call_.cotangent.data) return {&one, 0};
-    const Place place = place_of(call_.cotangent, chunk);
-    if (!place.numbers || (place.step && !goes_by_rows<T>(chunk))) return {};
+    const Place place = place_of<T>(call_.cotangent, chunk);
+    if (!place.numbers) return {};
     const Rows<const T> numbers = {static_cast<const T*>(call_.cotangent.data) + place.offset, place.step};
     for (int r = 0; r < chunk.rows; ++r)
       if (numbers.first[r * place.step] == 0) return {};
@@ -278,12 +278,7 @@ class RowPass {
     compute(padded, call_.params, chained.padded(arrays.count, g));
     for (int k = 0; k < results; ++k)
       if (arrays.to[k].first) N::load(to[k]).store(arrays.to[k].first, arrays.count);
-    if (arrays.sum.first) add_to(arrays, 0, sum(N::load(to[0]).first(arrays.count)));
-  }
-
-  static void add_to(const Arrays& arrays, int r, T part) {
-    T* const to = arrays.sum.first + r * arrays.sum.step;
-    *to = arrays.again ? *to + part : part;
+    if (arrays.sum.first) add_to(arrays.sum.first, arrays.again, sum(N::load(to[0]).first(arrays.count)));
   }
 
   // Arguments are copies, which the compiler knows that no store changes.
@@ -341,7 +336,7 @@ class RowPass {
           T* const at = arrays.to[k].first + r * arrays.to[k].step + arrays.count - lanes;
           N::load(aside[k]).last(rest, N::load(at)).store(at);
         }
-      if (values && arrays.sum.first) add_to(arrays, r, sum(total));
+      if (values && arrays.sum.first) add_to(arrays.sum.first + r * arrays.sum.step, arrays.again, sum(total));
     }
   }
 

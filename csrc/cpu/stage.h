@@ -175,11 +175,10 @@ void gather(const T* from, int64_t stride, int count, W* to) {
     return;
   }
   if (stride == 1) {
-    if constexpr (std::is_same_v<T, W>) {
+    if constexpr (std::is_same_v<T, W>)
       for (; i + lanes <= count; i += lanes) Vec<W>::load(from + i).store(to + i);
-    } else if constexpr (sizeof(T) < 4 && sizeof(W) == 4) {
+    else if constexpr (sizeof(T) < 4 && sizeof(W) == 4)
       for (; i + lanes <= count; i += lanes) widen(from + i).store(to + i);
-    }
   }
   for (; i < count; ++i) to[i] = widen_one<W>(from[i * stride]);
 }

@@ -47,13 +47,16 @@ T* block_sum(const Output& output, const Chunk& chunk, int r) {
   return static_cast<T*>(output.data) + (chunk.row + r) * chunk.blocks + chunk.first / kBlock;
 }
 
+// Writes a part of a sum, or adds it to what is there.
+template <class T>
+void add_to(T* to, bool again, T part) {
+  *to = again ? *to + part : part;
+}
+
 template <class T>
 void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
-  for (int r = 0; r < chunk.rows; ++r) {
-    T* const to = block_sum<T>(output, chunk, r);
-    const T part = sum(from + r * chunk.count, chunk.count);
-    *to = chunk.first % kBlock ? *to + part : part;
-  }
+  for (int r = 0; r < chunk.rows; ++r)
+    add_to(block_sum<T>(output, chunk, r), chunk.first % kBlock, sum(from + r * chunk.count, chunk.count));
 }
 
 // Contiguous rows of the arithmetic's type, `step` elements apart.
@@ -69,19 +72,21 @@ bool goes_by_rows(const Chunk& chunk) {
   return chunk.rows == 1 || chunk.count >= Vec<T>::lanes;
 }
 
-// Where a chunk's elements are, if its rows are as far apart, and each is contiguous (`found`) or one number.
+// Where a chunk's elements are, if each row is contiguous (`found`) or one number, and the rows are as far apart and
+// can be looped over.
 struct Place {
   bool found, numbers;
   int64_t offset, step;
 };
 
-inline Place place_of(const Input& layout, const Chunk& chunk) {
+template <class T>
+Place place_of(const Input& layout, const Chunk& chunk) {
   const int last = layout.dims - 1;
   int64_t index[kMaxDims];
   const int64_t offset = offset_of(layout, chunk.flat, index), stride = layout.stride[last];
   if (chunk.size <= layout.size[last] - index[last]) return {stride == 1, stride == 0, offset, stride * chunk.count};
-  const bool rows =
-      layout.size[last] == chunk.count && last > 0 && chunk.rows <= layout.size[last - 1] - index[last - 1];
+  const bool rows = goes_by_rows<T>(chunk) && layout.size[last] == chunk.count && last > 0 &&
+                    chunk.rows <= layout.size[last - 1] - index[last - 1];
   return {rows && stride == 1, rows && stride == 0, offset, rows ? layout.stride[last - 1] : 0};
 }
 
@@ -91,9 +96,7 @@ Rows<T> target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& b
   if (output.data && !output.per_block && output.type == wide) {
     T* const data = static_cast<T*>(output.data);
     if (!output.layout) return {data + chunk.flat, chunk.count};
-    if (const Place place = place_of(*output.layout, chunk);
-        place.found && (goes_by_rows<T>(chunk) || place.step == chunk.count))
-      return {data + place.offset, place.step};
+    if (const Place place = place_of<T>(*output.layout, chunk); place.found) return {data + place.offset, place.step};
   }
   return {buffer.data, chunk.count};
 }
