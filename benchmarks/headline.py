@@ -1,4 +1,4 @@
-"""README's figures: a few cases of every committed results file of CPUs, each ratio that of the worst machine.
+"""README's figures: a few cases of every committed results file of CPUs; its picture has the worst machine's.
 
 python -m benchmarks.headline     prints README's table, and draws docs/performance/headline.png
 """
@@ -38,17 +38,25 @@ def _seconds(results: dict) -> dict[str, dict]:
     return {figures["case"]: figures["seconds"] for figures in measured}
 
 
-def worst(results: list[dict]) -> dict[str, dict[str, float]]:
-    """For each case: the time of the fastest rival of each kind over ours, on the worst machine."""
+def of_machines(results: list[dict]) -> dict[str, dict[str, list[float]]]:
+    """For each case: the time of the fastest rival of each kind over ours, on each machine."""
     found = {}
     for case, name in CASES.items():
-        of_machines = {kind: [ratio(_seconds(one)[case], kind) for one in results] for kind in KINDS}
-        found[name] = {kind: min(ratios) for kind, ratios in of_machines.items() if None not in ratios}
+        ratios = {kind: [ratio(_seconds(one)[case], kind) for one in results] for kind in KINDS}
+        found[name] = {kind: each for kind, each in ratios.items() if None not in each}
     return found
+
+
+def worst(results: list[dict]) -> dict[str, dict[str, float]]:
+    return {name: {kind: min(each) for kind, each in of.items()} for name, of in of_machines(results).items()}
 
 
 def _told(times: float) -> str:
     return f"{times:.1f}" if times >= 2 else f"{times:.2f}"
+
+
+def _cell(times: float) -> str:
+    return f"{_told(times)}x" if times >= 1 else f"**{_told(times)}x**"
 
 
 def about(results: list[dict]) -> str:
@@ -61,14 +69,10 @@ def about(results: list[dict]) -> str:
 
 
 def markdown(results: list[dict]) -> str:
-    """README's table. Ratios of rivals that are faster are bold."""
+    """README's table, the machines side by side. Ratios of rivals that are faster are bold."""
     lines = [f"| forward + backward, float32 | {' | '.join(KINDS.values())} |", "|" + "---|" * (len(KINDS) + 1)]
-    for name, ratios in worst(results).items():
-        cells = [f"{_told(ratios[kind])}x" if kind in ratios else "" for kind in KINDS]
-        cells = [
-            f"**{cell}**" if kind in ratios and ratios[kind] < 1 else cell
-            for kind, cell in zip(KINDS, cells, strict=True)
-        ]
+    for name, ratios in of_machines(results).items():
+        cells = [", ".join(map(_cell, ratios.get(kind, []))) for kind in KINDS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"Measured on: {about(results)}."])
 
