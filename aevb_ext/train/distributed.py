@@ -42,6 +42,11 @@ _SENDS_BUFFERS = next(
 # Of an error that all have, each knows within so many seconds.
 _TOLD, _STAYS = "aevb_ext: errors told of", 2.0
 
+# Gloo's threads drop a collective's tensors after it has ended, for which they need Python's lock, and DDP keeps these
+# threads beyond the group. One that asks for the lock while Python ends aborts the process (seen with torch 2.13). They
+# need microseconds; on a busy machine a thread may not run for tens of milliseconds.
+_TO_LET_GO = 0.2
+
 
 class PeerFailed(RuntimeError):
     """Another of the processes that train together raised an error, ended, or did not answer in time."""
@@ -273,6 +278,7 @@ def joined() -> Iterator[Processes]:
         yield _of_default_group(store)
     finally:
         distributed.destroy_process_group()
+        time.sleep(_TO_LET_GO)
 
 
 def _of_default_group(store: Store | None = None) -> Processes:
