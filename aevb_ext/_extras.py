@@ -1,0 +1,46 @@
+"""The extras of this package: what each is for, which of its packages are missing here, and what to type."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+__all__ = ["EXTRAS", "PURPOSES", "check_extra", "missing"]
+
+# The packages of each extra as pip calls them, with the names that they are imported by.
+EXTRAS = {
+    "train": {
+        "matplotlib": "matplotlib",
+        "pillow": "PIL",
+        "pooch": "pooch",
+        "rich": "rich",
+        "safetensors": "safetensors",
+        "tqdm": "tqdm",
+    },
+    "tensorboard": {"tensorboard": "tensorboard"},
+    "export": {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
+}
+PURPOSES = {
+    "train": "the trainer and the command aevb",
+    "tensorboard": "aevb train --tensorboard",
+    "export": "ONNX in aevb export",
+}
+
+
+def missing(extra: str) -> list[str]:
+    """The packages of an extra that are not installed, as pip calls them. Nothing is imported."""
+    return [package for package, module in EXTRAS[extra].items() if find_spec(module) is None]
+
+
+def check_extra(extra: str, what: str) -> None:
+    """Raise ImportError, which says what to type, unless the packages of an extra are installed.
+
+    Args:
+        extra: a key of ``EXTRAS``.
+        what: what needs it, for the message: "aevb train", "aevb_ext.train".
+    """
+    if absent := missing(extra):
+        raise ImportError(
+            f"{what} needs the extra {extra!r}, of which {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} "
+            f"not installed here: pip install 'aevb-ext[{extra}]'"
+        )
+
