@@ -7,7 +7,8 @@ Environment variables:
     CUDA_HOME             the CUDA toolkit. Default: the one of the nvcc on PATH, or /usr/local/cuda.
     TORCH_CUDA_ARCH_LIST  GPU architectures, e.g. "8.0;9.0+PTX". Default: those of the GPUs that are visible, or else
                           every current one.
-    AEVB_COMMIT           what build_info() says of the source, where this is no git repository.
+    AEVB_COMMIT           what build_info() says of the source, where this is neither a git repository nor an sdist.
+    AEVB_WHEEL            1: a wheel for others, whose version names the torch that it fits (make wheel).
     CXX, CXXFLAGS         the C++ compiler, and flags that follow those given here.
     AEVB_CPU_ISA          baseline: the CPU kernels for that instruction set alone, compiled in a third of the time.
     MAX_JOBS              how many compilers run at once. Default: one per core.
@@ -43,10 +44,14 @@ if tuple(map(int, setuptools.__version__.split(".")[:2])) < (70, 1):
 
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.dist_info import dist_info
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError, PlatformError
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # which pip does not put there
 from setup_cuda import EMULATED, Cuda, choose_cuda, first_line
+from setup_version import OLDEST_TORCH, commit, freeze, minor, requirements, torch_version, version, with_torch
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
@@ -71,18 +76,23 @@ EMULATION = ROOT / "tests" / "emulation"
 CHOICE = CSRC / "ops" / "common" / "launch.cpp"
 EMULATED_MACROS = ["-DAEVB_EMULATED"]
 EMULATED_FLAGS = ["-O1", "-fsanitize=thread", "-fvisibility=default", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
-# at::parallel_for, a template, is serial in sources compiled without it.
+# at::parallel_for, a template, is serial in sources compiled without it. They are not linked with it: torch brings its
+# runtime, by whatever name, and a second one would have threads of its own.
 OPENMP_FLAGS = ["-fopenmp"] if sys.platform == "linux" else []
 
 
-def check_torch(torch, requirements: list[str]) -> None:
-    """pip would build against the torch that is there, and then replace it by one that the requirements allow."""
-    major, minor = re.search(r"^torch>=(\d+)\.(\d+)", "\n".join(requirements), re.MULTILINE).groups()
-    here = re.match(r"(\d+)\.(\d+)", torch.__version__)
-    if (int(here[1]), int(here[2])) < (int(major), int(minor)):
+def check_torch(here: str | None) -> None:
+    """pip would build against the torch that is there, and then replace it by one that is required."""
+    if here is None:
         raise PlatformError(
-            f"aevb_ext needs torch {major}.{minor} or later, and this is {torch.__version__}: type `pip install "
-            f"'torch>={major}.{minor}'`, and then what you typed once more"
+            "aevb_ext is compiled against the torch that it will run with, and this build sees none. Type `pip install "
+            "torch`, and then what you typed once more with --no-build-isolation, as in `pip install "
+            "--no-build-isolation .`: without that word pip builds in an empty environment"
+        )
+    if tuple(map(int, minor(here).split("."))) < tuple(map(int, OLDEST_TORCH.split("."))):
+        raise PlatformError(
+            f"aevb_ext needs torch {OLDEST_TORCH} or later, and this is {here}: type `pip install "
+            f"'torch>={OLDEST_TORCH}'`, and then what you typed once more"
         )
 
 
@@ -207,17 +217,6 @@ def not_compiled(sources: list[Path], who: str) -> CompileError:
     return CompileError(f"{names} does not compile, as {who} said above")
 
 
-def _commit() -> str:
-    if not (ROOT / ".git").exists() or not shutil.which("git"):
-        given = os.environ.get("AEVB_COMMIT") or "unknown"
-        if not re.fullmatch(r"[\w.+/-]{1,100}", given, re.ASCII):
-            raise PlatformError(f"AEVB_COMMIT={given}: expected a commit: letters, digits and _ . + - / alone")
-        return given
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    described = subprocess.run(command, capture_output=True, text=True)
-    return described.stdout.strip() if described.returncode == 0 else "unknown"
-
-
 def _emulated_objects(
     compiler: list[str], given: list[str], host: list[str], torch_h: Object, of_torch: Path, of_all: Path
 ) -> list[Object]:
@@ -230,6 +229,28 @@ def _emulated_objects(
     objects.append(Object(of_torch / "choice.o", CHOICE, [*host, *EMULATED_MACROS], needs))
     objects.append(Object(of_torch / "launch.o", EMULATION / "launch.cpp", [*host, include], needs))
     return objects
+
+
+class Metadata(dist_info):
+    """pip asks for it before it downloads what is required, which of torch alone takes minutes."""
+
+    def run(self) -> None:
+        if self.distribution.ext_modules:
+            check_torch(torch_version())
+        super().run()
+
+
+class BuildPackage(build_py):
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            freeze(Path(self.build_lib), self.distribution.get_version())
+
+
+class SourceDistribution(sdist):
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        freeze(Path(base_dir), self.distribution.get_version())
 
 
 class BuildOperators(build_ext):
@@ -247,14 +268,9 @@ class BuildOperators(build_ext):
         super().run()
 
     def build_extension(self, extension: Extension) -> None:
-        try:
-            import torch
-        except ImportError:
-            raise PlatformError(
-                "aevb_ext is compiled against the torch it will run with, and this build sees none: install torch "
-                "first, then `pip install --no-build-isolation .`"
-            ) from None
-        check_torch(torch, self.distribution.install_requires)
+        check_torch(torch_version())
+        import torch
+
         check_headers()
         ninja = find_ninja()
         cuda, why = choose_cuda(torch)
@@ -320,8 +336,8 @@ class BuildOperators(build_ext):
             objects += _emulated_objects(compiler, given, host, torch_h, of_library, temporary / "emulated")
         objects += [compiled(source, host, of_torch, needs=(torch_h.path,)) for source in sorted(sources)]
         about = {
-            "AEVB_VERSION": self.distribution.get_version(),
-            "AEVB_COMMIT": _commit(),
+            "AEVB_VERSION": re.match(r"[\d.]*\d", self.distribution.get_version())[0],
+            "AEVB_COMMIT": commit(),
             "AEVB_ARCH_LIST": cuda.arch_list if cuda else "",
         }
         macros = [f'-D{name}="{value}"' for name, value in about.items()] + EMULATED_MACROS * emulated
@@ -336,11 +352,40 @@ class BuildOperators(build_ext):
         extension.libraries = ["c10", "torch", "torch_cpu", "torch_python"]
         if cuda:
             extension.libraries += ["cudart", "c10_cuda", "torch_cuda"]
-        extension.extra_link_args = OPENMP_FLAGS
         # Objects of another torch can be older than the library that this one replaces.
         self.force = True
         super().build_extension(extension)
 
 
+def version_to_build() -> str:
+    """The version; of a wheel for others with the torch that it fits."""
+    wish = os.environ.get("AEVB_WHEEL", "")
+    if wish not in ("", "0", "1"):
+        raise PlatformError(f"AEVB_WHEEL={wish}: expected 1 (the version names the torch that it fits), 0 or nothing")
+    if wish != "1" or "sdist" in sys.argv:
+        return version()
+    check_torch(torch_version())
+    import torch
+
+    return with_torch(version(), torch, with_cuda=choose_cuda(torch)[0] is not None)
+
+
+def main() -> None:
+    try:
+        about = {"version": version_to_build(), "install_requires": requirements()}
+    except PlatformError as error:
+        sys.exit(f"error: {error}")
+    setup(
+        ext_modules=[Extension("aevb_ext._C", [], language="c++")],
+        cmdclass={
+            "build_ext": BuildOperators,
+            "build_py": BuildPackage,
+            "dist_info": Metadata,
+            "sdist": SourceDistribution,
+        },
+        **about,
+    )
+
+
 if __name__ == "__main__":
-    setup(ext_modules=[Extension("aevb_ext._C", [], language="c++")], cmdclass={"build_ext": BuildOperators})
+    main()

@@ -277,30 +277,14 @@ def test_a_compiler_and_its_flags(setup_py, monkeypatch):
     assert setup_py.host_compiler() == (["c++"], ["-O1", "-DA=b c"])
 
 
-@pytest.mark.parametrize("given, commit", [("", "unknown"), ("v0.1-3-g0123abc-dirty", "v0.1-3-g0123abc-dirty")])
-def test_commit_where_there_is_no_repository(setup_py, tmp_path, monkeypatch, given, commit):
-    monkeypatch.setattr(setup_py, "ROOT", tmp_path)
-    monkeypatch.setenv("AEVB_COMMIT", given)
-    assert setup_py._commit() == commit
-
-
-@pytest.mark.parametrize("given", ['"', "a b", "a\\", "x" * 101])
-def test_commit_that_is_none(setup_py, tmp_path, monkeypatch, given):
-    monkeypatch.setattr(setup_py, "ROOT", tmp_path)
-    monkeypatch.setenv("AEVB_COMMIT", given)
-    with pytest.raises(setup_py.PlatformError, match=r"^AEVB_COMMIT=.*: expected a commit"):
-        setup_py._commit()
-
-
 def test_torch_that_pip_would_replace_after_the_build(setup_py):
-    requirements = ["numpy", "torch>=2.11", "tqdm"]
     for new in ("2.11.0+cpu", "2.13.0", "3.0.0a0"):
-        setup_py.check_torch(SimpleNamespace(__version__=new), requirements)
+        setup_py.check_torch(new)
     for old in ("2.9.1+cu128", "1.13.0"):
         with pytest.raises(
             setup_py.PlatformError, match=rf"torch 2\.11 or later, and this is {re.escape(old)}: type `pip"
         ):
-            setup_py.check_torch(SimpleNamespace(__version__=old), requirements)
+            setup_py.check_torch(old)
 
 
 def test_python_without_its_headers(setup_py, monkeypatch, tmp_path):
@@ -475,7 +459,7 @@ def test_note():
 
 
 def test_build_info():
-    assert INFO["version"] == aevb_ext.__version__
+    assert aevb_ext.__version__.startswith(INFO["version"])
     assert torch.__version__.split("+")[0] == INFO["torch"].split("+")[0]
     assert INFO["cpu_in_use"] in INFO["cpu_built"]
 
