@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from . import _build_note
+from ._version import __version__
 
 PACKAGE = Path(__file__).resolve().parent
 CSRC = PACKAGE.parent / "csrc"  # in a source folder
@@ -21,6 +22,15 @@ CSRC = PACKAGE.parent / "csrc"  # in a source folder
 # The command that builds the library again. A library that lies beside the sources is replaced there (-e).
 _BESIDE = (CSRC / "library.cpp").is_file() and any(PACKAGE.glob("_C*.so"))
 REBUILD = f"pip install --no-build-isolation --force-reinstall --no-deps {'-e ' * _BESIDE}."
+
+
+def wheel_of(version: str) -> re.Match[str] | None:
+    """What the version of a wheel says of the torch that it fits: 0.1.0+torch2.13.cpu (make wheel)."""
+    return re.fullmatch(r"(?P<of>.*[+.]torch)(?P<torch>\d+\.\d+)\.(?P<accelerator>\w+)", version)
+
+
+# Who has a wheel has no source folder.
+_WHEEL = wheel_of(__version__)
 
 
 class _Missing:
@@ -87,8 +97,21 @@ def of_another_torch(library: Path, built: str | None = None) -> str | None:
         return None
     return (
         f"aevb_ext's compiled library ({library}) was built for torch {built}, and this is torch {torch.__version__}, "
-        f"whose C++ interface is another. Build it again in this environment: `{REBUILD}` in the source folder; or "
-        f"install what it was built for: `pip install torch=={_public(built)}` (see `aevb doctor`)."
+        f"whose C++ interface is another. {_cure(built)} (see `aevb doctor`)."
+    )
+
+
+def _cure(built: str) -> str:
+    if _WHEEL:
+        here = ".".join(torch.__version__.split(".")[:2])
+        return (
+            f"Install the wheel for this torch from where you have this one, `pip install "
+            f"aevb-ext=={_WHEEL['of']}{here}.{_WHEEL['accelerator']}`, or the torch that this one fits: `pip install "
+            f"'torch=={_WHEEL['torch']}.*'`"
+        )
+    return (
+        f"Build it again in this environment: `{REBUILD}` in the source folder; or install what it was built for: "
+        f"`pip install torch=={_public(built)}`"
     )
 
 

@@ -122,6 +122,21 @@ def test_of_which_torch_a_library_may_be(places, monkeypatch, built, runs, fits)
         assert _library.REBUILD in find(places) and f"`pip install torch=={built.partition('+')[0]}`" in find(places)
 
 
+def test_a_wheel_of_another_torch_says_what_to_install(places, monkeypatch):
+    """Who has a wheel has no source folder."""
+    version = "0.1.0.dev7+g0123abc.torch2.13.cu126"
+    monkeypatch.setattr(_library, "_WHEEL", _library.wheel_of(version))
+    monkeypatch.setattr(torch, "__version__", "2.14.1+cu126")
+    build(places.source, places.csrc, "2.13.0+cu126")
+    shutil.rmtree(places.csrc)
+    why = find(places)
+    assert "was built for torch 2.13.0+cu126, and this is torch 2.14.1+cu126" in why and "source folder" not in why
+    assert (
+        "`pip install aevb-ext==0.1.0.dev7+g0123abc.torch2.14.cu126`" in why and "`pip install 'torch==2.13.*'`" in why
+    )
+    assert _library.wheel_of("0.1.0") is _library.wheel_of("0.1.0.dev7+g0123abc") is None
+
+
 def test_an_installed_library_that_fits_is_taken_before_one_of_another_torch(places):
     """As where two environments share a source folder, and one built in it."""
     build(places.source, places.csrc, "1.0.0")
