@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
 from importlib.util import find_spec
 
-__all__ = ["EXTRAS", "PURPOSES", "check_extra", "missing"]
+__all__ = ["EXTRAS", "PURPOSES", "check_extra", "command", "missing", "of_extra"]
 
 # The packages of each extra as pip calls them, with the names that they are imported by.
 EXTRAS = {
     "train": {
+        "numpy": "numpy",
         "matplotlib": "matplotlib",
         "pillow": "PIL",
         "pooch": "pooch",
@@ -41,6 +45,25 @@ def check_extra(extra: str, what: str) -> None:
     if absent := missing(extra):
         raise ImportError(
             f"{what} needs the extra {extra!r}, of which {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} "
-            f"not installed here: pip install 'aevb-ext[{extra}]'"
+            f"not installed here: type `{command(extra)}`"
         )
 
+
+def command(extra: str) -> str:
+    """What to type for an extra: in the source folder, where the package is not installed."""
+    try:
+        metadata.version("aevb-ext")
+    except metadata.PackageNotFoundError:
+        return f"pip install --no-build-isolation '.[{extra}]'"
+    return f"pip install 'aevb-ext[{extra}]'"
+
+
+@contextmanager
+def of_extra(extra: str, what: str) -> Iterator[None]:
+    """A context, and a decorator, of imports: where a package of the extra is missing, ``check_extra`` raises."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in EXTRAS[extra].values():
+            check_extra(extra, what)
+        raise

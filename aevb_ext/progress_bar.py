@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ._extras import of_extra
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["bar", "training_bar"]
 
 
+@of_extra("train", "a progress bar")
 def training_bar(console: "Console", shown: bool, **options: Any) -> "Progress":
     """A bar as wide as the terminal, with its task's field "state", the time taken and the time left."""
     from rich.progress import (
@@ -33,8 +36,9 @@ def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
     It yields a function to call with how much of ``total`` is done.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    with of_extra("train", "a progress bar"):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = TextColumn(title), BarColumn(), TaskProgressColumn(), TextColumn("left"), TimeRemainingColumn()

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "aevb_ext"
 
 # From the lowest to the highest: a module imports from layers below its own, and from its own package.
 LAYERS = (
-    ("_types",),
+    ("_types", "_extras"),
     ("_version", "_build_note", "_messages", "_files", "_arguments", "_checks", "_memory", "progress_bar"),
     ("_library", "noise"),
     ("reference", "_vmap"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._extras import of_extra
 from .._types import StrPath
 
 __all__ = ["DownloadError", "RemoteFile", "fetch"]
@@ -45,6 +46,7 @@ class RemoteFile:
         return bool(pooch.file_hash(str(path), algorithm) == expected)
 
 
+@of_extra("train", "a download")
 def fetch(remote: RemoteFile, folder: StrPath) -> Path:
     """The file in ``folder``, downloaded unless the right one is there, with a progress bar on stderr.
 

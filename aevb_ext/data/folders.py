@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._extras import of_extra
 from .integrity import FileError
 from .own_data import Labels
 
@@ -87,7 +88,8 @@ class _Look:
     """Lists folders, and records what is skipped."""
 
     def __init__(self, folder: Path):
-        from PIL import Image
+        with of_extra("train", "a folder of images"):
+            from PIL import Image
 
         Image.init()
         self._endings = {

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._extras import of_extra
 from .._types import Device
 from .folders import find_pictures
 from .integrity import FileError, reading
@@ -145,7 +146,8 @@ T = TypeVar("T")
 
 
 def _in_threads(function: Callable[[Path], T], paths: list[Path], title: str) -> Iterator[T]:
-    from tqdm import tqdm
+    with of_extra("train", "a folder of images"):
+        from tqdm import tqdm
 
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from tqdm(pool.map(function, paths), title, len(paths), disable=None)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from .._arguments import DATA, INTEGERS
+from .._extras import of_extra
 from .._types import Device
 from .arrays import dtype_of, native
 from .own_data import Labels
@@ -142,7 +143,8 @@ def _labels(dataset: Dataset[Any], rows: DatasetRows, split: str) -> Tensor | No
         return at_hand
     if _label(rows.dataset[0]) is None:
         return None
-    from tqdm import tqdm
+    with of_extra("train", "a dataset with labels"):
+        from tqdm import tqdm
 
     labels = torch.empty(len(rows), dtype=torch.int64)
     for index in tqdm(torch.arange(len(rows)).split(_CHUNK), f"reading labels of {split}", disable=None):

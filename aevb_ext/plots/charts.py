@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .._extras import of_extra
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -41,6 +43,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+@of_extra("train", "aevb_ext.plots")
 def lines(
     name: str,
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -92,6 +95,7 @@ def lines(
         return _svg(figure, name)
 
 
+@of_extra("train", "aevb_ext.plots")
 def bars(name: str, heights: list[float], full: list[bool], xlabel: str, ylabel: str) -> str:
     """A bar for each height, in colour if ``full`` is true for it, else in grey."""
     from matplotlib import rc_context

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from .._extras import of_extra
 from .._files import atomic_write
 from .._types import Shape, StrPath
 from ..data import Data, Rows, first
@@ -159,6 +160,7 @@ def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature:
     return _side_by_side([(x * model.x_scale)[None], found], image_shape)
 
 
+@of_extra("train", "aevb_ext.plots")
 def curve(history: Sequence[Evaluated], name: str, score: str = "bound") -> bytes:
     """The train and test bound (or ``score``) against training samples seen, as in Figure 2: a PNG."""
     from matplotlib.figure import Figure
@@ -177,6 +179,7 @@ def curve(history: Sequence[Evaluated], name: str, score: str = "bound") -> byte
     return _drawn(figure)
 
 
+@of_extra("train", "aevb_ext.plots")
 def latents(mean: Tensor, labels: Tensor | None, dims: tuple[int, int], names: dict[int, str] | None = None) -> bytes:
     """A scatter plot of posterior means in two dimensions of latent space, coloured by label: a PNG.
 
@@ -225,6 +228,7 @@ def bottom(seen: list[int], curves: list[list[float]]) -> float:
     return min(value for curve in curves for n, value in zip(seen, curve, strict=True) if n >= seen[-1] / 30)
 
 
+@of_extra("train", "aevb_ext.plots")
 def png(canvas: Tensor) -> bytes:
     """A canvas as an enlarged PNG; the gaps between images are transparent."""
     scale = max(1, _WIDTH // canvas.shape[1])

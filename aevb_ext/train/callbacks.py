@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import plots
+from .._extras import of_extra
 from .._files import errors_name_path, write_whole
 from .._library import build_info
 from .._types import StrPath
@@ -196,7 +197,8 @@ class Progress(Callback):
 
     def __init__(self, console: Console | None = None):
         if console is None:
-            from rich.console import Console
+            with of_extra("train", "a progress bar"):
+                from rich.console import Console
 
             console = Console(stderr=True)
         self._console = console

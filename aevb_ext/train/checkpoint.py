@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._extras import of_extra
 from .._files import write_whole
 from .._types import Shape, StrPath
 from .._version import __version__
@@ -105,6 +106,7 @@ def model_tensors(model: VAE) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
+@of_extra("train", "a checkpoint")
 def write(path: StrPath, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
     """Write tensors and JSON content, replacing a file at ``path`` only when the new one is complete.
 
@@ -120,6 +122,7 @@ def write(path: StrPath, tensors: dict[str, Tensor], content: dict[str, Any]) ->
     write_whole(path, safetensors.torch.save(tensors, metadata))
 
 
+@of_extra("train", "a checkpoint")
 def read(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the JSON content of a checkpoint.
 

@@ -1,0 +1,97 @@
+"""The operators need torch alone. What the trainer needs is an extra, which is named where it is missing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aevb_ext import _extras
+
+ROOT = Path(__file__).parents[1]
+HIDDEN = {module for modules in _extras.EXTRAS.values() for module in modules.values()} | {"tomli"}
+
+
+def run(program: str, hidden: set[str] = HIDDEN) -> subprocess.CompletedProcess[str]:
+    """Run a program as if these were not installed."""
+    begin = f"import sys\nsys.path.insert(0, 'tests')\nsys.modules.update(dict.fromkeys({sorted(hidden)}))\n"
+    return subprocess.run([sys.executable, "-c", begin + program], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_every_public_operator_runs_and_imports_none_of_them():
+    """Forward and backward, on the rows from which the tests of PyTorch's machinery are made."""
+    done = run(
+        "import program, public\n"
+        "for row in public.ROWS:\n"
+        "    loss, _, gradients = program.value_and_gradients(program.Program(row), *program.inputs())\n"
+        "    assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients), row\n"
+        f"print(len(public.ROWS), *[name for name in {sorted(HIDDEN)} if sys.modules[name] is not None])"
+    )
+    assert done.returncode == 0, done.stderr
+    count, *imported = done.stdout.split()
+    assert int(count) > 40 and imported == []
+
+
+def test_what_the_operators_import():
+    done = run(
+        "import torch\n"
+        "before = set(sys.modules)\n"
+        "import aevb_ext\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('aevb_ext.')))",
+        hidden=set(),
+    )
+    assert done.returncode == 0, done.stderr
+    packages, ours = (set(line.split()) for line in done.stdout.splitlines())
+    assert packages & (HIDDEN | {"numpy"}) == set()
+    trainer = ("cli", "data", "estimators", "learners", "models", "paper", "plots", "report", "train", "uses")
+    assert ours & {f"aevb_ext.{name}" for name in trainer} == set()
+
+
+@pytest.mark.parametrize(
+    "module", ["data", "estimators", "factor_analysis", "learners", "paper", "report", "train", "uses"]
+)
+def test_a_part_of_the_trainer_asks_for_its_extra(module):
+    done = run(f"import aevb_ext.{module}")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ") and "numpy" in last and last.endswith(f"type `{_extras.command('train')}`")
+
+
+def test_the_command_asks_for_its_extra():
+    """Without a traceback: it is installed with the operators."""
+    programs = "from aevb_ext.cli import main; raise SystemExit(main())", "import aevb_ext.__main__"
+    for program in programs:
+        done = run(f"sys.argv = ['aevb', 'train']\n{program}")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert done.stderr.startswith("aevb: error: ") and _extras.command("train") in done.stderr
+
+
+USES = {
+    "rich": "train.callbacks.Progress()",
+    "safetensors": "train.load_checkpoint('x')",
+    "matplotlib": "plots.curve([], 'x')",
+    "PIL": "data.load('docs/uses')",
+    "pooch": "data.download('mnist', '/tmp')",
+}
+
+
+@pytest.mark.parametrize("package", USES)
+def test_a_package_that_is_imported_where_it_is_used(package):
+    """With NumPy the trainer's modules can be imported, as where a machine with a GPU has torch, NumPy and pytest."""
+    done = run(f"from aevb_ext import data, plots, train\n{USES[package]}", hidden=HIDDEN - {"numpy"})
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ") and last.endswith(f"type `{_extras.command('train')}`")
+    (called,) = (name for name, module in _extras.EXTRAS["train"].items() if module == package)
+    assert called in last
+
+
+def test_what_to_type_fits_how_it_is_installed(monkeypatch):
+    monkeypatch.setattr(_extras.metadata, "version", lambda name: "0.1.0")
+    assert _extras.command("train") == "pip install 'aevb-ext[train]'"
+
+    def absent(name):
+        raise _extras.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(_extras.metadata, "version", absent)
+    assert _extras.command("train") == "pip install --no-build-isolation '.[train]'"
