@@ -2,7 +2,9 @@
 # make test     the tests, in the same .venv (ARGS="-k kl")
 # make conformance   other people's programs on these operators, with their packages from the index (ARGS="-k pythae"),
 #               and of the packages' own tests a selection (ARGS="--whole-suites -k own": all)
-# make lint     ruff, clang-format, and mypy, over the package and over programs that use it
+# make lint     ruff, clang-format, actionlint, and mypy, over the package and over programs that use it
+# make wheel    a wheel for this Python and torch in dist/, audited, and tried where there is torch alone and no compiler
+# make sdist    the source distribution in dist/, tried as a folder and as an archive
 # make docs     this documentation as a site that works offline: build/site/index.html
 # make cuda     the CUDA build in .venv-cuda, checked without a GPU
 # make bench    in .venv: every operator and step against its rivals, JAX too (ARGS="--only gaussian")
@@ -24,13 +26,13 @@ ARGS ?=
 # The tests share nothing but what a file's tests share: a few processes at a time, each with whole files where it can.
 PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 
-SOURCES := setup.py setup_cuda.py aevb_ext/_build_note.py $(shell find csrc -type f)
+SOURCES := setup.py setup_cuda.py setup_version.py aevb_ext/_build_note.py $(shell find csrc -type f)
 MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
 # Bytecode is kept whatever the environment says: the tests start Python a hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test conformance lint docs cuda bench fuzz sanitize mutants emulate count count-gpu gpu gpu-test gpu-bench clean FORCE
+.PHONY: train test conformance lint wheel sdist docs cuda bench fuzz sanitize mutants emulate count count-gpu gpu gpu-test gpu-bench clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -47,9 +49,23 @@ conformance: .venv/installed-conformance
 lint: .venv/installed-lint .venv/installed-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/actionlint .github/workflows/*.yml
 	.venv/bin/mypy
 	.venv/bin/pytest -q tests/static
 	find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs .venv/bin/clang-format --dry-run -Werror
+
+# What libtorch and CUDA bring stays outside. build/lib may have modules that are no longer there.
+wheel: .venv/installed-wheel
+	@rm -rf build/lib* build/wheel
+	AEVB_WHEEL=1 .venv/bin/pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
+	PATH="$(CURDIR)/.venv/bin:$$PATH" auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude 'libcudart.so.*' \
+		-w dist build/wheel/*.whl
+	.venv/bin/auditwheel show "$$(ls -t dist/*.whl | head -n 1)"
+	.venv/bin/pytest -s -q $(ARGS) tests/packaging/test_wheel.py
+
+sdist: .venv/installed-wheel
+	.venv/bin/python -m build --sdist --no-isolation
+	.venv/bin/pytest -s -q $(ARGS) tests/packaging/test_sdist.py
 
 # From the sources alone: nothing is compiled or imported.
 docs: .venv-docs/installed
@@ -102,7 +118,7 @@ gpu gpu-test gpu-bench:
 	@$(if $(AEVB_CUDA),AEVB_CUDA=$(AEVB_CUDA)) $(PYTHON) benchmarks/gpu_check.py $@
 
 clean:
-	rm -rf .venv .venv-cuda .venv-docs build *.egg-info aevb_ext/_C*.so
+	rm -rf .venv .venv-cuda .venv-docs build dist *.egg-info aevb_ext/_C*.so
 
 # What an environment was made from. The file changes only when the text does, and then the environment is made anew.
 build/venv.from: WANTED = $(PYTHON) $(TORCH)
@@ -124,13 +140,14 @@ build/venv.from build/venv-cuda.from: FORCE
 	@touch $@
 
 # The build is fresh already; pip installs what else is needed, and a link to this folder.
-.venv/installed: WHAT = .
+.venv/installed: WHAT = .[train]
 .venv/installed-test: WHAT = .[test]
 .venv/installed-lint: WHAT = .[lint]
 .venv/installed-bench: WHAT = .[bench,conformance]
 .venv/installed-conformance: WHAT = .[conformance]
 .venv/installed-count: WHAT = .[count]
-.venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench .venv/installed-conformance .venv/installed-count: pyproject.toml | .venv/built
+.venv/installed-wheel: WHAT = .[wheel]
+.venv/installed .venv/installed-test .venv/installed-lint .venv/installed-bench .venv/installed-conformance .venv/installed-count .venv/installed-wheel: pyproject.toml | .venv/built
 	@.venv/bin/pip install -q --disable-pip-version-check --no-build-isolation -e '$(WHAT)'
 	@touch $@
 
