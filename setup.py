@@ -85,9 +85,9 @@ def check_torch(here: str | None) -> None:
     """pip would build against the torch that is there, and then replace it by one that is required."""
     if here is None:
         raise PlatformError(
-            "aevb_ext is compiled against the torch that it will run with, and this build sees none. Type `pip install "
-            "torch`, and then what you typed once more with --no-build-isolation, as in `pip install "
-            "--no-build-isolation .`: without that word pip builds in an empty environment"
+            "aevb_ext is compiled against the torch that it will run with, and this build sees none. Type\n\n"
+            "    pip install torch ninja\n    pip install --no-build-isolation .\n\n"
+            "Without --no-build-isolation pip builds in an empty environment, whatever is installed in this one."
         )
     if tuple(map(int, minor(here).split("."))) < tuple(map(int, OLDEST_TORCH.split("."))):
         raise PlatformError(
