@@ -58,9 +58,9 @@ lint: .venv/installed-lint .venv/installed-test
 wheel: .venv/installed-wheel
 	@rm -rf build/lib* build/wheel
 	AEVB_WHEEL=1 .venv/bin/pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
+	.venv/bin/auditwheel show build/wheel/*.whl
 	PATH="$(CURDIR)/.venv/bin:$$PATH" auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' --exclude 'libcudart.so.*' \
 		-w dist build/wheel/*.whl
-	.venv/bin/auditwheel show "$$(ls -t dist/*.whl | head -n 1)"
 	.venv/bin/pytest -s -q $(ARGS) tests/packaging/test_wheel.py
 
 sdist: .venv/installed-wheel

@@ -96,7 +96,7 @@ def test_the_extra_is_asked_for_and_what_is_said_installs_it(environment):
     (line,) = done.stderr.splitlines()
     (typed,) = re.findall(r"pip install ('aevb-ext\[train\]')", line)
     environment.install(typed.strip("'"))
-    done = environment.run("aevb", "train", "--samples-seen", "1000", "--no-progress")
+    done = environment.run("aevb", "train", "--samples-seen", "1000")
     assert done.returncode == 0, done.stderr
 
 
