@@ -479,6 +479,22 @@ def test_every_operator_has_a_cuda_kernel():
             aevb_ext.noise_key("cuda")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_openmp_runtime_is_torchs():
+    """A second one would have threads of its own."""
+    program = (
+        "import re, torch\n"
+        "def runtimes(): return set(re.findall(r'/.*/lib(?:gomp|iomp|omp)[-.\\d].*', open('/proc/self/maps').read()))\n"
+        "x = torch.ones(512, 512).exp()\n"
+        "of_torch = runtimes()\n"
+        "import aevb_ext\n"
+        "aevb_ext.gaussian_kl(x, x)\n"
+        "print(len(of_torch), runtimes() == of_torch)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "True"], done.stdout + done.stderr
+
+
 def of_instruction_set(symbol: str, isa: str) -> bool:
     """Whether a mangled name lies in, or is made of, aevb's namespace for an instruction set."""
     return f"4aevb{len(isa)}{isa}" in symbol
