@@ -1,9 +1,9 @@
 """`make sdist`: the source distribution has what the repository has, and is installed as a folder and as an archive."""
 
 import re
+import shutil
 import subprocess
 import sys
-import tarfile
 
 import pytest
 from environment import ROOT, Environment
@@ -19,8 +19,7 @@ def archive():
 @pytest.fixture(scope="module")
 def folder(archive, tmp_path_factory):
     place = tmp_path_factory.mktemp("sdist")
-    with tarfile.open(archive) as file:
-        file.extractall(place, filter="data")
+    shutil.unpack_archive(archive, place)
     (unpacked,) = place.iterdir()
     return unpacked
 
