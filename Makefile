@@ -27,7 +27,7 @@ ARGS ?=
 PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 
 SOURCES := setup.py setup_cuda.py setup_version.py aevb_ext/_build_note.py $(shell find csrc -type f)
-MODULES := $(shell find aevb_ext -name '*.py' -o -name '*.npz')
+MODULES := aevb_command.py $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 
 # Bytecode is kept whatever the environment says: the tests start Python a hundred times.
 unexport PYTHONDONTWRITEBYTECODE

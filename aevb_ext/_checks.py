@@ -5,7 +5,15 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-__all__ = ["check_count", "check_name", "check_positive", "check_sizes", "is_python_integer", "is_python_number"]
+__all__ = [
+    "check_count",
+    "check_name",
+    "check_positive",
+    "check_sizes",
+    "is_count",
+    "is_python_integer",
+    "is_python_number",
+]
 
 # Sample counts, steps and seeds are stored in int64 tensors.
 _TOO_LARGE = 2**63
@@ -45,3 +53,8 @@ def is_python_integer(value: object) -> bool:
 def is_python_number(value: object) -> bool:
     """Whether it is an integer or a float, which JSON and TOML can hold."""
     return is_python_integer(value) or isinstance(value, float)
+
+
+def is_count(value: object) -> bool:
+    """Whether a value from JSON is an integer of at least 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TOO_LARGE

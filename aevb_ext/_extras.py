@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from importlib.util import find_spec
 
-__all__ = ["EXTRAS", "PURPOSES", "check_extra", "command", "missing", "of_extra"]
+__all__ = ["EXTRAS", "PURPOSES", "check_extra", "command", "lacking", "missing", "of_extra"]
 
 # The packages of each extra as pip calls them, with the names that they are imported by.
 EXTRAS = {
@@ -24,7 +23,7 @@ EXTRAS = {
     "export": {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
 }
 PURPOSES = {
-    "train": "the trainer and the command aevb",
+    "train": "the trainer",
     "tensorboard": "aevb train --tensorboard",
     "export": "ONNX in aevb export",
 }
@@ -35,22 +34,29 @@ def missing(extra: str) -> list[str]:
     return [package for package, module in EXTRAS[extra].items() if find_spec(module) is None]
 
 
-def check_extra(extra: str, what: str) -> None:
-    """Raise ImportError, which says what to type, unless the packages of an extra are installed.
+def lacking(extra: str, what: str) -> str:
+    """A message that says what to type if packages of an extra are not installed; "" if all are.
 
     Args:
         extra: a key of ``EXTRAS``.
-        what: what needs it, for the message: "aevb train", "aevb_ext.train".
+        what: what needs it: "aevb train", "aevb_ext.train".
     """
-    if absent := missing(extra):
-        raise ImportError(
-            f"{what} needs the extra {extra!r}, of which {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} "
-            f"not installed here: type `{command(extra)}`"
-        )
+    if not (absent := missing(extra)):
+        return ""
+    those = f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'}"
+    return f"{what} needs the extra {extra!r}, of which {those} not installed here: type `{command(extra)}`"
+
+
+def check_extra(extra: str, what: str) -> None:
+    """Raise ImportError with the message of :func:`lacking` if packages of an extra are not installed."""
+    if told := lacking(extra, what):
+        raise ImportError(told)
 
 
 def command(extra: str) -> str:
     """What to type for an extra: in the source folder, where the package is not installed."""
+    from importlib import metadata  # which takes as long as all that `aevb --help` needs
+
     try:
         metadata.version("aevb-ext")
     except metadata.PackageNotFoundError:

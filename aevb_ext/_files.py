@@ -1,5 +1,7 @@
 """Writing files atomically: a reader never sees half of one."""
 
+from __future__ import annotations
+
 import csv
 import io
 import os
@@ -7,9 +9,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from ._types import StrPath
+if TYPE_CHECKING:
+    from ._types import StrPath
 
 # Until a file is complete it is called .NAME.random.part
 _PART = ".part"

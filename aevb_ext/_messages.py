@@ -1,10 +1,19 @@
-"""Parts of messages: what to type, in Python or as flags of the command ``aevb``, and the first line of an error."""
+"""Messages: what to type, in Python or as flags of the command ``aevb``; errors and warnings that say all by theirs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["first_line", "in_shell", "python_or_flags"]
+__all__ = ["PlainError", "RepeatedWarning", "first_line", "in_shell", "python_or_flags"]
+
+
+class PlainError(Exception):
+    """An error whose message says what is wrong and what helps: the command ``aevb`` prints no traceback of it."""
+
+
+class RepeatedWarning(UserWarning):
+    """A warning that the command ``aevb`` prints each time, though it comes from the same place."""
+
 
 _IN_SHELL = ContextVar("in_shell", default=False)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from . import _library, functional, reference
+from ._extras import PURPOSES, lacking
 from ._library import REBUILD
 from ._messages import first_line
 from ._version import __version__
@@ -21,8 +22,9 @@ from ._version import __version__
 
 def main() -> int:
     """Print the facts, then each fault with its cure. Returns the exit status: 1 if there is a fault."""
-    for name, value in facts().items():
-        print(f"{name:<16} {value}")
+    known = facts()
+    for name, value in known.items():
+        print(f"{name:<{max(map(len, known))}} {value}")
     found = faults()
     print()
     for number, fault in enumerate(found, 1):
@@ -55,6 +57,8 @@ def facts() -> dict[str, str]:
         for i in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(i)
             found[f"cuda:{i}"] = f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
+    for extra, purpose in PURPOSES.items():
+        found[f"extra {extra}"] = lacking(extra, purpose) or "installed"
     found["driver"] = "; ".join(nvidia_smi()) or "nvidia-smi finds no GPU"
     found["nvcc"] = _nvcc()
     return found

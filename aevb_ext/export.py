@@ -12,15 +12,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ._extras import check_extra
 from ._files import errors_name_path, write_whole
 from ._library import ops
-from ._messages import first_line
+from ._messages import PlainError, first_line
 from ._types import StrPath
 from .models import VAE
 from .models.vae import mu_logvar
@@ -38,7 +38,7 @@ _BATCHES = (3, 1, 8)
 Network = Callable[[Tensor], tuple[Tensor, ...]]
 
 
-class ExportError(RuntimeError):
+class ExportError(PlainError, RuntimeError):
     """A network cannot be exported, or its export computes something else; the message says which and why."""
 
 
@@ -88,8 +88,7 @@ def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Pa
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
-    if missing := missing_for_onnx():
-        raise ImportError(missing)
+    check_extra("export", "decoder.onnx")
     import onnxruntime
 
     _, (name, network, given) = _networks(model, x)
@@ -112,12 +111,6 @@ def export_onnx(model: VAE, folder: StrPath, x: Tensor | None = None) -> list[Pa
         raise ExportError(f"the {name} cannot be converted to ONNX: {first_line(error)}") from error
     _check("decoder.onnx", lambda z: (torch.from_numpy(session.run(["mean"], {"z": z.numpy()})[0]),), network, given)
     return _written(Path(folder), {"decoder.onnx": content})
-
-
-def missing_for_onnx() -> str:
-    """A message about the packages that :func:`export_onnx` needs and that are not installed; "" if none is missing."""
-    missing = [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]
-    return f"decoder.onnx needs {', '.join(missing)}: pip install {' '.join(missing)}" if missing else ""
 
 
 class _Encoder(nn.Module):

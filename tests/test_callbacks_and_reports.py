@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aevb_ext.configuration.saved_run import SavedRun, open_run
 from aevb_ext.data import Data, TensorRows
 from aevb_ext.estimators import latent_use
 from aevb_ext.models import mlp_vae
@@ -21,7 +22,6 @@ from aevb_ext.report import compare, comparison, report
 from aevb_ext.train import Callback, History, fit
 from aevb_ext.train.callbacks import Pictures, Progress, TensorBoard
 from aevb_ext.train.run import Record
-from aevb_ext.train.saved_run import SavedRun, open_run
 
 Console = pytest.importorskip("rich.console").Console
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from aevb_ext.cli import main
-from aevb_ext.cli.main import _parser
+from aevb_ext.cli.main import verbs_of_aevb
 
 VALUES = [
     "",
@@ -126,9 +126,9 @@ def folder(tmp_path_factory):
         ("interpolate", ["--pair", "0", "18446744073709551615"], "--pair: the test split has the data points 0 to"),
         ("manifold", ["--dims", "0", "18446744073709551615"], "--dims must be two different dimensions from 0 to 1"),
         ("held-out", ["--labels", "0"], "labels"),
-        ("trian", [], "there is no 'trian': train[?] there are train, sample"),
+        ("trian", [], "there is no 'trian': train[?] there are train, "),
         ("sample", ["--ot", "x.png"], "there is no argument --ot: --out[?]"),
-        ("figures", ["--latent", "5"], "there is no 'figures', there are train, sample"),
+        ("figures", ["--latent", "5"], "there is no 'figures', there are train, "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -188,7 +188,7 @@ def test_an_output_that_takes_no_more_is_an_error_in_a_sentence(folder, capfd, m
 
 def options_of(verb: str) -> list[str]:
     """All that take a value."""
-    actions = _parser()[1].choices[verb]._actions
+    actions = verbs_of_aevb().choices[verb]._actions
     return [action.option_strings[0] for action in actions if action.option_strings and action.nargs != 0]
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from aevb_ext.cli import main
+from aevb_ext.configuration.saved_run import open_run
 from aevb_ext.paper.training import scored_once
 from aevb_ext.train import checkpoint
-from aevb_ext.train.saved_run import open_run
 
 QUICK = 24
 

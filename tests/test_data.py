@@ -11,7 +11,7 @@ import torch
 import aevb_ext
 from aevb_ext import data
 from aevb_ext._files import atomic_write
-from aevb_ext.data.known import KNOWN
+from aevb_ext.configuration.datasets import KNOWN
 
 real_data = pytest.mark.skipif("AEVB_DATA_DIR" not in os.environ, reason="AEVB_DATA_DIR does not name the real data")
 

@@ -195,7 +195,7 @@ def test_aevb_reaches_coordinate_ascent():
 
 def test_the_verb_prints_the_table(capsys, monkeypatch):
     rows = [Comparison("learnt", -11.5, -11.75, -11.76, 0.25, 0.5), Comparison("at the start", -12, -13, None, 1, 0.9)]
-    monkeypatch.setattr("aevb_ext.cli.experiments.compare", lambda *a, **k: rows)
+    monkeypatch.setattr("aevb_ext.cli.commands.experiments.compare", lambda *a, **k: rows)
     assert main(["factor-analysis"]) == 0
     out = capsys.readouterr().out
     assert "| learnt | -11.5000 | -11.7500 | -11.7600 | 0.2500 | 0.2500 | 0.500 |" in out

@@ -9,12 +9,13 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_diverg
 
 import aevb_ext
 from aevb_ext import data as datasets
+from aevb_ext.configuration.saved_run import checkpoints_of
 from aevb_ext.learners import FullVB
 from aevb_ext.learners.full_vb import ParameterPosterior
 from aevb_ext.models import VAE, mlp_vae
 from aevb_ext.noise import keys_at, standard_normal
 from aevb_ext.train import Settings, fit
-from aevb_ext.train.checkpoint import checkpoints_of, read
+from aevb_ext.train.checkpoint import read
 
 N, M, DIM, LATENT = 50, 12, 6, 2
 

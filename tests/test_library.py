@@ -1,14 +1,13 @@
 """The choice of the compiled library, and messages about one that does not fit."""
 
 import os
-import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -193,20 +192,3 @@ def test_operators_run_in_a_source_folder_after_an_installation(places):
     environment = {**os.environ, "PYTHONPATH": str(places.site.parent)}
     done = subprocess.run(command, cwd=places.source.parent, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines() == [str(places.source / "__init__.py"), str(library), "1.5"], done.stderr
-
-
-def test_a_package_that_aevb_needs_is_missing(monkeypatch):
-    """As in a source folder whose library was compiled and nothing else was installed."""
-    broken = ModuleType("aevb_ext.cli")
-    missing = {"name": "pooch"}
-
-    def main(attribute):
-        raise ModuleNotFoundError(f"No module named {missing['name']!r}", **missing)
-
-    broken.__getattr__ = main
-    monkeypatch.setitem(sys.modules, "aevb_ext.cli", broken)
-    with pytest.raises(SystemExit, match=r"pooch is not installed; `pip install --no-build-isolation \.`"):
-        runpy.run_module("aevb_ext", run_name="__main__")
-    missing["name"] = "aevb_ext.nothing"
-    with pytest.raises(ModuleNotFoundError, match=r"aevb_ext\.nothing"):
-        runpy.run_module("aevb_ext", run_name="__main__")

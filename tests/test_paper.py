@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from aevb_ext.cli import main
+from aevb_ext.configuration.saved_run import SavedRun, open_run
 from aevb_ext.models import make_model
 from aevb_ext.paper import FIGURES, ablation, figure2, figure3, make, planning, published
 from aevb_ext.paper.planning import PlannedRun, evaluation_at, split_keys
 from aevb_ext.paper.training import train_all
 from aevb_ext.train import Settings
-from aevb_ext.train.saved_run import SavedRun, open_run
 
 imread = pytest.importorskip("matplotlib.image").imread
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import nn
 
+from aevb_ext.configuration.run_folder import run_folder
 from aevb_ext.data import BinarizedRows, Data, TensorRows, subset
 from aevb_ext.models import VAE, BernoulliDecoder, mlp_vae
 from aevb_ext.train import Callback, NonFiniteBound, Settings, checkpoint, fit, load_checkpoint, save_checkpoint
 from aevb_ext.train.checkpoint_manager import check_resume, run_description
-from aevb_ext.train.run_folder import run_folder
 
 QUICK = {"samples_seen": 3_000, "batch_size": 20, "evaluate_every": 500, "log_every": 7, "progress": False}
 
@@ -395,7 +395,7 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
     def refused(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("aevb_ext.train.run_folder.fcntl.flock", refused)
+    monkeypatch.setattr("aevb_ext.configuration.run_folder.fcntl.flock", refused)
     with pytest.warns(UserWarning, match=f"the file system of {tmp_path} has no locks .No locks available"):
         train(tmp_path, at=60, do=crash)
     assert newest(tmp_path).is_file() and not (tmp_path / ".lock").exists()

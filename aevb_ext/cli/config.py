@@ -1,39 +1,26 @@
-"""The keys of a run: flags of ``aevb train``, lines of its configuration file, and the objects made from them."""
+"""The keys of a run: flags of ``aevb train``, and lines of its configuration file."""
+
+from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import math
 import re
-import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import torch
+from ..configuration.choices import BINARIZE, MODEL_CHOICES
+from ..configuration.datasets import NAMES
+from ..configuration.saved_run import parse_toml
+from ..configuration.settings import CHOICES, Settings
+from .values import count, shape, whole
 
-from .. import data as datasets
-from .._types import StrPath
-from ..data import NAMES, Data
-from ..models import VAE, make_model
-from ..models.architectures import MODEL_CHOICES
-from ..train.settings import CHOICES, Settings
+if TYPE_CHECKING:
+    from .._types import StrPath
 
-__all__ = [
-    "add_flags",
-    "count",
-    "data_of_keys",
-    "model_of_keys",
-    "of_kind",
-    "read_config",
-    "resolved",
-    "settings_of_keys",
-    "whole",
-]
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = ["DATA", "KEYS", "MODEL", "SETTINGS", "add_flags", "known_settings", "of_kind", "read_config", "resolved"]
 
 
 # The paper's models for MNIST and Frey Face (its Figure 2), and similar ones for the other datasets.
@@ -46,51 +33,13 @@ DEFAULTS = {
     "freyface": {"latent": 10, "hidden": 200, "likelihood": "gaussian", "samples_seen": 10_000_000},
 }
 
-_CHOICES = {
-    **CHOICES,
-    **MODEL_CHOICES,
-    "binarize": ("dynamic", "threshold"),
-}
+_CHOICES = {**CHOICES, **MODEL_CHOICES, "binarize": BINARIZE}
+_METAVARS = {count: "N", whole: "N", float: "X", shape: "SHAPE"}
 _ALIASES = {"n_samples": ["--samples"], "batch_size": ["-M"]}
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1; 1e6 is one too."""
-    value = _integer(text)
-    if value is None or not 1 <= value < 1 << 63:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, and less than 2**63, got {text!r}")
-    return value
-
-
-def whole(text: str) -> int:
-    """A whole number; 1e6 is one too."""
-    value = _integer(text)
-    if value is None or not -(1 << 63) <= value < 1 << 64:
-        raise argparse.ArgumentTypeError(f"expected a whole number (of 64 bits at most), got {text!r}")
-    return value
-
-
-def _integer(text: str) -> int | None:
-    for read in (int, float):
-        try:
-            value: int | float = read(text)
-        except ValueError:
-            continue
-        # int() of a float is exact.
-        return int(value) if isinstance(value, int) or value.is_integer() else None
-    return None
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    """28x28, 3x64x64."""
-    sizes = text.lower().split("x")
-    if not all(size.strip().isdecimal() for size in sizes):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, 3xHEIGHTxWIDTH or HEIGHTxWIDTHx3, got {text!r}")
-    return tuple(map(int, sizes))
-
-
 # Each key with the type of its value, in the order in which help lists them.
-DATA = {
+DATA: dict[str, Any] = {
     "data": str,
     "data_dir": str,
     "binarize": str,
@@ -98,10 +47,10 @@ DATA = {
     "test_fraction": float,
     "train_count": count,
     "colour": bool,
-    "image_shape": _shape,
+    "image_shape": shape,
     "array": str,
 }
-MODEL = {
+MODEL: dict[str, Any] = {
     "architecture": str,
     "latent": count,
     "hidden": count,
@@ -116,19 +65,24 @@ _TYPES: dict[Any, Any] = {int: whole, float: float, str: str}
 # "int", or "int | None".
 SETTINGS = {field.name: _TYPES[(get_args(field.type) or [field.type])[0]] for field in fields(Settings)}
 # epochs is no field of Settings: it becomes samples_seen once the data is known.
-KEYS: dict[str, Any] = {**DATA, **MODEL, **SETTINGS, "epochs": float}
+TRAINING = {**SETTINGS, "epochs": float}
+KEYS = {**DATA, **MODEL, **TRAINING}
 _BOTH_LENGTHS = "{} and {} were both given: each says how long to train, give only one"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each key; a flag that is not given is None."""
-    meanings = _meanings()
-    for key, kind in KEYS.items():
-        names = [f"--{key.replace('_', '-')}", *_ALIASES.get(key, [])]
-        if kind is bool:
-            parser.add_argument(*names, action="store_true", default=None, dest=key, help=meanings.get(key))
-        else:
-            parser.add_argument(*names, type=kind, choices=_CHOICES.get(key), dest=key, help=meanings.get(key))
+def add_flags(parser: argparse.ArgumentParser, *, listed: bool = True) -> None:
+    """Add a flag for each key, in groups, which help lists or not; a flag that is not given is None."""
+    meanings = _meanings() if listed else dict.fromkeys(KEYS, argparse.SUPPRESS)
+    for title, keys in (("data", DATA), ("model", MODEL), ("training", TRAINING)):
+        group = parser.add_argument_group(title)
+        for key, kind in keys.items():
+            names = [f"--{key.replace('_', '-')}", *_ALIASES.get(key, [])]
+            if kind is bool:
+                group.add_argument(*names, action="store_true", default=None, dest=key, help=meanings.get(key))
+                continue
+            choices = _CHOICES.get(key)
+            metavar = None if choices else _METAVARS.get(kind)
+            group.add_argument(*names, type=kind, choices=choices, metavar=metavar, dest=key, help=meanings.get(key))
 
 
 def read_config(path: StrPath) -> dict:
@@ -143,7 +97,7 @@ def read_config(path: StrPath) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"config: there is no file {path}")
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = parse_toml(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"config: {path} is not a TOML file of a run: it is nested too deeply") from None
     except ValueError as error:
@@ -171,7 +125,7 @@ def of_kind(path: Path, key: str, value: Any) -> Any:
         right, expected = isinstance(value, str), "text in quotes"
     elif kind is bool:
         right, expected = isinstance(value, bool), "true or false"
-    elif kind is _shape:
+    elif kind is shape:
         right = isinstance(value, list) and all(type(size) is int for size in value)
         expected = "a list of whole numbers, [height, width] or the like"
     elif kind is float:
@@ -180,7 +134,7 @@ def of_kind(path: Path, key: str, value: Any) -> Any:
         right, expected = is_number and math.isfinite(value) and value == int(value), "a whole number"
     if not right:
         raise ValueError(f"config: {path}: {key} must be {expected}, got {value!r}")
-    return value if kind in (str, bool, float, _shape) else int(value)
+    return value if kind in (str, bool, float, shape) else int(value)
 
 
 def resolved(arguments: argparse.Namespace) -> dict:
@@ -228,11 +182,13 @@ def _meanings() -> dict[str, str]:
         "epochs": "training length, in passes over the training data",
         "samples_seen": f"training length in data points; default: {_by_data('samples_seen')}",
     }
-    for entry in re.split(r"\n {8}(?=\S)", (Settings.__doc__ or "").partition("Attributes:")[2]):
+    # Python 3.13 and later take the indentation off docstrings, earlier ones do not.
+    meant = inspect.cleandoc(Settings.__doc__ or "").partition("Attributes:")[2]
+    for entry in re.split(r"\n {4}(?=\S)", meant):
         name, colon, text = " ".join(entry.split()).partition(": ")
         if colon and name in SETTINGS and name not in found:
             default = next(field.default for field in fields(Settings) if field.name == name)
-            text = text.replace("``", "").replace("%", "%%")
+            text = re.sub(r"``|(?<!\*)\*(?!\*)", "", text).replace("%", "%%")
             # A shell has no None: leaving the flag out means that.
             found[name] = text.replace("None: ", "Default: ") if default is None else f"{text} Default: {default}"
     return found
@@ -248,35 +204,6 @@ def _by_data(key: str) -> str:
     return "; ".join([str(usual), *(f"of {', '.join(names)} {value}" for value, names in others.items())])
 
 
-def data_of_keys(keys: dict) -> Data:
-    """The data of these keys. What was found in the user's own files is printed on stderr."""
-    data = datasets.load(keys["data"], **{key: keys[key] for key in DATA if key in keys and key != "data"})
-    if data.description:
-        print(data.description, file=sys.stderr, flush=True)
-    return data
-
-
-def settings_of_keys(keys: dict, data: Data) -> Settings:
-    """The settings; ``epochs`` becomes the same length as ``samples_seen``."""
-    settings = Settings(**{key: keys[key] for key in SETTINGS if key in keys})
-    if "epochs" not in keys:
-        return settings
-    each = settings.samples_per_step / settings.batch_size
-    samples = keys["epochs"] * len(data.train) * each
-    if not 0.5 < samples < 1 << 63:
-        raise ValueError(
-            f"epochs must come to one data point at least, and fewer than 2**63, got {keys['epochs']} of "
-            f"{len(data.train)} data points"
-        )
-    return replace(settings, samples_seen=round(samples))
-
-
-def model_of_keys(keys: dict, data: Data, seed: int) -> VAE:
-    """A new model of the data; its initial parameters depend on the seed alone."""
-    return make_model(
-        x_dim=data.dim,
-        image_shape=data.image_shape,
-        x_scale=data.x_scale,
-        generator=torch.Generator().manual_seed(seed),
-        **{key: keys[key] for key in MODEL if key in keys},
-    )
+def known_settings(keys: dict) -> Settings:
+    """The settings as far as the data need not be known: with ``epochs``, of the default length."""
+    return Settings(**{key: keys[key] for key in SETTINGS if key in keys})

@@ -1,54 +1,78 @@
-"""The command ``aevb``: parsing, and turning errors into messages and exit statuses."""
+"""The command ``aevb``: what is said of errors, and the exit status."""
+
+from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
-from .. import doctor
-from .._messages import first_line, in_shell
-from .._version import __version__
-from ..estimators import UntrustedEstimate
-from ..export import ExportError
-from ..train import NonFiniteBound, PeerFailed, Processes, joined
-from ..train.memory import OutOfMemory, out_of_memory
-from ..uses import NotConverged
-from . import anomaly, encode, evaluate, experiments, export, generate, report, train
-from .common import Subcommands
+from .._extras import check_extra, command
+from .._messages import PlainError, RepeatedWarning, first_line, in_shell
 from .config import KEYS
+from .parser import Parser, Verbs, parsed
+from .verbs import GROUPS
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from ..train import Processes
 
-# Exceptions of this package whose message is printed as it is.
-_OUR_ERRORS = (ExportError, NonFiniteBound, NotConverged, PeerFailed)
+__all__ = ["main", "verbs_of_aevb"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run ``aevb`` with ``argv`` (default: the process's). Returns the exit status."""
+def main(argv: list[str] | None = None, *, import_package: Callable[[], object] = lambda: None) -> int:
+    """Run ``aevb`` with ``argv`` (default: the process's). Returns the exit status.
+
+    Args:
+        argv: the words after ``aevb``.
+        import_package: called before PyTorch is needed, and never if there is a mistake that can be found without it.
+            Whoever has imported ``aevb_ext`` in the usual way has nothing to import.
+    """
     argv = sys.argv[1:] if argv is None else argv
     with ExitStack() as stack:
-        try:
-            processes = stack.enter_context(joined())
-        except (ValueError, RuntimeError) as error:
-            # The group of processes has not been joined yet, so this process reports the error itself.
-            print(f"aevb: error: {error}", file=sys.stderr)
-            return 1
         stack.enter_context(in_shell())
-        return _run(processes, argv)
+        if not _are_several():
+            return _run(argv, import_package)
+        # Processes have to know of each other to tell of a mistake once.
+        try:
+            import_package()
+            from ..train import joined
+
+            processes = stack.enter_context(joined())
+        except ModuleNotFoundError as missing:
+            _tell(f"aevb: error: {_missing_package(missing)}")
+            return 1
+        except (ValueError, RuntimeError, ImportError) as error:
+            # The group of processes has not been joined yet, so this process reports the error itself.
+            _tell(f"aevb: error: {error}")
+            return 1
+        return _run(argv, processes=processes)
 
 
-def _run(processes: Processes, argv: list[str]) -> int:
-    parser, subcommands = _parser()
-    arguments = None
+def _are_several() -> bool:
+    """Whether torchrun, or what is like it, started this process, or it has joined others already."""
+    torch = sys.modules.get("torch")
+    has_joined = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+    return has_joined or "WORLD_SIZE" in os.environ
+
+
+def _run(
+    argv: list[str], import_package: Callable[[], object] = lambda: None, processes: Processes | None = None
+) -> int:
+    verbs, arguments = verbs_of_aevb(), None
+    tell = _tell if processes is None else processes.tell
     try:
-        with processes.only_first_prints():
-            arguments = _parsed(parser, subcommands, argv)
-            with _warnings_as_lines(lambda message: _with_flags(message, subcommands, arguments, argv)):
+        with nullcontext() if processes is None else processes.only_first_prints():
+            arguments = parsed(verbs, argv)
+            if arguments.extra is not None:
+                check_extra(arguments.extra, f"aevb {arguments.subcommand}")
+            arguments.check(arguments)
+            import_package()
+            parser = verbs.choices[arguments.subcommand]
+            with _warnings_as_lines(lambda message: _with_flags(message, parser, arguments, argv)):
                 status = arguments.run(arguments) or 0
             sys.stdout.flush()
             return status
@@ -56,11 +80,15 @@ def _run(processes: Processes, argv: list[str]) -> int:
         # The reader of the output has closed it (`aevb ... | head`).
         _discard_stdout()
         return 1
-    except (ValueError, TypeError, OSError, ImportError, *_OUR_ERRORS) as error:
-        said = _with_flags(re.sub(r"^\[Errno \d+\] ", "", str(error)), subcommands, arguments, argv)
-    except OutOfMemory as error:
-        said = _with_flags(str(error), subcommands, arguments, argv)
+    except ModuleNotFoundError as missing:
+        said = _missing_package(missing)
+    except (ValueError, TypeError, OSError, ImportError, PlainError) as error:
+        said = re.sub(r"^\[Errno \d+\] ", "", str(error))
+        if arguments is not None:
+            said = _with_flags(said, verbs.choices[arguments.subcommand], arguments, argv)
     except (RuntimeError, MemoryError, OverflowError) as error:
+        from ..train.memory import out_of_memory
+
         if out_of_memory(error):
             said = f"there is too little memory ({first_line(error)}): ask for less at a time, or take a smaller model"
         elif isinstance(error, OverflowError) or "Overflow when unpacking" in str(error):
@@ -68,14 +96,36 @@ def _run(processes: Processes, argv: list[str]) -> int:
         else:
             raise
     except KeyboardInterrupt as error:
-        processes.tell(f"aevb: {str(error) or 'interrupted'}")
+        tell(f"aevb: {str(error) or 'interrupted'}")
         return 130
-    processes.tell(f"aevb: error: {said}")
+    tell(f"aevb: error: {said}")
     with suppress(OSError):
         sys.stdout.flush()
         return 1
     _discard_stdout()
     return 1
+
+
+def verbs_of_aevb() -> Verbs:
+    """All verbs, with their parsers."""
+    verbs = Verbs()
+    for title, add in GROUPS.items():
+        verbs.group(title)
+        add(verbs)
+    verbs.begin_with("train", "report")
+    return verbs
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    """A message that says what to type; a module of this package that is missing is a fault of ours, and raised."""
+    package = (error.name or "").partition(".")[0]
+    if package == "aevb_ext":
+        raise error
+    return f"the package {package} is not installed; `{command('train')}` installs all that aevb needs"
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _discard_stdout() -> None:
@@ -84,27 +134,25 @@ def _discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _with_flags(message: str, subcommands: Subcommands, arguments: argparse.Namespace | None, argv: list[str]) -> str:
+def _with_flags(message: str, parser: Parser, arguments: argparse.Namespace, argv: list[str]) -> str:
     """The message with Python's argument names replaced by flags.
 
-    A name at the beginning of the message is replaced by the flag that was typed. In the rest of the message only names
-    with an underscore are recognised, since others may be ordinary words. If there is a configuration file, a name may
-    be one of its keys; the file is named if its value is at fault.
+    A name at the beginning of the message is replaced by its flag, as it was typed. In the rest of the message only
+    names with an underscore are recognised, since others may be ordinary words. If there is a configuration file, a
+    name may be one of its keys; the file is named if its value is at fault.
     """
-    if arguments is None:
-        return message
-    given = {token.partition("=")[0] for token in argv}
-    named = re.match(r"([a-z_]+)(?= must| means|:| ['\"])", message)
-    for action in subcommands.choices[arguments.subcommand]._actions:
+    given, config = {token.partition("=")[0] for token in argv}, getattr(arguments, "config", None)
+    named = re.match(r"([a-z_]+)(?= must| means|[:,]| ['\"])", message)
+    for action in parser._actions:
         if not action.option_strings:
             continue
         flag = next((flag for flag in action.option_strings if flag in given), None)
         if named and action.dest == named[1]:
-            if flag:
-                message = flag + message[named.end() :]
-            elif action.dest in KEYS and getattr(arguments, "config", None) is not None:
-                message = f"{arguments.config}: {message}"
-        if "_" in action.dest and getattr(arguments, "config", None) is None:
+            if flag or config is None:
+                message = (flag or action.option_strings[0]) + message[named.end() :]
+            elif action.dest in KEYS:
+                message = f"{config}: {message}"
+        if "_" in action.dest and config is None:
             message = re.sub(rf"(?<![\w/.-]){action.dest}(?![\w/.-])", flag or action.option_strings[0], message)
     return message
 
@@ -120,65 +168,6 @@ def _warnings_as_lines(spelt: Callable[[str], str]) -> Iterator[None]:
             before(message, category, *where, **how)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", UntrustedEstimate)
+        warnings.simplefilter("always", RepeatedWarning)
         before, warnings.showwarning = warnings.showwarning, shown
         yield
-
-
-class _Parser(argparse.ArgumentParser):
-    """Suggests the nearest choice or flag if what was typed does not exist."""
-
-    def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is not None and value not in action.choices:
-            near = difflib.get_close_matches(str(value), map(str, action.choices), 1)
-            choices = ", ".join(map(str, action.choices))
-            said = f"there is no {value!r}{f': {near[0]}?' if near else ','} there are {choices}"
-            if action.dest == "subcommand":
-                self.error(said)
-            raise argparse.ArgumentError(action, said)
-
-    def refuse(self, flag: str) -> None:
-        """Exit with an error: there is no such flag."""
-        near = difflib.get_close_matches(flag, self._option_string_actions, 1)
-        self.error(f"there is no argument {flag}" + (f": {near[0]}?" if near else ""))
-
-
-def _parsed(parser: _Parser, subcommands: Subcommands, argv: list[str]) -> argparse.Namespace:
-    if not argv:
-        parser.print_help(sys.stderr)
-        raise SystemExit(2)
-    subcommand = subcommands.choices.get(next((token for token in argv if not token.startswith("-")), ""))
-    # Unknown flags are reported before missing ones: the missing one may have been mistyped.
-    if subcommand is not None:
-        for token in argv:
-            flag = token.partition("=")[0]
-            if flag.startswith("--") and not any(known.startswith(flag) for known in subcommand._option_string_actions):
-                subcommand.refuse(flag)
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        subcommands.choices[arguments.subcommand].refuse(unknown[0].partition("=")[0])
-    return arguments
-
-
-def _parser() -> tuple[_Parser, Subcommands]:
-    """The parser, and the action that holds the subcommands' parsers."""
-    parser = _Parser(prog="aevb", description="Auto-Encoding Variational Bayes (Kingma & Welling 2014).")
-    parser.add_argument("--version", action="version", version=f"aevb {__version__}")
-    subcommands = parser.add_subparsers(required=True, dest="subcommand", parser_class=_Parser)
-    train.add(subcommands)
-    generate.add_sample(subcommands)
-    generate.add_augment(subcommands)
-    generate.add_latent_space(subcommands)
-    encode.add_encode(subcommands)
-    encode.add_probe(subcommands)
-    anomaly.add_anomaly(subcommands)
-    anomaly.add_held_out(subcommands)
-    evaluate.add(subcommands)
-    experiments.add_paper(subcommands)
-    report.add(subcommands)
-    export.add(subcommands)
-    experiments.add_factor_analysis(subcommands)
-    subcommand = subcommands.add_parser("doctor", help="facts for a bug report, and cures for common faults")
-    subcommand.set_defaults(run=lambda _: doctor.main())
-    subcommands.metavar = " | ".join(subcommands.choices)
-    return parser, subcommands

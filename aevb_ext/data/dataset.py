@@ -7,11 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from .._types import Device
+from ..configuration.choices import SPLITS
 from .rows import Rows, rows_of
 
 __all__ = ["SPLITS", "Data"]
-
-SPLITS = ("train", "test", "valid")
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,21 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._messages import python_or_flags
 from .._types import StrPath
+from ..configuration.datasets import KNOWN, Known, RemoteFile
 from .arrays import ArrayFile, read_array
 from .dataset import Data
-from .download import DownloadError, RemoteFile, fetch
+from .download import DownloadError, fetch
 from .integrity import FileError, reading, verify
 from .rows import BitRows, shuffled
 
-__all__ = ["KNOWN", "Known", "read_idx"]
+__all__ = ["CHECKS", "READERS", "download_known", "load_known", "read_idx"]
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -66,78 +64,6 @@ _BINARIZED_BITS = {
     "valid": "sha256:a256ac44ae26be720fad8616a05ed6ecfd1619930d9a208379bb2a4405df5b6d",
     "test": "sha256:9fcd8da6f0fdf09b2ba30fe63a0bb784042a0de82563172530229b983e294ff2",
 }
-
-
-@dataclass(frozen=True)
-class Known:
-    """A dataset with a name.
-
-    Attributes:
-        name: the name that ``load`` takes, and the name of its folder.
-        title: its usual name, for messages.
-        read: makes the dataset from this object, the paths of ``files`` and those of ``labels`` (None if missing).
-        files: the files that are needed, and where to download them.
-        labels: files of labels; they are read if they are there.
-    """
-
-    name: str
-    title: str
-    read: Callable[["Known", list[Path], list[Path | None]], Data]
-    files: tuple[RemoteFile, ...] = ()
-    labels: tuple[RemoteFile, ...] = ()
-
-    def load(self, data_dir: StrPath | None = None) -> Data:
-        """Read from ``data_dir/name`` or ``data_dir``.
-
-        Raises:
-            FileNotFoundError: a file is missing. The message says where it was searched and where to download it.
-            ValueError: a file is damaged or the wrong one.
-        """
-        paths = []
-        for file in self.files:
-            path = self._find(data_dir, file)
-            if path is None:
-                raise FileNotFoundError(self._missing(data_dir, file))
-            paths.append(path)
-        return self.read(self, paths, [self._find(data_dir, file) for file in self.labels])
-
-    def download(self, data_dir: StrPath) -> None:
-        """Download files that are missing or damaged into ``data_dir/name``.
-
-        Training needs no labels: if no mirror has them, there is a warning.
-
-        Raises:
-            DownloadError: no mirror had a file.
-            OSError: the folder cannot be written.
-        """
-        for file in self.files:
-            self._fetch(data_dir, file)
-        try:
-            for file in self.labels:
-                self._fetch(data_dir, file)
-        except DownloadError as error:
-            warnings.warn(f"{self.title} is used without its labels: {error}", stacklevel=3)
-
-    def _fetch(self, data_dir: StrPath, file: RemoteFile) -> None:
-        path = self._find(data_dir, file)
-        if path is None or not file.may_be(path):
-            fetch(file, Path(data_dir) / self.name)
-
-    def _find(self, data_dir: StrPath | None, file: RemoteFile) -> Path | None:
-        paths = (place / name for place in self._places(data_dir) for name in (*file.other_names, file.name))
-        return next((path for path in paths if path.is_file()), None)
-
-    def _places(self, data_dir: StrPath | None) -> list[Path]:
-        return [] if data_dir is None else [Path(data_dir) / self.name, Path(data_dir)]
-
-    def _missing(self, data_dir: StrPath | None, file: RemoteFile) -> str:
-        places = " and ".join(str(place) for place in self._places(data_dir))
-        names = " or ".join((*file.other_names, file.name))
-        looked = f"{names} was looked for in {places}" if places else "no data_dir was given"
-        return (
-            f"{self.title} is not there: {looked}. Say where it is ({python_or_flags('data_dir=...', '--data-dir')}). "
-            f"It is available from {file.urls[0]}; `aevb train --download` downloads it."
-        )
 
 
 def _read_digits(known: Known, *_: object) -> Data:
@@ -223,77 +149,49 @@ def _labels(labels: np.ndarray) -> Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options: Any) -> RemoteFile:
-    """A file that all ``mirrors`` have; each is the URL of a folder."""
-    return RemoteFile(name, tuple(mirror + name for mirror in mirrors), checksum, **options)
+READERS: dict[str, Callable[[Known, list[Path], list[Path | None]], Data]] = {
+    "digits": _read_digits,
+    "mnist": _read_idx_images,
+    "fashion_mnist": _read_idx_images,
+    "freyface": _read_freyface,
+    "binarized_mnist": _read_binarized_mnist,
+}
+# What verifies a download whose file has no checksum.
+CHECKS: dict[str, Callable[[Path], object]] = {"freyface": _faces}
 
 
-_MNIST = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-_FASHION = (
-    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-)
-_FACES = ("https://cs.nyu.edu/~roweis/data/", "http://www.cs.nyu.edu/~roweis/data/")
-_BINARIZED = (
-    "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
-    "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
-)
-# The checksums of files are those that torchvision verifies; for binarised MNIST, those of TensorFlow Datasets.
-_BINARIZED_FILES = {
-    "train": "sha256:ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
-    "valid": "sha256:1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
-    "test": "sha256:e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
-}
-KNOWN = {
-    known.name: known
-    for known in (
-        Known("digits", "The digits", _read_digits),
-        Known(
-            "mnist",
-            "MNIST",
-            _read_idx_images,
-            (
-                _mirrored(_MNIST, "train-images-idx3-ubyte.gz", "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-                _mirrored(_MNIST, "t10k-images-idx3-ubyte.gz", "md5:9fb629c4189551a2d022fa330f9573f3"),
-            ),
-            (
-                _mirrored(_MNIST, "train-labels-idx1-ubyte.gz", "md5:d53e105ee54ea40749a09fcbcd1e9432"),
-                _mirrored(_MNIST, "t10k-labels-idx1-ubyte.gz", "md5:ec29112dd5afa0611ce80d1b7f02629c"),
-            ),
-        ),
-        Known(
-            "fashion_mnist",
-            "Fashion-MNIST",
-            _read_idx_images,
-            (
-                _mirrored(_FASHION, "train-images-idx3-ubyte.gz", "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-                _mirrored(_FASHION, "t10k-images-idx3-ubyte.gz", "md5:bef4ecab320f06d8554ea6380940ec79"),
-            ),
-            (
-                _mirrored(_FASHION, "train-labels-idx1-ubyte.gz", "md5:25c81989df183df01b3e8a0aad5dffbe"),
-                _mirrored(_FASHION, "t10k-labels-idx1-ubyte.gz", "md5:bb300cfdad3c16e7a12a480ee83cd310"),
-            ),
-        ),
-        Known(
-            "freyface",
-            "Frey Face",
-            _read_freyface,
-            (_mirrored(_FACES, "frey_rawface.mat", check=_faces, other_names=("freyfaces_u8.npy",)),),
-        ),
-        # The fixed binarisation by Larochelle: text, one line per image.
-        Known(
-            "binarized_mnist",
-            "Binarised MNIST",
-            _read_binarized_mnist,
-            tuple(
-                _mirrored(
-                    _BINARIZED,
-                    f"binarized_mnist_{split}.amat",
-                    checksum,
-                    other_names=(f"binarized_mnist_{split}_packed.npy",),
-                )
-                for split, checksum in _BINARIZED_FILES.items()
-            ),
-        ),
-    )
-}
+def load_known(name: str, data_dir: StrPath | None = None) -> Data:
+    """Read the dataset with a name from ``data_dir/name`` or ``data_dir``.
+
+    Raises:
+        FileNotFoundError: a file is missing. The message says where it was searched and where to download it.
+        ValueError: a file is damaged or the wrong one.
+    """
+    known = KNOWN[name]
+    paths = known.paths(data_dir)
+    return READERS[name](known, paths, [known.find(data_dir, file) for file in known.labels])
+
+
+def download_known(name: str, data_dir: StrPath) -> None:
+    """Download files of the dataset with a name that are missing or damaged into ``data_dir/name``.
+
+    Training needs no labels: if no mirror has them, there is a warning.
+
+    Raises:
+        DownloadError: no mirror had a file.
+        OSError: the folder cannot be written.
+    """
+    known = KNOWN[name]
+    for file in known.files:
+        _fetch(known, data_dir, file)
+    try:
+        for file in known.labels:
+            _fetch(known, data_dir, file)
+    except DownloadError as error:
+        warnings.warn(f"{known.title} is used without its labels: {error}", stacklevel=3)
+
+
+def _fetch(known: Known, data_dir: StrPath, file: RemoteFile) -> None:
+    path = known.find(data_dir, file)
+    if path is None or not file.may_be(path):
+        fetch(file, Path(data_dir) / known.name, check=CHECKS.get(known.name))

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._arguments import described
-from .._messages import python_or_flags
 from .._types import Device, Shape, StrPath
+from ..configuration.choices import BINARIZE, SPLITS
+from ..configuration.datasets import KNOWN, NAMES, own_path
 from .archive import read_arrays
 from .arrays import layout
-from .dataset import SPLITS, Data
+from .dataset import Data
 from .images import read_images
-from .known import KNOWN
+from .known import download_known, load_known
 from .own_data import FoundData, summary
 from .prefetch import chunks
 from .rows import BinarizedRows, BitRows, Rows, SubsetRows, hold_out, rows_of
@@ -26,8 +27,6 @@ from .torch_dataset import DatasetRows, dataset_labels
 
 __all__ = ["BINARIZE", "NAMES", "RESIDENT_BYTES", "download", "from_dataset", "load"]
 
-NAMES = tuple(KNOWN)
-BINARIZE = ("dynamic", "threshold")
 _TEST_FRACTION = 0.1
 # A split that needs more memory, on the CPU or on the device, stays in its file.
 RESIDENT_BYTES = 1 << 30
@@ -112,18 +111,16 @@ def load(
     image_shape = _image_shape(image_shape)
     if isinstance(data, str) and data in KNOWN:
         _check_unused(data, image_shape, array)
-        loaded = KNOWN[data].load(data_dir)
+        loaded = load_known(data, data_dir)
         if x_scale is not None:
             loaded = replace(loaded, x_scale=x_scale)
     else:
-        path = _existing(data)
+        path = own_path(data)
         if path.is_dir():
             _check_unused(f"the folder {data}", image_shape, array)
             found = read_images(path, colour, resident_bytes)
-        elif path.suffix.lower() in (".npy", ".npz"):
-            found = read_arrays(path, resident_bytes, image_shape, array)
         else:
-            raise ValueError(f"{path} is neither a folder of images nor a .npy or .npz file")
+            found = read_arrays(path, resident_bytes, image_shape, array)
         loaded = _data(str(path.resolve()), found, x_scale, test_fraction)
     if train_count is not None:
         loaded = _with_train_count(loaded, train_count)
@@ -184,18 +181,7 @@ def download(name: str, data_dir: StrPath) -> None:
     """
     if name not in KNOWN:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
-    KNOWN[name].download(data_dir)
-
-
-def _existing(data: StrPath) -> Path:
-    path = Path(data)
-    if not str(data) or not path.exists():
-        kinds = "a folder of images, or a .npy or .npz file"
-        if str(data) and (os.path.sep in str(data) or path.suffix):
-            where = python_or_flags("data", "--data")
-            raise FileNotFoundError(f"there is no {path}: expected {kinds}; if it was moved, say where it is ({where})")
-        raise ValueError(f"data must be the path of {kinds}, or one of {', '.join(NAMES)}, got {str(data)!r}")
-    return path
+    download_known(name, data_dir)
 
 
 def _data(name: str, found: FoundData, x_scale: float | None, test_fraction: float) -> Data:

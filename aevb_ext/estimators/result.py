@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._messages import RepeatedWarning
+
 __all__ = [
     "Bound",
     "LogLikelihood",
@@ -126,7 +128,7 @@ def plus_minus(value: float, error: float | None, digits: int = 2, sign: str = "
     return f"{value:.{digits}f} {sign} {error:.{digits}f}"
 
 
-class UntrustedEstimate(UserWarning):
+class UntrustedEstimate(RepeatedWarning):
     """An estimate is not to be trusted; the message says why, and what helps."""
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..configuration.choices import LEARNER_TRAITS
 from ..estimators import ESTIMATORS
 from ..models import VAE
 from ..nn import ELBO
@@ -27,7 +28,7 @@ class AEVB(Learner):
         ValueError: an unknown name, or a number out of range.
     """
 
-    OPTIONS = ("estimator", "n_samples", "sample_block", "beta", "beta_warmup", "free_bits")
+    TRAITS = LEARNER_TRAITS["aevb"]
 
     def __init__(
         self,

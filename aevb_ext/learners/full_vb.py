@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .. import functional as F
+from ..configuration.choices import LEARNER_TRAITS
 from ..models import VAE
 from ..nn import ELBOTerms
 from ..noise import keys_at
@@ -38,7 +39,7 @@ class FullVB(Learner):
         ValueError: an unknown name, or a number out of range; the decoder has no parameters to learn.
     """
 
-    OPTIONS = ("estimator", "n_samples", "seed")
+    TRAITS = LEARNER_TRAITS["full-vb"]
 
     def __init__(
         self, model: VAE, n_data: int, *, estimator: str = "b", n_samples: int = 1, seed: int = 0, **options: Any

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..configuration.choices import OPTIMIZERS, LearnerTraits
 from ..models import VAE
 from ..nn import ELBOTerms
 from .accumulator import Accumulator
 from .optimization import Adagrad, ParameterAverage, Schedule, autocast, check_precision, masked_update
-from .processes import Passes, Processes
+from .processes import Processes
 
-__all__ = ["OPTIMIZERS", "Ascent", "Learner", "Objective"]
+__all__ = ["Ascent", "Learner", "Objective"]
 
 
 class Ascent(NamedTuple):
@@ -69,9 +70,6 @@ class Objective(nn.Module):
         """After each update of the parameters."""
 
 
-# Default learning rates. SGD's is small because the gradient is summed over the minibatch.
-OPTIMIZERS = {"adagrad": 0.02, "adam": 1e-3, "sgd": 1e-4}
-
 # In Adagrad's first steps the learning rate is 0 and only squared gradients accumulate: divided by the root of a sum of
 # few terms, the first updates would be far too large.
 ADAGRAD_SILENT_STEPS = 100
@@ -106,16 +104,8 @@ class Learner:
         ValueError: an unknown name, or a number out of range; no parameter to learn requires a gradient.
     """
 
-    OPTIONS: tuple[str, ...] = ()
-    """The settings that it has beside those of every learner."""
-
-    ENCODES = True
-    """Whether it trains the encoder, which the bound needs."""
-
-    @staticmethod
-    def passes(settings: Passes) -> int:
-        """How many evaluations of a data point's likelihood a step counts as, with these settings."""
-        return 1
+    TRAITS = LearnerTraits()
+    """Its own settings, whether it trains the encoder, and what a step counts as."""
 
     def __init__(
         self,

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
+from ..configuration.choices import LEARNER_TRAITS
 from ..hmc import adapt, log_joint, log_prior, transition
 from ..models import VAE
 from ..nn import ELBOTerms
 from ..noise import keys_at, rekeyed
 from .learner import Ascent, Learner, Objective
-from .processes import Passes, Processes
+from .processes import Processes
 
 __all__ = ["MCEM"]
 
@@ -47,15 +48,9 @@ class MCEM(Learner):
         ValueError: an unknown name, a number out of range, or several processes.
     """
 
-    OPTIONS = ("hmc_steps", "weight_updates", "seed")
-    ENCODES = False
+    TRAITS = LEARNER_TRAITS["mcem"]
 
     objective: "Chains"
-
-    @staticmethod
-    def passes(settings: Passes) -> int:
-        """Leapfrog steps and weight updates: 15 by default, as Figure 3 counts."""
-        return settings.hmc_steps + settings.weight_updates
 
     def __init__(
         self,

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..configuration.choices import PRECISIONS
+
 __all__ = [
-    "PRECISIONS",
     "Adagrad",
     "ParameterAverage",
     "Schedule",
@@ -176,8 +177,8 @@ class ParameterAverage:
             torch._foreach_copy_(self._parameters, own)
 
 
-# The dtype of autocast; None: float32 throughout.
-PRECISIONS = {"float32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The dtype of autocast; with the other precisions all is float32.
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -190,7 +191,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 def autocast(precision: str, device_type: str) -> AbstractContextManager[object]:
     """The autocast context of a step's forward."""
-    dtype = PRECISIONS[precision]
+    dtype = _AUTOCAST.get(precision)
     # Without autocast's cache: its entries would not survive the replays of a CUDA graph.
     return nullcontext() if dtype is None else torch.autocast(device_type, dtype, cache_enabled=False)
 

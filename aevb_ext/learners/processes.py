@@ -1,10 +1,10 @@
-"""Protocols of two classes of ``aevb_ext.train`` that learners use but must not import, since train lies above them."""
+"""The protocol of a class of ``aevb_ext.train`` that learners use but must not import, since train lies above them."""
 
 from typing import Protocol
 
 from torch import Tensor, nn
 
-__all__ = ["Passes", "Processes"]
+__all__ = ["Processes"]
 
 
 class Processes(Protocol):
@@ -21,13 +21,3 @@ class Processes(Protocol):
     def sum(self, tensor: Tensor) -> Tensor: ...
 
     def minimum(self, tensor: Tensor) -> Tensor: ...
-
-
-class Passes(Protocol):
-    """The fields of :class:`aevb_ext.train.Settings` that say how often a step evaluates a likelihood."""
-
-    @property
-    def hmc_steps(self) -> int: ...
-
-    @property
-    def weight_updates(self) -> int: ...

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import functional as F
+from ..configuration.choices import LEARNER_TRAITS
 from ..distributions import Bernoulli, DiagonalGaussian
 from ..models import VAE
 from ..nn import ELBOTerms
@@ -28,6 +29,8 @@ class WakeSleep(Learner):
         ValueError: an unknown name, or a number out of range.
         TypeError: (at a step) the decoder gives something else.
     """
+
+    TRAITS = LEARNER_TRAITS["wake-sleep"]
 
     def __init__(self, model: VAE, n_data: int, **options: Any):
         super().__init__(Phases(model), n_data, **options)

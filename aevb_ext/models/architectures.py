@@ -10,25 +10,16 @@ import torch
 from .._checks import check_name, is_python_integer
 from .._types import Shape
 from .conv import conv_vae
-from .layers import LIKELIHOODS, MEAN_ACTIVATIONS
-from .mlp import ACTIVATIONS, deep_mlp_vae, mlp_vae
+from .mlp import deep_mlp_vae, mlp_vae
 from .vae import VAE
 
-__all__ = ["ARCHITECTURES", "MODEL_CHOICES", "make_model"]
+__all__ = ["ARCHITECTURES", "make_model"]
 
 # The function of each architecture, and the argument that it takes from the data.
 ARCHITECTURES: dict[str, tuple[Callable[..., VAE], str]] = {
     "mlp": (mlp_vae, "x_dim"),
     "deep-mlp": (deep_mlp_vae, "x_dim"),
     "conv": (conv_vae, "image_shape"),
-}
-
-# The allowed values of the options that are one of several names.
-MODEL_CHOICES: dict[str, tuple[str, ...]] = {
-    "architecture": tuple(ARCHITECTURES),
-    "activation": tuple(ACTIVATIONS),
-    "likelihood": tuple(LIKELIHOODS),
-    "mean_activation": MEAN_ACTIVATIONS,
 }
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from .._checks import check_name
+from ..configuration.choices import MEAN_ACTIVATIONS
 from ..nn import BernoulliDecoder, GaussianDecoder
 from ..nn.heads import Decoder
 
 __all__ = [
     "LIKELIHOODS",
-    "MEAN_ACTIVATIONS",
     "decoder_of",
     "glorot_uniform_",
     "he_normal_",
@@ -64,9 +64,6 @@ LIKELIHOODS: dict[str, tuple[type[BernoulliDecoder] | type[GaussianDecoder], int
     "bernoulli": (BernoulliDecoder, 1),
     "gaussian": (GaussianDecoder, 2),
 }
-
-# The last activation of a Gaussian's mean: the paper's sigmoid for data in [0, 1], or none for any data.
-MEAN_ACTIVATIONS = ("sigmoid", "identity")
 
 
 def decoder_of(likelihood: str, mean_activation: str = "sigmoid") -> tuple[Callable[[nn.Module], Decoder], int]:

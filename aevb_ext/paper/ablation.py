@@ -6,7 +6,8 @@ from typing import Any
 
 from .._files import write_csv, write_whole
 from .._types import StrPath
-from ..train.saved_run import SavedRun
+from ..configuration.choices import FIGURES
+from ..configuration.saved_run import SavedRun
 from . import figure2, published
 from .figure2 import TITLES
 from .planning import PlannedRun, configured, evaluation_at
@@ -14,7 +15,7 @@ from .presentation import NAMES, environments, markdown_table, page
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
-TITLE = "Ablation: what the paper leaves open, one change at a time"
+TITLE = FIGURES["ablation"].title
 # Training samples of each curve, by default and with --quick.
 SAMPLES, QUICK = 10**6, 2 * 10**5
 

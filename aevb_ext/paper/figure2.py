@@ -7,9 +7,10 @@ from torch import Tensor
 
 from .._files import write_csv, write_whole
 from .._types import StrPath
+from ..configuration.choices import FIGURES
+from ..configuration.saved_run import SavedRun
 from ..estimators import evaluate_bound
 from ..models import VAE
-from ..train.saved_run import SavedRun
 from . import published
 from .planning import PlannedRun, evaluation_at
 from .presentation import (
@@ -31,7 +32,7 @@ from .training import scored_once
 
 __all__ = ["LOGVAR_SCALE", "QUICK", "SAMPLES", "TITLE", "TITLES", "about", "budget", "plan", "planned", "present"]
 
-TITLE = "Figure 2: the lower bound of AEVB and of Wake-Sleep"
+TITLE = FIGURES["figure2"].title
 # Training samples of each curve, by default and with --quick.
 SAMPLES, QUICK = 10**7, 10**6
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from .._files import write_csv, write_whole
 from .._types import StrPath
-from ..train.saved_run import SavedRun
+from ..configuration.choices import FIGURES
+from ..configuration.saved_run import SavedRun
 from . import published
 from .figure2 import LOGVAR_SCALE
 from .planning import PlannedRun, evaluation_at
@@ -26,7 +27,7 @@ from .presentation import (
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
-TITLE = "Figure 3: the marginal log-likelihood of AEVB, Monte Carlo EM and Wake-Sleep"
+TITLE = FIGURES["figure3"].title
 # Training samples of each curve, by default and with --quick.
 SAMPLES, QUICK = 10**7, 10**6
 

@@ -5,15 +5,16 @@ from pathlib import Path
 from .. import plots
 from .._files import write_csv, write_whole
 from .._types import StrPath
+from ..configuration.choices import FIGURES
+from ..configuration.saved_run import SavedRun
 from ..train import load_checkpoint
-from ..train.saved_run import SavedRun
 from . import figure2
 from .planning import PlannedRun
 from .presentation import environments, markdown_table, page, png_bytes, show
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
-TITLE = "Figure 4: learnt data manifolds"
+TITLE = FIGURES["figure4"].title
 # Training samples of each model, by default and with --quick.
 SAMPLES, QUICK = 10**7, 10**6
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from .._files import write_csv, write_whole
 from .._types import StrPath
+from ..configuration.choices import FIGURES
+from ..configuration.saved_run import SavedRun
 from ..estimators import evaluate_bound
 from ..models import VAE
-from ..train.saved_run import SavedRun
 from . import published
 from .planning import PlannedRun
 from .presentation import environments, markdown_table, page
@@ -17,7 +18,7 @@ from .training import scored_once
 
 __all__ = ["QUICK", "SAMPLES", "TITLE", "plan", "present"]
 
-TITLE = "The importance-weighted autoencoder, one stochastic layer, fixed binarisation"
+TITLE = FIGURES["iwae"].title
 # Training samples of each model, by default and with --quick. (Burda et al. train on 164 million.)
 SAMPLES, QUICK = 3 * 10**6, 2 * 10**5
 

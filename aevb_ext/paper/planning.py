@@ -10,11 +10,11 @@ import torch
 
 from .. import data as datasets
 from .._types import StrPath
+from ..configuration.saved_run import CONFIG, SavedRun, open_run
 from ..data import Data, load
 from ..models import ARCHITECTURES, make_model
 from ..train import Settings
 from ..train.run import Run
-from ..train.saved_run import CONFIG, SavedRun, open_run
 
 __all__ = ["PlannedRun", "configured", "estimated_seconds", "evaluation_at", "split_keys"]
 

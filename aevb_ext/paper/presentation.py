@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from ..train.saved_run import SavedRun
+from ..configuration.saved_run import SavedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from .. import data as datasets
 from .._files import write_whole
+from ..configuration.saved_run import SavedRun
 from ..progress_bar import bar, training_bar
 from ..train import load_checkpoint
-from ..train.saved_run import SavedRun
 from .planning import PlannedRun, split_keys
 
 __all__ = ["cores", "scored_once", "train_all"]

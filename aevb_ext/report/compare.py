@@ -1,9 +1,9 @@
 """Comparing runs: a table and a page."""
 
 from .. import plots
+from ..configuration.saved_run import SavedRun
 from ..plots import charts, evaluations
 from ..plots.html import figure, flattened, grid, page, paragraph, section, table
-from ..train.saved_run import SavedRun
 from .run import rate
 
 __all__ = ["compare", "comparison"]

@@ -5,13 +5,13 @@ from statistics import median
 from torch import Tensor
 
 from .. import plots
+from ..configuration.choices import LEARNER_TRAITS
+from ..configuration.saved_run import SavedRun
 from ..data import Data
 from ..estimators import LatentUse, latent_use
-from ..learners import LEARNERS
 from ..models import VAE
 from ..plots import charts, evaluations
 from ..plots.html import cards, figure, grid, image, page, pairs, paragraph, section, table
-from ..train.saved_run import SavedRun
 
 __all__ = ["report"]
 
@@ -26,7 +26,7 @@ def report(run: SavedRun, model: VAE | None = None, data: Data | None = None, mi
         missing: the reason why they are left out, for the page.
     """
     name, use, pictures = run.config.get("learner", "aevb"), None, {}
-    encodes = LEARNERS[name].ENCODES
+    encodes = LEARNER_TRAITS[name].encodes
     if model is not None and data is not None:
         pictures = plots.canvases(model, data, encodes=encodes)
         use = latent_use(model, data.test) if encodes else None

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from .._arguments import described
 from .._checks import check_count, check_positive
+from ..configuration.settings import Settings
 from ..data import SPLITS, Data, Rows, prefetch, rows_of
 from ..models import VAE
 from ..nn import BernoulliDecoder, GaussianDecoder
 from ..noise import keys_at
 from .callbacks import Callback
 from .distributed import Processes
-from .settings import Settings
 
 __all__ = [
     "check_arguments",

@@ -297,7 +297,7 @@ class Pictures(Callback):
 
     def _draw(self, run: Run) -> None:
         with run.averaged():
-            encodes, settings = run.learner.ENCODES, run.settings
+            encodes, settings = run.learner.TRAITS.encodes, run.settings
             plots.save_all(self.folder, run.model, run.data, run.history, settings.seed, encodes, settings.score)
         self._drawn = time.perf_counter()
 
@@ -337,7 +337,7 @@ class TensorBoard(Callback):
             if getattr(record, name) is not None:
                 self._writer.add_scalar(f"{run.settings.score}/{name}", getattr(record, name), record.samples_seen)
         with run.averaged():
-            canvases = plots.canvases(run.model, run.data, run.settings.seed, run.learner.ENCODES)
+            canvases = plots.canvases(run.model, run.data, run.settings.seed, run.learner.TRAITS.encodes)
         for name, canvas in canvases.items():
             layout = "HW" if canvas.dim() == 2 else "HWC"
             self._writer.add_image(name, canvas.nan_to_num(1), record.samples_seen, dataformats=layout)

@@ -6,7 +6,6 @@ executes nothing, and a file that was damaged after it was written is refused.
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import is_count
 from .._extras import of_extra
 from .._files import write_whole
 from .._types import Shape, StrPath
 from .._version import __version__
+from ..configuration.saved_run import checkpoint_file
 from ..models import VAE, make_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "aevb_ext checkpoint 2"
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,7 @@ def load_checkpoint(path: StrPath, model: VAE | None = None) -> Checkpoint:
         FileNotFoundError: there is no such file, or no checkpoint in the folder.
         ValueError: the file is truncated, not a checkpoint of this package, or of another model.
     """
-    path = Path(path)
-    if path.is_dir():
-        folder, newest = path, model_file(path)
-        if newest is None:
-            raise FileNotFoundError(f"there is no checkpoint in {folder}: neither {BEST} nor any of a step")
-        path = newest
+    path = checkpoint_file(path)
     tensors, content = read(path)
     try:
         name, shape = content["data"]["name"], content["data"]["image_shape"]
@@ -132,9 +127,6 @@ def read(path: StrPath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     import safetensors
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -166,26 +158,9 @@ def check_like(found: dict[str, Tensor], expected: dict[str, Tensor], message: s
             raise ValueError(f"{message}: {name} is {a}, expected {b}")
 
 
-def checkpoints_of(folder: Path) -> list[Path]:
-    """The checkpoints in a run's folder, newest last."""
-    found = [path for path in folder.glob("checkpoints/*.safetensors") if re.fullmatch(r"\d+", path.stem)]
-    return sorted(found, key=lambda path: int(path.stem))
-
-
-def model_file(folder: Path) -> Path | None:
-    """The best checkpoint of a run if there is one, else the latest; None if there is neither."""
-    best = folder / BEST
-    return best if best.is_file() else next(reversed(checkpoints_of(folder)), None)
-
-
 def plain(value: object) -> Any:
     """The value after a round trip through JSON."""
     return json.loads(json.dumps(value))
-
-
-def is_count(value: object) -> bool:
-    """Whether a value from JSON is an integer of at least 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
+from .._checks import is_count
 from .._messages import python_or_flags
 from .._types import StrPath
+from ..configuration.saved_run import BEST, checkpoints_of
+from ..configuration.settings import Settings
 from ..data import SPLITS, BinarizedRows, Data, Rows, SubsetRows, rows_of
 from ..models import VAE
 from ..noise import keys_at
-from .checkpoint import BEST, bytes_of, checkpoints_of, is_count, plain, read, save_checkpoint, write
+from .checkpoint import bytes_of, plain, read, save_checkpoint, write
 from .run import Run
-from .settings import Settings
 
 __all__ = [
     "CheckpointManager",

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from .._messages import first_line
+from .._messages import PlainError, first_line
 from .._types import Device
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _TOLD, _STAYS = "aevb_ext: errors told of", 2.0
 _TO_LET_GO = 0.2
 
 
-class PeerFailed(RuntimeError):
+class PeerFailed(PlainError, RuntimeError):
     """Another of the processes that train together raised an error, ended, or did not answer in time."""
 
 

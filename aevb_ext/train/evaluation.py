@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from .. import estimators
+from .._messages import PlainError
+from ..configuration.settings import Settings
 from ..data import Rows
 from ..estimators import Bound, bound_values
 from ..models import VAE
 from .callbacks import Callback
 from .distributed import Processes
 from .run import History, Record, Run
-from .settings import Settings
 
 __all__ = [
     "NonFiniteBound",
@@ -42,7 +43,7 @@ _MARGINAL: dict[str, Any] = {"n_samples": 50, "leapfrog_steps": 4}
 _BLOCK = 1000
 
 
-class NonFiniteBound(RuntimeError):
+class NonFiniteBound(PlainError, RuntimeError):
     """The bound became infinite or NaN; the message says at which step, and what to try.
 
     Attributes:

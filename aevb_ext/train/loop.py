@@ -9,6 +9,8 @@ from typing import Any
 
 from .._messages import python_or_flags
 from .._types import Device, StrPath
+from ..configuration.run_folder import remove_partial_files, run_folder
+from ..configuration.settings import Settings
 from ..data import Data
 from ..estimators import Bound
 from ..learners.optimization import matmul_precision
@@ -35,8 +37,6 @@ from .distributed import Processes, joined
 from .evaluation import evaluate, evaluated_points, evaluation_steps, non_finite, steps_of
 from .memory import explaining_out_of_memory
 from .run import Log, Result, Run
-from .run_folder import remove_partial_files, run_folder
-from .settings import Settings
 from .signals import Signals, exit_as_signalled
 
 __all__ = ["fit"]

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 
 from .._memory import out_of_memory
-from .._messages import first_line
-from ..learners import LEARNERS
+from .._messages import PlainError, first_line
+from ..configuration.choices import LEARNER_TRAITS
 
 __all__ = ["OutOfMemory", "explaining_out_of_memory", "keep_freed_memory", "out_of_memory"]
 
@@ -51,7 +51,7 @@ class _Settings(Protocol):
     def sample_block(self) -> int | None: ...
 
 
-class OutOfMemory(torch.OutOfMemoryError):
+class OutOfMemory(PlainError, torch.OutOfMemoryError):
     """Out of memory; the message says which settings to lower."""
 
 
@@ -72,7 +72,7 @@ def explaining_out_of_memory(doing: Callable[[], str], settings: _Settings) -> I
         helps = [f"raise accumulate ({settings.accumulate}), in how many parts a minibatch is computed"]
         if settings.n_samples > 1:
             numbers.insert(0, f"n_samples ({settings.n_samples})")
-            if "sample_block" in LEARNERS[settings.learner].OPTIONS:
+            if "sample_block" in LEARNER_TRAITS[settings.learner].options:
                 block = "all of them" if settings.sample_block is None else settings.sample_block
                 helps.insert(0, f"set sample_block, how many samples are computed at a time (now {block})")
         raise OutOfMemory(

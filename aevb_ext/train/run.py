@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import is_count
+from ..configuration.settings import Settings
 from ..data import Data
 from ..estimators import Bound
 from ..learners import LEARNERS
 from ..models import VAE
 from ..noise import seed_for
-from .checkpoint import check_like, is_count, model_tensors
+from .checkpoint import check_like, model_tensors
 from .distributed import AnyProcess, Processes
-from .settings import Settings
 from .step import make_step
 
 __all__ = ["History", "Log", "Record", "Result", "Run"]
@@ -137,7 +138,7 @@ class Run:
         self.learner = learner(
             model,
             len(data.train),
-            **{name: getattr(s, name) for name in (*options, *learner.OPTIONS)},
+            **{name: getattr(s, name) for name in (*options, *learner.TRAITS.options)},
             total_steps=s.steps if s.schedule == "cosine" else None,
             skip_non_finite=s.non_finite == "skip",
             processes=self.processes,

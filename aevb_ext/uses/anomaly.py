@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .._types import Device, StrPath
-from ..data import SPLITS, Data, subset
+from ..configuration.choices import LEARNER_TRAITS, SPLITS
+from ..configuration.saved_run import model_file
+from ..data import Data, subset
 from ..estimators.result import plus_minus
-from ..learners import LEARNERS
 from ..models import VAE
 from ..train import Settings, fit
-from ..train.checkpoint import model_file
 from .arrays import write_scores
 
 __all__ = ["AUC", "HeldOut", "auc", "held_out", "without_label"]
@@ -127,7 +127,7 @@ def held_out(
         ValueError: the learner trains no encoder; a split has no labels; there is no such label, or no other; what
             :func:`~aevb_ext.train.fit` raises, such as for a run that was begun with other settings.
     """
-    if not LEARNERS[settings.learner].ENCODES:
+    if not LEARNER_TRAITS[settings.learner].encodes:
         raise ValueError(f"learner: {settings.learner} trains no encoder, which the bound needs")
     test_labels = _labels(data, "test")
     known = _labels(data, "train").unique().tolist()

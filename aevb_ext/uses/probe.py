@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._messages import PlainError
 from ..data import Data, Rows, chunks
 from ..data.rows import held_out_numbers
 from ..estimators.result import plus_minus
@@ -19,7 +20,7 @@ __all__ = ["L2S", "Logistic", "NotConverged", "Probe", "fit_logistic", "linear_p
 _STEPS = 5000
 
 
-class NotConverged(RuntimeError):
+class NotConverged(PlainError, RuntimeError):
     """An optimizer stopped before it converged; the message has the remaining gradient."""
 
 

@@ -28,8 +28,8 @@ MODULES = (
     "aevb_ext.paper",
     "aevb_ext.report",
 )
-# Of the parts of the program `aevb`, which is documented as such, and their tools.
-NOT_PUBLIC = {"cli", "datasets", "doctor", "plots", "progress_bar"}
+# Parts of the program `aevb`, which is documented as such, their tools, and what other modules give out.
+NOT_PUBLIC = {"cli", "configuration", "datasets", "doctor", "plots", "progress_bar"}
 # Packages whose modules are public too: name -> what of them.
 PARTS = {
     "aevb_ext.integrations": ("diffusers", "pythae", "pyro", "scvi", "torch_distributions"),

@@ -43,9 +43,9 @@ def test_it_runs_on_other_linuxes(wheel):
 def test_it_has_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as file:
         names = [name for name in file.namelist() if ".dist-info/" not in name]
-    assert {name.partition("/")[0] for name in names} == {"aevb_ext"}
+    assert {name.partition("/")[0] for name in names} == {"aevb_ext", "aevb_command.py"}
     tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "aevb_ext").rglob("*.py")}
-    assert {name for name in names if name.endswith(".py")} == tracked
+    assert {name for name in names if name.endswith(".py")} == tracked | {"aevb_command.py"}
     others = {name for name in names if not name.endswith(".py")}
     assert {"aevb_ext/py.typed", "aevb_ext/datasets/digits.npz"} < others
     assert [name for name in others if name.endswith(".so")] == [f"aevb_ext/_C{sysconfig.get_config_var('EXT_SUFFIX')}"]

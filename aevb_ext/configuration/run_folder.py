@@ -1,5 +1,7 @@
 """The folder of a run while it trains: checked, created and locked."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import platform
@@ -7,12 +9,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .._files import is_partial
 from .._messages import python_or_flags
-from .._types import StrPath
 
-__all__ = ["remove_partial_files", "run_folder"]
+if TYPE_CHECKING:
+    from .._types import StrPath
+
+__all__ = ["check_run_folder", "remove_partial_files", "run_folder"]
 
 _LOCK = ".lock"
 
@@ -35,10 +40,7 @@ def run_folder(path: StrPath, *, resume: bool) -> Iterator[None]:
         OSError: the folder cannot be made or written.
     """
     path = Path(path)
-    if not resume:
-        _check_new(path)
-    elif not path.is_dir():
-        raise FileNotFoundError(f"resume: there is no folder {path}")
+    _check(path, resume)
     _make(path)
     with _locked(path):
         if not resume:
@@ -47,10 +49,30 @@ def run_folder(path: StrPath, *, resume: bool) -> Iterator[None]:
         yield
 
 
+def check_run_folder(path: StrPath, *, resume: bool) -> None:
+    """Raise what :func:`run_folder` would, and leave nothing behind; whether a run is active is not asked."""
+    path = Path(path)
+    _check(path, resume)
+    missing = [folder for folder in (path / "checkpoints", path, *path.parents) if not folder.exists()]
+    try:
+        _make(path)
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # it could not be made
+                folder.rmdir()
+
+
 def remove_partial_files(path: Path) -> None:
     """Remove incomplete files that a killed process left."""
     for file in _partial(path):
         os.unlink(file)
+
+
+def _check(path: Path, resume: bool) -> None:
+    if not resume:
+        _check_new(path)
+    elif not path.is_dir():
+        raise FileNotFoundError(f"resume: there is no folder {path}")
 
 
 def _check_new(path: Path) -> None:

@@ -1,28 +1,41 @@
 """Reading the folder of a run; the contents of its files are checked here, and nowhere else."""
 
+from __future__ import annotations
+
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from .._types import StrPath
-from ..models.architectures import MODEL_CHOICES
-from .checkpoint import is_count, model_file
+from .._checks import is_count
+from .choices import MODEL_CHOICES
 from .settings import CHOICES, Settings
 
-__all__ = ["CONFIG", "SavedRun", "folder_of", "open_run", "read_run_config"]
+if TYPE_CHECKING:
+    from .._types import StrPath
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = [
+    "BEST",
+    "CONFIG",
+    "SavedRun",
+    "checkpoint_file",
+    "checkpoints_of",
+    "folder_of",
+    "model_file",
+    "open_run",
+    "parse_toml",
+    "read_run_config",
+]
 
 
 # The file of a run's resolved configuration.
 CONFIG = "config.toml"
+# That of its best model.
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,45 @@ def folder_of(path: Path) -> Path:
     return parent.parent if parent.name == "checkpoints" else parent
 
 
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, newest last."""
+    found = [path for path in folder.glob("checkpoints/*.safetensors") if re.fullmatch(r"\d+", path.stem)]
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def model_file(folder: Path) -> Path | None:
+    """The best checkpoint of a run if there is one, else the latest; None if there is neither."""
+    best = folder / BEST
+    return best if best.is_file() else next(reversed(checkpoints_of(folder)), None)
+
+
+def checkpoint_file(path: StrPath) -> Path:
+    """The file of a model: the checkpoint at the path, or that of the model of a run whose folder it is.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no checkpoint in the folder.
+    """
+    path = Path(path)
+    found = model_file(path) if path.is_dir() else path
+    if found is None:
+        raise FileNotFoundError(f"there is no checkpoint in {path}: neither {BEST} nor any of a step")
+    if not found.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    return found
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of a TOML text; ValueError if it is none."""
+    # Python 3.10 has it from the extra "train", which the help of `aevb` must not need.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    found: dict[str, Any] = tomllib.loads(text)
+    return found
+
+
 # The kinds of lines in metrics.jsonl that are read.
 _EVENTS = ("log", "evaluation", "resumed")
 
@@ -109,7 +161,7 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
 
 def _config(path: Path) -> dict:
     """The configuration of a run: a table of plain values, with the table of the model in it."""
-    config = _parsed(path, tomllib.loads)
+    config = _parsed(path, parse_toml)
     model = _table(path, "model", config.pop("model", {}))
     _table(path, "", config)
     kinds = {field.name: get_args(field.type) or (field.type,) for field in fields(Settings)} | {"data": (str,)}

@@ -5,23 +5,17 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .._checks import check_count, check_name, is_python_integer, is_python_number
-from ..estimators import ESTIMATORS
-from ..learners import LEARNERS
-from ..learners.learner import OPTIMIZERS
-from ..learners.optimization import PRECISIONS
+from .choices import ESTIMATORS, LEARNER_TRAITS, NON_FINITE, OPTIMIZERS, PRECISIONS, SCHEDULES, SCORES
 
-__all__ = ["NON_FINITE", "Settings"]
+__all__ = ["CHOICES", "Settings"]
 
-SCHEDULES = ("constant", "cosine")
-NON_FINITE = ("stop", "skip")
-SCORES = ("bound", "marginal")
 # The settings that are one of several names.
 CHOICES = {
-    "learner": tuple(LEARNERS),
-    "estimator": tuple(ESTIMATORS),
+    "learner": tuple(LEARNER_TRAITS),
+    "estimator": ESTIMATORS,
     "optimizer": tuple(OPTIMIZERS),
     "schedule": SCHEDULES,
-    "precision": tuple(PRECISIONS),
+    "precision": PRECISIONS,
     "non_finite": NON_FINITE,
     "score": SCORES,
 }
@@ -43,12 +37,12 @@ class Settings:
         accumulate: compute a minibatch in this many equal parts, one after another (gradient accumulation): memory for
             M / accumulate, the gradient of M.
         estimator: ``"a"`` (Kingma & Welling 2014, eq. 6), ``"b"`` (eq. 7) or ``"iwae"`` (Burda et al. 2016, eq. 8).
-        n_samples: L, or k.
+        n_samples: samples of z for each data point: L, or the k of iwae.
         hmc_steps: for mcem: leapfrog steps of a transition.
         weight_updates: for mcem: updates of the decoder in a step.
         sample_block: samples of each data point computed at a time: memory for this many, the gradient of all, the
             decoder evaluated up to twice. None: all at once.
-        optimizer: ``"adagrad"`` | ``"adam"`` | ``"sgd"``.
+        optimizer: ``"adagrad"`` (the paper's), ``"adam"`` or ``"sgd"``.
         lr: the learning rate. None: the optimizer's default, which is then filled in.
         schedule: the learning rate after the warm-up: ``"constant"``, or ``"cosine"``: half a cosine down to 0 at the
             end of the run (Loshchilov & Hutter 2017, eq. 5, without restarts).
@@ -147,16 +141,16 @@ class Settings:
 
         Also if the score needs an encoder that the learner does not train.
         """
-        if self.score == "bound" and not LEARNERS[self.learner].ENCODES:
+        if self.score == "bound" and not LEARNER_TRAITS[self.learner].encodes:
             raise ValueError(
                 f'score "bound" needs an encoder, and the learner {self.learner!r} trains none: set score to "marginal"'
             )
         default = {field.name: field.default for field in fields(self)}
-        for name in dict.fromkeys(name for learner in LEARNERS.values() for name in learner.OPTIONS):
+        for name in dict.fromkeys(name for traits in LEARNER_TRAITS.values() for name in traits.options):
             value = getattr(self, name)
             # Every run has a seed, even if its learner has no such option.
-            if name != "seed" and name not in LEARNERS[self.learner].OPTIONS and value != default[name]:
-                having = ", ".join(repr(other) for other, learner in LEARNERS.items() if name in learner.OPTIONS)
+            if name != "seed" and name not in LEARNER_TRAITS[self.learner].options and value != default[name]:
+                having = ", ".join(repr(other) for other, traits in LEARNER_TRAITS.items() if name in traits.options)
                 raise ValueError(
                     f"{name} means nothing to the learner {self.learner!r}: it is for {having}; leave it at "
                     f"{default[name]!r}, got {value!r}"
@@ -170,7 +164,7 @@ class Settings:
     @property
     def samples_per_step(self) -> int:
         """How many data points a step counts as: each as often as its likelihood is evaluated."""
-        return self.batch_size * LEARNERS[self.learner].passes(self)
+        return self.batch_size * LEARNER_TRAITS[self.learner].passes(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Names and values, all of types that JSON and TOML have."""
