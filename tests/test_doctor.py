@@ -1,6 +1,7 @@
 """`aevb doctor` finds no fault in a sound installation, and gives a cure for each fault it knows."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def test_library_of_another_torch(tmp_path):
     said = f"({library}) was built for another torch and does not load with torch {torch.__version__}"
     assert said in done.stdout and "`pip install --no-" in done.stdout and "of_another_torch" in done.stdout
     assert f"RuntimeWarning: aevb_ext's compiled library {said}" in done.stderr  # by the import
+
+
+def test_the_command_says_in_a_line_that_there_is_no_library(tmp_path):
+    copied_package(tmp_path)
+    shutil.copy(PACKAGE.parent / "aevb_command.py", tmp_path)
+    program = "import sys; from aevb_command import main; sys.argv[1:] = ['doctor']; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "fault 1: " in done.stdout
+    assert re.fullmatch("warning: aevb_ext's compiled library .*\n", done.stderr)
 
 
 def test_library_that_was_built_before_its_sources_changed(monkeypatch, tmp_path):

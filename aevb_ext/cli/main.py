@@ -70,9 +70,9 @@ def _run(
             if arguments.extra is not None:
                 check_extra(arguments.extra, f"aevb {arguments.subcommand}")
             arguments.check(arguments)
-            import_package()
             parser = verbs.choices[arguments.subcommand]
             with _warnings_as_lines(lambda message: _with_flags(message, parser, arguments, argv)):
+                import_package()
                 status = arguments.run(arguments) or 0
             sys.stdout.flush()
             return status
@@ -162,7 +162,8 @@ def _warnings_as_lines(spelt: Callable[[str], str]) -> Iterator[None]:
     """A context in which user warnings are printed as one line each, without a place in the source."""
 
     def shown(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
-        if issubclass(category, UserWarning):
+        # The import's warning of a library that is not there is of another category.
+        if issubclass(category, UserWarning) or str(message).startswith("aevb_ext"):
             print(f"warning: {spelt(str(message))}", file=sys.stderr, flush=True)
         else:
             before(message, category, *where, **how)
