@@ -1,6 +1,8 @@
 """Builds aevb_ext._C, the compiled operators; says in one line what it builds and why.
 
 Environment variables:
+    AEVB_BUILD            0: nothing is compiled, and neither torch nor a compiler is needed. The package is Python
+                          alone, and computes its formulas in plain PyTorch. Default: 1.
     AEVB_CUDA             1: with CUDA, or an error that says what is missing. 0: without. Default: CUDA where torch has
                           it and nvcc is found. emulated: for tests, the CUDA kernels compiled for the CPU, slow, and
                           in place of its own (tests/emulation).
@@ -357,6 +359,14 @@ class BuildOperators(build_ext):
         super().build_extension(extension)
 
 
+def extensions() -> list[Extension]:
+    """What is compiled: without it setuptools makes a wheel for every platform and Python."""
+    given = os.environ.get("AEVB_BUILD", "1")
+    if given not in ("0", "1"):
+        raise PlatformError(f"AEVB_BUILD={given}: expected 1, or 0 to install without compiled operators")
+    return [Extension("aevb_ext._C", [], language="c++")] if given == "1" else []
+
+
 def version_to_build() -> str:
     """The version; of a wheel for others with the torch that it fits."""
     wish = os.environ.get("AEVB_WHEEL", "")
@@ -372,11 +382,10 @@ def version_to_build() -> str:
 
 def main() -> None:
     try:
-        about = {"version": version_to_build(), "install_requires": requirements()}
+        about = {"version": version_to_build(), "install_requires": requirements(), "ext_modules": extensions()}
     except PlatformError as error:
         sys.exit(f"error: {error}")
     setup(
-        ext_modules=[Extension("aevb_ext._C", [], language="c++")],
         cmdclass={
             "build_ext": BuildOperators,
             "build_py": BuildPackage,

@@ -1,6 +1,6 @@
 """Fused, numerically safe ELBO operations for PyTorch, and Auto-Encoding Variational Bayes on top of them."""
 
-from . import _library, _vmap, compat, distributions, nn
+from . import _fallback, _vmap, compat, distributions, nn
 from ._library import build_info
 from ._version import __version__ as __version__
 from .functional import (
@@ -18,8 +18,8 @@ from .functional import (
     unpack_bits,
 )
 
-if _library.is_loaded():
-    _vmap.register()
+_fallback.define_noise_key()
+_vmap.register()
 
 __all__ = [
     "bernoulli_log_prob",

@@ -1,7 +1,7 @@
-"""Finds and loads the compiled operators; says what to do when they cannot be loaded."""
+"""Finds and loads the compiled operators; says why and what to do where there are none."""
 
-import functools
 import importlib.util
+import os
 import re
 import sys
 import sysconfig
@@ -9,7 +9,7 @@ import warnings
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -33,16 +33,6 @@ def wheel_of(version: str) -> re.Match[str] | None:
 _WHEEL = wheel_of(__version__)
 
 
-class _Missing:
-    """Stands in for the operators of a library that did not load, so that `aevb doctor` can still run."""
-
-    def __init__(self, why: str):
-        self.why = why
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise ImportError(self.why)
-
-
 def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
     """The library to load or None, and a message about what is wrong with it.
 
@@ -54,6 +44,8 @@ def find(package: Path, path: list[str]) -> tuple[ModuleSpec | None, str]:
         package: the folder of this package.
         path: where Python looks for packages, `sys.path`.
     """
+    if os.environ.get("AEVB_LIBRARY") == "0":
+        return None, "aevb_ext's compiled library is not loaded, since AEVB_LIBRARY=0 is set: unset it to have it."
     csrc, fault, outdated = package.parent / "csrc", None, None
     if beside := PathFinder.find_spec("aevb_ext._C", [str(package)]):
         library = _file_of(beside)
@@ -188,10 +180,13 @@ EMULATED = (
     "this aevb_ext was built with AEVB_CUDA=emulated, for tests: CPU tensors run the CUDA kernels, by a slow "
     "emulation. For anything else build it without: `AEVB_CUDA=0 " + REBUILD + "` in the source folder."
 )
+SLOWER = "Until then every function computes its formula in plain PyTorch, with the same results but slower."
+if _C is None:
+    _fault = f"{_fault} {SLOWER}"
 for _said in (_fault, EMULATED if getattr(_C, "emulated", False) else ""):
     if _said:
         warnings.warn(_said, RuntimeWarning, stacklevel=3)  # the line that imports aevb_ext
-ops: Any = _Missing(_fault) if _C is None else torch.ops.aevb_ext
+ops: Any = torch.ops.aevb_ext
 
 
 # Compiled graphs call overloads: let these be called directly (csrc/ops/common/direct_call.h). An earlier library, of
@@ -201,25 +196,52 @@ for _name in getattr(_C, "direct_operators", list)():
     _overload._op = _C.direct_call(_name, _overload._op)  # type: ignore[union-attr]  # it has one
 
 
-def widened(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``t.to(dtype)`` for a wider dtype. Its gradient is clamped to the range of ``t``'s dtype."""
-    if t.dtype == dtype:
-        return t
-    wider: torch.Tensor = ops.widened(t, dtype)
-    return wider
+def _devices_with_kernels() -> frozenset[str]:
+    if _C is None:
+        return frozenset()
+    # In PyTorch for ROCm a device of type "cuda" is one of AMD's.
+    with_cuda = getattr(_C, "has_cuda", False) and torch.version.hip is None
+    return frozenset(("cpu", "meta", "cuda") if with_cuda else ("cpu", "meta"))
 
 
-def promoted(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors in their common dtype, by PyTorch's promotion rules; gradients as of :func:`widened`."""
-    dtype = tensors[0].dtype
-    if all(t.dtype == dtype for t in tensors):
-        return tensors
-    dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors))
-    return tuple(widened(t, dtype) if t.is_floating_point() else t.to(dtype) for t in tensors)
+# The types of devices with kernels in this library (for meta, shapes only). With tensors of any other, and of all if
+# there is no library, the public functions compute their formulas in plain PyTorch (_fallback.py).
+KERNELS = _devices_with_kernels()
+
+_warned: set[str] = set()
+
+
+def warn_of_formulas(device: str) -> None:
+    """Warn, once for a type of device, if it has no kernels in this library. If there is none, the import has warned."""
+    if _C is None or device in KERNELS or device in _warned:
+        return
+    _warned.add(device)
+    cure = ""
+    if device == "cuda" and torch.version.hip is None:
+        cure = (
+            " Build it with CUDA: with nvcc and a CUDA build of PyTorch installed, run `AEVB_CUDA=1 "
+            f"{REBUILD}` in the source folder (`aevb doctor` says what is missing)."
+        )
+    named = "AMD GPUs (ROCm)" if device == "cuda" and torch.version.hip else f"the device type {device}"
+    warnings.warn(
+        f"aevb_ext's compiled library has no kernels for {named}: functions of its tensors compute their formulas in "
+        f"plain PyTorch, with the same results but slower. torch.compile fuses them there.{cure}",
+        RuntimeWarning,
+        stacklevel=4,  # the call of the public function
+    )
+
+
+# As functional._call_number: torch.compile calls it while it traces.
+warn_of_formulas._dynamo_marked_constant = True  # type: ignore[attr-defined]  # any function has attributes
 
 
 def is_loaded() -> bool:
     return _C is not None
+
+
+def fault() -> str:
+    """What is wrong with the compiled library and what to do; "" if nothing is."""
+    return _fault
 
 
 def build_info() -> dict[str, Any]:
@@ -229,12 +251,20 @@ def build_info() -> dict[str, Any]:
         dict with ``version`` (of aevb_ext), ``commit``, ``torch`` (built against), ``cuda`` (toolkit version, or None
         for a CPU-only build), ``arch_list`` (GPU architectures compiled for), ``emulated`` (whether CPU tensors run the
         CUDA kernels by emulation, as in tests), ``compiler``, ``cpu_built`` (instruction sets in the library) and
-        ``cpu_in_use`` (the one chosen on this machine).
-
-    Raises:
-        ImportError: the compiled library does not load; the message says what to do.
+        ``cpu_in_use`` (the one chosen on this machine). Without a compiled library ``cpu_in_use`` is ``"reference"``
+        (the formulas in plain PyTorch), ``commit`` is ``"unknown"``, and what is of a build is None or empty.
     """
     if _C is None:
-        raise ImportError(_fault)
+        return {
+            "version": __version__,
+            "commit": "unknown",
+            "torch": None,
+            "cuda": None,
+            "arch_list": "",
+            "emulated": False,
+            "compiler": None,
+            "cpu_built": [],
+            "cpu_in_use": "reference",
+        }
     info: dict[str, Any] = _C.build_info()
     return info

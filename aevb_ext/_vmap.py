@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
-from ._library import ops, widened
+from ._dtypes import widened
+from ._library import is_loaded, ops
 
 
 def _front(t: Tensor | None, dim: int | None, ndim: int) -> Tensor | None:
@@ -162,6 +163,11 @@ _library = torch.library.Library("aevb_ext", "IMPL")
 
 
 def register() -> None:
+    """Register the rules of the compiled operators. The formulas in plain PyTorch need none."""
+    # It has no tensor arguments to batch, so it looks up vmap's randomness as PyTorch's own random functions do.
+    _library.impl("noise_key", _noise_key, "FuncTorchVmapMode")
+    if not is_loaded():
+        return
     rules = (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear)
     for rule in (
         *rules,
@@ -174,5 +180,3 @@ def register() -> None:
         _widened,
     ):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
-    # It has no tensor arguments to batch, so it looks up vmap's randomness as PyTorch's own random functions do.
-    _library.impl("noise_key", _noise_key, "FuncTorchVmapMode")

@@ -38,7 +38,7 @@ from ._arguments import (
     sizes,
     tensor,
 )
-from ._library import promoted, widened
+from ._dtypes import promoted, widened
 
 __all__ = [
     "binary_cross_entropy",

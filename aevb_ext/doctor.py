@@ -43,7 +43,7 @@ def facts() -> dict[str, str]:
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}",
     }
     if _library._C is None:
-        found["library"] = "does not load"
+        found["library"] = "none: every function computes its formula in plain PyTorch"
     else:
         info = _library.build_info()
         cuda = f"CUDA {info['cuda']} for {info['arch_list']}" if info["cuda"] else "no CUDA"
@@ -67,7 +67,7 @@ def facts() -> dict[str, str]:
 def faults() -> list[str]:
     """What is wrong here, each with its cure."""
     if _library._C is None:
-        return [_library.ops.why]
+        return [_library.fault(), *wrong_operators("cpu")]
     info = _library.build_info()
     found = [
         _library.of_earlier_sources(Path(str(_library._C.__file__)), _library.CSRC),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ._extras import check_extra
 from ._files import errors_name_path, write_whole
-from ._library import ops
+from ._library import is_loaded, ops
 from ._messages import PlainError, first_line
 from ._types import StrPath
 from .models import VAE
@@ -154,7 +154,8 @@ def _program(name: str, network: nn.Module, given: Tensor) -> torch.export.Expor
     try:
         with _silenced():
             program = torch.export.export(network, (given,), dynamic_shapes=sizes)
-            plain = program.run_decompositions({ops.linear.default: _linear, ops.halves.default: _halves})
+            ours = {ops.linear.default: _linear, ops.halves.default: _halves} if is_loaded() else {}
+            plain = program.run_decompositions(ours)
             # Exported again: the first program has leftover symbols, and loading it would warn about them.
             program = torch.export.export(plain.module(), (given,), dynamic_shapes=sizes)
     # Tracing a user's own network may raise anything.

@@ -27,9 +27,9 @@ import itertools
 import torch
 from torch import Tensor
 
-from . import reference
+from . import _fallback
 from ._arguments import explain, sizes
-from ._library import ops
+from ._library import KERNELS, ops
 from ._types import Device, Generators
 from .noise import keys_of
 
@@ -47,10 +47,6 @@ __all__ = [
     "rsample_kl",
     "unpack_bits",
 ]
-
-# Devices with compiled kernels (for meta, shapes only). On every other device the reference formula is computed.
-_COMPILED = frozenset(("cpu", "cuda", "meta"))
-
 
 def noise_key(device: Device | None = None, generator: Generators | None = None) -> Tensor:
     """Draw a noise key. Given a key, the random functions here are pure functions of their tensors.
@@ -71,10 +67,7 @@ def noise_key(device: Device | None = None, generator: Generators | None = None)
         ValueError: the generator is on another device.
     """
     try:
-        on = _device(device, generator)
-        if on.type not in _COMPILED:
-            return reference.noise_key(on, generator)
-        return _fresh_key(on, generator)
+        return _fresh_key(_device(device, generator), generator)
     except Exception:
         explain(noise_key, locals())
         raise
@@ -99,6 +92,8 @@ def halves(params: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         ValueError: it has an odd size.
     """
     try:
+        if not KERNELS:
+            return _fallback.halves(params, dim)
         result: tuple[Tensor, Tensor] = ops.halves(params, dim)
         return result
     except Exception:
@@ -142,11 +137,16 @@ def rsample(
         TypeError: a dtype is not floating, or the dtypes differ.
     """
     try:
-        if mu.device.type not in _COMPILED:
-            return reference.rsample(
-                mu, logvar, n_samples=n_samples, first_sample=first_sample, key=key, generator=generator, spread=spread
+        if mu.device.type not in KERNELS:
+            return _fallback.rsample(
+                mu,
+                logvar,
+                key_for(mu, key, generator),
+                n_samples=n_samples,
+                first_sample=first_sample,
+                spread=spread,
             )
-        result: Tensor = ops.rsample(mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread)
+        result: Tensor = ops.rsample(mu, logvar, key_for(mu, key, generator), n_samples, first_sample, spread)
         return result
     except Exception:
         explain(rsample, locals())
@@ -188,8 +188,8 @@ def gaussian_kl(
         TypeError: a dtype is not floating, or the dtypes differ.
     """
     try:
-        if mu.device.type not in _COMPILED:
-            return reference.gaussian_kl(
+        if mu.device.type not in KERNELS:
+            return _fallback.gaussian_kl(
                 mu, logvar, prior_mu, prior_logvar, spread=spread, reduction=reduction, batch_dims=batch_dims
             )
         result: Tensor = ops.gaussian_kl(mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims)
@@ -227,20 +227,19 @@ def rsample_kl(
         ValueError, TypeError: as those two do.
     """
     try:
-        if mu.device.type not in _COMPILED:
-            return reference.rsample_kl(
+        if mu.device.type not in KERNELS:
+            return _fallback.rsample_kl(
                 mu,
                 logvar,
+                key_for(mu, key, generator),
                 n_samples=n_samples,
                 first_sample=first_sample,
-                key=key,
-                generator=generator,
                 spread=spread,
                 reduction=reduction,
                 batch_dims=batch_dims,
             )
         result: tuple[Tensor, Tensor] = ops.rsample_kl(
-            mu, logvar, _key(mu, key, generator), n_samples, first_sample, spread, reduction, batch_dims
+            mu, logvar, key_for(mu, key, generator), n_samples, first_sample, spread, reduction, batch_dims
         )
         return result
     except Exception:
@@ -278,8 +277,8 @@ def bernoulli_log_prob(
         TypeError: a dtype is not supported.
     """
     try:
-        if logits.device.type not in _COMPILED:
-            return reference.bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
+        if logits.device.type not in KERNELS:
+            return _fallback.bernoulli_log_prob(x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
         result: Tensor = ops.bernoulli_log_prob(x, logits, x_scale, reduction, batch_dims)
         return result
     except Exception:
@@ -321,8 +320,8 @@ def bernoulli_log_prob_of_probs(
         TypeError: a dtype is not supported.
     """
     try:
-        if probs.device.type not in _COMPILED:
-            return reference.bernoulli_log_prob_of_probs(
+        if probs.device.type not in KERNELS:
+            return _fallback.bernoulli_log_prob_of_probs(
                 x, probs, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
         result: Tensor = ops.bernoulli_log_prob_of_probs(x, probs, x_scale, reduction, batch_dims)
@@ -365,8 +364,8 @@ def gaussian_log_prob(
         TypeError: a dtype is not supported, or those of mu and logvar differ.
     """
     try:
-        if mu.device.type not in _COMPILED:
-            return reference.gaussian_log_prob(
+        if mu.device.type not in KERNELS:
+            return _fallback.gaussian_log_prob(
                 x, mu, logvar, spread=spread, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
         result: Tensor = ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, reduction, batch_dims)
@@ -374,13 +373,6 @@ def gaussian_log_prob(
     except Exception:
         explain(gaussian_log_prob, locals())
         raise
-
-
-def key_for(mu: Tensor, key: Tensor | None, generator: Generators | None) -> Tensor:
-    """The key that :func:`rsample` uses, given these arguments; not public."""
-    if mu.device.type not in _COMPILED:
-        return reference.noise_key(mu.device, generator) if key is None else key
-    return _key(mu, key, generator)
 
 
 def binarize(
@@ -411,9 +403,9 @@ def binarize(
         TypeError: a dtype is not supported.
     """
     try:
-        if x.device.type not in _COMPILED:
-            return reference.binarize(x, key, generator=generator, x_scale=x_scale)
-        result: Tensor = ops.binarize(x, _key(x, key, generator, "x"), x_scale)
+        if x.device.type not in KERNELS:
+            return _fallback.binarize(x, key_for(x, key, generator, "x"), x_scale=x_scale)
+        result: Tensor = ops.binarize(x, key_for(x, key, generator, "x"), x_scale)
         return result
     except Exception:
         explain(binarize, locals())
@@ -436,8 +428,8 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
         TypeError: packed is not uint8.
     """
     try:
-        if packed.device.type not in _COMPILED:
-            return reference.unpack_bits(packed, n)
+        if packed.device.type not in KERNELS:
+            return _fallback.unpack_bits(packed, n)
         result: Tensor = ops.unpack_bits(packed, n)
         return result
     except Exception:
@@ -483,8 +475,8 @@ def linear_bernoulli_log_prob(
         TypeError: a dtype is not supported, or those of h, weight and bias differ.
     """
     try:
-        if h.device.type not in _COMPILED:
-            return reference.linear_bernoulli_log_prob(
+        if h.device.type not in KERNELS:
+            return _fallback.linear_bernoulli_log_prob(
                 x, h, weight, bias, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
         result: Tensor = ops.linear_bernoulli_log_prob(x, h, weight, bias, x_scale, reduction, batch_dims)
@@ -527,8 +519,8 @@ def linear_gaussian_log_prob(
             ``logvar``, weight has an odd number of rows.
     """
     try:
-        if h.device.type not in _COMPILED:
-            return reference.linear_gaussian_log_prob(
+        if h.device.type not in KERNELS:
+            return _fallback.linear_gaussian_log_prob(
                 x, h, weight, bias, logvar, sigmoid=sigmoid, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
             )
         result: Tensor = ops.linear_gaussian_log_prob(
@@ -586,7 +578,8 @@ def _call_number() -> int:
 _call_number._dynamo_marked_constant = True  # type: ignore[attr-defined]  # any function has attributes
 
 
-def _key(points: Tensor, key: Tensor | None, generator: Generators | None, name: str = "mu") -> Tensor:
+def key_for(points: Tensor, key: Tensor | None, generator: Generators | None, name: str = "mu") -> Tensor:
+    """The key that :func:`rsample` uses, given these arguments; not public."""
     if key is None:
         if isinstance(generator, (list, tuple)) and sizes(points.shape)[:1] != (len(generator),):
             raise ValueError(

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._arguments import KINDS, Check, described, explained, instance, integer, kind, tensor
+from ._arguments import KINDS, Check, described, explained, instance, integer, kind, sizes, tensor
 from ._types import Device
 
 __all__ = ["keys_at", "keys_of", "philox4x32", "rekeyed", "seed_for", "standard_normal", "words"]
@@ -76,7 +76,7 @@ def words(key: Tensor, count: int, start: int = 0) -> Tensor:
         TypeError, ValueError: key is something else, or count or start is negative.
     """
     _check_key(key)
-    if count < 0 or start < 0:
+    if min(sizes((count, start))) < 0:
         raise ValueError(f"count and start must be at least 0, got {count} and {start}")
     seed, offset = key[..., :1], key[..., 1:]
     block = torch.arange(start // 4, (start + count + 3) // 4, device=key.device)
@@ -100,7 +100,7 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype, sta
     """
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype must be float32 or float64, got {described(dtype)}")
-    if any(size < 0 for size in shape):
+    if any(size < 0 for size in sizes(shape)):
         raise ValueError(f"shape must have no negative size, got {list(shape)}")
     count = math.prod(shape)
     # A pair of words gives a pair of normals.
@@ -182,7 +182,7 @@ def seed_for(seed: int, purpose: str) -> int:
 def _check_key(key: Tensor) -> None:
     """Raise TypeError or ValueError unless the key is int64 ``[*batch, 2]``; anything else would give other noise."""
     KINDS["key"]("key", key)
-    if not key.dim() or key.shape[-1] != 2:
+    if not key.dim() or sizes(key.shape)[-1] != 2:
         raise ValueError(f"key must have shape [*batch, 2] (seed, offset), got {list(key.shape)}")
 
 

@@ -1,8 +1,8 @@
 """Every public function as the plain PyTorch formula.
 
-Tests and benchmarks compare the compiled operators with these definitions, and the public functions use them on a
-device that has no compiled kernel. Names, signatures and results are those of :mod:`aevb_ext.functional`, where they
-are documented.
+Tests compare the public functions with these definitions, in float64. Names, signatures and results are those of
+:mod:`aevb_ext.functional`, where they are documented. Where there are no compiled kernels, the public functions compute
+these formulas in a form that keeps their digits in float32 as well.
 """
 
 import math
@@ -34,7 +34,7 @@ def noise_key(device: Device | None = None, generator: Generators | None = None)
         return keys_of(generator, noise_key, device)
     if device is None:
         device = generator.device if generator is not None else torch.get_default_device()
-    seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator)
+    seed = torch.empty(1, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)  # all 64 bits
     return torch.cat([seed, torch.zeros_like(seed)])
 
 

@@ -53,5 +53,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("direct_call", [](const std::string& name, const pybind11::object& usual) {
     return pybind11::reinterpret_steal<pybind11::object>(aevb::direct_call(name, usual.ptr()));
   });
-  m.attr("emulated") = kEmulated;  // which asks nothing of the CPU
+  // Of what is asked when it is loaded: build_info() picks the instruction set.
+  m.attr("emulated") = kEmulated;
+#ifdef AEVB_WITH_CUDA
+  m.attr("has_cuda") = true;
+#else
+  m.attr("has_cuda") = false;
+#endif
 }

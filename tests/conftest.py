@@ -35,19 +35,24 @@ GPU = torch.cuda.is_available()
 REHEARSED = os.environ.get("AEVB_GPU") == "rehearsed"
 
 
-EMULATED = aevb_ext._library.is_loaded() and aevb_ext.build_info().get("emulated", False)
+EMULATED = aevb_ext.build_info()["emulated"]
+# As in an installation without a compiler: test_without_library.py.
+FORMULAS = not aevb_ext._library.is_loaded()
 
 
 def pytest_report_header():
     kernels = ["CPU tensors run the CUDA kernels (AEVB_CUDA=emulated)"] if EMULATED else []
+    kernels += ["no compiled library: every function computes its formula in plain PyTorch"] if FORMULAS else []
     gpu = torch.cuda.get_device_name() if GPU else "no GPU: what `device` parametrises runs on the CPU alone"
     return [gpu, *kernels]
 
 
 def pytest_collection_modifyitems(items):
-    for item in items if EMULATED else []:
-        if marker := item.get_closest_marker("cpu_kernels"):
-            item.add_marker(pytest.mark.skip(reason=marker.args[0]))
+    markers = ["cpu_kernels"] * EMULATED + ["compiled"] * FORMULAS
+    for item in items:
+        for name in markers:
+            if marker := item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=marker.args[0]))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)] if GPU or REHEARSED else ["cpu"])

@@ -114,6 +114,6 @@ def same_bits(found, expected):
     return len(found) == len(expected) and all(map(torch.equal, found, expected))
 
 
-def by_reference():
-    """Within it every public function computes its reference formula, as it does on a device without a kernel."""
-    return mock.patch.object(functional, "_COMPILED", frozenset())
+def in_plain_pytorch():
+    """Within it every public function computes its formula in plain PyTorch, as it does on a device without a kernel."""
+    return mock.patch.object(functional, "KERNELS", frozenset())

@@ -221,6 +221,7 @@ def test_vmap_of_unpack_bits(device):
         assert torch.equal(found, aevb_ext.unpack_bits(packed, 13).movedim(dim, 0))
 
 
+@pytest.mark.compiled("there are no operators to check")
 def test_opcheck(device):
     x, scale = _data((3, 4, 5), torch.uint8, device)
     for key in (keys(()).to(device), keys((3,)).to(device)):
@@ -258,6 +259,7 @@ def test_bad_input(call, exception, message):
         call()
 
 
+@pytest.mark.compiled("there are no operators")
 @pytest.mark.skipif(aevb_ext.build_info()["cuda"] is not None, reason="built with CUDA")
 @pytest.mark.parametrize(("name", "arguments"), [("binarize", (X, KEY, 1.0)), ("unpack_bits", (X.byte(), 24))])
 def test_a_cuda_tensor_in_a_build_without_cuda(name, arguments):

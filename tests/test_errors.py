@@ -162,6 +162,7 @@ def test_a_generator_of_another_device():
         aevb_ext.noise_key("meta", torch.Generator())
 
 
+@pytest.mark.compiled("there are no operators")
 @pytest.mark.skipif(aevb_ext.build_info()["cuda"] is not None, reason="built with CUDA")
 @pytest.mark.parametrize("case", small_cases(), ids=str)
 def test_a_cuda_tensor_in_a_build_without_cuda(case):

@@ -11,6 +11,8 @@ from public import FUNCTIONS, MODULES, ROWS, WITHOUT_GRADIENT
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
+from aevb_ext._library import is_loaded
+
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 
 
@@ -42,7 +44,7 @@ def test_subclass(row, device):
     program, (x, *rest) = Program(row, device), inputs(4, device)
     Named.calls = ()
     found = value_and_gradients(program, x.as_subclass(Named), *rest)
-    if row in FUNCTIONS:
+    if row in FUNCTIONS and is_loaded():
         assert any("aevb_ext" in call for call in Named.calls)
     assert all(type(output) is Named for output in found[1])
     assert same_bits(found, value_and_gradients(program, x, *rest))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from program import Program, by_reference, inputs, same_bits, seeded, value_and_gradients
+from program import Program, in_plain_pytorch, inputs, same_bits, seeded, value_and_gradients
 from public import ROWS
 from torch.utils.checkpoint import checkpoint
 
@@ -22,7 +22,7 @@ def _with_penalty(program, x, *rest):
 @pytest.mark.parametrize("row", [row for row in ROWS if row.takes_key], ids=str)
 def test_gradient_penalty(row, dtype, device):
     program = Program(row, device)
-    with by_reference():
+    with in_plain_pytorch():
         expected = _with_penalty(program.double(), *inputs(4, device, torch.float64))
     found = _with_penalty(program.to(dtype), *inputs(4, device, dtype))
     tolerance = {torch.float64: 1e-10, torch.float32: 2e-4}[dtype]

@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import aevb_ext
+from aevb_ext._library import is_loaded
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 every_noisy_row = pytest.mark.parametrize("row", [row for row in ROWS if row.draws_noise], ids=str)
@@ -79,7 +80,7 @@ def test_export(row, device):
     torch.export.save(exported, file)
     file.seek(0)
     loaded, arguments = torch.export.load(file), inputs(9, device)
-    if row in FUNCTIONS:
+    if row in FUNCTIONS and is_loaded():
         assert any("aevb_ext" in str(node.target) for node in loaded.graph.nodes)
     assert same_bits(seeded(loaded.module(), *arguments), seeded(program, *arguments))
 

@@ -132,6 +132,7 @@ def test_threads():
             assert torch.equal(a, b)
 
 
+@pytest.mark.compiled("only kernels write gradients side by side")
 @pytest.mark.cpu_kernels("gradients are written side by side on the CPU alone")
 @pytest.mark.parametrize("function", [aevb_ext.rsample, aevb_ext.rsample_kl], ids=lambda f: f.__name__)
 @pytest.mark.parametrize(("batch", "event"), [((4,), (33,)), ((300,), (3,)), ((3, 2), (14,))], ids=str)

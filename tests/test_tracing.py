@@ -149,6 +149,7 @@ def test_symbolic_trace_is_refused_by_name(name, function):
         torch.fx.symbolic_trace(OfFunction(function))
 
 
+@pytest.mark.compiled("there are no operators")
 def test_script_takes_the_operators():
     """The functions have keyword-only arguments, which torch.jit.script does not take; what they call it does."""
 

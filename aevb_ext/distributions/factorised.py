@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints, kl_divergence
 from torch.distributions.kl import _KL_REGISTRY
 
 from .._arguments import INTEGERS, broadcast_shape, check_dtype, sizes
-from .._library import widened
+from .._dtypes import widened
 from .._types import Generators, Shape
 from ..functional import noise_key
 

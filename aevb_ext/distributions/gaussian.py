@@ -9,7 +9,7 @@ from torch.distributions import Distribution, constraints
 
 from .. import functional as F
 from .._arguments import check_broadcasts, check_dtype, explained, sizes
-from .._library import promoted, widened
+from .._dtypes import promoted, widened
 from .._types import Generators, Shape
 from ..reference import _logvar, _reduce
 from .factorised import Factorised, samples, wide

@@ -13,7 +13,7 @@ import math
 import torch
 
 from .._arguments import DATA, FLOATING
-from .._library import promoted
+from .._dtypes import promoted
 from ..functional import bernoulli_log_prob_of_probs, gaussian_kl, gaussian_log_prob, noise_key, rsample
 from ._patch import Patch, Replacement, are_dense, require
 

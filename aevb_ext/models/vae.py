@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import functional as F
 from .._checks import check_positive, check_sizes
+from .._library import KERNELS
 from ..data import Rows, chunks
 from ..distributions import DiagonalGaussian
 from ..nn import BernoulliDecoder
@@ -127,7 +128,7 @@ class VAE(nn.Module):
         """
         # Their attributes by nn.Module's own dicts: a step of a small minibatch waits for its __getattr__.
         encoder, decoder = self._modules.get("encoder"), self._modules.get("decoder")
-        if type(self) is not VAE or type(decoder) is not BernoulliDecoder or x.device.type != "cpu":
+        if not KERNELS or type(self) is not VAE or type(decoder) is not BernoulliDecoder or x.device.type != "cpu":
             return None
         if x.dtype not in (torch.uint8, torch.bool, torch.float32) or x.dim() != 2 or x.numel() >= _FEW:
             return None

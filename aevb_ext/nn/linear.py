@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .._arguments import explain, explained, integer, tensor, truth
-from .._library import ops
+from .._library import KERNELS, ops
+from .._operand_checks import check_layer
 
 __all__ = ["Linear", "MeanLogvar"]
 
@@ -49,7 +50,7 @@ class Linear(nn.Linear):
         return self._with(self.weight, x, x_scale)
 
     def _with(self, weight: Tensor, x: Tensor, x_scale: float) -> Tensor:
-        fused = x.is_cpu and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        fused = KERNELS and x.is_cpu and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         if fused and x.dtype in (torch.uint8, torch.bool):
             y: Tensor = ops.linear(x, weight, self.bias, self.tanh, x_scale)
             return y
@@ -57,7 +58,11 @@ class Linear(nn.Linear):
         if fused and x.dtype == torch.float32:
             y = ops.linear(x, weight, self.bias, self.tanh)
             return y
-        y = nn.functional.linear(x, weight, self.bias)
+        try:
+            y = nn.functional.linear(x, weight, self.bias)
+        except RuntimeError:
+            check_layer("x", x, weight, self.bias)  # whose errors name the argument
+            raise
         return y.tanh() if self.tanh else y
 
     def extra_repr(self) -> str:

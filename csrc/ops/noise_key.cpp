@@ -2,6 +2,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Generator.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 #ifdef AEVB_WITH_CUDA
 #include <ATen/cuda/CUDAGeneratorImpl.h>
@@ -12,6 +13,7 @@
 #include "cuda/kernels.h"
 #endif
 
+#include <limits>
 #include <mutex>
 
 #include "ops/common/register.h"
@@ -61,16 +63,22 @@ Tensor cuda_keys(c10::Device device, const Generator& generator, const Count& n)
 }
 #endif
 
+// On a device without kernels, whose noise is computed in plain PyTorch: 64 bits of its generator for each key.
+Tensor other_keys(c10::Device device, const Generator& generator, const Count& n) {
+  Tensor keys = at::zeros_symint(sizes_of(n), at::TensorOptions(device).dtype(at::kLong));
+  keys.select(-1, 0).random_(std::numeric_limits<int64_t>::min(), std::nullopt, generator);
+  return keys;
+}
+
 Tensor noise_key(c10::Device device, const Generator& generator, Count n, int64_t /*call*/) {
   TORCH_CHECK_VALUE(!generator || generator->device().type() == device.type(), "generator is on ", generator->device(),
                     ", but the key is for ", device, ": expected both on one device");
   if (device.is_meta()) return at::empty_symint(sizes_of(n), at::TensorOptions(device).dtype(at::kLong));
   if (device.is_cpu()) return cpu_keys(generator, n);
 #ifdef AEVB_WITH_CUDA
-  return cuda_keys(device, generator, n);
-#else
-  TORCH_CHECK(false, needs_cuda_build_message("aevb_ext::noise_key"));
+  if (device.is_cuda()) return cuda_keys(device, generator, n);
 #endif
+  return other_keys(device, generator, n);
 }
 
 }  // namespace

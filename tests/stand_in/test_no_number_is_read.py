@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 from no_numbers import RUNTIME, autocast, waits, without_numbers
-from program import Program, inputs, seeded, value_and_gradients
+from program import Program, in_plain_pytorch, inputs, seeded, value_and_gradients
 from public import FUNCTIONS, ROWS
 from test_autocast import MIXED, SEVERAL, mixed, outputs_and_gradients
 from torch._subclasses.fake_tensor import DataDependentOutputException
@@ -38,6 +38,14 @@ def test_a_read_is_seen():
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_value_and_gradients(row):
     with without_numbers():
+        program, arguments = _of(row)
+        _check(value_and_gradients(program, *arguments))
+
+
+@pytest.mark.parametrize("row", FUNCTIONS, ids=str)
+def test_formulas_in_plain_pytorch(row):
+    """As a device without kernels has them."""
+    with without_numbers(), in_plain_pytorch():
         program, arguments = _of(row)
         _check(value_and_gradients(program, *arguments))
 
