@@ -12,6 +12,7 @@
 # make sanitize the same on a build that watches every access to memory (AddressSanitizer), and hostile calls of operators
 # make mutants  faults built into a copy of the sources, each of which has to make a test fail
 # make emulate  the tests of the operators on the CUDA kernels, compiled for the CPU and watched (ARGS="-k layouts")
+# make formulas the tests of the operators on the formulas in plain PyTorch, as without a compiled library
 # make count    instructions of the CPU kernels against benchmarks/instructions.json, where there is valgrind
 # make count-gpu   the same of the CUDA kernels, without a GPU, against benchmarks/gpu_instructions.json, where there is nvcc
 # make gpu      on a machine with a GPU: build in place with PYTHON as it is, one test of each operator and dtype, sanitizer;
@@ -32,7 +33,7 @@ MODULES := aevb_command.py $(shell find aevb_ext -name '*.py' -o -name '*.npz')
 # Bytecode is kept whatever the environment says: the tests start Python a hundred times.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test conformance lint wheel sdist docs cuda bench fuzz sanitize mutants emulate count count-gpu gpu gpu-test gpu-bench clean FORCE
+.PHONY: train test conformance lint wheel sdist docs cuda bench fuzz sanitize mutants emulate formulas count count-gpu gpu gpu-test gpu-bench clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -106,6 +107,11 @@ emulate: .venv/installed-test
 	cd $(EMULATED)/lib && OMP_NUM_THREADS=1 PYTHONPATH=../../.. ../../../.venv/bin/python -m $(PYTEST) -q -p no:cacheprovider -W ignore::RuntimeWarning \
 		--rootdir ../../.. -c ../../../pyproject.toml -m "not slow" $(ARGS) $(EMULATED_TESTS:%=../../../tests/test_%.py) \
 		../../../tests/test_linear_log_prob.py::test_a_spread_in_float32_beside_a_half
+
+FORMULAS_TESTS := $(filter-out emulation one_pass speculative_gradient,$(EMULATED_TESTS)) arguments autocast compat distributions elbo errors \
+	half_gradients heads linear_log_prob machinery_autocast machinery_compile machinery_func machinery_processes tracing vmap
+formulas: .venv/installed-test
+	AEVB_LIBRARY=0 .venv/bin/python -m $(PYTEST) -q -W ignore::RuntimeWarning -m "not slow" $(ARGS) $(FORMULAS_TESTS:%=tests/test_%.py)
 
 count: .venv/installed
 	@.venv/bin/python -m benchmarks.instructions $(ARGS)

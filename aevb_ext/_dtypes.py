@@ -1,7 +1,7 @@
 """Tensors in a wider dtype, whose gradients are clamped to the range of the narrower one.
 
-A gradient beyond the largest number of a half-precision dtype becomes that number. ``Tensor.to`` would make it infinite,
-and infinity times zero is NaN in the next layer.
+A gradient beyond the largest number of a half-precision dtype becomes that number. ``Tensor.to`` would make it
+infinite, and infinity times zero is NaN in the next layer.
 """
 
 import functools
@@ -46,7 +46,7 @@ def narrowed(gradient: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _widened(t: Tensor, dtype: torch.dtype) -> Tensor:
     # A traced graph has PyTorch's own operators alone, so that it can be saved.
-    wider: Tensor = t.to(dtype) if torch.jit.is_tracing() else _Widened.apply(t, dtype)  # type: ignore[no-untyped-call]  # torch has no types of it
+    wider: Tensor = t.to(dtype) if torch.jit.is_tracing() else _Widened.apply(t, dtype)
     return wider
 
 

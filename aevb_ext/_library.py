@@ -183,9 +183,20 @@ EMULATED = (
 SLOWER = "Until then every function computes its formula in plain PyTorch, with the same results but slower."
 if _C is None:
     _fault = f"{_fault} {SLOWER}"
+
+
+def _warn(message: str) -> None:
+    """Warn of the line outside this package that imports it, or calls it."""
+    frame = sys._getframe()
+    while frame.f_back and frame.f_code.co_filename.startswith((str(PACKAGE), "<frozen importlib")):
+        frame = frame.f_back
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, RuntimeWarning, frame.f_code.co_filename, frame.f_lineno, registry=registry)
+
+
 for _said in (_fault, EMULATED if getattr(_C, "emulated", False) else ""):
     if _said:
-        warnings.warn(_said, RuntimeWarning, stacklevel=3)  # the line that imports aevb_ext
+        _warn(_said)
 ops: Any = torch.ops.aevb_ext
 
 
@@ -212,7 +223,7 @@ _warned: set[str] = set()
 
 
 def warn_of_formulas(device: str) -> None:
-    """Warn, once for a type of device, if it has no kernels in this library. If there is none, the import has warned."""
+    """Warn, once for a type of device, if it has no kernels here. If there is no library, the import has warned."""
     if _C is None or device in KERNELS or device in _warned:
         return
     _warned.add(device)
@@ -223,11 +234,9 @@ def warn_of_formulas(device: str) -> None:
             f"{REBUILD}` in the source folder (`aevb doctor` says what is missing)."
         )
     named = "AMD GPUs (ROCm)" if device == "cuda" and torch.version.hip else f"the device type {device}"
-    warnings.warn(
+    _warn(
         f"aevb_ext's compiled library has no kernels for {named}: functions of its tensors compute their formulas in "
-        f"plain PyTorch, with the same results but slower. torch.compile fuses them there.{cure}",
-        RuntimeWarning,
-        stacklevel=4,  # the call of the public function
+        f"plain PyTorch, with the same results but slower. torch.compile fuses them there.{cure}"
     )
 
 

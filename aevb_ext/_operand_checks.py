@@ -47,9 +47,7 @@ def check_name(argument: str, given: str, names: Sequence[str]) -> None:
 
 def check_same_device(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
     if t.device != other.device:
-        raise ValueError(
-            f"{name} is on {t.device}, but {other_name} is on {other.device}: expected both on one device"
-        )
+        raise ValueError(f"{name} is on {t.device}, but {other_name} is on {other.device}: expected both on one device")
 
 
 def check_like(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
@@ -74,7 +72,8 @@ def check_data(x: Tensor, name: str, full: Tensor, batch_dims: int) -> None:
 def check_batch_dims(batch_dims: int, name: str, t: Tensor) -> None:
     if not 0 <= batch_dims <= t.dim():
         raise ValueError(
-            f"batch_dims must be from 0 to {t.dim()}, the dimensions of {name} (shape {list(t.shape)}), got {batch_dims}"
+            f"batch_dims must be from 0 to {t.dim()}, the dimensions of {name} (shape {list(t.shape)}), "
+            f"got {batch_dims}"
         )
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "unpack_bits",
 ]
 
+
 def noise_key(device: Device | None = None, generator: Generators | None = None) -> Tensor:
     """Draw a noise key. Given a key, the random functions here are pure functions of their tensors.
 

@@ -115,5 +115,5 @@ def same_bits(found, expected):
 
 
 def in_plain_pytorch():
-    """Within it every public function computes its formula in plain PyTorch, as it does on a device without a kernel."""
+    """Within it every public function computes its formula in plain PyTorch, as on a device without kernels."""
     return mock.patch.object(functional, "KERNELS", frozenset())

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +70,31 @@ def test_cuda_is_built_where_torch_has_it_and_nvcc_is_found(setup_py, toolkit):
     cuda, why = setup_py.choose_cuda(torch_of("13.0"))
     assert (cuda.version, cuda.home, cuda.nvcc) == ("13.0", toolkit, toolkit / "bin" / "nvcc")
     assert "has CUDA" in why and str(cuda.nvcc) in why
+
+
+def test_nothing_is_compiled_where_that_is_asked_for(setup_py, monkeypatch):
+    monkeypatch.delenv("AEVB_BUILD", raising=False)
+    assert [extension.name for extension in setup_py.extensions()] == ["aevb_ext._C"]
+    monkeypatch.setenv("AEVB_BUILD", "0")
+    assert setup_py.extensions() == []
+    monkeypatch.setenv("AEVB_BUILD", "no")
+    with pytest.raises(setup_py.PlatformError, match="AEVB_BUILD=no: expected 1, or 0 to install without compiled"):
+        setup_py.extensions()
+
+
+def test_a_wheel_for_every_platform(tmp_path):
+    """Made without a compiler, ninja and torch."""
+    (tmp_path / "torch.py").write_text("raise ImportError")
+    made = ["egg_info", "--egg-base", tmp_path, "build", "--build-base", tmp_path / "build", "bdist_wheel"]
+    environment = {"PATH": "", "PYTHONPATH": str(tmp_path), "AEVB_BUILD": "0"}
+    command = [sys.executable, "setup.py", "-q", *made, "--bdist-dir", tmp_path / "wheel", "--dist-dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "aevb_ext/functional.py" in names and not [name for name in names if name.endswith(".so")]
 
 
 def test_cuda_forbidden(setup_py, toolkit, monkeypatch):

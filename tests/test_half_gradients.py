@@ -167,7 +167,9 @@ def _distribution(logits, x):
 
 
 LOSSES = [_bce, _weighted_bce, _vae_loss, _log_prob, _of_a_view, _in_place, _distribution]
-restored = pytest.mark.compiled("only the kernels' node gives a float16 sigmoid's logits what the gradient by it has lost")
+restored = pytest.mark.compiled(
+    "only the kernels' node gives a float16 sigmoid's logits what the gradient by it has lost"
+)
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__[1:])
 LOGITS = [9.0, -18.0, -12.0, 12.0, 0.5, 30.0, -30.0, 7.0, -7.0]
 TARGETS = [0.9, 0.2, 0.5, 0.0, 0.3, 0.0, 1.0, 1.0, 0.0]
@@ -315,6 +317,7 @@ def test_sure_probabilities_of_other_dtypes_are_as_they_were(device):
         assert torch.equal(gradient, torch.ops.aten.sigmoid_backward(by_probs, probs.detach()))
 
 
+@restored
 def test_a_loss_scale_that_is_too_large_is_bounded(device):
     """As the gradient by any logits is: GradScaler sees it in the sums of such, which are those of the weights."""
     logits = torch.tensor([-20.0, 0.0], device=device).half().requires_grad_()

@@ -16,7 +16,7 @@ LAYERS = (
     ("configuration",),
     ("_library", "noise"),
     ("_dtypes",),
-    ("reference", "_operand_checks", "_vmap"),
+    ("reference", "_formulas", "_operand_checks", "_vmap"),
     ("_fallback",),
     ("functional",),
     ("compat", "distributions", "hmc", "doctor", "data"),

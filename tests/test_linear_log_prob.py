@@ -124,6 +124,7 @@ def test_data_dtypes(kind, x_dtype, device):
         assert (a.double() - b).abs().max() <= max(1e-5, torch.finfo(a.dtype).eps) * b.abs().max()
 
 
+@pytest.mark.compiled("that form is made of our operators")
 @every_kind
 def test_float32_is_rounded_as_the_two_step_form(kind, device):
     """Its errors, against float64, are in the mean those of the two operators one after the other."""
@@ -240,6 +241,7 @@ def test_autocast(kind, device):
         assert torch.equal(a, b.float())
 
 
+@pytest.mark.compiled("in plain PyTorch all of the output is in memory")
 @pytest.mark.cpu_kernels("a GPU's blocks of rows are larger")
 @every_kind
 def test_memory(kind):
@@ -424,6 +426,7 @@ def everything_is_large(monkeypatch):
     monkeypatch.setattr(heads, "_LARGE", {"cpu": 0, "cuda": 0})
 
 
+@pytest.mark.compiled("which operator a head has called is what is looked at")
 @pytest.mark.parametrize("samples", [(), (4,), (2, 3)], ids=str)
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders(name, samples, monkeypatch):
@@ -457,6 +460,7 @@ def _changed(change):
     return make
 
 
+@pytest.mark.compiled("which operator a head has called is what is looked at")
 @pytest.mark.parametrize(
     "make",
     [
@@ -493,6 +497,7 @@ def test_a_decoder_under_autocast(everything_is_large, monkeypatch):
     torch.testing.assert_close(fused, two_steps, rtol=0, atol=7 * 2**-6)
 
 
+@pytest.mark.compiled("which operator a head has called is what is looked at")
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 @pytest.mark.parametrize("architecture", ["mlp", "deep-mlp"])
 def test_training_reaches_the_same_parameters(architecture, likelihood, monkeypatch):

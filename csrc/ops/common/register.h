@@ -14,12 +14,13 @@ namespace aevb {
 // operand whose layout it chose itself (channels_last around convolutions) to the one that eager mode has there.
 const std::vector<at::Tag> kAnyLayout = {at::Tag::flexible_layout};
 
-// The error for a CUDA tensor in a build without CUDA. The public functions compute their formulas in plain PyTorch there.
+// The error for a CUDA tensor in a build without CUDA, where the public functions compute in plain PyTorch.
 inline void needs_cuda_build(const c10::OperatorHandle& op, torch::jit::Stack*) {
-  TORCH_CHECK(false, op.schema().name(),
-              " was given CUDA tensors, but this aevb_ext was built for the CPU only. Build it with CUDA: with nvcc and a "
-              "CUDA build of PyTorch installed, run `AEVB_CUDA=1 pip install --no-build-isolation .` in the source folder "
-              "(`aevb doctor` says what is missing).");
+  TORCH_CHECK(
+      false, op.schema().name(),
+      " was given CUDA tensors, but this aevb_ext was built for the CPU only. Build it with CUDA: with nvcc and a "
+      "CUDA build of PyTorch installed, run `AEVB_CUDA=1 pip install --no-build-isolation .` in the source folder "
+      "(`aevb doctor` says what is missing).");
 }
 
 #ifdef AEVB_WITH_CUDA
