@@ -68,7 +68,7 @@ R = TypeVar("R")
 
 
 def _checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A decorator: warn once of the first tensor's device, and check the kinds of arguments.
+    """A decorator: check the kinds of arguments, and warn once of each device that has no kernels.
 
     The compiled operators' schemas refuse a wrong kind. Plain PyTorch would compute something with many of them.
     """

@@ -169,7 +169,8 @@ class Gaussian:
     def value(self, x: Tensor, mu: Tensor, s: Tensor) -> Tensor:
         # The difference is scaled before it is squared: its square may overflow where t does not.
         t = _product(x - mu, self.spread.inverse_std(s))
-        return -0.5 * (t * t + (math.log(2 * math.pi) + self.spread.logvar(s)))
+        # log 2 pi, and not math.pi, which torch.compile(dynamic=True) takes for a number that may change.
+        return -0.5 * (t * t + (1.8378770664093454836 + self.spread.logvar(s)))
 
     def derivatives(self, x: Tensor, mu: Tensor, s: Tensor) -> Sequence[Tensor]:
         inverse = self.spread.inverse_std(s)
