@@ -108,7 +108,7 @@ emulate: .venv/installed-test
 		--rootdir ../../.. -c ../../../pyproject.toml -m "not slow" $(ARGS) $(EMULATED_TESTS:%=../../../tests/test_%.py) \
 		../../../tests/test_linear_log_prob.py::test_a_spread_in_float32_beside_a_half
 
-FORMULAS_TESTS := $(filter-out emulation one_pass speculative_gradient,$(EMULATED_TESTS)) arguments autocast compat distributions elbo errors \
+FORMULAS_TESTS := $(filter-out emulation one_pass speculative_gradient layouts,$(EMULATED_TESTS)) arguments autocast compat distributions elbo errors \
 	half_gradients heads linear_log_prob machinery_autocast machinery_compile machinery_func machinery_processes tracing vmap
 formulas: .venv/installed-test
 	AEVB_LIBRARY=0 .venv/bin/python -m $(PYTEST) -q -W ignore::RuntimeWarning -m "not slow" $(ARGS) $(FORMULAS_TESTS:%=tests/test_%.py)
