@@ -111,6 +111,7 @@ def _large():
     return [t.detach().numpy().tobytes() for t in results]
 
 
+@pytest.mark.compiled("PyTorch's own operators wait in the child for threads that are not there")
 @linux
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_in_the_child_of_a_fork():
