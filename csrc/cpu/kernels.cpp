@@ -5,13 +5,19 @@
 namespace aevb::AEVB_ISA {
 namespace {
 
+template <class T, bool values, bool gradients>
+void rows(const RowCall& call, int64_t begin, int64_t end) {
+  with_formula<T>(call, [&](auto recipe) {
+    using Recipe = decltype(recipe);
+    constexpr auto loops = loops_of<T, Recipe, values, gradients>();
+    RowPass<T, Recipe::Formula::arity, values, gradients>(call, loops).run(begin, end);
+  });
+}
+
 template <bool values, bool gradients>
 void rows(const RowCall& call, int64_t begin, int64_t end) {
-  with_formula(call, [&](auto recipe) {
-    using Recipe = decltype(recipe);
-    call.wide == Type::f64 ? RowPass<double, Recipe, values, gradients>(call).run(begin, end)
-                           : RowPass<float, Recipe, values, gradients>(call).run(begin, end);
-  });
+  call.wide == Type::f64 ? rows<double, values, gradients>(call, begin, end)
+                         : rows<float, values, gradients>(call, begin, end);
 }
 
 void rows(const RowCall& call, int64_t begin, int64_t end) {

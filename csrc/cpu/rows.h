@@ -149,26 +149,108 @@ struct Cotangents {
   }
 };
 
-// The results of a pass: the value (where `values`), then the gradients.
-template <class T, class Recipe, bool values, bool gradients>
-class RowPass {
-  using F = typename Recipe::Formula;
-  static constexpr int arity = F::arity, results = (values ? 1 : 0) + (gradients ? arity : 0);
-  using N = Vec<T>;
+// All operands and results of `rows` rows of `count` elements, which is at least a vector. The results are the value
+// (where `values`), then the gradients.
+template <class T, int operands, bool values, bool gradients>
+struct Arrays {
+  static constexpr int arity = operands, results = (values ? 1 : 0) + (gradients ? arity : 0);
+  int rows, count;
+  Rows<const T> in[arity];
+  int64_t ahead[arity];
+  Rows<T> to[results];  // null: not wanted, or a value of which only the sum is
+  bool streamed[results];
+  Rows<T> sum;  // of a row's values, added to what is there if `again`; null: not wanted
+  bool again;
+};
 
-  // All operands and results of `rows` rows of `count` elements, which is at least a vector.
-  struct Arrays {
-    int rows, count;
-    Rows<const T> in[arity];
-    int64_t ahead[arity];
-    Rows<T> to[results];  // null: not wanted, or a value of which only the sum is
-    bool streamed[results];
-    Rows<T> sum;  // of a row's values, added to what is there if `again`; null: not wanted
-    bool again;
-  };
+// The loop of a formula. Arguments are copies, which the compiler knows that no store changes.
+template <class T, class Recipe, bool values, bool gradients, class Chain>
+__attribute__((noinline)) void compute(const Arrays<T, Recipe::Formula::arity, values, gradients> arrays,
+                                       const Params params, const Chain all_rows) {
+  using N = Vec<T>;
+  const auto formula = Recipe::make(params);
+  constexpr int lanes = N::lanes, arity = arrays.arity, results = arrays.results;
+  for (int r = 0; r < arrays.rows; ++r) {
+    const Chain chained = all_rows.row(r);
+    const T* in[arity];
+    T* to[results];
+    for (int k = 0; k < arity; ++k) in[k] = arrays.in[k].first + r * arrays.in[k].step;
+    for (int k = 0; k < results; ++k) to[k] = arrays.to[k].first ? arrays.to[k].first + r * arrays.to[k].step : nullptr;
+    // The last elements, fewer than a vector, are computed together with some before them. Their results are put
+    // aside, and those before them stay: a result may have taken the place of an operand.
+    alignas(64) T aside[results][lanes];
+    N total(0.0);
+    const int rest = arrays.count % lanes, whole = arrays.count - rest;
+    for (int i = 0; i < arrays.count;) {
+      const bool last = i == whole;
+      int end = whole - i < kStretch ? whole : i + kStretch;
+      if (last) {
+        i = arrays.count - lanes, end = arrays.count;
+        for (int k = 0; k < results; ++k)
+          if (to[k]) to[k] = aside[k] - i;
+      }
+      for (int k = 0; k < arity; ++k)
+        if (arrays.ahead[k])
+          for (int at = i; at < end; at += 64 / sizeof(T)) __builtin_prefetch(in[k] + arrays.ahead[k] + at);
+      // Each stretch has its own sum: a single sum over a long row of similar terms would lose a digit.
+      N stretch(0.0);
+      for (; i < end; i += lanes) {
+        N operand[arity], derivative[arity];
+        each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = N::load(in[k] + i); });
+        const auto put = [&](int k, N result) AEVB_INLINE_BODY {
+          arrays.streamed[k] ? result.stream(to[k] + i) : result.store(to[k] + i);
+        };
+        if constexpr (values) {
+          const N value = value_of(formula, operand, IndicesOf<arity>());
+          stretch = stretch + value;
+          if (to[0]) put(0, value);
+        }
+        if constexpr (gradients) {
+          gradient_of(formula, operand, derivative, IndicesOf<arity>());
+          each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
+            if (to[values + k]) put(values + k, chained(i, derivative[k]));
+          });
+        }
+      }
+      total = total + (last ? stretch.last(rest, N(0.0)) : stretch);
+    }
+    for (int k = 0; k < results && rest; ++k)
+      if (to[k]) {
+        T* const at = arrays.to[k].first + r * arrays.to[k].step + arrays.count - lanes;
+        N::load(aside[k]).last(rest, N::load(at)).store(at);
+      }
+    if (values && arrays.sum.first) add_to(arrays.sum.first + r * arrays.sum.step, arrays.again, sum(total));
+  }
+}
+
+// The loops of a formula, of which a pass, which is the same for all formulas of so many operands, calls one.
+template <class T, int arity, bool values, bool gradients>
+struct Loops {
+  template <class Chain>
+  using Loop = void (*)(Arrays<T, arity, values, gradients>, Params, Chain);
+  Loop<RowCotangents<T>> of_rows;
+  Loop<Cotangents<T>> of_elements;
+  Loop<RowCotangents<T>> with(const RowCotangents<T>&) const { return of_rows; }
+  Loop<Cotangents<T>> with(const Cotangents<T>&) const { return of_elements; }
+};
+template <class T, class Recipe, bool values, bool gradients>
+constexpr Loops<T, Recipe::Formula::arity, values, gradients> loops_of() {
+  if constexpr (gradients)
+    return {compute<T, Recipe, values, gradients, RowCotangents<T>>,
+            compute<T, Recipe, values, gradients, Cotangents<T>>};
+  else
+    return {compute<T, Recipe, values, gradients, RowCotangents<T>>, nullptr};
+}
+
+template <class T, int arity, bool values, bool gradients>
+class RowPass {
+  using Arrays = AEVB_ISA::Arrays<T, arity, values, gradients>;
+  using N = Vec<T>;
+  static constexpr int results = Arrays::results;
 
  public:
-  explicit RowPass(const RowCall& call) : RowPass(call, IndicesOf<arity>()) {}
+  RowPass(const RowCall& call, const Loops<T, arity, values, gradients>& loops)
+      : RowPass(call, loops, IndicesOf<arity>()) {}
 
   void run(int64_t begin, int64_t end) {
     const Tiles tile = tiles(call_.rows, call_.event, call_.blocks);
@@ -179,8 +261,8 @@ class RowPass {
 
  private:
   template <int... i>
-  RowPass(const RowCall& call, Indices<i...>)
-      : call_(call), in_{Operand<T>(call.in[i])...}, cotangents_(call.cotangent) {
+  RowPass(const RowCall& call, const Loops<T, arity, values, gradients>& loops, Indices<i...>)
+      : call_(call), loops_(loops), in_{Operand<T>(call.in[i])...}, cotangents_(call.cotangent) {
     if constexpr (values) output_[0] = &call.value;
     if constexpr (gradients)
       for (int k = 0; k < arity; ++k) output_[values + k] = &call.gradient[k];
@@ -258,7 +340,7 @@ class RowPass {
       for (int j = 0; j < k; ++j)
         if (arrays.streamed[j] && collide(arrays.to[j].first, first)) arrays.streamed[k] = false;
     }
-    arrays.count < N::lanes ? short_run(arrays, chained) : compute(arrays, call_.params, chained);
+    arrays.count < N::lanes ? short_run(arrays, chained) : loops_.with(chained)(arrays, call_.params, chained);
     for (int k = 0; k < results; ++k)
       if (arrays.to[k].first == computed_[k].data) deliver<true>(*output_[k], chunk, computed_[k], call_.beyond_caches);
   }
@@ -275,72 +357,15 @@ class RowPass {
     }
     for (int k = 0; k < results; ++k)
       if (arrays.to[k].first || (values && k == 0)) padded.to[k] = {to[k], 0};
-    compute(padded, call_.params, chained.padded(arrays.count, g));
+    const auto as_many = chained.padded(arrays.count, g);
+    loops_.with(as_many)(padded, call_.params, as_many);
     for (int k = 0; k < results; ++k)
       if (arrays.to[k].first) N::load(to[k]).store(arrays.to[k].first, arrays.count);
     if (arrays.sum.first) add_to(arrays.sum.first, arrays.again, sum(N::load(to[0]).first(arrays.count)));
   }
 
-  // Arguments are copies, which the compiler knows that no store changes.
-  template <class Chain>
-  static __attribute__((noinline)) void compute(const Arrays arrays, const Params params, const Chain all_rows) {
-    const F formula = Recipe::make(params);
-    constexpr int lanes = N::lanes;
-    for (int r = 0; r < arrays.rows; ++r) {
-      const Chain chained = all_rows.row(r);
-      const T* in[arity];
-      T* to[results];
-      for (int k = 0; k < arity; ++k) in[k] = arrays.in[k].first + r * arrays.in[k].step;
-      for (int k = 0; k < results; ++k)
-        to[k] = arrays.to[k].first ? arrays.to[k].first + r * arrays.to[k].step : nullptr;
-      // The last elements, fewer than a vector, are computed together with some before them. Their results are put
-      // aside, and those before them stay: a result may have taken the place of an operand.
-      alignas(64) T aside[results][lanes];
-      N total(0.0);
-      const int rest = arrays.count % lanes, whole = arrays.count - rest;
-      for (int i = 0; i < arrays.count;) {
-        const bool last = i == whole;
-        int end = whole - i < kStretch ? whole : i + kStretch;
-        if (last) {
-          i = arrays.count - lanes, end = arrays.count;
-          for (int k = 0; k < results; ++k)
-            if (to[k]) to[k] = aside[k] - i;
-        }
-        for (int k = 0; k < arity; ++k)
-          if (arrays.ahead[k])
-            for (int at = i; at < end; at += 64 / sizeof(T)) __builtin_prefetch(in[k] + arrays.ahead[k] + at);
-        // Each stretch has its own sum: a single sum over a long row of similar terms would lose a digit.
-        N stretch(0.0);
-        for (; i < end; i += lanes) {
-          N operand[arity], derivative[arity];
-          each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY { operand[k] = N::load(in[k] + i); });
-          const auto put = [&](int k, N result) AEVB_INLINE_BODY {
-            arrays.streamed[k] ? result.stream(to[k] + i) : result.store(to[k] + i);
-          };
-          if constexpr (values) {
-            const N value = value_of(formula, operand, IndicesOf<arity>());
-            stretch = stretch + value;
-            if (to[0]) put(0, value);
-          }
-          if constexpr (gradients) {
-            gradient_of(formula, operand, derivative, IndicesOf<arity>());
-            each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
-              if (to[values + k]) put(values + k, chained(i, derivative[k]));
-            });
-          }
-        }
-        total = total + (last ? stretch.last(rest, N(0.0)) : stretch);
-      }
-      for (int k = 0; k < results && rest; ++k)
-        if (to[k]) {
-          T* const at = arrays.to[k].first + r * arrays.to[k].step + arrays.count - lanes;
-          N::load(aside[k]).last(rest, N::load(at)).store(at);
-        }
-      if (values && arrays.sum.first) add_to(arrays.sum.first + r * arrays.sum.step, arrays.again, sum(total));
-    }
-  }
-
   const RowCall& call_;
+  const Loops<T, arity, values, gradients> loops_;
   const Output* output_[results];
   int limit_;
   Operand<T> in_[arity], cotangents_;
@@ -348,7 +373,7 @@ class RowPass {
 };
 
 // Calls run(recipe) for the formula of a call.
-template <class Run>
+template <class T, class Run>
 void with_formula(const RowCall& call, Run run) {
   if (call.formula == Formula::bernoulli) return run(Recipe<Bernoulli, true>());
   if (call.formula == Formula::bernoulli_of_probs) return run(Recipe<BernoulliOfProbs, true>());
@@ -360,7 +385,10 @@ void with_formula(const RowCall& call, Run run) {
       default: return run(Recipe<GaussianKlPrior, logvar>());
     }
   };
-  call.params.spread == Spread::logvar ? gaussian(std::true_type()) : gaussian(std::false_type());
+  // float64, which is for checking, has one loop for all spreads.
+  if constexpr (sizeof(T) == 4)
+    if (call.params.spread == Spread::logvar) return gaussian(std::true_type());
+  gaussian(std::false_type());
 }
 
 }  // namespace aevb::AEVB_ISA

@@ -226,8 +226,8 @@ bool streams(const SampleCall& call, const T* to, const Buffer<T>& buffer) {
   return call.beyond_caches && to != buffer.data && uintptr_t(to) % sizeof(Vec<T>) == 0;
 }
 
-template <class T, Spread kind>
-void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
+template <class T, class Kind>
+void samples_forward(const SampleCall& call, Kind kind, int64_t begin, int64_t end) {
   using N = Vec<T>;
   const int64_t elements = call.rows * call.event, numbers = call.key_rows * call.event;
   const bool kl_wanted = call.kl.data, again = call.samples > 1;
@@ -265,8 +265,8 @@ void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
 }
 
 // dL/dmu = sum_l g_l,  dL/ds = d sigma/ds sum_l g_l eps_l,  and the KL's part of each.
-template <class T, Spread kind>
-void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
+template <class T, class Kind>
+void samples_backward(const SampleCall& call, Kind kind, int64_t begin, int64_t end) {
   using N = Vec<T>;
   const N kl_scale(call.kl_cotangent_scale);
   const int64_t elements = call.rows * call.event, numbers = call.key_rows * call.event;
@@ -328,24 +328,29 @@ void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
   if (call.beyond_caches) finish_streams();
 }
 
-// Each spread has its own copy of the loops, since a branch in such short loops would cost too much.
+// Each spread has its own copy of the loops, since a branch in such short loops would cost too much; float64, which is
+// for checking, has one.
+template <class T, class Run>
+void with_spread(Spread spread, Run run) {
+  if constexpr (sizeof(T) == 8) {
+    run(spread);
+  } else {
+    switch (spread) {
+      case Spread::logvar: return run(std::integral_constant<Spread, Spread::logvar>());
+      case Spread::log_std: return run(std::integral_constant<Spread, Spread::log_std>());
+      case Spread::std: return run(std::integral_constant<Spread, Spread::std>());
+      case Spread::var: return run(std::integral_constant<Spread, Spread::var>());
+    }
+  }
+}
+
 template <class T>
 void samples_forward(const SampleCall& call, int64_t begin, int64_t end) {
-  switch (call.params.spread) {
-    case Spread::logvar: return samples_forward<T, Spread::logvar>(call, begin, end);
-    case Spread::log_std: return samples_forward<T, Spread::log_std>(call, begin, end);
-    case Spread::std: return samples_forward<T, Spread::std>(call, begin, end);
-    case Spread::var: return samples_forward<T, Spread::var>(call, begin, end);
-  }
+  with_spread<T>(call.params.spread, [&](auto kind) { samples_forward<T>(call, kind, begin, end); });
 }
 template <class T>
 void samples_backward(const SampleCall& call, int64_t begin, int64_t end) {
-  switch (call.params.spread) {
-    case Spread::logvar: return samples_backward<T, Spread::logvar>(call, begin, end);
-    case Spread::log_std: return samples_backward<T, Spread::log_std>(call, begin, end);
-    case Spread::std: return samples_backward<T, Spread::std>(call, begin, end);
-    case Spread::var: return samples_backward<T, Spread::var>(call, begin, end);
-  }
+  with_spread<T>(call.params.spread, [&](auto kind) { samples_backward<T>(call, kind, begin, end); });
 }
 
 }  // namespace aevb::AEVB_ISA
