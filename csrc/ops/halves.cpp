@@ -29,9 +29,10 @@ struct HalvesBackward final : torch::autograd::Node {
   }
   std::string name() const override { return "HalvesBackward"; }
 
-  void compiled_args(CompiledNodeArgs& args) const override { args.collect(dim); }
+  void compiled_args(CompiledNodeArgs& args) const override { collect_setting(args, dim); }
   variable_list apply_with_saved(const variable_list& halves, SwapSavedVariables& swap) override {
-    return call_in_graph(*this, swap, halves, {}, [dim = dim](const variable_list& given, const variable_list&) {
+    std::vector<torch::autograd::SavedVariable> nothing;
+    return call_in_graph(*this, swap, halves, nothing, [dim = dim](const variable_list& given, const variable_list&) {
       return copied_together(given, dim);
     });
   }

@@ -86,16 +86,11 @@ struct Backward final : torch::autograd::Node {
   std::string name() const override { return std::string(Op::name) + "Backward"; }
 
   void compiled_args(CompiledNodeArgs& args) const override {
-    args.collect(saved, /*is_output=*/false);
+    collect_saved(args, saved);
     std::apply([&](const auto&... setting) { (collect_setting(args, setting), ...); }, op.settings());
-    const auto sizes = producer_sizes(wanted_outputs());
-    if (args.cond(sizes.has_value()))
-      for (const auto& size : *sizes) collect_setting(args, size);
+    collect_setting(args, producer_sizes(wanted_outputs()));
   }
   variable_list apply_with_saved(const variable_list& cotangents, SwapSavedVariables& swap) override {
-    swap.before(saved);
-    variable_list inputs;
-    for (auto& variable : saved) inputs.push_back(variable.unpack());
     const auto wanted = wanted_outputs();
     const auto gradients = [op = op, wanted, sizes = producer_sizes(wanted)](const variable_list& given,
                                                                              const variable_list& kept) {
@@ -104,9 +99,7 @@ struct Backward final : torch::autograd::Node {
       add_producer_gradient(op, sizes, given, kept, all);
       return all;
     };
-    variable_list results = call_in_graph(*this, swap, cotangents, inputs, gradients);
-    swap.after(saved);
-    return results;
+    return call_in_graph(*this, swap, cotangents, saved, gradients);
   }
 
  private:

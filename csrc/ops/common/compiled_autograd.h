@@ -1,8 +1,13 @@
 // Compiled autograd (torch._dynamo.config.compiled_autograd) compiles a whole backward. It asks a node for everything
-// that its graph depends on, and for a function of tensors alone in place of `apply`.
+// that its graph depends on, and for a function of tensors alone in place of `apply`. PyTorch's header of it takes
+// seconds to compile, and is included by compiled_autograd.cpp alone.
 #pragma once
-#include <torch/csrc/dynamo/compiled_autograd.h>
+#include <c10/core/SymInt.h>
+#include <c10/util/DimVector.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/saved_variable.h>
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,36 +18,20 @@ using torch::autograd::variable_list;
 using torch::dynamo::autograd::CompiledNodeArgs;
 using torch::dynamo::autograd::SwapSavedVariables;
 
-// Collects one of the settings that a graph depends on.
-template <class T>
-void collect_setting(CompiledNodeArgs& args, const T& setting) {
-  args.collect(setting);
-}
-inline void collect_setting(CompiledNodeArgs& args, const c10::SymInt& setting) {
-  args.collect(setting.guard_int(__FILE__, __LINE__));
-}
-inline void collect_setting(CompiledNodeArgs& args, const std::optional<c10::SymInt>& setting) {
-  if (args.cond(setting.has_value())) collect_setting(args, *setting);
-}
+// Collect what a graph depends on.
+void collect_saved(CompiledNodeArgs& args, const std::vector<torch::autograd::SavedVariable>& saved);
+void collect_setting(CompiledNodeArgs& args, bool setting);
+void collect_setting(CompiledNodeArgs& args, int64_t setting);
+void collect_setting(CompiledNodeArgs& args, double setting);
+void collect_setting(CompiledNodeArgs& args, const std::string& setting);
+void collect_setting(CompiledNodeArgs& args, const c10::SymInt& setting);
+void collect_setting(CompiledNodeArgs& args, const std::optional<c10::SymInt>& setting);
+void collect_setting(CompiledNodeArgs& args, const std::optional<c10::SymDimVector>& setting);
 
 // Puts a call of function(cotangents, saved) into the graph in place of the node's `apply`.
-template <class Function>
+using GraphFunction = std::function<variable_list(const variable_list& cotangents, const variable_list& saved)>;
 variable_list call_in_graph(const torch::autograd::Node& node, SwapSavedVariables& swap,
-                            const variable_list& cotangents, const variable_list& saved, Function function) {
-  namespace compiled = torch::dynamo::autograd;
-  const auto& python = compiled::getPyCompilerInterface();
-  const auto unpacked = [function](const variable_list& given, const std::vector<c10::IValue>& packed) {
-    variable_list tensors;
-    for (const auto& value : packed) tensors.push_back(value.toTensor());
-    return function(given, tensors);
-  };
-  const std::vector<at::TypePtr> schema(saved.size(), at::TensorType::get());
-  const std::string name = python->bind_function(swap.get_py_compiler(), node.name(), unpacked, schema,
-                                                 /*is_custom_function=*/true, /*is_traceable=*/true);
-  const c10::IValue results = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-      compiled::get_input_metadata(node.next_edges()));
-  return python->call_function(swap.get_py_compiler(), "apply_functional", name, cotangents,
-                               std::vector<c10::IValue>(saved.begin(), saved.end()), results);
-}
+                            const variable_list& cotangents, std::vector<torch::autograd::SavedVariable>& saved,
+                            const GraphFunction& function);
 
 }  // namespace aevb
