@@ -78,9 +78,13 @@ EMULATION = ROOT / "tests" / "emulation"
 CHOICE = CSRC / "ops" / "common" / "launch.cpp"
 EMULATED_MACROS = ["-DAEVB_EMULATED"]
 EMULATED_FLAGS = ["-O1", "-fsanitize=thread", "-fvisibility=default", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
-# at::parallel_for, a template, is serial in sources compiled without it. They are not linked with it: torch brings its
-# runtime, by whatever name, and a second one would have threads of its own.
-OPENMP_FLAGS = ["-fopenmp"] if sys.platform == "linux" else []
+
+
+def unsupported_platform() -> str | None:
+    """Why nothing is compiled on this platform, if that is so."""
+    if sys.platform == "win32":
+        return "the CPU kernels are written with the vector types of GCC and Clang, which Visual C++ does not have"
+    return None
 
 
 def check_torch(here: str | None) -> None:
@@ -303,7 +307,7 @@ class BuildOperators(build_ext):
         if cuda:
             # What a small toolkit leaves out (cublas, cusparse, ...) is in the packages that torch depends on.
             system += [str(path) for path in Path(torch.__path__[0]).parent.glob("nvidia/cu*/include")]
-        host = [*compiler, f"-I{of_torch}", *CXX_FLAGS, *OPENMP_FLAGS]
+        host = [*compiler, *CXX_FLAGS]
         host += ["-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
         if cuda:
             host.append("-DAEVB_WITH_CUDA")
@@ -312,9 +316,9 @@ class BuildOperators(build_ext):
         def compiled(source: Path, command: list[str], folder: Path, suffix: str = ".o", needs=()) -> Object:
             return Object(folder / f"{source.relative_to(CSRC)}{suffix}", source, command, needs)
 
-        # GCC looks for a header in one folder after another, and finds this one precompiled first.
+        # Compilers take what is precompiled for the header beside which it lies; Clang does by its whole path alone.
         torch_h = compiled(CSRC / TORCH_H, [*host, "-x", "c++-header"], of_torch, ".gch")
-        host += ["-include", TORCH_H]
+        host += ["-include", str(of_torch / TORCH_H)]
 
         # The longest first, so that they do not run alone at the end.
         objects = [torch_h]
@@ -360,11 +364,16 @@ class BuildOperators(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """What is compiled: without it setuptools makes a wheel for every platform and Python."""
+    """What is compiled. Without it the package is Python alone, for every platform, and computes its formulas in PyTorch."""
     given = os.environ.get("AEVB_BUILD", "1")
     if given not in ("0", "1"):
         raise PlatformError(f"AEVB_BUILD={given}: expected 1, or 0 to install without compiled operators")
-    return [Extension("aevb_ext._C", [], language="c++")] if given == "1" else []
+    if given == "0":
+        return []
+    if why := unsupported_platform():
+        print(f"aevb_ext: building without compiled operators: {why}", flush=True)
+        return []
+    return [Extension("aevb_ext._C", [], language="c++")]
 
 
 def version_to_build() -> str:

@@ -365,6 +365,13 @@ def test_objects_of_an_editable_installation_are_kept(setup_py):
     assert places[0] == places[1]
 
 
+@pytest.mark.parametrize("platform, compiled", [("linux", True), ("darwin", True), ("win32", False)])
+def test_platforms_on_which_nothing_is_compiled(setup_py, monkeypatch, capsys, platform, compiled):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert [extension.name for extension in setup_py.extensions()] == ["aevb_ext._C"] * compiled
+    assert ("without compiled operators: " in capsys.readouterr().out) is not compiled
+
+
 def test_the_baseline_alone(monkeypatch, request):
     monkeypatch.setenv("AEVB_CPU_ISA", "baseline")
     assert list(request.getfixturevalue("setup_py").INSTRUCTION_SETS) == ["baseline"]

@@ -12,7 +12,7 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 LAYERS = {
     "formulas": (["formulas"], r"[a-z_]+"),
     "call.h": (["formulas"], r"[a-z_]+"),
-    "cpu": (["formulas", "call.h", "cpu"], r"[a-z_]+|immintrin\.h"),
+    "cpu": (["formulas", "call.h", "cpu"], r"[a-z_]+|(immintrin|arm_neon|cpuid)\.h"),
     "cuda": (["formulas", "call.h", "cuda"], r"[a-z_]+|cuda_[a-z0-9_]+\.h"),
     "ops/common": (["formulas", "call.h", "cpu", "cuda", "ops/common"], r".*"),
 }

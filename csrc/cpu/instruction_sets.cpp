@@ -2,6 +2,10 @@
 
 #include <cstring>
 
+#ifndef AEVB_BASELINE_ONLY
+#include <cpuid.h>
+#endif
+
 namespace aevb::cpu {
 namespace {
 
@@ -10,11 +14,19 @@ struct Candidate {
   bool runs_here;
 };
 
+#ifndef AEVB_BASELINE_ONLY
+// __builtin_cpu_supports("f16c") is an error for Clang 14.
+bool supports_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 std::vector<Candidate> candidates() {
   std::vector<Candidate> all = {{&baseline::kernels, true}};
 #ifndef AEVB_BASELINE_ONLY
   // Check every feature that the object is compiled with (setup.py), not only the one that it is named after.
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   all.push_back({&avx2::kernels, avx2});

@@ -1,5 +1,5 @@
-#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
+#include <torch/csrc/stable/c/shim.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -55,11 +55,14 @@ constexpr bool in_forked_child = false;
 // With fewer elements, waking a thread costs more than it saves.
 constexpr int64_t kGrain = 16384;
 
-// PyTorch's threads share `count` pieces, at least `grain` each.
+// PyTorch's threads share `count` pieces, at least `grain` each. (at::parallel_for is a template: it would be serial
+// where this library's compiler has no OpenMP, and have threads of its own where it has another than PyTorch's.)
 template <class Call, class Kernel>
 void share(const Call& call, int64_t count, int64_t grain, const Kernel& kernel) {
-  at::parallel_for(0, count, in_forked_child ? count : grain,
-                   [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+  auto some = [&](int64_t begin, int64_t end) { kernel(call, begin, end); };
+  const auto run = [](int64_t begin, int64_t end, void* of) { (*static_cast<decltype(some)*>(of))(begin, end); };
+  const auto error = torch_parallel_for(0, count, in_forked_child ? count : grain, run, &some);
+  TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "PyTorch's threads did not run");
 }
 
 template <class Call>
