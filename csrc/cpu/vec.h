@@ -6,6 +6,8 @@
 #include <cstring>
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "formulas/box_muller.h"
@@ -150,6 +152,9 @@ AEVB_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
 #elif defined(__FMA__)
   if constexpr (sizeof(T) == 4) return {(raw)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v)};
   if constexpr (sizeof(T) == 8) return {(raw)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v)};
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) return {(raw)vfmaq_f32((float32x4_t)c.v, (float32x4_t)a.v, (float32x4_t)b.v)};
+  if constexpr (sizeof(T) == 8) return {(raw)vfmaq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v)};
 #else
   return {raw(a.v * b.v + c.v)};
 #endif
@@ -364,6 +369,8 @@ AEVB_INLINE Wide multiply_low_halves(Wide a, Wide b) {
   return (Wide)_mm256_mul_epu32((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
   return (Wide)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+  return (Wide)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
 #else
   return (a & 0xffffffffu) * (b & 0xffffffffu);
 #endif
