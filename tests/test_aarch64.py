@@ -1,5 +1,6 @@
 """The CPU kernels compiled for aarch64 and executed by qemu, on calls whose results PyTorch's formulas give here."""
 
+import fcntl
 import importlib.util
 import platform
 import shutil
@@ -37,8 +38,10 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """What runs the kernels, of the objects that setup.py makes on aarch64, optimised less: that takes half as long."""
-    folder = tmp_path_factory.mktemp("aarch64")
-    with pytest.MonkeyPatch.context() as patch:
+    folder, path = ROOT / "build" / "aarch64", tmp_path_factory.mktemp("aarch64") / "run_kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch, (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several processes of the tests builds
         patch.setattr(platform, "machine", lambda: "aarch64")
         patch.setenv("CXX", COMPILER)
         patch.setenv("CXXFLAGS", "-O1 -Werror")
@@ -50,11 +53,11 @@ def program(tmp_path_factory):
         command = module.BuildOperators(module.setuptools.Distribution({"name": "aevb-ext", "version": "1"}))
         command.build_temp = folder
         objects = [o for o in command._objects(torch, None) if o.source.parent == ROOT / "csrc" / "cpu"]
-        module.compile_anew(objects)
-        path = folder / "run_kernels"
         source = ROOT / "tests" / "aarch64" / "run_kernels.cpp"
-        flags = [*module.CXX_FLAGS, "-O1", "-Werror", "-static"]
-        subprocess.run([COMPILER, *flags, source, *(o.path for o in objects), "-o", path], check=True)
+        compiler = [COMPILER, *module.CXX_FLAGS, "-O1", "-Werror"]
+        objects.append(module.Object(folder / "run_kernels.o", source, compiler))
+        module.compile_all(objects, folder, module.find_ninja())
+        subprocess.run([COMPILER, "-static", *(o.path for o in objects), "-o", path], check=True)
     return path
 
 
