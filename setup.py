@@ -307,8 +307,7 @@ class BuildOperators(build_ext):
         if cuda:
             # What a small toolkit leaves out (cublas, cusparse, ...) is in the packages that torch depends on.
             system += [str(path) for path in Path(torch.__path__[0]).parent.glob("nvidia/cu*/include")]
-        host = [*compiler, *CXX_FLAGS]
-        host += ["-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
+        host = [*plain, "-DTORCH_EXTENSION_NAME=_C", "-DTORCH_API_INCLUDE_EXTENSION_H"]
         if cuda:
             host.append("-DAEVB_WITH_CUDA")
         host += [word for path in system for word in ("-isystem", path)] + given
