@@ -363,7 +363,7 @@ class BuildOperators(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """What is compiled. Without it the package is Python alone, for every platform, and computes its formulas in PyTorch."""
+    """What is compiled. Without it the package is Python alone, and computes its formulas in plain PyTorch."""
     given = os.environ.get("AEVB_BUILD", "1")
     if given not in ("0", "1"):
         raise PlatformError(f"AEVB_BUILD={given}: expected 1, or 0 to install without compiled operators")
