@@ -60,6 +60,20 @@ def test_values_and_gradients(shape, n_out, tanh, bias, layout):
         assert_rounded(dbias[0], exact_dbias[0], extra * rows_g.sum(0), len(rows_x) + inner)
 
 
+@pytest.mark.parametrize("tanh", [False, True])
+@pytest.mark.parametrize("shape", [(16, 2), (600, 784)], ids=str)
+def test_numbers_that_lie_apart(shape, tanh):
+    """Of a weight and a bias with NaN in the gaps nothing but their own numbers is read."""
+    ours = layers(shape[-1], 8, tanh)[0]
+    x = torch.randn(shape)
+    expected = ours(x)
+    for parameter in ours.parameters():
+        apart = torch.full((*parameter.shape, 2), float("nan"))
+        apart[..., 0] = parameter.detach()
+        parameter.data = apart[..., 0]
+    torch.testing.assert_close(ours(x), expected)
+
+
 def test_tanh_is_exact_to_a_few_ulp():
     """Of all magnitudes, in vectors and in what is left of a row: 3 ulp, and the values that are exact, exactly."""
     exact = torch.tensor([0.5, 0.0, float("inf"), -float("inf"), 30.0, -30.0, 1e-40, -1e-40, float("nan")])

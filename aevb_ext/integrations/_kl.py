@@ -13,7 +13,7 @@ from ..functional import gaussian_kl
 from ._patch import Replacement, are_dense
 
 # The releases with which the code here was tested: it uses the registry, its cache and the two distributions.
-TORCH_VERSIONS = ("2.11.0", "2.12.0", "2.12.1", "2.13.0")
+TORCH_VERSIONS = ("2.11.0", "2.12.0", "2.12.1", "2.13.0", "2.14.1")
 
 _NORMALS, _INDEPENDENTS = (Normal, Normal), (Independent, Independent)
 

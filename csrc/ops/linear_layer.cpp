@@ -61,8 +61,11 @@ const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& linear_pointwise
 }  // namespace
 
 Tensor activated_layer(const Tensor& x, const Tensor& w, const OptionalTensor& bias, bool tanh) {
-  if (prefers_onednn(x, w) && linear_pointwise())
-    return linear_pointwise()->call(x, w, bias, tanh ? "tanh" : "none", c10::List<std::optional<at::Scalar>>(), "");
+  if (prefers_onednn(x, w) && linear_pointwise()) {
+    // It reads a bias as if it were contiguous (PyTorch 2.13 and 2.14).
+    const OptionalTensor numbers = bias ? OptionalTensor(bias->contiguous()) : bias;
+    return linear_pointwise()->call(x, w, numbers, tanh ? "tanh" : "none", c10::List<std::optional<at::Scalar>>(), "");
+  }
   if (!tanh) return at::linear(x, w, bias);
   if (!has_kernels(x)) return at::linear(x, w, bias).tanh_();
   Tensor y = empty({x.size(0), w.size(0)}, x.options());
