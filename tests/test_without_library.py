@@ -160,8 +160,9 @@ def test_cuda_tensors_in_a_build_without_cuda(nobody_was_warned):
 def test_rocm_tensors_call_themselves_cuda(monkeypatch, nobody_was_warned):
     monkeypatch.setattr(torch.version, "hip", "6.4")
     monkeypatch.setattr(_library._C, "has_cuda", True)
-    assert "cuda" not in (kernels := _library._devices_with_kernels())
-    monkeypatch.setattr(_library, "KERNELS", kernels)  # of a build with CUDA, too
+    kernels = _library._devices_with_kernels()
+    assert "cuda" not in kernels
+    monkeypatch.setattr(_library, "KERNELS", kernels)
     with pytest.warns(RuntimeWarning, match=r"no kernels for AMD GPUs \(ROCm\).* torch\.compile fuses them") as said:
         _library.warn_of_formulas("cuda")
     assert "AEVB_CUDA" not in str(said[0].message)
