@@ -45,6 +45,7 @@ def run(arguments, folder=ROOT, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_operators():
     names = [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS]
     options = ["-q", "-p", "no:cacheprovider", "-W", "ignore:aevb_ext:RuntimeWarning", "-m", "not slow"]
