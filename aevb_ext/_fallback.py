@@ -299,7 +299,14 @@ def _bernoulli(
     check_dtype(name, parameter)
     check_data(x, name, parameter, batch_dims)
     check_name("reduction", reduction, REDUCTIONS)
-    values = elements(formula, _scaled(x, x_scale, wide(parameter)), parameter)
+    return _log_prob(formula, x, parameter, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
+
+
+def _log_prob(
+    formula: Formula, x: Tensor, *parameters: Tensor, x_scale: float, reduction: str, batch_dims: int
+) -> Tensor:
+    """A likelihood's reduced values, of arguments that are checked."""
+    values = elements(formula, _scaled(x, x_scale, wide(parameters[0])), *parameters)
     return _reduce(values, x.dim() - _int(batch_dims), reduction)
 
 
@@ -321,8 +328,7 @@ def gaussian_log_prob(
     check_name("spread", spread, SPREADS)
     check_name("reduction", reduction, REDUCTIONS)
     formula = Gaussian("GaussianLogProb", Spread(spread))
-    values = elements(formula, _scaled(x, x_scale, wide(mu)), mu, logvar)
-    return _reduce(values, x.dim() - _int(batch_dims), reduction)
+    return _log_prob(formula, x, mu, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
 @_checked
@@ -356,8 +362,7 @@ def linear_bernoulli_log_prob(
 ) -> Tensor:
     logits = _layer(x, h, weight, bias, 1, None, reduction, batch_dims)
     formula = Bernoulli("LinearBernoulliLogProb")
-    values = elements(formula, _scaled(x, x_scale, wide(logits)), logits)
-    return _reduce(values, x.dim() - _int(batch_dims), reduction)
+    return _log_prob(formula, x, logits, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
 @_checked
@@ -378,8 +383,7 @@ def linear_gaussian_log_prob(
         mean, logvar = mean.chunk(2, -1)
     name = "LinearGaussianLogProb"
     formula: Formula = GaussianOfSigmoid(name) if sigmoid else Gaussian(name, Spread("logvar"))
-    values = elements(formula, _scaled(x, x_scale, wide(mean)), mean, logvar)
-    return _reduce(values, x.dim() - _int(batch_dims), reduction)
+    return _log_prob(formula, x, mean, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
 def _layer(
