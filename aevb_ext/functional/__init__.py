@@ -27,6 +27,7 @@ from .gaussian import gaussian_kl, gaussian_log_prob
 from .layout import halves, unpack_bits
 from .linear import linear_bernoulli_log_prob, linear_gaussian_log_prob
 from .sampling import binarize, noise_key, rsample, rsample_kl
+from .sampling import key_for as key_for
 
 __all__ = [
     "bernoulli_log_prob",

@@ -9,7 +9,15 @@ enum class Formula : int {
   gaussian,
   gaussian_of_sigmoid,
   gaussian_kl,
-  gaussian_kl_prior
+  gaussian_kl_prior,
+  poisson,
+  negative_binomial,
+  negative_binomial_of_logits,
+  zero_inflated_negative_binomial,
+  laplace,
+  student_t,
+  continuous_bernoulli,
+  discretized_logistic
 };
 enum class Spread : int { logvar, log_std, std, var };
 

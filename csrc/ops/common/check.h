@@ -19,6 +19,8 @@ Spread parse_spread(std::string_view name);
 bool is_floating(at::ScalarType type);
 void check_floating(const char* name, const at::Tensor& t);
 // The dtypes of a likelihood's data: floating, uint8 or bool
+// Data; `counts` may also be signed integers.
+void check_counts(const char* name, const at::Tensor& t);
 void check_data(const char* name, const at::Tensor& t);
 void check_same_device(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);
 // Floating, with the device and dtype of `other`, and broadcasting to its shape
