@@ -5,13 +5,6 @@
 
 namespace aevb::AEVB_ISA {
 
-// (x - mu) / b. No scale makes a NaN where x is mu: 0 there, and infinite elsewhere where 1 / b is.
-template <class N>
-AEVB_INLINE N standardised(N difference, N inverse) {
-  auto absent = (difference == N(0)) & (inverse == N(__builtin_inf()));
-  return select(absent, N(0), difference * inverse);
-}
-
 // log p(x | mu, b) = -log 2b - |x - mu| / b. If b is 0, it is infinite at mu and -infinite elsewhere.
 struct Laplace {
   static constexpr int arity = 3;  // x, mu, spread
@@ -21,7 +14,7 @@ struct Laplace {
 
   template <class N>
   AEVB_INLINE N value(N x, N mu, N s) const {
-    N t = standardised(abs(fma(x, N(x_scale), -mu)), spread.inverse_std(s));
+    N t = symmetric_product(abs(fma(x, N(x_scale), -mu)), spread.inverse_std(s));
     N log_width = fma(N(0.5), spread.logvar(s), N(log_2));
     return -select(t == N(__builtin_inf()), t, t + log_width);
   }
@@ -31,9 +24,9 @@ struct Laplace {
   AEVB_INLINE void gradient(N x, N mu, N s, N& dx, N& dmu, N& ds) const {
     N difference = fma(x, N(x_scale), -mu), inverse = spread.inverse_std(s);
     N sign = select(difference > N(0), N(1), select(difference < N(0), N(-1), difference));
-    dmu = standardised(sign, inverse);
+    dmu = symmetric_product(sign, inverse);
     dx = -dmu * N(x_scale);
-    ds = spread.times_slope(fma(N(0.5), standardised(abs(difference), inverse), N(-0.5)), s);
+    ds = spread.times_slope(fma(N(0.5), symmetric_product(abs(difference), inverse), N(-0.5)), s);
   }
 };
 

@@ -1,6 +1,6 @@
 // The logistic distribution over the 256 levels of a byte (Kingma et al. 2016, Salimans et al. 2017).
 #pragma once
-#include "formulas/continuous.h"
+#include "formulas/spread.h"
 
 namespace aevb::AEVB_ISA {
 
@@ -29,9 +29,9 @@ struct LogisticBin {
     sign = select(above, N(1), N(-1));
     N slope = N(-255) * sign, centre = level * sign;
     width = inverse_std * N(1.0 / 255);
-    n = standardised(fma(mu, slope, centre - N(0.5)), width);
-    f = standardised(fma(mu, slope, centre + N(0.5)), width);
-    twice_centre = N(2) * standardised(fma(mu, slope, centre), width);
+    n = symmetric_product(fma(mu, slope, centre - N(0.5)), width);
+    f = symmetric_product(fma(mu, slope, centre + N(0.5)), width);
+    twice_centre = N(2) * symmetric_product(fma(mu, slope, centre), width);
     inside = n < N(0);
     // e^-d and e^-(n + f): the larger by an exponential, and the smaller by q = p times it.
     p = exp_of_minus_abs(n);
@@ -54,7 +54,7 @@ struct LogisticBin {
   // d log P / d mu = +- (sigmoid(n) - sigmoid(-f)) / s
   AEVB_INLINE N by_mu() const {
     N top = select(inside, p, N(1));
-    return standardised(sign * top * one_minus_e_twice_centre * inverse, inverse_std);
+    return symmetric_product(sign * top * one_minus_e_twice_centre * inverse, inverse_std);
   }
 
   // d log P / d log s = n sigmoid(n) - f sigmoid(-f) - d / (e^d - 1)
@@ -88,7 +88,8 @@ struct DiscretizedLogistic {
   AEVB_INLINE void gradient(N x, N mu, N s, N& dx, N& dmu, N& ds) const {
     const LogisticBin<N> of = bin(x, mu, s);
     dmu = of.by_mu();
-    ds = spread.times_slope(N(0.5) * of.by_log_std(), s);
+    N by_log_std = of.by_log_std();
+    ds = select(by_log_std == N(0), N(0), spread.times_slope(N(0.5) * by_log_std, s));  // no 0 / 0
     dx = N(0);
   }
 

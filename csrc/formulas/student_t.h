@@ -1,6 +1,6 @@
 // Student's t, the decoder that is not moved by outliers.
 #pragma once
-#include "formulas/continuous.h"
+#include "formulas/spread.h"
 
 namespace aevb::AEVB_ISA {
 
@@ -85,9 +85,10 @@ struct StudentT {
     const Tail<N> of(fma(x, N(x_scale), -mu), spread.inverse_std(s), df);
     N constant = HalfStep<N>{of.df, of.inverse}.value() - fma(N(0.5), spread.logvar(s), N(half_log_2pi));
     N half_square = N(0.5) * of.t * of.t;  // of the Gaussian, and where y is so small, (1 + 1/df) log(1 + y) / y of it
-    N gaussian = fma(half_square, of.inverse, half_square) * fma(N(-0.5), of.y, N(1));
+    N gaussian = half_square * (N(1) + of.inverse) * fma(N(-0.5), of.y, N(1));
+    const N infinity(__builtin_inf());
     N energy = select(of.y < N(1e-8), gaussian, fma(N(0.5), of.df, N(0.5)) * of.log1p_y());
-    return select(energy == N(__builtin_inf()), -energy, constant - energy);
+    return select((constant == infinity) & (energy == infinity), -energy, constant - energy);
   }
 
   template <class N>
@@ -97,7 +98,7 @@ struct StudentT {
     // 1 / (1 + y); where y is huge, the gradient by mu.
     N quotient = select(of.far, of.df + N(1), N(1)) / select(of.far, difference, N(1) + of.y);
     N damped = of.t * quotient;
-    dmu = select(of.far, quotient, standardised(fma(damped, of.inverse, damped), inverse_std));
+    dmu = select(of.far, quotient, symmetric_product(damped * (N(1) + of.inverse), inverse_std));
     dx = -dmu * N(x_scale);
     N by_log_std = select(of.far, of.df, fma(of.t, damped, -quotient));  // (t^2 - 1) / (1 + y)
     ds = spread.times_slope(N(0.5) * by_log_std, s);
@@ -112,11 +113,12 @@ struct StudentT {
     decltype(N() > N()) far;      // 1 + y is y, and y may overflow
 
     AEVB_INLINE Tail(N difference, N inverse_std, N given_df) {
-      df = select(given_df > N(0), given_df, N(__builtin_nan("")));
-      t = standardised(difference, inverse_std);
+      const N least(N::digits > 24 ? 1e-307 : 1e-37);  // of the df whose inverse is finite
+      df = select(given_df < least, select(given_df > N(0), least, N(__builtin_nan(""))), given_df);
+      t = symmetric_product(difference, inverse_std);
       N inverse_root = N(1) / sqrt(df);
       inverse = inverse_root * inverse_root;
-      root_y = product(inverse_root, abs(t));
+      root_y = symmetric_product(inverse_root, abs(t));
       far = root_y > N(1e10);
       y = root_y * root_y;
     }
