@@ -215,7 +215,7 @@ DISCRETIZED_LOGISTIC = _operation(
     lambda s: {
         "x": torch.randint(256, (s.batch, s.event)) / 255,
         "mu": torch.rand(s.batch, s.event).requires_grad_(),
-        "log_scale": (_learnt(s.batch, s.event) - 3).detach().requires_grad_(),
+        "log_scale": (0.3 * torch.randn(s.batch, s.event) - 1.5).requires_grad_(),
     },
     {"textbook": discretized_logistic_textbook},
 )
