@@ -337,9 +337,9 @@ struct ZeroInflatedNegativeBinomial {
   struct Parts {
     N value, dmean, dtheta, dg;
     NegativeBinomial::Parts<N> nb;
-    N share;
+    decltype(N() == N()) zero;
 
-    AEVB_INLINE Parts(N x, N mean, N theta, N g) : nb(x, mean, theta) {
+    AEVB_INLINE Parts(N x, N mean, N theta, N g) : nb(x, mean, theta), zero(x == N(0)) {
       const auto counted = x > N(0), positive = g > N(0);
       const N e = exp_of_minus_abs(g), whole = ratio(N(1), N(1) + e);
       const N closed = select(positive, whole, e * whole), open = select(positive, e * whole, whole);  // pi, 1 - pi
@@ -356,12 +356,13 @@ struct ZeroInflatedNegativeBinomial {
       const N larger = select(gated, g, n), base = select(near, N(0), larger);
       value = select(counted, nb.value - select(positive, g, N(0)) - l, base + l);
       dg = select(counted, -closed, -open * structural * lost);
-      share = select(counted, N(1), sampled);
+      const N share = select(counted, N(1), sampled);
       dmean = share * nb.dmean;
       dtheta = share * nb.dtheta;
     }
 
-    AEVB_INLINE N dx() const { return product(share, nb.dx()); }
+    // A zero is of two kinds, and not the limit of small x.
+    AEVB_INLINE N dx() const { return select(zero, N(0), nb.dx()); }
   };
 };
 
