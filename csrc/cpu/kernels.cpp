@@ -1,6 +1,7 @@
 // One object for each instruction set: AEVB_ISA, its namespace, and the compiler's flags come from setup.py.
 #include "cpu/bits.h"
 #include "cpu/layer.h"
+#include "cpu/mixture.h"
 
 namespace aevb::AEVB_ISA {
 namespace {
@@ -45,8 +46,9 @@ void binarize(const BinarizeCall& call, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles,      rows,        sample_forward,
-                                   sample_backward,     binarize,   unpack_bits, activate,
-                                   activate_backward,   scale_bytes};
+extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles,           rows,
+                                   sample_forward,      sample_backward, binarize,
+                                   unpack_bits,         activate,        activate_backward,
+                                   scale_bytes,         mixture_forward, mixture_backward};
 
 }  // namespace aevb::AEVB_ISA
