@@ -16,13 +16,6 @@ AEVB_INLINE F32 exp_of_difference(F32 x) {
 
 namespace {
 
-AEVB_INLINE bool any_of(F32::mask m) { return any(m); }
-AEVB_INLINE bool any_of(F64::mask m) {
-  int64_t all = 0;
-  for (int i = 0; i < F64::lanes; ++i) all |= m[i];
-  return all;
-}
-
 constexpr int kTogether = 4;      // rows
 constexpr int64_t kStretch = 64;  // dimensions that are summed by themselves: one long sum would lose a digit
 
@@ -189,19 +182,18 @@ void add_columns_gradients(const MixtureCall& call, const Components<T>& of, con
   using N = Vec<T>;
   const int64_t step = call.problems * call.event;
   for (int64_t c = from; c < to; ++c) {
-    N w[rows];
-    squares<one, rows>(z, step, of.mu(c), of.inverse_std(c), call.event, w);
+    N q[rows], w[rows];
+    squares<one, rows>(z, step, of.mu(c), of.inverse_std(c), call.event, q);
     const N log_weight = of.log_weight(c);
-    N all(0.0);
-    auto finite = N(0.0) == N(0.0), any = N(0.0) > N(0.0);
+    typename N::mask present = {}, overflown = {};
     AEVB_UNROLL
     for (int r = 0; r < rows; ++r) {
-      finite &= w[r] < N(__builtin_inf());
-      w[r] =
-          weight_of(fma(N(-0.5), w[r], log_weight), N(double(weights[r].log_density)), N(double(weights[r].cotangent)));
-      any |= ~(w[r] == N(0.0));
+      const N a = fma(N(-0.5), q[r], log_weight);
+      w[r] = weight_of(a, N(double(weights[r].log_density)), N(double(weights[r].cotangent)));
+      present |= ~(w[r] == N(0.0));
+      overflown |= ~(q[r] < N(__builtin_inf()));
     }
-    if (!any_of(any)) continue;  // as of most components that are far from these rows
+    if (!N::any(present)) continue;  // as of most components that are far from these rows
     const int64_t at = of.at(c);
     T *of_mu = nullptr, *of_logvar = nullptr;
     if (sums.of_mu) {
@@ -211,7 +203,7 @@ void add_columns_gradients(const MixtureCall& call, const Components<T>& of, con
       for (int r = 0; r < rows; ++r) total = total + w[r];
       total.store(log_weights);
     }
-    if (any_of(~finite))
+    if (N::any(overflown))
       add_products<one, true, rows>(call, z, step, of.mu(c), of.inverse_std(c), w, of_mu, of_logvar, sums.of_z);
     else
       add_products<one, false, rows>(call, z, step, of.mu(c), of.inverse_std(c), w, of_mu, of_logvar, sums.of_z);
