@@ -144,16 +144,10 @@ struct Sums {
   T* of_z;                               // [rows of a tile, event, lanes]
 };
 
-// What a row needs of its density: where that is 0 or infinite, nothing of it has a gradient.
+// Of a row.
 template <class T>
-struct RowWeight {
-  T log_density = 0, cotangent = 0;
-
-  AEVB_INLINE RowWeight() = default;
-  AEVB_INLINE RowWeight(T value, T g) {
-    if (__builtin_fabs(value) == __builtin_inf()) return;
-    log_density = value, cotangent = g;
-  }
+struct Weight {
+  T log_density, cotangent;
 };
 
 template <bool one, bool absent, int rows, class T>
@@ -178,7 +172,7 @@ AEVB_INLINE void add_products(const MixtureCall& call, const T* z, int64_t step,
 
 template <bool one, int rows, class T>
 void add_columns_gradients(const MixtureCall& call, const Components<T>& of, const T* z, int64_t from, int64_t to,
-                           const RowWeight<T>* weights, const Sums<T>& sums) {
+                           const Weight<T>* weights, const Sums<T>& sums) {
   using N = Vec<T>;
   const int64_t step = call.problems * call.event;
   for (int64_t c = from; c < to; ++c) {
@@ -238,10 +232,11 @@ void backward(const MixtureCall& call, int64_t begin, int64_t end) {
       for (int64_t first = first_of_part; first < end_of_part; first += kMixtureRows) {
         const int64_t rows = end_of_part - first < kMixtureRows ? end_of_part - first : kMixtureRows;
         const T* const z = static_cast<const T*>(call.z) + first * step + p * call.event;
-        RowWeight<T> weights[kMixtureRows];
+        Weight<T> weights[kMixtureRows];
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t at = (first + r) * call.problems + p;
           weights[r] = {static_cast<const T*>(call.log_density)[at], static_cast<const T*>(call.cotangent)[at]};
+          without_infinite_density(weights[r].log_density, weights[r].cotangent);
         }
         fill_zeros(of_z, rows * call.event * N::lanes);
         const int64_t some = columns_together<one>(columns);

@@ -41,10 +41,16 @@ struct LogSum {
 //   d mu_kd =  sum of the rows' w_k t_kd           / sigma_kd,
 //   d v_kd  =  sum of the rows' w_k (t_kd^2 - 1)   / 2,            v = log sigma^2,
 //   d c_k   =  sum of the rows' w_k.
-// Where the density is 0 or infinite, w is 0: all terms are absent.
 template <class N>
 AEVB_INLINE N weight_of(N a, N log_density, N cotangent) {
   return cotangent * exp_of_difference(a - log_density);
+}
+
+// A row's density and cotangent, T numbers, as they go into its weights. If the density is 0 or infinite they give 0.
+template <class T>
+AEVB_INLINE void without_infinite_density(T& log_density, T& cotangent) {
+  constexpr T infinity = __builtin_inf();
+  if (log_density == infinity || log_density == -infinity) log_density = infinity, cotangent = 0;
 }
 
 // Without the factor 1 / sigma of d mu, and 1/2 of d v. `absent`: t may be infinite where w is 0.
