@@ -4,6 +4,7 @@
 #include "cuda/kernels.h"
 #include "cuda/launch.cuh"
 #include "cuda/scalar.h"
+#include "cuda/tiling.h"
 #include "formulas/mixture.h"
 
 namespace aevb::device {
@@ -122,16 +123,24 @@ class Problem {
   const int column, row;  // the thread's place in a tile
 };
 
-__device__ __forceinline__ int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+AEVB_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+AEVB_INLINE int64_t row_tiles(const MixtureCall& call) { return (call.rows + kTileRows - 1) / kTileRows; }
+AEVB_INLINE int64_t component_tiles(const MixtureCall& call) {
+  return (call.components + kTileComponents - 1) / kTileComponents;
+}
+// How many blocks share the dimensions of a tile.
+AEVB_INLINE int64_t shares(const MixtureCall& call, int dims) { return (call.event + dims - 1) / dims; }
 
-// A block has a tile of rows of a problem.
+// A block has a tile of rows of a problem, and then another one.
 template <class T>
 __global__ void __launch_bounds__(kThreads) mixture_forward(const __grid_constant__ MixtureCall call) {
   using N = Scalar<T>;
   __shared__ Staged<T> staged;
   __shared__ T most[kTileRows][kAcross + 1], sum[kTileRows][kAcross + 1];
-  const int64_t first = int64_t(blockIdx.x) * kTileRows, end = smaller(first + kTileRows, call.rows);
-  for (int64_t number = blockIdx.y; number < call.problems; number += gridDim.y) {
+  const int64_t tiles = row_tiles(call);
+  for (int64_t item = blockIdx.x; item < tiles * call.problems; item += gridDim.x) {
+    const int64_t number = item / tiles;
+    const int64_t first = item % tiles * kTileRows, end = smaller(first + kTileRows, call.rows);
     const Problem<T> problem(call, number);
     LogSum<N> own[kRowsEach];
     for (int64_t tile = 0; tile < problem.tiles(); ++tile) {
@@ -168,11 +177,12 @@ __global__ void __launch_bounds__(kThreads) mixture_of_rows(const __grid_constan
   constexpr int results = kTileRows * kDepth / kThreads;  // of a thread, each time that dimensions are staged
   __shared__ Staged<T> staged;
   __shared__ T of_pairs[kTileComponents][kTileRows + 1];
-  const int64_t dims = (call.event + kDimsOfRows - 1) / kDimsOfRows;
-  const int64_t first = blockIdx.x / dims * kTileRows, end = smaller(first + kTileRows, call.rows);
-  const int64_t first_dim = blockIdx.x % dims * kDimsOfRows;
-  const int64_t end_dim = smaller(first_dim + kDimsOfRows, call.event);
-  for (int64_t number = blockIdx.y; number < call.problems; number += gridDim.y) {
+  const int64_t tiles = row_tiles(call), dims = shares(call, kDimsOfRows);
+  for (int64_t item = blockIdx.x; item < tiles * dims * call.problems; item += gridDim.x) {
+    const int64_t number = item / tiles / dims;
+    const int64_t first = item % tiles * kTileRows, end = smaller(first + kTileRows, call.rows);
+    const int64_t first_dim = item / tiles % dims * kDimsOfRows;
+    const int64_t end_dim = smaller(first_dim + kDimsOfRows, call.event);
     const Problem<T> problem(call, number);
     N minus_dz[kDimsOfRows / kDepth][results];
     for (auto& some : minus_dz)
@@ -245,12 +255,12 @@ __global__ void __launch_bounds__(kThreads) mixture_of_components(const __grid_c
   constexpr int results = kTileComponents * kDepth / kThreads;
   __shared__ Staged<T> staged;
   __shared__ T of_pairs[kTileRows][kTileComponents + 1], sums[kAcross][kAcross + 1];
-  const int64_t dims = (call.event + kDimsOfComponents - 1) / kDimsOfComponents;
-  const int64_t tile = blockIdx.x / call.parts, part = blockIdx.x % call.parts;
-  const int64_t first_row = part * call.rows_per_part;
-  const int64_t end_row = smaller(first_row + call.rows_per_part, call.rows);
-  for (int64_t block = blockIdx.y; block < call.problems * dims; block += gridDim.y) {
-    const int64_t number = block / dims, first_dim = block % dims * kDimsOfComponents;
+  const int64_t tiles = component_tiles(call), dims = shares(call, kDimsOfComponents);
+  for (int64_t item = blockIdx.x; item < tiles * call.parts * dims * call.problems; item += gridDim.x) {
+    const int64_t tile = item % tiles, part = item / tiles % call.parts, number = item / tiles / call.parts / dims;
+    const int64_t first_row = part * call.rows_per_part;
+    const int64_t end_row = smaller(first_row + call.rows_per_part, call.rows);
+    const int64_t first_dim = item / tiles / call.parts % dims * kDimsOfComponents;
     const int64_t end_dim = smaller(first_dim + kDimsOfComponents, call.event);
     const Problem<T> problem(call, number);
     N dmu[kDimsOfComponents / kDepth][results], dv[kDimsOfComponents / kDepth][results], of_weight[kPanels];
@@ -314,27 +324,23 @@ __global__ void __launch_bounds__(kThreads) mixture_of_components(const __grid_c
   }
 }
 
-unsigned across(int64_t blocks) { return unsigned(blocks < 65535 ? blocks : 65535); }
+dim3 grid(int64_t items) { return dim3(static_cast<unsigned>(smaller(items, kMaxGrid))); }
 
 template <class T>
 cudaError_t forward(const MixtureCall& call, cudaStream_t stream) {
-  const auto tiles = unsigned((call.rows + kTileRows - 1) / kTileRows);
-  return launch(mixture_forward<T>, dim3(tiles, across(call.problems)), kThreads, stream, call);
+  return launch(mixture_forward<T>, grid(row_tiles(call) * call.problems), kThreads, stream, call);
 }
 
 template <class T>
 cudaError_t backward(const MixtureCall& call, cudaStream_t stream) {
   if (call.dz) {
-    const int64_t tiles = (call.rows + kTileRows - 1) / kTileRows, dims = (call.event + kDimsOfRows - 1) / kDimsOfRows;
-    const dim3 grid(unsigned(tiles * dims), across(call.problems));
-    const cudaError_t error = launch(mixture_of_rows<T>, grid, kThreads, stream, call);
+    const int64_t items = row_tiles(call) * shares(call, kDimsOfRows) * call.problems;
+    const cudaError_t error = launch(mixture_of_rows<T>, grid(items), kThreads, stream, call);
     if (error != cudaSuccess) return error;
   }
   if (!call.of_mu) return cudaSuccess;
-  const int64_t tiles = (call.components + kTileComponents - 1) / kTileComponents;
-  const int64_t dims = (call.event + kDimsOfComponents - 1) / kDimsOfComponents;
-  const dim3 grid(unsigned(tiles * call.parts), across(call.problems * dims));
-  return launch(mixture_of_components<T>, grid, kThreads, stream, call);
+  const int64_t items = component_tiles(call) * call.parts * shares(call, kDimsOfComponents) * call.problems;
+  return launch(mixture_of_components<T>, grid(items), kThreads, stream, call);
 }
 
 }  // namespace
