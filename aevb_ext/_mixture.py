@@ -11,7 +11,7 @@ from torch import Tensor
 from ._formulas import _product
 
 # Of rows x components x dimensions, at a time.
-_NUMBERS = 1 << 22
+_NUMBERS = 1 << 20
 
 
 def log_density(z: Tensor, mu: Tensor, v: Tensor, log_weight: Tensor, factorised: bool) -> Tensor:

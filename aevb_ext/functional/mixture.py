@@ -26,8 +26,9 @@ def mixture_log_prob(
     inputs (Tomczak & Welling 2018, arXiv 1705.07120, eq. 9). With a batch's own posteriors as components it is the
     aggregate posterior, of which beta-TCVAE's total correlation (Chen et al. 2018, arXiv 1802.04942, eq. 2) is the
     joint log density less the factorised one. The sum over components is streamed: neither the forward nor the backward
-    holds a tensor of rows times components. Where all components' densities underflow, the value is -infinity and
-    nothing has a gradient.
+    holds a tensor of rows times components, unless the gradient is to be differentiated itself (``create_graph=True``,
+    and always under ``torch.func``). Where all components' densities underflow, the value is -infinity and nothing has
+    a gradient.
 
     Args:
         z: ``[*batch, D]``, floating. All dimensions but the last index rows.

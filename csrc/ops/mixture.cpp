@@ -3,7 +3,6 @@
 //
 // The kernels take the components prepared: in panels, with 1 / sigma and the logarithm of the weight that is left of
 // each. What is prepared, and what is kept for the backward, is as large as the operands and the log density.
-#include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
@@ -248,48 +247,34 @@ variable_list MixtureLogProb::fused(const variable_list& cotangents, const varia
   return {dz, dmu, dlogvar, dlogits};
 }
 
-// The formulas of formulas/mixture.h, for some rows at a time, so that a gradient that is not differentiated again
-// (torch.func.grad) takes no more memory than these do.
+// The formulas of formulas/mixture.h. They hold what the kernels do not, numbers for all rows, components and
+// dimensions: a graph of the backward keeps its operations' operands.
 variable_list MixtureLogProb::differentiable(const variable_list& cotangents, const variable_list& saved,
                                              at::ArrayRef<bool> wanted) const {
-  constexpr int64_t numbers = int64_t(1) << 22;
   const Tensor &z = saved[kZ], &mu = saved[kMu], &logits = saved[kLogits];
   const Spread kind = parse_spread(spread);
   const auto wide = wide_type(z);
   const Tensor s = saved[kSpread].to(wide), m = mu.to(wide), shares = log_shares(mu, logits);
   const Tensor inverse_std = inverse_std_of(s, kind), c = log_weights(m, s, shares, kind, factorised);
-  const c10::SymInt dims = z.sym_size(-1);
-  const Tensor rows = z.to(wide).reshape_symint({-1, dims});
-  const Tensor g = cotangents[0].to(wide).reshape_symint({-1, 1, factorised ? dims : c10::SymInt(1)});
-  const int64_t each = (mu.sym_size(0) * dims).guard_int(__FILE__, __LINE__);
-  const int64_t some = std::max<int64_t>(numbers / std::max<int64_t>(each, 1), 1);
-  const int64_t count = rows.sym_size(0).guard_int(__FILE__, __LINE__);
-  std::vector<Tensor> of_z;
-  Tensor of_mu = at::zeros_like(m), of_v = at::zeros_like(m), of_shares = at::zeros_like(shares);
-  for (int64_t first = 0; first < count; first += some) {
-    const int64_t size = std::min(some, count - first);
-    Tensor t = product(rows.narrow(0, first, size).unsqueeze(1) - m, inverse_std);  // [rows, K, D]
-    const Tensor q = factorised ? t * t : (t * t).sum(2, /*keepdim=*/true);
-    const Tensor a = (factorised ? c : c.unsqueeze(1)) - 0.5 * q;
-    const Tensor log_density = a.logsumexp(1, /*keepdim=*/true);
-    const Tensor share = (a - log_density).exp().masked_fill(log_density.abs() == INFINITY, 0);
-    const Tensor w = g.narrow(0, first, size) * share;
-    t = t.masked_fill(w == 0, 0);
-    const Tensor of_t = w * t;
-    if (wanted[kZ]) of_z.push_back(-product(of_t, inverse_std).sum(1));
-    if (wanted[kMu]) of_mu = of_mu + product(of_t, inverse_std).sum(0);
-    if (wanted[kSpread]) of_v = of_v + 0.5 * (w * (t * t - 1)).sum(0);
-    if (wanted[kLogits]) of_shares = of_shares + w.sum({0, 2});
-  }
+  const c10::SymInt dims = z.sym_size(-1), count = c10::multiply_integers(z.sym_sizes().slice(0, z.dim() - 1));
+  const Tensor rows = z.to(wide).reshape_symint({count, 1, dims});
+  const Tensor g = cotangents[0].to(wide).reshape_symint({count, 1, factorised ? dims : c10::SymInt(1)});
+  Tensor t = product(rows - m, inverse_std);  // [rows, K, D]
+  const Tensor q = factorised ? t * t : (t * t).sum(2, /*keepdim=*/true);
+  const Tensor a = (factorised ? c : c.unsqueeze(1)) - 0.5 * q;
+  const Tensor log_density = a.logsumexp(1, /*keepdim=*/true);
+  const Tensor w = g * (a - log_density).exp().masked_fill(log_density.abs() == INFINITY, 0);
+  t = t.masked_fill(w == 0, 0);  // it may be infinite there
+  const Tensor of_mean = product(w * t, inverse_std);
   variable_list gradients(4);
-  if (wanted[kZ]) {
-    const Tensor dz = of_z.empty() ? at::zeros_like(rows) : at::cat(of_z);
-    gradients[kZ] = narrowed(dz.reshape_symint(z.sym_sizes()), z.scalar_type());
+  if (wanted[kZ]) gradients[kZ] = narrowed(-of_mean.sum(1).reshape_symint(z.sym_sizes()), z.scalar_type());
+  if (wanted[kMu]) gradients[kMu] = narrowed(of_mean.sum(0), mu.scalar_type());
+  if (wanted[kSpread])
+    gradients[kSpread] = as_operand(times_slope(0.5 * (w * (t * t - 1)).sum(0), s, kind), saved[kSpread]);
+  if (wanted[kLogits] && logits.defined()) {
+    const Tensor total = w.sum({0, 2});
+    gradients[kLogits] = narrowed(total - shares.exp() * total.sum(), logits.scalar_type());
   }
-  if (wanted[kMu]) gradients[kMu] = narrowed(of_mu, mu.scalar_type());
-  if (wanted[kSpread]) gradients[kSpread] = as_operand(times_slope(of_v, s, kind), saved[kSpread]);
-  if (wanted[kLogits] && logits.defined())
-    gradients[kLogits] = narrowed(of_shares - shares.exp() * of_shares.sum(), logits.scalar_type());
   return gradients;
 }
 
