@@ -91,6 +91,10 @@ class Problem {
                            N(staged.inverse_std[depth][k]));
   }
 
+  __device__ N inverse_std(const Staged<T>& staged, int j, int depth) const {
+    return N(staged.inverse_std[depth][j * kPanel + column]);
+  }
+
   // The weights of the thread's pairs.
   __device__ void weights(Staged<T>& staged, int64_t first, int64_t end, int64_t tile,
                           N (&w)[kRowsEach][kPanels]) const {
@@ -170,6 +174,18 @@ __global__ void __launch_bounds__(kThreads) mixture_forward(const __grid_constan
   }
 }
 
+// The sums of what the threads of a tile have, over its rows or its columns, in order: `own` becomes that of the
+// thread's column or row. Every thread of the block calls this.
+template <bool over_rows, class T>
+__device__ __forceinline__ void add_up(Scalar<T>& own, T (&shared)[kAcross][kAcross + 1]) {
+  const int column = threadIdx.x % kAcross, row = threadIdx.x / kAcross;
+  __syncthreads();
+  shared[row][column] = own.v;
+  __syncthreads();
+  own = Scalar<T>(0);
+  for (int i = 0; i < kAcross; ++i) own = own + Scalar<T>(over_rows ? shared[i][column] : shared[row][i]);
+}
+
 // A block has the gradients of a tile of rows of a problem, for some of its dimensions.
 template <class T>
 __global__ void __launch_bounds__(kThreads) mixture_of_rows(const __grid_constant__ MixtureCall call) {
@@ -234,18 +250,6 @@ __global__ void __launch_bounds__(kThreads) mixture_of_rows(const __grid_constan
       }
     }
   }
-}
-
-// The sum of what the threads of a tile's column (in `sum`) have, in order. Every thread of the block calls this.
-template <class T>
-__device__ __forceinline__ Scalar<T> column_sum(Scalar<T> own, T (&shared)[kAcross][kAcross + 1]) {
-  const int column = threadIdx.x % kAcross, row = threadIdx.x / kAcross;
-  __syncthreads();
-  shared[row][column] = own.v;
-  __syncthreads();
-  Scalar<T> total(0);
-  for (int i = 0; i < kAcross; ++i) total = total + Scalar<T>(shared[i][column]);
-  return total;
 }
 
 // A block has the sums of a part's rows for a tile of components of a problem, for some of its dimensions.
@@ -315,11 +319,79 @@ __global__ void __launch_bounds__(kThreads) mixture_of_components(const __grid_c
       }
     }
     for (int j = 0; j < kPanels; ++j) {
-      const N total = column_sum(of_weight[j], sums);
+      add_up<true>(of_weight[j], sums);
       const int64_t panel = tile * kPanels + j;
       if (problem.row == 0 && panel < problem.panels() && first_dim == 0)
         static_cast<T*>(call.of_log_weight)[(of_part + number * problem.panels() + panel) * kPanel + problem.column] =
-            total.v;
+            of_weight[j].v;
+    }
+  }
+}
+
+// The same where a problem has one dimension: each thread adds up its own pairs.
+template <class T>
+__global__ void __launch_bounds__(kThreads) mixture_of_rows_of_one(const __grid_constant__ MixtureCall call) {
+  using N = Scalar<T>;
+  __shared__ Staged<T> staged;
+  __shared__ T sums[kAcross][kAcross + 1];
+  const int64_t tiles = row_tiles(call);
+  for (int64_t item = blockIdx.x; item < tiles * call.problems; item += gridDim.x) {
+    const int64_t number = item / tiles;
+    const int64_t first = item % tiles * kTileRows, end = smaller(first + kTileRows, call.rows);
+    const Problem<T> problem(call, number);
+    N minus_dz[kRowsEach];
+    for (N& each : minus_dz) each = N(0);
+    for (int64_t tile = 0; tile < problem.tiles(); ++tile) {
+      N w[kRowsEach][kPanels], dmu(0), dv(0);
+      problem.weights(staged, first, end, tile, w);
+#pragma unroll
+      for (int i = 0; i < kRowsEach; ++i)
+#pragma unroll
+        for (int j = 0; j < kPanels; ++j)
+          add_gradients<true>(w[i][j], problem.standardised(staged, i, j, 0), problem.inverse_std(staged, j, 0),
+                              minus_dz[i], dmu, dv);
+    }
+    for (int i = 0; i < kRowsEach; ++i) {
+      add_up<false>(minus_dz[i], sums);
+      const int64_t r = first + problem.row + i * kAcross;
+      if (problem.column == 0 && r < end) static_cast<T*>(call.dz)[r * call.problems + number] = -minus_dz[i].v;
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) mixture_of_components_of_one(const __grid_constant__ MixtureCall call) {
+  using N = Scalar<T>;
+  __shared__ Staged<T> staged;
+  __shared__ T sums[kAcross][kAcross + 1];
+  const int64_t tiles = component_tiles(call);
+  for (int64_t item = blockIdx.x; item < tiles * call.parts * call.problems; item += gridDim.x) {
+    const int64_t tile = item % tiles, part = item / tiles % call.parts, number = item / tiles / call.parts;
+    const int64_t first_row = part * call.rows_per_part;
+    const int64_t end_row = smaller(first_row + call.rows_per_part, call.rows);
+    const Problem<T> problem(call, number);
+    N dmu[kPanels], dv[kPanels], of_weight[kPanels];
+    for (int j = 0; j < kPanels; ++j) dmu[j] = dv[j] = of_weight[j] = N(0);
+    for (int64_t first = first_row; first < end_row; first += kTileRows) {
+      N w[kRowsEach][kPanels], minus_dz(0);
+      problem.weights(staged, first, end_row, tile, w);
+#pragma unroll
+      for (int i = 0; i < kRowsEach; ++i)
+#pragma unroll
+        for (int j = 0; j < kPanels; ++j) {
+          add_gradients<true>(w[i][j], problem.standardised(staged, i, j, 0), problem.inverse_std(staged, j, 0),
+                              minus_dz, dmu[j], dv[j]);
+          of_weight[j] = of_weight[j] + w[i][j];
+        }
+    }
+    for (int j = 0; j < kPanels; ++j) {
+      add_up<true>(dmu[j], sums), add_up<true>(dv[j], sums), add_up<true>(of_weight[j], sums);
+      const int64_t panel = tile * kPanels + j;
+      if (problem.row != 0 || panel >= problem.panels()) continue;
+      const int64_t at = ((part * call.problems + number) * problem.panels() + panel) * kPanel + problem.column;
+      static_cast<T*>(call.of_mu)[at] = dmu[j].v;
+      static_cast<T*>(call.of_logvar)[at] = dv[j].v;
+      static_cast<T*>(call.of_log_weight)[at] = of_weight[j].v;
     }
   }
 }
@@ -333,14 +405,17 @@ cudaError_t forward(const MixtureCall& call, cudaStream_t stream) {
 
 template <class T>
 cudaError_t backward(const MixtureCall& call, cudaStream_t stream) {
+  const bool one = call.event == 1;
   if (call.dz) {
     const int64_t items = row_tiles(call) * shares(call, kDimsOfRows) * call.problems;
-    const cudaError_t error = launch(mixture_of_rows<T>, grid(items), kThreads, stream, call);
+    const auto kernel = one ? mixture_of_rows_of_one<T> : mixture_of_rows<T>;
+    const cudaError_t error = launch(kernel, grid(items), kThreads, stream, call);
     if (error != cudaSuccess) return error;
   }
   if (!call.of_mu) return cudaSuccess;
   const int64_t items = component_tiles(call) * call.parts * shares(call, kDimsOfComponents) * call.problems;
-  return launch(mixture_of_components<T>, grid(items), kThreads, stream, call);
+  const auto kernel = one ? mixture_of_components_of_one<T> : mixture_of_components<T>;
+  return launch(kernel, grid(items), kThreads, stream, call);
 }
 
 }  // namespace
