@@ -159,7 +159,7 @@ Tensor forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, const Op
 int64_t rows_per_part(const MixtureCall& call, bool with_sums) {
   constexpr int64_t most = 32, numbers = int64_t(1) << 21;
   const int64_t each = call.problems * call.components * call.event;
-  const int64_t parts = with_sums ? std::clamp<int64_t>(numbers / each, 4, most) : call.rows;
+  const int64_t parts = with_sums ? std::clamp<int64_t>(numbers / each, 4, most) : 2 * most;
   const int64_t tiles = (call.rows + kMixtureRows - 1) / kMixtureRows;
   return std::max<int64_t>((tiles + parts - 1) / parts, with_sums ? 2 : 1) * kMixtureRows;
 }
@@ -181,7 +181,8 @@ Gradients backward(const Tensor& cotangent, const Tensor& z, const Tensor& mu, c
   }
   variable_list gradients(4);
   for (size_t k = 0; k < inputs.size(); ++k)
-    if (wanted[k] && inputs[k].defined()) gradients[k] = empty(inputs[k].sym_sizes(), inputs[k].options());
+    if (wanted[k] && inputs[k].defined() && (k == kZ || z.is_meta() || z.numel() == 0))
+      gradients[k] = empty(inputs[k].sym_sizes(), inputs[k].options());
   const auto result = [&]() -> Gradients { return {gradients[0], gradients[1], gradients[2], gradients[3]}; };
   if (z.is_meta()) return result();
   if (z.numel() == 0) {
