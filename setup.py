@@ -16,7 +16,7 @@ Environment variables:
     MAX_JOBS              how many compilers run at once. Default: one per core.
 
 Ninja runs the compilers, as it does for torch's own BuildExtension, which knows one set of flags for all C++ sources:
-here the CPU kernels are one source compiled once per instruction set, and library.cpp alone is told the commit, so that
+here the sources of the CPU kernels are compiled once per instruction set, and library.cpp alone is told the commit, so that
 a new commit does not compile everything again.
 """
 
@@ -58,7 +58,8 @@ from setup_version import OLDEST_TORCH, commit, freeze, minor, requirements, tor
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 
-KERNELS = CSRC / "cpu" / "kernels.cpp"
+CHOICE_OF_KERNELS = CSRC / "cpu" / "instruction_sets.cpp"
+KERNELS = sorted(set(CSRC.glob("cpu/*.cpp")) - {CHOICE_OF_KERNELS})
 TORCH_H = "ops/common/torch.h"
 INSTRUCTION_SETS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64") and os.environ.get("AEVB_CPU_ISA") != "baseline":
@@ -328,9 +329,9 @@ class BuildOperators(build_ext):
             objects += [compiled(source, nvcc, of_all) for source in sorted(CSRC.glob("cuda/*.cu"))]
         for name, flags in reversed(INSTRUCTION_SETS.items()):
             command = [*plain, *KERNEL_FLAGS, *flags, f"-DAEVB_ISA={name}", *given]
-            objects.append(compiled(KERNELS, command, of_all, f".{name}.o"))
+            objects += [compiled(source, command, of_all, f".{name}.o") for source in KERNELS]
         choice = ["-DAEVB_BASELINE_ONLY"] if len(INSTRUCTION_SETS) == 1 else []
-        objects.append(compiled(CSRC / "cpu" / "instruction_sets.cpp", [*plain, *choice, *given], of_all))
+        objects.append(compiled(CHOICE_OF_KERNELS, [*plain, *choice, *given], of_all))
         sources = set(CSRC.glob("ops/**/*.cpp"))
         if not cuda:
             sources -= set(CSRC.glob("ops/**/*_cuda.cpp"))

@@ -33,6 +33,7 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DATA = (*FLOATING, torch.uint8, torch.bool)
 # Integers that the operators do not take as data; some callers convert them.
 SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
+COUNTS = (*DATA, torch.int16, torch.int32, torch.int64)  # what likelihoods of counts take as data
 INTEGERS = (*SIGNED, torch.uint16, torch.uint32, torch.uint64)
 
 
@@ -235,6 +236,8 @@ shape = kind(_is_shape, "a tuple of integers")
 # The check of each argument name, the same in every function that has it.
 KINDS: dict[str, Check] = {
     **dict.fromkeys(("mu", "logvar", "prior_mu", "prior_logvar", "logits", "probs", "h", "weight", "bias"), floating),
+    **dict.fromkeys(("rate", "log_rate", "mean", "dispersion", "total_count", "gate_logits"), floating),
+    **dict.fromkeys(("scale", "log_scale", "df"), floating),
     **dict.fromkeys(("input", "recon_x"), floating),
     **dict.fromkeys(("x", "value", "target"), data),
     "params": tensor(),
@@ -244,7 +247,7 @@ KINDS: dict[str, Check] = {
     **dict.fromkeys(("sample_shape", "batch_shape", "shape"), shape),
     "other": instance(torch.distributions.Distribution, "a distribution"),
     "x_scale": number,
-    **dict.fromkeys(("sigmoid", "soft", "tanh"), truth),
+    **dict.fromkeys(("sigmoid", "soft", "tanh", "validate_args"), truth),
     "net": kind(callable, "a module, or a function of tensors"),
     "z": tensor(),
     "spread": instance(str, '"logvar", "log_std", "std" or "var"'),

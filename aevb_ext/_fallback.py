@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
-from ._arguments import check_dtype, explain, sizes
+from ._arguments import KINDS, check_dtype, explain, sizes
 from ._dtypes import promoted, wide, widened
 from ._formulas import (
     Bernoulli,
@@ -58,6 +58,7 @@ __all__ = [
     "halves",
     "linear_bernoulli_log_prob",
     "linear_gaussian_log_prob",
+    "log_prob",
     "rsample",
     "rsample_kl",
     "unpack_bits",
@@ -329,6 +330,39 @@ def gaussian_log_prob(
     check_name("reduction", reduction, REDUCTIONS)
     formula = Gaussian("GaussianLogProb", Spread(spread))
     return _log_prob(formula, x, mu, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
+
+
+def log_prob(
+    name: str, x: Tensor, parameters: dict[str, Tensor], form: str, *, x_scale: float, reduction: str, batch_dims: int
+) -> Tensor:
+    """The elementwise likelihood ``name``.
+
+    It is the reference formula in float64, whose digits make up for those that it cancels.
+    """
+    if not torch.compiler.is_compiling():
+        for argument, given in {"x_scale": x_scale, "reduction": reduction, "batch_dims": batch_dims}.items():
+            KINDS[argument](argument, given)
+        for t in (x, *parameters.values()):
+            if isinstance(t, Tensor):
+                warn_of_formulas(t.device.type)
+    (first, full), *others = zip(parameters, _operands(*parameters.values()), strict=True)
+    check_dtype(first, full)
+    for other, t in others:
+        check_like(other, t, first, full)
+    check_data(x, first, full, batch_dims, counts=True)
+    check_name("reduction", reduction, REDUCTIONS)
+    options = {}
+    if name in _SCALES:
+        check_name("spread", form, ("scale", "log_scale"))
+        options["spread"] = form
+    dtype = torch.float32 if full.device.type == "mps" else torch.float64  # which MPS does not have
+    given = {k: widened(t, dtype) for k, t in [(first, full), *others]}
+    x = _scaled(x, x_scale, dtype)
+    values = getattr(reference, name)(x, **given, **options, reduction="none", batch_dims=_int(batch_dims))
+    return _reduce(values.to(wide(full)), x.dim() - _int(batch_dims), reduction)
+
+
+_SCALES = ("laplace_log_prob", "student_t_log_prob", "discretized_logistic_log_prob")
 
 
 @_checked

@@ -302,4 +302,4 @@ def _in_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
-_in_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as functional._call_number
+_in_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as sampling._call_number

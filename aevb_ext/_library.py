@@ -240,7 +240,7 @@ def warn_of_formulas(device: str) -> None:
     )
 
 
-# As functional._call_number: torch.compile calls it while it traces.
+# As functional.sampling._call_number: torch.compile calls it while it traces.
 warn_of_formulas._dynamo_marked_constant = True  # type: ignore[attr-defined]  # any function has attributes
 
 

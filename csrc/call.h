@@ -11,11 +11,13 @@
 
 namespace aevb {
 
-enum class Type : int { f64, f32, bf16, f16, u8 };
+enum class Type : int { f64, f32, bf16, f16, u8, i16, i32, i64 };
 constexpr int size_of(Type type) {
   switch (type) {
-    case Type::f64: return 8;
-    case Type::f32: return 4;
+    case Type::f64:
+    case Type::i64: return 8;
+    case Type::f32:
+    case Type::i32: return 4;
     case Type::u8: return 1;
     default: return 2;
   }

@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from aevb_ext import functional
+from aevb_ext import _library
 
 FEATURES, EVENT = 4, 3  # of a data point, and of the tensors that a program makes of it
 
@@ -116,4 +116,4 @@ def same_bits(found, expected):
 
 def in_plain_pytorch():
     """Within it every public function computes its formula in plain PyTorch, as on a device without kernels."""
-    return mock.patch.object(functional, "KERNELS", frozenset())
+    return mock.patch.object(_library, "KERNELS", frozenset())

@@ -53,6 +53,10 @@ AEVB_INLINE U32x extended(const uint8_t* p) {
 }
 
 AEVB_INLINE F32 widen(const BFloat16* p) { return {(F32::raw)(extended(&p->bits) << 16)}; }
+AEVB_INLINE F32 widen(const int16_t* p) {
+  const U32x upper = extended((const uint16_t*)p) << 16;  // from which the sign is shifted down
+  return {__builtin_convertvector((F32::mask)upper >> 16, F32::raw)};
+}
 AEVB_INLINE F32 widen(const uint8_t* p) { return {__builtin_convertvector((F32::mask)extended(p), F32::raw)}; }
 
 AEVB_INLINE F32 widen(const Half* p) {
@@ -129,7 +133,7 @@ AEVB_INLINE void narrow_gradient(F32 a, BFloat16* p) {
 template <bool gradient>
 AEVB_INLINE void narrow_two(F32 a, F32 b, BFloat16* p) {
   const int32_t largest = gradient ? 0x7f7f7fff : 0x7f800000;
-  if (__builtin_expect(any((abs(a).bits() > largest) | (abs(b).bits() > largest)), 0)) {
+  if (__builtin_expect(F32::any((abs(a).bits() > largest) | (abs(b).bits() > largest)), 0)) {
     gradient ? narrow_gradient(a, p) : narrow(a, p);
     gradient ? narrow_gradient(b, p + F32::lanes) : narrow(b, p + F32::lanes);
   } else {
@@ -139,7 +143,7 @@ AEVB_INLINE void narrow_two(F32 a, F32 b, BFloat16* p) {
 template <bool gradient>
 AEVB_INLINE void narrow_two(F32 a, F32 b, Half* p) {
   const F32 largest(65504.0);
-  if (gradient && __builtin_expect(any((abs(a) > largest) | (abs(b) > largest)), 0)) {
+  if (gradient && __builtin_expect(F32::any((abs(a) > largest) | (abs(b) > largest)), 0)) {
     narrow_gradient(a, p);
     narrow_gradient(b, p + F32::lanes);
   } else {
@@ -191,6 +195,9 @@ void gather(Type type, const void* base, int64_t offset, int64_t stride, int cou
     case Type::bf16: return gather(static_cast<const BFloat16*>(base) + offset, stride, count, to);
     case Type::f16: return gather(static_cast<const Half*>(base) + offset, stride, count, to);
     case Type::u8: return gather(static_cast<const uint8_t*>(base) + offset, stride, count, to);
+    case Type::i16: return gather(static_cast<const int16_t*>(base) + offset, stride, count, to);
+    case Type::i32: return gather(static_cast<const int32_t*>(base) + offset, stride, count, to);
+    case Type::i64: return gather(static_cast<const int64_t*>(base) + offset, stride, count, to);
   }
 }
 
@@ -347,6 +354,9 @@ void gather(Type type, const void* base, int64_t offset, int64_t row_step, int64
     case Type::bf16: return from(static_cast<const BFloat16*>(base));
     case Type::f16: return from(static_cast<const Half*>(base));
     case Type::u8: return from(static_cast<const uint8_t*>(base));
+    case Type::i16: return from(static_cast<const int16_t*>(base));
+    case Type::i32: return from(static_cast<const int32_t*>(base));
+    case Type::i64: return from(static_cast<const int64_t*>(base));
   }
 }
 

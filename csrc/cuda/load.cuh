@@ -311,8 +311,7 @@ template <class N>
 struct Element<Any, N> {
   using Raw = N;
   static __device__ __forceinline__ const void* advance(Type type, const void* p, int64_t elements) {
-    const int size = type == Type::f64 ? 8 : type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2;
-    return static_cast<const char*>(p) + elements * size;
+    return static_cast<const char*>(p) + elements * size_of(type);
   }
   static __device__ __forceinline__ Raw get(Type type, const void* p, int64_t at) {
     switch (type) {
@@ -320,6 +319,9 @@ struct Element<Any, N> {
       case Type::bf16: return as<__nv_bfloat16>(p, at);
       case Type::f16: return as<__half>(p, at);
       case Type::u8: return as<uint8_t>(p, at);
+      case Type::i16: return as<int16_t>(p, at);
+      case Type::i32: return as<int32_t>(p, at);
+      case Type::i64: return as<int64_t>(p, at);
       default: return as<float>(p, at);
     }
   }

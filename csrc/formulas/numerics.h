@@ -27,6 +27,14 @@ AEVB_INLINE N product(N a, N b) {
   return select(a == N(0), N(0), a * b);
 }
 
+// a * b, where 0 times infinity is 0 and a NaN stays one.
+template <class N>
+AEVB_INLINE N symmetric_product(N a, N b) {
+  const N infinity(__builtin_inf());
+  auto undefined = ((a == N(0)) & (abs(b) == infinity)) | ((b == N(0)) & (abs(a) == infinity));
+  return select(undefined, N(0), a * b);
+}
+
 // e^(factor x)
 template <class N>
 AEVB_INLINE N exp_of(double factor, N x) {
@@ -152,6 +160,12 @@ struct Exponential {
     }
   }
 };
+
+// e^x - 1 for x <= 0
+template <class N>
+AEVB_INLINE N expm1_of_negative(N x) {
+  return Exponential<N>(x).expm1;
+}
 
 // a - log(1 + t) for 0 <= t <= 1, the range that a softplus needs: one polynomial, without the division and the cases
 // of the general logarithm. It is the minimax polynomial (Remez), with an error of 0.08 ulp in float32 before rounding,

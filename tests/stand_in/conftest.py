@@ -2,7 +2,7 @@ import pytest
 import torch
 from no_numbers import RUNTIME, calls
 
-from aevb_ext import functional
+from aevb_ext import _library
 
 
 @pytest.fixture(autouse=True)
@@ -16,4 +16,4 @@ def nothing_asked_before(monkeypatch):
 def kernels_for_cuda(monkeypatch):
     """The CPU build has none for CUDA's tensors, and what is asked here is how its operators are called."""
     if not RUNTIME:
-        monkeypatch.setattr(functional, "KERNELS", functional.KERNELS | {"cuda"})
+        monkeypatch.setattr(_library, "KERNELS", _library.KERNELS | {"cuda"})

@@ -18,6 +18,9 @@ Type type_of(at::ScalarType type) {
     case at::kHalf: return Type::f16;
     case at::kByte:
     case at::kBool: return Type::u8;
+    case at::kShort: return Type::i16;
+    case at::kInt: return Type::i32;
+    case at::kLong: return Type::i64;
     default: return Type::f32;
   }
 }

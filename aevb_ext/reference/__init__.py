@@ -11,21 +11,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._types import Device, Generators
-from .noise import keys_of, standard_normal, words
+from .._types import Device, Generators
+from ..noise import keys_of, standard_normal, words
+from ._common import _logvar, _reduce, _wide
+from .continuous import (
+    continuous_bernoulli_log_prob,
+    discretized_logistic_log_prob,
+    laplace_log_prob,
+    student_t_log_prob,
+)
+from .counts import (
+    negative_binomial_log_prob,
+    poisson_log_prob,
+    zero_inflated_negative_binomial_log_prob,
+)
 
 __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
     "binarize",
+    "continuous_bernoulli_log_prob",
+    "discretized_logistic_log_prob",
     "gaussian_kl",
     "gaussian_log_prob",
+    "laplace_log_prob",
     "linear_bernoulli_log_prob",
     "linear_gaussian_log_prob",
+    "negative_binomial_log_prob",
     "noise_key",
+    "poisson_log_prob",
     "rsample",
     "rsample_kl",
+    "student_t_log_prob",
     "unpack_bits",
+    "zero_inflated_negative_binomial_log_prob",
 ]
 
 
@@ -182,35 +201,3 @@ def linear_gaussian_log_prob(
         mean, logvar = mean.chunk(2, -1)
     mean = _wide(mean).sigmoid() if sigmoid else mean
     return gaussian_log_prob(x, mean, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
-
-
-def _wide(t: Tensor) -> Tensor:
-    """The tensor in the dtype of the arithmetic: float64 for float64, else float32."""
-    return t if t.dtype == torch.float64 else t.float()
-
-
-def _logvar(s: Tensor, spread: str) -> Tensor:
-    match spread:
-        case "logvar":
-            return s
-        case "log_std":
-            return 2 * s
-        case "std":
-            return 2 * s.log()
-        case "var":
-            return s.log()
-    raise ValueError(f'spread must be "logvar", "log_std", "std" or "var", got "{spread}"')
-
-
-def _reduce(values: Tensor, event_dims: int, reduction: str) -> Tensor:
-    if reduction == "none":
-        return values
-    per_sample = values.flatten(values.dim() - event_dims).sum(-1) if event_dims else values
-    match reduction:
-        case "sample":
-            return per_sample
-        case "sum":
-            return per_sample.sum()
-        case "mean":
-            return per_sample.mean()
-    raise ValueError(f'reduction must be "none", "sample", "sum" or "mean", got "{reduction}"')
