@@ -476,8 +476,10 @@ def mixture_log_prob(
     dtype = wide(z)
     wide_z, mu, s, *logits = (widened(t, dtype) for t in (z, mu_k, logvar_k, *logits))
     log_weight = torch.log_softmax(logits[0] if logits else mu.new_zeros(mu.shape[0]), 0)
-    v = Spread(spread).logvar(s).expand(mu.shape)
-    density = log_density(wide_z.reshape(-1, z.shape[-1]), mu, v, log_weight, bool(factorised))
+    v = Spread(spread).logvar(s).expand(mu.shape).contiguous()
+    # Contiguous, so that a row has the same bits in every layout.
+    rows = wide_z.reshape(math.prod(z.shape[:-1]), z.shape[-1]).contiguous()
+    density = log_density(rows, mu.contiguous(), v, log_weight, bool(factorised))
     return reduce_mixture(density.reshape(z.shape if factorised else z.shape[:-1]), factorised, reduction)
 
 

@@ -54,7 +54,7 @@ def _of_layer(function, width, logvar=False, **options):
 def _of_components(z, **options):
     """Of a mixture of two components."""
     mu = torch.linspace(-1, 1, 2 * EVENT, device=z.device).to(z.dtype).reshape(2, EVENT)
-    return aevb_ext.mixture_log_prob(z, mu, mu / 2, mu[:, 0], **options)
+    return aevb_ext.mixture_log_prob(z, mu, mu, mu[:, 0], **options)
 
 
 FUNCTIONS = [
