@@ -69,6 +69,8 @@ def pytest_collection_modifyitems(items):
         for name in markers:
             if marker := item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=marker.args[0]))
+    # The longest first: in the end no process waits for another's.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)] if GPU or REHEARSED else ["cpu"])
