@@ -20,18 +20,22 @@ def _settings():
     return {name: getattr(torch, name)() for name in (*names, "are_deterministic_algorithms_enabled")}
 
 
+# Without a GPU the thousands of tests of one are not collected: to skip them takes as long as many tests.
+GPU = torch.cuda.is_available()
+# For each kind of device that has not begun, torch.manual_seed writes down who called: longer than many tests take.
+SEEDS = (random.seed, np.random.seed, torch.manual_seed if GPU else torch.default_generator.manual_seed)
+
+
 @pytest.fixture(autouse=True)
 def alone():
     """A test draws the numbers that it draws when it is run alone, and leaves the settings as they were."""
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
+    for seed in SEEDS:
         seed(6114)  # and not 0, which many tests have generators of
     before = _settings()
     yield
     assert _settings() == before
 
 
-# Without a GPU the thousands of tests of one are not collected: to skip them takes as long as many tests.
-GPU = torch.cuda.is_available()
 # In a rehearsal (benchmarks/gpu_check.py) emulated kernels on CPU tensors stand for a GPU.
 REHEARSED = os.environ.get("AEVB_GPU") == "rehearsed"
 
@@ -65,6 +69,8 @@ def pytest_collection_modifyitems(items):
         for name in markers:
             if marker := item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=marker.args[0]))
+    # The longest first: in the end no process waits for another's.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)] if GPU or REHEARSED else ["cpu"])

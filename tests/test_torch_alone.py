@@ -10,6 +10,7 @@ import pytest
 from aevb_ext import _extras
 
 ROOT = Path(__file__).parents[1]
+of_python = pytest.mark.once("what is said of a missing package is Python")
 HIDDEN = {module for modules in _extras.EXTRAS.values() for module in modules.values()} | {"tomli"}
 
 
@@ -49,6 +50,7 @@ def test_what_the_operators_import():
     assert ours & {f"aevb_ext.{name}" for name in trainer} == set()
 
 
+@of_python
 def test_each_part_of_the_trainer_asks_for_its_extra():
     parts = ["data", "estimators", "factor_analysis", "learners", "paper", "report", "train", "uses"]
     done = run(
@@ -65,6 +67,7 @@ def test_each_part_of_the_trainer_asks_for_its_extra():
         assert "numpy, matplotlib" in line and line.endswith(f"type `{_extras.command('train')}`")
 
 
+@of_python
 def test_the_command_asks_for_its_extra():
     """Without a traceback: it is installed with the operators."""
     programs = "from aevb_ext.cli import main; raise SystemExit(main())", "import aevb_ext.__main__"
@@ -85,6 +88,7 @@ USES = {
 }
 
 
+@of_python
 def test_a_use_of_a_package_that_is_missing_asks_for_the_extra():
     for module in USES:
         pytest.importorskip(module)
