@@ -5,7 +5,8 @@
 // a negative x gives NaN.
 //
 // value_and_gradient shares what both need, and computes the derivative by x, which takes as long as all else, only
-// where it is wanted: data seldom has a gradient.
+// where it is wanted: data seldom has a gradient. What is added to a product is added to a rounded one, or by fma: a
+// value has the same bits with gradients and without.
 #pragma once
 #include "formulas/log_gamma.h"
 #include "formulas/spread.h"
@@ -117,24 +118,24 @@ struct Poisson {
 
   template <class N>
   AEVB_INLINE N value(N x, N s) const {
-    x = not_negative(x * N(x_scale));
+    x = not_negative(rounded_product(x, N(x_scale)));
     const N r = rate(s);
     // All else is nothing beside a very large rate.
     const auto counted = (x > N(0)) & (r < N(1e30));
     N value = x * N(0) - r;
     if (N::any(counted)) {
-      const N inverse = N(1) / x, log_x = log_of_normal(x), distance = (r - x) * inverse;
+      const N inverse = N(1) / x, log_x = log_of_normal(x), distance = rounded_product(r - x, inverse);
       N excess = LogNearOne<N>(distance, r * inverse).excess;
       const auto tiny = r < N(0x1p-60);
       if (N::any(tiny)) excess = select(tiny, distance - ((of_log() ? s : log(r)) - log_x), excess);
-      value = select(counted, count_term(x, inverse, log_x) - x * excess, value);
+      value = select(counted, fma(-x, excess, count_term(x, inverse, log_x)), value);
     }
     return value;
   }
 
   template <class N>
   AEVB_INLINE void gradient(N x, N s, N& dx, N& ds) const {
-    x = not_negative(x * N(x_scale));
+    x = not_negative(rounded_product(x, N(x_scale)));
     const N r = rate(s);
     if (of_log()) {
       ds = x - r;
@@ -175,7 +176,7 @@ struct NegativeBinomial {
 
   template <class N>
   AEVB_INLINE N value(N x, N mean, N theta) const {
-    return Parts<N>(x * N(x_scale), mean, theta).value;
+    return Parts<N>(rounded_product(x, N(x_scale)), mean, theta).value;
   }
 
   template <class N>
@@ -186,7 +187,7 @@ struct NegativeBinomial {
 
   template <class N>
   AEVB_INLINE void value_and_gradient(bool of_x, N& value, N x, N mean, N theta, N& dx, N& dmean, N& dtheta) const {
-    const Parts<N> of(x * N(x_scale), mean, theta);
+    const Parts<N> of(rounded_product(x, N(x_scale)), mean, theta);
     value = of.value;
     dmean = of.dmean;
     dtheta = of.dtheta;
@@ -204,14 +205,14 @@ struct NegativeBinomial {
       mean = select(given_mean > N(0x1p64), N(0x1p64), given_mean);
       inverse = ratio(N(1), mean + theta);
       const N failure = theta * inverse, distance = x - mean, odds = (x + theta) * inverse;
-      const LogNearOne<N> v(distance * inverse, odds);
-      value = theta * v.logarithm;
+      const LogNearOne<N> v(rounded_product(distance, inverse), odds);
+      value = rounded_product(theta, v.logarithm);
       dmean = -failure;
       dtheta = -v.excess;
       const auto counted = x > N(0);
       if (N::any(counted)) {
         const N inverse_x = ratio(N(1), x);
-        const N shift = -(failure * distance) * inverse_x;
+        const N shift = rounded_product(-failure * distance, inverse_x);
         N excess = LogNearOne<N>(shift, odds * (mean * inverse_x)).excess;
         const auto tiny = mean < N(0x1p-60);
         if (N::any(tiny)) excess = select(tiny, shift - (log(mean) - log(x) + log(odds)), excess);
@@ -238,7 +239,7 @@ struct NegativeBinomialOfLogits {
 
   template <class N>
   AEVB_INLINE N value(N x, N logits, N total) const {
-    return Parts<N>(x * N(x_scale), logits, total).value;
+    return Parts<N>(rounded_product(x, N(x_scale)), logits, total).value;
   }
 
   template <class N>
@@ -249,7 +250,7 @@ struct NegativeBinomialOfLogits {
 
   template <class N>
   AEVB_INLINE void value_and_gradient(bool of_x, N& value, N x, N logits, N total, N& dx, N& dlogits, N& dtotal) const {
-    const Parts<N> of(x * N(x_scale), logits, total);
+    const Parts<N> of(rounded_product(x, N(x_scale)), logits, total);
     value = of.value;
     dlogits = of.dlogits;
     dtotal = of.dtotal;
@@ -276,7 +277,7 @@ struct NegativeBinomialOfLogits {
       const N failure = select(positive, smaller, whole), over = select(positive, beyond, N(0));
       under = select(positive, N(0), beyond);
       const N inverse_theta = ratio(N(1), theta);
-      const LogNearOne<N> v(distance * inverse_theta, (x + theta) * inverse_theta * failure);
+      const LogNearOne<N> v(rounded_product(distance, inverse_theta), (x + theta) * inverse_theta * failure);
       const N log_v = v.logarithm + over;
       value = theta * log_v;
       dtotal = log_v;
@@ -284,7 +285,7 @@ struct NegativeBinomialOfLogits {
       const auto counted = x > N(0);
       if (N::any(counted)) {
         const N inverse_x = ratio(N(1), x);
-        const LogNearOne<N> u(-distance * inverse_x, (x + theta) * inverse_x * success);
+        const LogNearOne<N> u(rounded_product(-distance, inverse_x), (x + theta) * inverse_x * success);
         const DispersedCountTerm<N> term(x, inverse_x, theta);
         const N deviance = fma(theta, v.excess - over, x * (u.excess - under));
         value = select(counted, term.value - deviance, value);
@@ -311,7 +312,7 @@ struct ZeroInflatedNegativeBinomial {
 
   template <class N>
   AEVB_INLINE N value(N x, N mean, N theta, N g) const {
-    return Parts<N>(x * N(x_scale), mean, theta, g).value;
+    return Parts<N>(rounded_product(x, N(x_scale)), mean, theta, g).value;
   }
 
   template <class N>
@@ -323,7 +324,7 @@ struct ZeroInflatedNegativeBinomial {
   template <class N>
   AEVB_INLINE void value_and_gradient(bool of_x, N& value, N x, N mean, N theta, N g, N& dx, N& dmean, N& dtheta,
                                       N& dg) const {
-    const Parts<N> of(x * N(x_scale), mean, theta, g);
+    const Parts<N> of(rounded_product(x, N(x_scale)), mean, theta, g);
     value = of.value;
     dmean = of.dmean;
     dtheta = of.dtheta;
@@ -349,9 +350,9 @@ struct ZeroInflatedNegativeBinomial {
       const auto gated = g > n;
       const N structural = select(gated, part, gap * part), sampled = select(gated, gap * part, part);
       // Below log 1/2 by the larger one of the two terms.
-      const N y = open * lost;
+      const N y = rounded_product(open, lost);
       const auto near = y > N(-0.5);
-      const N argument = select(counted, e, select(near, y, (gap - e) * whole));
+      const N argument = select(counted, e, select(near, y, rounded_product(gap - e, whole)));
       const N l = log1p_of_near(argument);
       const N larger = select(gated, g, n), base = select(near, N(0), larger);
       value = select(counted, nb.value - select(positive, g, N(0)) - l, base + l);

@@ -30,7 +30,7 @@ AEVB_INLINE N stirling_of_inverse(N inverse) {
   } else {
     constexpr double c[] = {0.0833333251215,   -0.00277695449598,  0.000778905218761, -0.000483421029402,
                             0.000340970950401, -0.000171036082444, 3.96799561185e-5};
-    return inverse * polynomial(w, c);
+    return rounded_product(inverse, polynomial(w, c));
   }
 }
 
@@ -55,7 +55,7 @@ AEVB_INLINE N digamma_rest_of_inverse(N inverse) {
   } else {
     constexpr double c[] = {0.0833333115034,  -0.00833047497286, 0.00390112921793, -0.00349338573217,
                             0.00356882802298, -0.00287821393675, 0.00142655112122, -0.00031208660018};
-    return w * polynomial(w, c);
+    return rounded_product(w, polynomial(w, c));
   }
 }
 
@@ -143,7 +143,7 @@ struct LogNearOne {
       const auto away = abs(t - N(0.25)) > N(0.75);
       const SplitLog<N> split(select(away, r, N(1) + t));
       const N f = select(away, split.m - N(1), split.rest_of(t));
-      const N tail = log_tail(f) * (f * f);
+      const N tail = rounded_product(log_tail(f), f * f);
       logarithm = split.added_to(f - tail);
       excess = tail + (split.taken_from(t) - f);
     }
