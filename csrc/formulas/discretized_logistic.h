@@ -23,7 +23,9 @@ struct LogisticBin {
   AEVB_INLINE LogisticBin(N levels, N mu, N given_inverse_std) {
     inverse_std = select(given_inverse_std < N(0), N(__builtin_nan("")), given_inverse_std);
     N level = rounded(levels);
-    auto first = level<N(0.5), last = level> N(254.5), open = first | last;
+    auto first = level < N(0.5);
+    auto last = level > N(254.5);
+    auto open = first | last;
     level = select(first, N(0), select(last, N(255), level));
     auto above = last | ((fma(mu, N(-255), level) > N(0)) & (level > N(0.5)));
     sign = select(above, N(1), N(-1));
