@@ -1,6 +1,7 @@
 // One object for each instruction set: AEVB_ISA, its namespace, and the compiler's flags come from setup.py.
 #include "cpu/bits.h"
 #include "cpu/layer.h"
+#include "cpu/positions.h"
 
 namespace aevb::AEVB_ISA {
 namespace {
@@ -45,8 +46,18 @@ void binarize(const BinarizeCall& call, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles,      rows,        sample_forward,
-                                   sample_backward,     binarize,   unpack_bits, activate,
-                                   activate_backward,   scale_bytes};
+extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA),
+                                   tiles,
+                                   rows,
+                                   position_tiles,
+                                   categorical,
+                                   discretized_logistic_mixture,
+                                   sample_forward,
+                                   sample_backward,
+                                   binarize,
+                                   unpack_bits,
+                                   activate,
+                                   activate_backward,
+                                   scale_bytes};
 
 }  // namespace aevb::AEVB_ISA
