@@ -34,6 +34,7 @@ DATA = (*FLOATING, torch.uint8, torch.bool)
 COUNTS = (*DATA, torch.int16, torch.int32, torch.int64)
 # Integers that the operators do not take as data; some callers convert them.
 SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
+COUNTS = (*DATA, torch.int16, torch.int32, torch.int64)  # what likelihoods of counts take as data
 INTEGERS = (*SIGNED, torch.uint16, torch.uint32, torch.uint64)
 
 
@@ -236,6 +237,8 @@ shape = kind(_is_shape, "a tuple of integers")
 # The check of each argument name, the same in every function that has it.
 KINDS: dict[str, Check] = {
     **dict.fromkeys(("mu", "logvar", "prior_mu", "prior_logvar", "logits", "probs", "h", "weight", "bias"), floating),
+    **dict.fromkeys(("rate", "log_rate", "mean", "dispersion", "total_count", "gate_logits"), floating),
+    **dict.fromkeys(("scale", "log_scale", "df"), floating),
     **dict.fromkeys(("input", "recon_x"), floating),
     **dict.fromkeys(("x", "value", "target"), data),
     "params": tensor(),

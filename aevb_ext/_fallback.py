@@ -18,7 +18,17 @@ import torch.nn.functional as F
 from torch import Size, Tensor
 
 from . import reference
-from ._arguments import COUNTS, FLOATING, check_broadcasts, check_dtype, check_tensor, explain, sizes
+from ._arguments import (
+    COUNTS,
+    FLOATING,
+    Check,
+    check_broadcasts,
+    check_dtype,
+    check_tensor,
+    counts,
+    explain,
+    sizes,
+)
 from ._dtypes import promoted, wide, widened
 from ._formulas import (
     Bernoulli,
@@ -60,6 +70,7 @@ __all__ = [
     "halves",
     "linear_bernoulli_log_prob",
     "linear_gaussian_log_prob",
+    "log_prob",
     "rsample",
     "rsample_kl",
     "unpack_bits",
@@ -69,25 +80,33 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _checked(function: Callable[P, R]) -> Callable[P, R]:
+def _checks(**kinds: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: check the kinds of arguments, and warn once of each device that has no kernels.
 
     The compiled operators' schemas refuse a wrong kind. Plain PyTorch would compute something with many of them.
+    ``kinds`` are of this function, as in :func:`explain`.
     """
-    signature = inspect.signature(function)
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.compiler.is_compiling():
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            explain(function, bound.arguments)
-        for given in args:
-            if isinstance(given, Tensor):
-                warn_of_formulas(given.device.type)
-        return function(*args, **kwargs)
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
 
-    return call
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not torch.compiler.is_compiling():
+                bound = signature.bind(*args, **kwargs)
+                bound.apply_defaults()
+                explain(function, bound.arguments, **kinds)
+            for given in args:
+                if isinstance(given, Tensor):
+                    warn_of_formulas(given.device.type)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+_checked = _checks()
 
 
 def _scaled(x: Tensor, x_scale: float, dtype: torch.dtype) -> Tensor:
@@ -333,7 +352,7 @@ def gaussian_log_prob(
     return _log_prob(formula, x, mu, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
-@_checked
+@_checks(x=counts)
 def categorical_log_prob(x: Tensor, logits: Tensor, *, reduction: str = "sample", batch_dims: int = 1) -> Tensor:
     check_dtype("logits", logits)
     check_tensor("x", x, COUNTS)
@@ -364,6 +383,34 @@ def discretized_logistic_mixture_log_prob(x: Tensor, params: Tensor, *, reductio
     check_name("reduction", reduction, REDUCTIONS)
     values = reference.discretized_logistic_mixture_log_prob(x, widened(params, wide(params)), reduction="none")
     return _reduce(values, 2, reduction)
+
+
+@_checks(x=counts)
+def log_prob(
+    name: str, x: Tensor, parameters: dict[str, Tensor], form: str, *, x_scale: float, reduction: str, batch_dims: int
+) -> Tensor:
+    """The elementwise likelihood ``name``.
+
+    It is the reference formula in float64, whose digits make up for those that it cancels.
+    """
+    (first, full), *others = zip(parameters, _operands(*parameters.values()), strict=True)
+    check_dtype(first, full)
+    for other, t in others:
+        check_like(other, t, first, full)
+    check_data(x, first, full, batch_dims, counts=True)
+    check_name("reduction", reduction, REDUCTIONS)
+    options = {}
+    if name in _SCALES:
+        check_name("spread", form, ("scale", "log_scale"))
+        options["spread"] = form
+    dtype = torch.float32 if full.device.type == "mps" else torch.float64  # which MPS does not have
+    given = {k: widened(t, dtype) for k, t in [(first, full), *others]}
+    x = _scaled(x, x_scale, dtype)
+    values = getattr(reference, name)(x, **given, **options, reduction="none", batch_dims=_int(batch_dims))
+    return _reduce(values.to(wide(full)), x.dim() - _int(batch_dims), reduction)
+
+
+_SCALES = ("laplace_log_prob", "student_t_log_prob", "discretized_logistic_log_prob")
 
 
 @_checked

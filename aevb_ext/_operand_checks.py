@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 
-from ._arguments import check_broadcasts, check_dtype, sizes
+from ._arguments import COUNTS, DATA, check_broadcasts, check_dtype, check_tensor, sizes
 from ._dtypes import wide
 
 __all__ = [
@@ -61,9 +61,9 @@ def check_like(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
     check_broadcasts(name, t.shape, other_name, other.shape)
 
 
-def check_data(x: Tensor, name: str, full: Tensor, batch_dims: int) -> None:
+def check_data(x: Tensor, name: str, full: Tensor, batch_dims: int, counts: bool = False) -> None:
     """Data of a likelihood whose decoder's output ``full`` is called ``name``."""
-    check_dtype("x", x, data=True)
+    check_tensor("x", x, COUNTS if counts else DATA)
     check_same_device("x", x, name, full)
     check_batch_dims(batch_dims, "x", x)
     check_broadcasts("x", x.shape, name, full.shape)

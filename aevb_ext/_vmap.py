@@ -72,6 +72,35 @@ def _gaussian_log_prob(info, in_dims, x, mu, logvar, spread, x_scale, reduction,
     return _reduce(values, reduction), 0
 
 
+def _log_prob(name):
+    """The rule of an elementwise likelihood of any number of parameters, of which the first has the whole shape."""
+
+    def rule(info, in_dims, x, *arguments):
+        *parameters, form, x_scale, reduction, batch_dims = arguments
+        full = _whole(parameters[0], in_dims[1], info.batch_size)
+        event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
+        x = _front(x, in_dims[0], full.dim() - 1)
+        rest = [
+            _front(t, dim, full.dim() - 1)
+            for t, dim in zip(parameters[1:], in_dims[2 : 1 + len(parameters)], strict=True)
+        ]
+        values = getattr(ops, name)(x, full, *rest, form, x_scale, _first_pass(reduction), x.dim() - event_dims)
+        return _reduce(values, reduction), 0
+
+    return rule
+
+
+LOG_PROBS = (
+    "poisson_log_prob",
+    "negative_binomial_log_prob",
+    "zero_inflated_negative_binomial_log_prob",
+    "laplace_log_prob",
+    "student_t_log_prob",
+    "continuous_bernoulli_log_prob",
+    "discretized_logistic_log_prob",
+)
+
+
 def _gaussian_kl(info, in_dims, mu, logvar, prior_mu, prior_logvar, spread, reduction, batch_dims):
     mu = _whole(mu, in_dims[0], info.batch_size)
     rest = (_front(t, dim, mu.dim() - 1) for t, dim in zip((logvar, prior_mu, prior_logvar), in_dims[1:4], strict=True))
@@ -195,3 +224,5 @@ def register() -> None:
         _widened,
     ):
         torch.library.register_vmap(f"aevb_ext::{rule.__name__.removeprefix('_')}", rule)
+    for name in LOG_PROBS:
+        torch.library.register_vmap(f"aevb_ext::{name}", _log_prob(name))

@@ -100,7 +100,7 @@ LAYOUTS = {
 def lay_out(t: torch.Tensor, layout: str) -> torch.Tensor:
     if t.dim() == 0:
         return t
-    if t.dtype in (torch.bool, torch.uint8):  # no NaN to fill the gaps with
+    if not t.is_floating_point():  # no NaN to fill the gaps with
         return LAYOUTS[layout](t.double()).to(t.dtype) if layout != "expanded" else _expanded(t)
     return LAYOUTS[layout](t)
 
@@ -152,6 +152,19 @@ def _probs(generator, shape):
     return 0.02 + 0.96 * _unit(generator, shape)
 
 
+def _counts(generator, shape):
+    """Half of them 0."""
+    return (-6 * (1 - _unit(generator, shape)).log() - 4).clamp(min=0).round()
+
+
+def _levels(generator, shape):
+    return (255 * _unit(generator, shape)).round() / 255
+
+
+def _positive(generator, shape):
+    return _log_variance(generator, shape).exp()
+
+
 def _log_variance(generator, shape):
     return 4 * _unit(generator, shape) - 2
 
@@ -167,6 +180,11 @@ def _spread(full):
     return Argument(_log_variance, _spread_of(full), is_spread=True)
 
 
+def _broadcast(values):
+    """A parameter of a decoder beside the one that has the whole shape."""
+    return Argument(values, _spread_of(_decoder))
+
+
 @dataclass(frozen=True)
 class Operator:
     """A public function: its tensors, and which of the common options it takes."""
@@ -178,6 +196,11 @@ class Operator:
     reduces: bool = True
     forms: tuple[str, ...] = SPREAD_FORMS
     variant: str = ""
+    spreads: dict[str, str] = field(default_factory=lambda: {name: name for name in SPREADS})  # what each is here
+    x_dtypes: tuple = X_DTYPES  # the first is the one to take if a test asks for none
+    x_scales: dict = field(default_factory=lambda: {torch.uint8: 1 / 255, "same": 1.0})  # others: 0.75
+    counts: bool = False
+    thorough: bool = True  # whether it has kernels of its own, and is not one more formula in others' loops
 
     @property
     def takes_x(self):
@@ -186,6 +209,10 @@ class Operator:
     @property
     def takes_spread(self):
         return any(a.is_spread for a in self.arguments.values())
+
+    @property
+    def takes_form(self):
+        return any(a.shape not in (_data, _decoder) for a in self.arguments.values())
 
     def __str__(self):
         return f"{self.name}_{self.variant}" if self.variant else self.name
@@ -211,6 +238,50 @@ OPERATORS = [
     ),
 ]
 
+_of_scale = {
+    "spreads": {"logvar": "log_scale", "log_std": "log_scale", "std": "scale", "var": "scale"},
+    "thorough": False,
+}
+_of_counts = {
+    "x_dtypes": (torch.int64, torch.int32, torch.int16, torch.uint8, torch.float64, torch.float32, torch.bfloat16),
+    "x_scales": {torch.int64: 1.0, torch.uint8: 1.0},
+    "counts": True,
+    "thorough": False,
+}
+_located = {"x": Argument(_unit, _data), "mu": Argument(_normal, _decoder)}
+_counted = {"x": Argument(_counts, _data)}
+_mean = {"mean": Argument(_positive, _decoder)}
+OPERATORS += [
+    Operator("poisson_log_prob", _counted | {"log_rate": Argument(_normal, _decoder)}, **_of_counts),
+    Operator("poisson_log_prob", _counted | {"rate": Argument(_positive, _decoder)}, variant="of_rate", **_of_counts),
+    Operator("negative_binomial_log_prob", _counted | _mean | {"dispersion": _broadcast(_positive)}, **_of_counts),
+    Operator(
+        "negative_binomial_log_prob",
+        _counted | {"logits": Argument(_normal, _decoder), "total_count": _broadcast(_positive)},
+        variant="of_logits",
+        **_of_counts,
+    ),
+    Operator(
+        "zero_inflated_negative_binomial_log_prob",
+        _counted | _mean | {"dispersion": _broadcast(_positive), "gate_logits": _broadcast(_normal)},
+        **_of_counts,
+    ),
+    Operator("laplace_log_prob", _located | {"scale": _spread(_decoder)}, **_of_scale),
+    Operator("student_t_log_prob", _located | {"scale": _spread(_decoder), "df": _broadcast(_positive)}, **_of_scale),
+    Operator(
+        "continuous_bernoulli_log_prob",
+        {"x": Argument(_unit, _data), "logits": Argument(_logits, _decoder)},
+        thorough=False,
+    ),
+    Operator(
+        "discretized_logistic_log_prob",
+        {"x": Argument(_levels, _data), "mu": Argument(_unit, _decoder), "log_scale": _spread(_decoder)},
+        x_dtypes=(torch.uint8, torch.float64, torch.float32),
+        x_scales={torch.uint8: 1 / 255, torch.float64: 1.0, torch.float32: 1.0},
+        **_of_scale,
+    ),
+]
+
 
 def keys(batch: tuple[int, ...]) -> torch.Tensor:
     """Noise keys ``[*batch, 2]``, one for each data point."""
@@ -224,6 +295,8 @@ def in_parameterisation(log_variance: torch.Tensor, spread: str) -> torch.Tensor
         "log_std": lambda v: v / 2,
         "std": lambda v: (v / 2).exp(),
         "var": lambda v: v.exp(),
+        "log_scale": lambda v: v / 2,
+        "scale": lambda v: (v / 2).exp(),
     }[spread](log_variance)
 
 
@@ -242,8 +315,9 @@ class Case:
     def __str__(self):
         parts = [str(self.operator), self.name, self.layout, _short(self.dtype)]
         parts += [self.reduction] if self.operator.reduces else []
-        parts += [self.spread, self.form] if self.operator.takes_spread else []
-        parts += ["x_" + _short(self.x_dtype)] if self.operator.takes_x else []
+        parts += [self.operator.spreads[self.spread]] if self.operator.takes_spread else []
+        parts += [self.form] if self.operator.takes_form else []
+        parts += ["x_" + _short(self._x_dtype())] if self.operator.takes_x else []
         return "-".join(parts)
 
     def build(self, device="cpu") -> "Call":
@@ -253,21 +327,25 @@ class Case:
             values = argument.values(generator, argument.shape(self.shape, self.form))
             dtype = self.dtype
             if argument.is_spread:
-                values = in_parameterisation(values, self.spread)
-            if name == "x" and self.x_dtype != "same":
-                dtype = self.x_dtype
-                values = {torch.uint8: (values * 255).round(), torch.bool: values > 0.5}.get(dtype, values)
+                values = in_parameterisation(values, self.operator.spreads[self.spread])
+            if name == "x" and self._x_dtype() != "same":
+                dtype = self._x_dtype()
+                if not self.operator.counts:
+                    values = {torch.uint8: (values * 255).round(), torch.bool: values > 0.5}.get(dtype, values)
             tensors[name] = lay_out(values.to(device=device, dtype=dtype), self.layout)
         return Call(self.operator.name, tensors, self._options(device))
+
+    def _x_dtype(self):
+        return self.operator.x_dtypes[0] if self.x_dtype == "same" else self.x_dtype
 
     def _options(self, device):
         options = {}
         if self.operator.reduces:
             options |= {"reduction": self.reduction, "batch_dims": len(self.shape.batch)}
         if self.operator.takes_spread:
-            options["spread"] = self.spread
+            options["spread"] = self.operator.spreads[self.spread]
         if self.operator.takes_x:
-            options["x_scale"] = {torch.uint8: 1 / 255, "same": 1.0}.get(self.x_dtype, 0.75)
+            options["x_scale"] = self.operator.x_scales.get(self._x_dtype(), 0.75)
         if self.operator.draws_noise:
             options["key"] = (
                 keys(self.shape.batch).to(device) if self.operator.keys else torch.tensor(KEY, device=device)
@@ -335,13 +413,13 @@ def _short(dtype):
 
 def _factors(operator: Operator) -> dict[str, list]:
     return {
-        "name": list(SHAPES),
-        "layout": list(LAYOUTS),
+        "name": list(SHAPES) if operator.thorough else ["event63", "image", "sampled"],
+        "layout": list(LAYOUTS) if operator.thorough else ["contiguous", "halves", "channels_last"],
         "dtype": list(DTYPES),
         "reduction": list(REDUCTIONS) if operator.reduces else ["sample"],
         "spread": list(SPREADS) if operator.takes_spread else ["logvar"],
-        "form": list(operator.forms) if operator.takes_spread else ["full"],
-        "x_dtype": list(X_DTYPES) if operator.takes_x else ["same"],
+        "form": list(operator.forms) if operator.takes_form else ["full"],
+        "x_dtype": list(operator.x_dtypes) if operator.takes_x else ["same"],
     }
 
 

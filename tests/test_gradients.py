@@ -54,7 +54,7 @@ def _checked():
     cases = []
     for operator in OPERATORS:
         for i, spread in enumerate(SPREADS if operator.takes_spread else SPREADS[:1]):
-            forms = operator.forms if operator.takes_spread else ("full",)
+            forms = operator.forms if operator.takes_form else ("full",)
             for j, form in enumerate(forms if spread == "logvar" else ("full", "channel")):
                 shape = Shape((2,), (2, 1), samples=(2,)) if form == "full" else Shape((2,), (2, 2))
                 reduction = REDUCTIONS[(i + j) % 4] if operator.reduces else "sample"

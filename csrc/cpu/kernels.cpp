@@ -1,32 +1,38 @@
 // One object for each instruction set: AEVB_ISA, its namespace, and the compiler's flags come from setup.py.
 #include "cpu/bits.h"
+#include "cpu/families.h"
 #include "cpu/layer.h"
 #include "cpu/positions.h"
+#include "formulas/bernoulli.h"
+#include "formulas/gaussian.h"
 
 namespace aevb::AEVB_ISA {
 namespace {
 
-template <class T, bool values, bool gradients>
-void rows(const RowCall& call, int64_t begin, int64_t end) {
-  with_formula<T>(call, [&](auto recipe) {
-    using Recipe = decltype(recipe);
-    constexpr auto loops = loops_of<T, Recipe, values, gradients>();
-    RowPass<T, Recipe::Formula::arity, values, gradients>(call, loops).run(begin, end);
-  });
-}
+struct OfBernoulliAndGaussian {
+  template <class T, class Run>
+  static void with_formula(const RowCall& call, Run run) {
+    if (call.formula == Formula::bernoulli) return run(Recipe<Bernoulli, true>());
+    if (call.formula == Formula::bernoulli_of_probs) return run(Recipe<BernoulliOfProbs, true>());
+    if (call.formula == Formula::gaussian_of_sigmoid) return run(Recipe<GaussianOfSigmoid, true>());
+    const auto gaussian = [&](auto logvar) {
+      switch (call.formula) {
+        case Formula::gaussian: return run(Recipe<Gaussian, logvar>());
+        case Formula::gaussian_kl: return run(Recipe<GaussianKl, logvar>());
+        default: return run(Recipe<GaussianKlPrior, logvar>());
+      }
+    };
+    // float64, which is for checking, has one loop for all spreads.
+    if constexpr (sizeof(T) == 4)
+      if (call.params.spread == Spread::logvar) return gaussian(std::true_type());
+    gaussian(std::false_type());
+  }
+};
 
-template <bool values, bool gradients>
 void rows(const RowCall& call, int64_t begin, int64_t end) {
-  call.wide == Type::f64 ? rows<double, values, gradients>(call, begin, end)
-                         : rows<float, values, gradients>(call, begin, end);
-}
-
-void rows(const RowCall& call, int64_t begin, int64_t end) {
-  bool gradients = false;
-  for (const Output& gradient : call.gradient) gradients = gradients || gradient.data;
-  if (!call.value.data && !gradients) return;
-  if (call.value.data && gradients) return rows<true, true>(call, begin, end);
-  gradients ? rows<false, true>(call, begin, end) : rows<true, false>(call, begin, end);
+  if (is_of_counts(call.formula)) return rows_of_counts(call, begin, end);
+  if (is_continuous(call.formula)) return rows_of_continuous(call, begin, end);
+  run_rows<OfBernoulliAndGaussian>(call, begin, end);
 }
 
 void sample_forward(const SampleCall& call, int64_t begin, int64_t end) {

@@ -1,8 +1,7 @@
 // A formula over rows: its values and their row sums, the gradients of its operands, or both in one pass.
 #pragma once
 #include "cpu/tiles.h"
-#include "formulas/bernoulli.h"
-#include "formulas/gaussian.h"
+#include "formulas/spread.h"
 
 namespace aevb::AEVB_ISA {
 
@@ -372,23 +371,30 @@ class RowPass {
   Buffer<T> computed_[results];
 };
 
-// Calls run(recipe) for the formula of a call.
-template <class T, class Run>
-void with_formula(const RowCall& call, Run run) {
-  if (call.formula == Formula::bernoulli) return run(Recipe<Bernoulli, true>());
-  if (call.formula == Formula::bernoulli_of_probs) return run(Recipe<BernoulliOfProbs, true>());
-  if (call.formula == Formula::gaussian_of_sigmoid) return run(Recipe<GaussianOfSigmoid, true>());
-  const auto gaussian = [&](auto logvar) {
-    switch (call.formula) {
-      case Formula::gaussian: return run(Recipe<Gaussian, logvar>());
-      case Formula::gaussian_kl: return run(Recipe<GaussianKl, logvar>());
-      default: return run(Recipe<GaussianKlPrior, logvar>());
-    }
-  };
-  // float64, which is for checking, has one loop for all spreads.
-  if constexpr (sizeof(T) == 4)
-    if (call.params.spread == Spread::logvar) return gaussian(std::true_type());
-  gaussian(std::false_type());
+// Runs a call, whichever results it has a place for. Family::with_formula<T>(call, run) calls run(recipe) for the
+// call's formula.
+template <class Family, class T, bool values, bool gradients>
+void run_rows(const RowCall& call, int64_t begin, int64_t end) {
+  Family::template with_formula<T>(call, [&](auto recipe) {
+    using Recipe = decltype(recipe);
+    constexpr auto loops = loops_of<T, Recipe, values, gradients>();
+    RowPass<T, Recipe::Formula::arity, values, gradients>(call, loops).run(begin, end);
+  });
+}
+
+template <class Family, bool values, bool gradients>
+void run_rows(const RowCall& call, int64_t begin, int64_t end) {
+  call.wide == Type::f64 ? run_rows<Family, double, values, gradients>(call, begin, end)
+                         : run_rows<Family, float, values, gradients>(call, begin, end);
+}
+
+template <class Family>
+void run_rows(const RowCall& call, int64_t begin, int64_t end) {
+  bool gradients = false;
+  for (const Output& gradient : call.gradient) gradients = gradients || gradient.data;
+  if (!call.value.data && !gradients) return;
+  if (call.value.data && gradients) return run_rows<Family, true, true>(call, begin, end);
+  gradients ? run_rows<Family, false, true>(call, begin, end) : run_rows<Family, true, false>(call, begin, end);
 }
 
 }  // namespace aevb::AEVB_ISA

@@ -2,6 +2,7 @@
 // stays in the first-level cache while its noise is drawn for one sample after another.
 #pragma once
 #include "cpu/rows.h"
+#include "formulas/gaussian.h"
 #include "formulas/philox.h"
 
 namespace aevb::AEVB_ISA {

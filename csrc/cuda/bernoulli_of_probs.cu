@@ -1,4 +1,5 @@
 #include "cuda/rows.cuh"
+#include "formulas/bernoulli.h"
 
 namespace aevb::device {
 

@@ -1,4 +1,5 @@
 #include "cuda/rows.cuh"
+#include "formulas/gaussian.h"
 
 namespace aevb::device {
 

@@ -15,6 +15,16 @@ cudaError_t run(const RowCall& call, cudaStream_t stream) {
     case Formula::gaussian_of_sigmoid: return device::run<Direction, device::GaussianOfSigmoid>(call, stream);
     case Formula::gaussian_kl: return device::run<Direction, device::GaussianKl>(call, stream);
     case Formula::gaussian_kl_prior: return device::run<Direction, device::GaussianKlPrior>(call, stream);
+    case Formula::poisson: return device::run<Direction, device::Poisson>(call, stream);
+    case Formula::negative_binomial: return device::run<Direction, device::NegativeBinomial>(call, stream);
+    case Formula::negative_binomial_of_logits:
+      return device::run<Direction, device::NegativeBinomialOfLogits>(call, stream);
+    case Formula::zero_inflated_negative_binomial:
+      return device::run<Direction, device::ZeroInflatedNegativeBinomial>(call, stream);
+    case Formula::laplace: return device::run<Direction, device::Laplace>(call, stream);
+    case Formula::student_t: return device::run<Direction, device::StudentT>(call, stream);
+    case Formula::continuous_bernoulli: return device::run<Direction, device::ContinuousBernoulli>(call, stream);
+    case Formula::discretized_logistic: return device::run<Direction, device::DiscretizedLogistic>(call, stream);
   }
   return cudaErrorInvalidValue;
 }

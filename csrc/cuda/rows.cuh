@@ -11,8 +11,7 @@
 #include "cuda/load.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/rows.h"
-#include "formulas/bernoulli.h"
-#include "formulas/gaussian.h"
+#include "formulas/spread.h"
 
 namespace aevb::device {
 
@@ -30,11 +29,18 @@ constexpr int kPack = sizeof(T) < 8 ? kWide / sizeof(T) : 1;
 // Elements that a thread has in flight if memory is not aligned.
 constexpr int kSinglesInFlight = 4;
 
+// Whether a formula is compiled once for all spreads and data: one whose arithmetic outweighs what a spread that the
+// compiler knows, or a load of the data's own type, would save.
+template <class F>
+constexpr bool is_compact = false;
+
 // The same formulas with the spread known to the compiler.
 template <class F, Spread spread>
-AEVB_INLINE F formula(double x_scale) {
+AEVB_INLINE F formula(double x_scale, Spread given) {
   if constexpr (!has_spread<F>)
     return {x_scale};
+  else if constexpr (is_compact<F>)
+    return {x_scale, {given}};
   else if constexpr (has_x_scale<F>)
     return {x_scale, {spread}};
   else
@@ -59,6 +65,7 @@ template <class Factor>
 struct RowTask {
   Tiling tiling;
   Factor x_scale;
+  Spread spread;
   bool summed;  // whether there are sums over the elements of a tile
   Operand in[4];
 };
@@ -241,7 +248,7 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> ? 1
                                                                            : 4)
     row_forward(const __grid_constant__ RowForward<typename Wide<T>::type> task) {
   using N = Number<T>;
-  const F formula = device::formula<F, spread>(task.x_scale);
+  const F formula = device::formula<F, spread>(task.x_scale, task.spread);
   const int group = task.tiling.group;
   for_each_tile<Index>(task.tiling, [&](const TileOf<Index>& tile) {
     const Operands<F::arity, T, X> in(task.in, tile);
@@ -353,7 +360,7 @@ __global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double>      
     row_backward(const __grid_constant__ RowBackward<typename Wide<T>::type> task) {
   using N = Number<T>;
   using Factor = typename Wide<T>::type;
-  const F formula = device::formula<F, spread>(task.x_scale);
+  const F formula = device::formula<F, spread>(task.x_scale, task.spread);
   const int group = task.tiling.group;
   const bool guesses = task.guesses.used, valued = task.value;
   auto* const used = static_cast<Factor*>(task.guesses.used);
@@ -422,6 +429,7 @@ bool set_rows(RowTask<typename Wide<T>::type>& task, const RowCall& call) {
   task.tiling = tile(flat ? 1 : call.rows, flat ? call.rows * call.event : call.event,
                      task.summed || guesses ? kBlock : kElementTile, kPack<T>, kBlockUnits, stores);
   task.x_scale = static_cast<typename Wide<T>::type>(call.params.x_scale);
+  task.spread = call.params.spread;
   Alignment alignment(task.tiling, kPack<T>);
   for (int k = 0; k < F::arity; ++k) {
     task.in[k] = Operand(call.in[k], task.tiling.event);
@@ -477,7 +485,7 @@ struct Backward {
 
 template <class Direction, class F, class T, class X>
 cudaError_t with_spread(const RowCall& call, cudaStream_t stream) {
-  if constexpr (has_spread<F>) {
+  if constexpr (has_spread<F> && !is_compact<F>) {
     switch (call.params.spread) {
       case Spread::log_std: return Direction::template run<F, Spread::log_std, T, X>(call, stream);
       case Spread::std: return Direction::template run<F, Spread::std, T, X>(call, stream);
@@ -495,7 +503,7 @@ cudaError_t with_data(const RowCall& call, cudaStream_t stream) {
   const Type x = call.in[0].type;
   if (x == kType<T>) return with_spread<Direction, F, T, T>(call, stream);
   if constexpr (has_x_scale<F>) {
-    if constexpr (!std::is_same_v<T, double>) {
+    if constexpr (!std::is_same_v<T, double> && !is_compact<F>) {
       if (x == Type::f32) return with_spread<Direction, F, T, float>(call, stream);
       if (x == Type::u8) return with_spread<Direction, F, T, uint8_t>(call, stream);
     }

@@ -12,6 +12,14 @@ struct Gaussian;
 struct GaussianOfSigmoid;
 struct GaussianKl;
 struct GaussianKlPrior;
+struct Poisson;
+struct NegativeBinomial;
+struct NegativeBinomialOfLogits;
+struct ZeroInflatedNegativeBinomial;
+struct Laplace;
+struct StudentT;
+struct ContinuousBernoulli;
+struct DiscretizedLogistic;
 
 struct Forward;
 struct Backward;

@@ -19,6 +19,12 @@ enum class Formula : int {
   continuous_bernoulli,
   discretized_logistic
 };
+// The families, in this order: each is compiled by itself.
+constexpr bool is_of_counts(Formula formula) {
+  return Formula::poisson <= formula && formula <= Formula::zero_inflated_negative_binomial;
+}
+constexpr bool is_continuous(Formula formula) { return formula >= Formula::laplace; }
+
 enum class Spread : int { logvar, log_std, std, var };
 
 }  // namespace aevb

@@ -27,6 +27,14 @@ AEVB_INLINE N product(N a, N b) {
   return select(a == N(0), N(0), a * b);
 }
 
+// a * b, where 0 times infinity is 0 and a NaN stays one.
+template <class N>
+AEVB_INLINE N symmetric_product(N a, N b) {
+  const N infinity(__builtin_inf());
+  auto undefined = ((a == N(0)) & (abs(b) == infinity)) | ((b == N(0)) & (abs(a) == infinity));
+  return select(undefined, N(0), a * b);
+}
+
 // e^(factor x)
 template <class N>
 AEVB_INLINE N exp_of(double factor, N x) {

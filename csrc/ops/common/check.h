@@ -18,8 +18,7 @@ Spread parse_spread(std::string_view name);
 // float64, float32, bfloat16 or float16
 bool is_floating(at::ScalarType type);
 void check_floating(const char* name, const at::Tensor& t);
-// The dtypes of a likelihood's data: floating, uint8 or bool
-// Data; `counts` may also be signed integers.
+// The dtypes of a likelihood's data: floating, uint8 or bool; of counts also int16, int32 or int64
 void check_counts(const char* name, const at::Tensor& t);
 void check_data(const char* name, const at::Tensor& t);
 void check_same_device(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other);

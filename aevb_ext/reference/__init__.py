@@ -11,23 +11,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._types import Device, Generators
-from .noise import keys_of, standard_normal, words
+from .._types import Device, Generators
+from ..noise import keys_of, standard_normal, words
+from ._common import _logvar, _reduce, _wide
+from .continuous import (
+    continuous_bernoulli_log_prob,
+    discretized_logistic_log_prob,
+    laplace_log_prob,
+    student_t_log_prob,
+)
+from .counts import (
+    negative_binomial_log_prob,
+    poisson_log_prob,
+    zero_inflated_negative_binomial_log_prob,
+)
+from .positions import categorical_log_prob, discretized_logistic_mixture_log_prob
 
 __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
     "binarize",
     "categorical_log_prob",
+    "continuous_bernoulli_log_prob",
+    "discretized_logistic_log_prob",
     "discretized_logistic_mixture_log_prob",
     "gaussian_kl",
     "gaussian_log_prob",
+    "laplace_log_prob",
     "linear_bernoulli_log_prob",
     "linear_gaussian_log_prob",
+    "negative_binomial_log_prob",
     "noise_key",
+    "poisson_log_prob",
     "rsample",
     "rsample_kl",
+    "student_t_log_prob",
     "unpack_bits",
+    "zero_inflated_negative_binomial_log_prob",
 ]
 
 
@@ -137,40 +157,6 @@ def gaussian_log_prob(
     return _reduce(-0.5 * (math.log(2 * math.pi) + v + (x - mu).square() * (-v).exp()), event_dims, reduction)
 
 
-def categorical_log_prob(
-    x: Tensor, logits: Tensor, *, reduction: str = "sample", batch_dims: int = 1, validate_args: bool = False
-) -> Tensor:
-    event_dims = x.dim() - batch_dims
-    logits = _wide(logits)
-    classes = x.double().expand(logits.shape[:-1]).unsqueeze(-1)
-    index = classes.nan_to_num(-1).clamp(0, logits.shape[-1] - 1).long()
-    values = logits.gather(-1, index) - logits.logsumexp(-1, keepdim=True)
-    is_class = torch.where(index == classes, 1.0, math.nan).to(values.dtype)  # also in the gradient
-    return _reduce((values * is_class).squeeze(-1), event_dims, reduction)
-
-
-def discretized_logistic_mixture_log_prob(x: Tensor, params: Tensor, *, reduction: str = "sample") -> Tensor:
-    params = _wide(params)
-    colours = x.to(params.dtype) * 2 / 255 - 1 if x.dtype == torch.uint8 else x.detach().to(params.dtype)
-    k = params.shape[-3] // 10
-    logits = params[..., :k, :, :]
-    means, log_scales, coefficients = params[..., k:, :, :].unflatten(-3, (3, 3, k)).unbind(-4)  # [..., 3, K, H, W]
-    red, green, _ = x = colours.unsqueeze(-3).unbind(-4)
-    c = coefficients.tanh().unbind(-4)
-    m = means.unbind(-4)
-    joint = logits.log_softmax(-3)
-    for pixel, mean, log_scale in zip(
-        x, (m[0], m[1] + c[0] * red, m[2] + c[1] * red + c[2] * green), log_scales.unbind(-4), strict=True
-    ):
-        inverse = (-log_scale.clamp(min=-7)).exp()
-        upper, lower = (inverse * (pixel - mean + half) for half in (1 / 255, -1 / 255))
-        below, above = F.logsigmoid(upper), F.logsigmoid(-lower)
-        # log(sigmoid(upper) - sigmoid(lower))
-        between = below + above + (-torch.expm1(inverse * (-2 / 255))).log()
-        joint = joint + torch.where(pixel < -0.999, below, torch.where(pixel > 0.999, above, between))
-    return _reduce(joint.logsumexp(-3), 2, reduction)
-
-
 def binarize(
     x: Tensor, key: Tensor | None = None, *, generator: Generators | None = None, x_scale: float = 1.0
 ) -> Tensor:
@@ -218,35 +204,3 @@ def linear_gaussian_log_prob(
         mean, logvar = mean.chunk(2, -1)
     mean = _wide(mean).sigmoid() if sigmoid else mean
     return gaussian_log_prob(x, mean, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
-
-
-def _wide(t: Tensor) -> Tensor:
-    """The tensor in the dtype of the arithmetic: float64 for float64, else float32."""
-    return t if t.dtype == torch.float64 else t.float()
-
-
-def _logvar(s: Tensor, spread: str) -> Tensor:
-    match spread:
-        case "logvar":
-            return s
-        case "log_std":
-            return 2 * s
-        case "std":
-            return 2 * s.log()
-        case "var":
-            return s.log()
-    raise ValueError(f'spread must be "logvar", "log_std", "std" or "var", got "{spread}"')
-
-
-def _reduce(values: Tensor, event_dims: int, reduction: str) -> Tensor:
-    if reduction == "none":
-        return values
-    per_sample = values.flatten(values.dim() - event_dims).sum(-1) if event_dims else values
-    match reduction:
-        case "sample":
-            return per_sample
-        case "sum":
-            return per_sample.sum()
-        case "mean":
-            return per_sample.mean()
-    raise ValueError(f'reduction must be "none", "sample", "sum" or "mean", got "{reduction}"')

@@ -1,0 +1,25 @@
+// The log-likelihoods of counts, over rows.
+#include "cpu/families.h"
+#include "cpu/rows.h"
+#include "formulas/counts.h"
+
+namespace aevb::AEVB_ISA {
+namespace {
+
+struct OfCounts {
+  template <class T, class Run>
+  static void with_formula(const RowCall& call, Run run) {
+    switch (call.formula) {
+      case Formula::poisson: return run(Recipe<Poisson, false>());
+      case Formula::negative_binomial: return run(Recipe<NegativeBinomial, false>());
+      case Formula::negative_binomial_of_logits: return run(Recipe<NegativeBinomialOfLogits, false>());
+      default: return run(Recipe<ZeroInflatedNegativeBinomial, false>());
+    }
+  }
+};
+
+}  // namespace
+
+void rows_of_counts(const RowCall& call, int64_t begin, int64_t end) { run_rows<OfCounts>(call, begin, end); }
+
+}  // namespace aevb::AEVB_ISA

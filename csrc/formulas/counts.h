@@ -1,0 +1,292 @@
+// Log-likelihoods of counts: Poisson, negative binomial, and its zero-inflated form.
+//
+// Loader's saddle-point form: with the gamma functions' leading terms moved into the deviance of x from its mean, every
+// term of log p has the same sign, so that nothing cancels in any regime. Fractional x are the continuous extension;
+// a negative x gives NaN.
+#pragma once
+#include "formulas/log_gamma.h"
+#include "formulas/spread.h"
+
+namespace aevb::AEVB_ISA {
+
+// x where it is at least 0, otherwise NaN.
+template <class N>
+AEVB_INLINE N not_negative(N x) {
+  return select(abs(x) == x, x, N(__builtin_nan("")));
+}
+
+// digamma(z) - log z for z > 0. One step of the recurrence leads to arguments above 1.
+template <class N>
+AEVB_INLINE N digamma_minus_log(N z) {
+  const auto below = z < N(1);
+  const N inverse = N(1) / z, above = N(1) / select(below, z + N(1), z);
+  const N rest = fma(N(-0.5), above, -digamma_rest_of_inverse(above));
+  return select(below, rest - (inverse - log((N(1) + z) * inverse)), rest);
+}
+
+// The terms of log p that depend on the gamma function alone, for x > 0.
+//   T(x) = x log x - x - lgamma(x + 1)
+template <class N>
+struct CountTerm {
+  N value;
+
+  AEVB_INLINE explicit CountTerm(N x) {
+    const auto below = x < N(1);
+    const N z = select(below, x + N(1), x);
+    value = fma(N(-0.5), log(z), -stirling_of_inverse(N(1) / z)) - N(half_log_2pi);
+    if (N::any(below & (x > N(0)))) value = value + select(below, step(x), N(0));
+  }
+
+  static constexpr double half_log_2pi = 0.91893853320467274178;
+
+  // T(x) in terms of S(x + 1), for 0 < x < 1
+  static AEVB_INLINE N step(N x) { return fma(x, log(x / (x + N(1))), N(1)); }
+};
+
+//   T(x) + W(x + theta) - W(theta),  W(z) = lgamma(z) - z log z + z
+// and its derivative by theta. T <= 0 and W falls, so that both are of the same sign.
+template <class N>
+struct DispersedCountTerm {
+  N value, dtheta;
+
+  AEVB_INLINE DispersedCountTerm(N x, N theta) {
+    const N one(1), none(0), sum = x + theta;
+    const auto low_theta = theta < one, low_x = x < one, low_sum = sum < one;
+    const N z_x = select(low_x, x + one, x), z_theta = select(low_theta, theta + one, theta),
+            z_sum = select(low_sum, sum + one, sum);
+    const N i_theta = one / z_theta, i_sum = one / z_sum;
+    value = N(-0.5) * log(N(2 * 3.14159265358979323846) * z_x * (z_sum * i_theta)) - stirling_of_inverse(one / z_x) +
+            (stirling_of_inverse(i_sum) - stirling_of_inverse(i_theta));
+    const N apart = x + (select(low_sum, one, none) - select(low_theta, one, none));
+    dtheta = fma(N(0.5) * apart, i_theta * i_sum, digamma_rest_of_inverse(i_theta) - digamma_rest_of_inverse(i_sum));
+    const N theta_step = log((one + theta) / theta);
+    value = value - select(low_theta, fma(z_theta, theta_step, N(-1)), none);
+    dtheta = dtheta + select(low_theta, one / theta - theta_step, none);
+    if (N::any(low_x & (x > none))) {
+      const N sum_step = log((one + sum) / sum);
+      value = value + select(low_sum, fma(z_sum, sum_step, N(-1)), none);
+      dtheta = dtheta - select(low_sum, one / sum - sum_step, none);
+      value = value + select(low_x, CountTerm<N>::step(x), none);
+    }
+  }
+};
+
+// log p(x | r) = x log r - r - lgamma(x + 1) = T(x) - x (t - log(1 + t)),  t = (r - x) / x,  r = rate
+// The spread says what the operand is: `var` the rate, `logvar` its logarithm.
+struct Poisson {
+  static constexpr int arity = 2;  // x, rate or log rate
+  double x_scale;
+  SpreadOf spread;
+
+  template <class N>
+  AEVB_INLINE N value(N x, N s) const {
+    x = not_negative(x * N(x_scale));
+    const N r = rate(s);
+    const N distance = (r - x) / x;
+    const LogNearOne<N> near(distance, r / x);
+    N excess = near.excess;
+    if (of_log()) excess = select(s < N(-60), distance - (s - log(x)), excess);
+    const N counted = CountTerm<N>(x).value - x * excess;
+    return select(x == N(0), -r, counted);
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N x, N s, N& dx, N& ds) const {
+    x = not_negative(x * N(x_scale));
+    const N r = rate(s);
+    if (of_log()) {
+      ds = x - r;
+    } else {
+      const N relative = select(r > N(1e30), x / r - N(1), (x - r) / r);
+      ds = select(x == N(0), N(-1) + product(x, r), relative);
+    }
+    const N next = x + N(1), inverse = N(1) / next;
+    N log_ratio = LogNearOne<N>((r - next) * inverse, r * inverse).logarithm;
+    if (of_log()) log_ratio = select(abs(s) > N(60), s - log(next), log_ratio);
+    dx = (log_ratio - digamma_minus_log(next)) * N(x_scale);
+  }
+
+ private:
+  AEVB_INLINE bool of_log() const { return spread.kind == Spread::logvar; }
+  template <class N>
+  AEVB_INLINE N rate(N s) const {
+    return of_log() ? exp(s) : not_negative(s);
+  }
+};
+
+// theta where it is positive and all others are at least 0, otherwise NaN. Beyond 2^96 the negative binomial is a
+// Poisson distribution to all digits.
+template <class N>
+AEVB_INLINE N valid_dispersion(N x, N other, N theta) {
+  const auto valid = (abs(x) == x) & (abs(other) == other) & (theta > N(0));
+  const N bounded = select(theta > N(0x1p96), N(0x1p96), select(theta < N(0x1p-96), N(0x1p-96), theta));
+  return select(valid, bounded, N(__builtin_nan("")));
+}
+
+// log p(x | m, theta), m = mean, theta = dispersion: the variance is m + m^2 / theta. With v = (x - m) / (m + theta)
+// and u = -theta v / x
+//   log p = T(x) + W(x + theta) - W(theta) - theta (v - log(1 + v)) - x (u - log(1 + u))
+struct NegativeBinomial {
+  static constexpr int arity = 3;  // x, mean, dispersion
+  double x_scale;
+
+  template <class N>
+  AEVB_INLINE N value(N x, N mean, N theta) const {
+    return Parts<N>(x * N(x_scale), mean, theta).value;
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N x, N mean, N theta, N& dx, N& dmean, N& dtheta) const {
+    const Parts<N> of(x * N(x_scale), mean, theta);
+    dmean = of.dmean;
+    dtheta = of.dtheta;
+    dx = of.dx() * N(x_scale);
+  }
+
+  template <class N>
+  struct Parts {
+    N value, dmean, dtheta;
+    N x, mean, theta, inverse;
+
+    AEVB_INLINE Parts(N given_x, N given_mean, N given_theta) : x(given_x) {
+      theta = valid_dispersion(x, given_mean, given_theta);
+      mean = select(given_mean > N(0x1p96), N(0x1p96), given_mean);
+      inverse = N(1) / (mean + theta);
+      const N failure = theta * inverse, distance = x - mean, ratio = (x + theta) * inverse;
+      const LogNearOne<N> v(distance * inverse, ratio);
+      value = theta * v.logarithm;
+      dmean = -failure;
+      dtheta = -v.excess;
+      const auto counted = x > N(0);
+      if (N::any(counted)) {
+        const N inverse_x = N(1) / x;
+        const LogNearOne<N> u(-(failure * distance) * inverse_x, ratio * (mean * inverse_x));
+        const DispersedCountTerm<N> term(x, theta);
+        value = select(counted, fma(-theta, v.excess, fma(-x, u.excess, term.value)), value);
+        dmean = select(counted, failure * (distance / mean), dmean);
+        dtheta = select(counted, term.dtheta - v.excess, dtheta);
+      }
+      value = select(given_mean == N(__builtin_inf()), N(-__builtin_inf()), value);
+    }
+
+    AEVB_INLINE N dx() const {
+      const N next = x + N(1), log_next = digamma_minus_log(next);
+      const N numerator = fma(theta, mean - next, -mean), share = inverse / next;
+      const LogNearOne<N> near(numerator * share, mean * ((x + theta) * share));
+      return digamma_minus_log(x + theta) - log_next + near.logarithm;
+    }
+  };
+};
+
+// The same of torch.distributions: r = total_count, m = r e^l, l = logits.
+struct NegativeBinomialOfLogits {
+  static constexpr int arity = 3;  // x, logits, total_count
+  double x_scale;
+
+  template <class N>
+  AEVB_INLINE N value(N x, N logits, N total) const {
+    return Parts<N>(x * N(x_scale), logits, total).value;
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N x, N logits, N total, N& dx, N& dlogits, N& dtotal) const {
+    const Parts<N> of(x * N(x_scale), logits, total);
+    dlogits = of.dlogits;
+    dtotal = of.dtotal;
+    dx = of.dx() * N(x_scale);
+  }
+
+ private:
+  template <class N>
+  struct Parts {
+    N value, dlogits, dtotal;
+    N x, logits, theta;
+
+    AEVB_INLINE Parts(N given_x, N l, N total) : x(given_x), logits(l) {
+      const auto none = total == N(0);
+      theta = valid_dispersion(x, x, select(none, N(1), total));
+      // Beyond 60 log sigmoid is linear: the rest is added to the logarithms.
+      const N inner = select(l > N(60), N(60), select(l < N(-60), N(-60), l)), beyond = l - inner;
+      const N over = select(l > N(0), -beyond, N(0)), under = select(l > N(0), N(0), beyond);
+      const auto positive = l > N(0);
+      const N e = exp_of_minus_abs(inner), whole = N(1) / (N(1) + e);
+      const N success = select(positive, whole, e * whole), failure = select(positive, e * whole, whole);
+      const N distance = select(positive, fma(x, e, -theta), fma(-theta, e, x)) * whole;  // x failure - theta success
+      const N inverse_theta = N(1) / theta;
+      const LogNearOne<N> v(distance * inverse_theta, (x + theta) * inverse_theta * failure);
+      const N log_v = v.logarithm + over;
+      value = theta * log_v;
+      dtotal = log_v;
+      const N all = N(1) / (N(1) + exp_of_minus_abs(l)), tail = exp_of_minus_abs(l), trials = select(none, N(0), theta);
+      dlogits = select(positive, fma(x, tail, -trials), fma(-trials, tail, x)) * all;
+      const auto counted = x > N(0);
+      if (N::any(counted)) {
+        const N inverse_x = N(1) / x;
+        const LogNearOne<N> u(-distance * inverse_x, (x + theta) * inverse_x * success);
+        const DispersedCountTerm<N> term(x, theta);
+        const N deviance = fma(theta, v.excess - over, x * (u.excess - under));
+        value = select(counted, term.value - deviance, value);
+        dtotal = select(counted, term.dtheta + log_v, dtotal);
+      }
+      value = select(none, select(counted, N(-__builtin_inf()), N(0) * l), value);
+      dtotal = select(none & counted, N(__builtin_inf()), dtotal);
+    }
+
+    AEVB_INLINE N dx() const { return digamma_minus_log(x + theta) - digamma_minus_log(x + N(1)) + log((x + theta) / (x + N(1))) + logits; }
+  };
+};
+
+// A zero with probability pi = sigmoid(g), g = gate_logits, and otherwise a negative binomial:
+//   log p(0) = log(pi + (1 - pi) e^n),  n = log NB(0);   log p(x > 0) = log(1 - pi) + log NB(x)
+struct ZeroInflatedNegativeBinomial {
+  static constexpr int arity = 4;  // x, mean, dispersion, gate_logits
+  double x_scale;
+
+  template <class N>
+  AEVB_INLINE N value(N x, N mean, N theta, N g) const {
+    return Parts<N>(x * N(x_scale), mean, theta, g).value;
+  }
+
+  template <class N>
+  AEVB_INLINE void gradient(N x, N mean, N theta, N g, N& dx, N& dmean, N& dtheta, N& dg) const {
+    const Parts<N> of(x * N(x_scale), mean, theta, g);
+    dmean = of.dmean;
+    dtheta = of.dtheta;
+    dg = of.dg;
+    dx = of.dx() * N(x_scale);
+  }
+
+ private:
+  template <class N>
+  struct Parts {
+    N value, dmean, dtheta, dg;
+    NegativeBinomial::Parts<N> nb;
+    N share;
+
+    AEVB_INLINE Parts(N x, N mean, N theta, N g) : nb(x, mean, theta) {
+      const auto counted = x > N(0), positive = g > N(0);
+      const N e = exp_of_minus_abs(g), whole = N(1) / (N(1) + e);
+      const N closed = select(positive, whole, e * whole), open = select(positive, e * whole, whole);  // pi, 1 - pi
+      const N n = select(counted, N(0), nb.value);
+      const N lost = Exponential<N>(n).expm1;
+      const N gap = exp_of_minus_abs(g - n), part = N(1) / (N(1) + gap);
+      const auto gated = g > n;
+      const N structural = select(gated, part, gap * part), sampled = select(gated, gap * part, part);
+      // Below log 1/2 by the larger one of the two terms.
+      const N y = open * lost;
+      const auto near = y > N(-0.5);
+      const N argument = select(counted, e, select(near, y, (gap - e) * whole));
+      const N l = LogNearOne<N>(argument, N(1) + argument).logarithm;
+      const N larger = select(gated, g, n), base = select(near, N(0), larger);
+      value = select(counted, nb.value - select(positive, g, N(0)) - l, base + l);
+      dg = select(counted, -closed, -open * structural * lost);
+      share = select(counted, N(1), sampled);
+      dmean = share * nb.dmean;
+      dtheta = share * nb.dtheta;
+    }
+
+    AEVB_INLINE N dx() const { return share * nb.dx(); }
+  };
+};
+
+}  // namespace aevb::AEVB_ISA
