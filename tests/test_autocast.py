@@ -23,7 +23,7 @@ MIXED = [
 ]
 
 # Whose operands have to be of one dtype.
-SEVERAL = [operator for operator in OPERATORS if "logvar" in operator.arguments]
+SEVERAL = [operator for operator in OPERATORS if len(operator.arguments.keys() - {"x"}) > 1]
 
 
 def _autocast(device, dtype=BF16):

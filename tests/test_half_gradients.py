@@ -63,7 +63,7 @@ def _cases():
 def test_what_float32_has_and_the_dtype_has_not_is_its_largest_number(operator, spread, half, device):
     """The arithmetic is float32's, on CUDA near float32's, and its infinities and NaN are kept."""
     options = {"reduction": "none", "batch_dims": 0} if operator.reduces else {}
-    options |= {"spread": spread} if spread else {}
+    options |= {"spread": operator.spreads[spread]} if spread else {}
     options |= {"key": KEY.to(device)} if operator.draws_noise else {}
     tensors = {n: t.to(device) for n, t in _extremes(half, list(operator.arguments), spread).items()}
 

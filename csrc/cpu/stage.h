@@ -133,7 +133,7 @@ AEVB_INLINE void narrow_gradient(F32 a, BFloat16* p) {
 template <bool gradient>
 AEVB_INLINE void narrow_two(F32 a, F32 b, BFloat16* p) {
   const int32_t largest = gradient ? 0x7f7f7fff : 0x7f800000;
-  if (__builtin_expect(any((abs(a).bits() > largest) | (abs(b).bits() > largest)), 0)) {
+  if (__builtin_expect(F32::any((abs(a).bits() > largest) | (abs(b).bits() > largest)), 0)) {
     gradient ? narrow_gradient(a, p) : narrow(a, p);
     gradient ? narrow_gradient(b, p + F32::lanes) : narrow(b, p + F32::lanes);
   } else {
@@ -143,7 +143,7 @@ AEVB_INLINE void narrow_two(F32 a, F32 b, BFloat16* p) {
 template <bool gradient>
 AEVB_INLINE void narrow_two(F32 a, F32 b, Half* p) {
   const F32 largest(65504.0);
-  if (gradient && __builtin_expect(any((abs(a) > largest) | (abs(b) > largest)), 0)) {
+  if (gradient && __builtin_expect(F32::any((abs(a) > largest) | (abs(b) > largest)), 0)) {
     narrow_gradient(a, p);
     narrow_gradient(b, p + F32::lanes);
   } else {

@@ -72,6 +72,21 @@ struct Vec {
   AEVB_INLINE friend Vec select(mask m, Vec a, Vec b) { return {m ? a.v : b.v}; }
   AEVB_INLINE friend Vec abs(Vec a) { return {(raw)((mask)a.v & ~(mask)(-raw{}))}; }
 
+  // Whether any lane is set.
+  static AEVB_INLINE bool any(mask m) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)m, (__m512i)m);
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#elif defined(__SSE2__)
+    return _mm_movemask_epi8((__m128i)m);
+#else
+    integer all = 0;
+    for (int i = 0; i < lanes; ++i) all |= m[i];
+    return all;
+#endif
+  }
+
   AEVB_INLINE static Vec load(const T* p) {
     Vec r;
     memcpy(&r.v, p, sizeof(raw));
@@ -157,21 +172,6 @@ AEVB_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   if constexpr (sizeof(T) == 8) return {(raw)vfmaq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v)};
 #else
   return {raw(a.v * b.v + c.v)};
-#endif
-}
-
-// Whether any lane is set.
-AEVB_INLINE bool any(F32::mask m) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi32_mask((__m512i)m, (__m512i)m);
-#elif defined(__AVX2__)
-  return !_mm256_testz_si256((__m256i)m, (__m256i)m);
-#elif defined(__SSE2__)
-  return _mm_movemask_epi8((__m128i)m);
-#else
-  int32_t all = 0;
-  for (int i = 0; i < F32::lanes; ++i) all |= m[i];
-  return all;
 #endif
 }
 

@@ -41,6 +41,9 @@ struct Scalar {
   friend AEVB_INLINE bool operator>(Scalar a, Scalar b) { return a.v > b.v; }
   friend AEVB_INLINE bool operator==(Scalar a, Scalar b) { return a.v == b.v; }
 
+  // Where a vector asks whether any of its lanes is set, a thread has a branch.
+  static AEVB_INLINE bool any(bool mask) { return mask; }
+
   friend AEVB_INLINE Scalar select(bool mask, Scalar a, Scalar b) { return mask ? a : b; }
 };
 

@@ -24,6 +24,20 @@ AEVB_INLINE N digamma_minus_log(N z) {
   return select(below, rest - (inverse - log((N(1) + z) * inverse)), rest);
 }
 
+// digamma(x + 1) = log z + rest for x >= 0, where z is x + 1 below 1, and otherwise x, which may be too large to count
+// on.
+template <class N>
+struct DigammaOfNext {
+  N z, rest;
+
+  AEVB_INLINE explicit DigammaOfNext(N x) {
+    const auto below = x < N(1);
+    z = select(below, x + N(1), x);
+    const N inverse = N(1) / z;
+    rest = fma(select(below, N(-0.5), N(0.5)), inverse, -digamma_rest_of_inverse(inverse));
+  }
+};
+
 // The terms of log p that depend on the gamma function alone, for x > 0.
 //   T(x) = x log x - x - lgamma(x + 1)
 template <class N>
@@ -87,7 +101,8 @@ struct Poisson {
     N excess = near.excess;
     if (of_log()) excess = select(s < N(-60), distance - (s - log(x)), excess);
     const N counted = CountTerm<N>(x).value - x * excess;
-    return select(x == N(0), -r, counted);
+    // All else is nothing beside so large a rate.
+    return select((x == N(0)) | (r > N(1e30)), -r, counted);
   }
 
   template <class N>
@@ -98,12 +113,12 @@ struct Poisson {
       ds = x - r;
     } else {
       const N relative = select(r > N(1e30), x / r - N(1), (x - r) / r);
-      ds = select(x == N(0), N(-1) + product(x, r), relative);
+      ds = select(x == N(0), select(r == r, N(-1), r), relative);
     }
-    const N next = x + N(1), inverse = N(1) / next;
-    N log_ratio = LogNearOne<N>((r - next) * inverse, r * inverse).logarithm;
-    if (of_log()) log_ratio = select(abs(s) > N(60), s - log(next), log_ratio);
-    dx = (log_ratio - digamma_minus_log(next)) * N(x_scale);
+    const DigammaOfNext<N> next(x);
+    N log_ratio = LogNearOne<N>((r - next.z) / next.z, r / next.z).logarithm;
+    if (of_log()) log_ratio = select(abs(s) > N(60), s - log(next.z), log_ratio);
+    dx = (log_ratio - next.rest) * N(x_scale);
   }
 
  private:
@@ -114,12 +129,12 @@ struct Poisson {
   }
 };
 
-// theta where it is positive and all others are at least 0, otherwise NaN. Beyond 2^96 the negative binomial is a
-// Poisson distribution to all digits.
+// theta where it is positive and the others are at least 0, otherwise NaN. Within 2^-60 and 2^96: beyond the latter the
+// negative binomial is a Poisson distribution to all digits.
 template <class N>
 AEVB_INLINE N valid_dispersion(N x, N other, N theta) {
   const auto valid = (abs(x) == x) & (abs(other) == other) & (theta > N(0));
-  const N bounded = select(theta > N(0x1p96), N(0x1p96), select(theta < N(0x1p-96), N(0x1p-96), theta));
+  const N bounded = select(theta > N(0x1p96), N(0x1p96), select(theta < N(0x1p-60), N(0x1p-60), theta));
   return select(valid, bounded, N(__builtin_nan("")));
 }
 
@@ -150,7 +165,7 @@ struct NegativeBinomial {
 
     AEVB_INLINE Parts(N given_x, N given_mean, N given_theta) : x(given_x) {
       theta = valid_dispersion(x, given_mean, given_theta);
-      mean = select(given_mean > N(0x1p96), N(0x1p96), given_mean);
+      mean = select(given_mean > N(0x1p64), N(0x1p64), given_mean);
       inverse = N(1) / (mean + theta);
       const N failure = theta * inverse, distance = x - mean, ratio = (x + theta) * inverse;
       const LogNearOne<N> v(distance * inverse, ratio);
@@ -166,14 +181,13 @@ struct NegativeBinomial {
         dmean = select(counted, failure * (distance / mean), dmean);
         dtheta = select(counted, term.dtheta - v.excess, dtheta);
       }
-      value = select(given_mean == N(__builtin_inf()), N(-__builtin_inf()), value);
     }
 
     AEVB_INLINE N dx() const {
-      const N next = x + N(1), log_next = digamma_minus_log(next);
-      const N numerator = fma(theta, mean - next, -mean), share = inverse / next;
-      const LogNearOne<N> near(numerator * share, mean * ((x + theta) * share));
-      return digamma_minus_log(x + theta) - log_next + near.logarithm;
+      const DigammaOfNext<N> next(x);
+      const N share = inverse / next.z, above = fma(theta, mean - next.z, -mean * (next.z - x));
+      const LogNearOne<N> ratio(above * share, mean * ((x + theta) * share));
+      return digamma_minus_log(x + theta) - next.rest + ratio.logarithm;
     }
   };
 };
@@ -200,25 +214,26 @@ struct NegativeBinomialOfLogits {
   template <class N>
   struct Parts {
     N value, dlogits, dtotal;
-    N x, logits, theta;
+    N x, theta, success, distance, under;
 
-    AEVB_INLINE Parts(N given_x, N l, N total) : x(given_x), logits(l) {
+    AEVB_INLINE Parts(N given_x, N l, N total) : x(given_x) {
       const auto none = total == N(0);
       theta = valid_dispersion(x, x, select(none, N(1), total));
-      // Beyond 60 log sigmoid is linear: the rest is added to the logarithms.
-      const N inner = select(l > N(60), N(60), select(l < N(-60), N(-60), l)), beyond = l - inner;
-      const N over = select(l > N(0), -beyond, N(0)), under = select(l > N(0), N(0), beyond);
       const auto positive = l > N(0);
-      const N e = exp_of_minus_abs(inner), whole = N(1) / (N(1) + e);
-      const N success = select(positive, whole, e * whole), failure = select(positive, e * whole, whole);
-      const N distance = select(positive, fma(x, e, -theta), fma(-theta, e, x)) * whole;  // x failure - theta success
+      const N e = exp_of_minus_abs(l), whole = N(1) / (N(1) + e);
+      distance = select(positive, fma(x, e, -theta), fma(-theta, e, x)) * whole;  // x (1 - sigmoid) - theta sigmoid
+      // Where e^-|l| leaves the normal numbers, what is beyond e^-85 is added to the logarithms.
+      const auto far = abs(l) > N(85);
+      const N smaller = select(far, N(1.2160992992528256e-37), e) * whole, beyond = select(far, N(85) - abs(l), N(0));
+      success = select(positive, whole, smaller);
+      const N failure = select(positive, smaller, whole), over = select(positive, beyond, N(0));
+      under = select(positive, N(0), beyond);
       const N inverse_theta = N(1) / theta;
       const LogNearOne<N> v(distance * inverse_theta, (x + theta) * inverse_theta * failure);
       const N log_v = v.logarithm + over;
       value = theta * log_v;
       dtotal = log_v;
-      const N all = N(1) / (N(1) + exp_of_minus_abs(l)), tail = exp_of_minus_abs(l), trials = select(none, N(0), theta);
-      dlogits = select(positive, fma(x, tail, -trials), fma(-trials, tail, x)) * all;
+      dlogits = select(none, x * failure, distance);
       const auto counted = x > N(0);
       if (N::any(counted)) {
         const N inverse_x = N(1) / x;
@@ -228,11 +243,16 @@ struct NegativeBinomialOfLogits {
         value = select(counted, term.value - deviance, value);
         dtotal = select(counted, term.dtheta + log_v, dtotal);
       }
-      value = select(none, select(counted, N(-__builtin_inf()), N(0) * l), value);
+      value = select(none, select(counted, N(-__builtin_inf()), select(l == l, N(0), l)), value);
       dtotal = select(none & counted, N(__builtin_inf()), dtotal);
     }
 
-    AEVB_INLINE N dx() const { return digamma_minus_log(x + theta) - digamma_minus_log(x + N(1)) + log((x + theta) / (x + N(1))) + logits; }
+    AEVB_INLINE N dx() const {
+      const DigammaOfNext<N> next(x);
+      const N inverse_z = N(1) / next.z;
+      const LogNearOne<N> ratio(-(distance + (next.z - x)) * inverse_z, (x + theta) * inverse_z * success);
+      return digamma_minus_log(x + theta) - next.rest + (ratio.logarithm + under);
+    }
   };
 };
 
@@ -285,7 +305,7 @@ struct ZeroInflatedNegativeBinomial {
       dtheta = share * nb.dtheta;
     }
 
-    AEVB_INLINE N dx() const { return share * nb.dx(); }
+    AEVB_INLINE N dx() const { return product(share, nb.dx()); }
   };
 };
 
