@@ -24,14 +24,15 @@ def categorical_log_prob(
     No log-softmax is made: the sum is streamed over the classes, and the backward computes it again.
 
     Args:
-        x: classes ``[B, *event]``, integers from 0 to C - 1 of dtype uint8, bool, int16, int32, int64 or any float dtype.
+        x: classes ``[B, *event]``, integers from 0 to C - 1 in uint8, bool, int16, int32, int64 or any float dtype.
             Broadcast over samples without a copy. What is no class gives NaN, in the value and in the gradient, rather
             than an error, for which the host would have to wait for the device.
         logits: ``[*samples, B, *event, C]``, floating, at any strides: a view of ``[B, C, *event]`` is read in place.
             A logit of -infinity is a class that does not occur.
         reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
         batch_dims: how many dimensions of x index data points.
-        validate_args: raise ValueError if x has what is no class, for which the host waits for the device.
+        validate_args: raise ValueError if x has what is no class. The host waits for the device then, and
+            torch.compile cannot trace it.
 
     Returns:
         ``[*samples, B]`` in nats; ``[*samples, B, *event]`` for ``"none"``; a scalar for ``"sum"`` and ``"mean"``.

@@ -23,15 +23,15 @@ def discretized_logistic_mixture_log_prob(x: Tensor, params: Tensor, *, reductio
     Args:
         x: images ``[*batch, 3, H, W]``: uint8, or any float dtype with the 256 levels from -1 to 1 (``2 * bytes / 255 -
             1``). Broadcast over samples without a copy.
-        params: ``[*samples, *batch, 10 * K, H, W]``, floating, at any strides; channels_last, and the permuted output of
-            a layer that has its channels last, are read in place. Channels are K logits and, for each colour, K means,
+        params: ``[*samples, *batch, 10 * K, H, W]``, floating, at any strides; channels_last, and the permuted output
+            of a layer that has its channels last, are read in place. Channels are K logits and, for each colour, K means,
             K logarithms of scales and K coefficients before tanh, whose colour has no meaning: :math:`c_1` is the first
             colour's, :math:`c_2` the second's and :math:`c_3` the third's.
         reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
 
     Returns:
-        ``[*samples, *batch]`` in nats, the sum over pixels; ``[*samples, *batch, H, W]`` for ``"none"``, one number for a
-        pixel; a scalar for ``"sum"`` and ``"mean"``. Bits per dimension are ``-value / (3 * H * W * log(2))``.
+        ``[*samples, *batch]`` in nats, the sum over pixels; ``[*samples, *batch, H, W]`` for ``"none"``, one number for
+        a pixel; a scalar for ``"sum"`` and ``"mean"``. Bits per dimension are ``-value / (3 * H * W * log(2))``.
         Differentiable in params.
 
     Raises:

@@ -16,7 +16,7 @@ def categorical_log_prob(
     logits = _wide(logits)
     classes = x.double().expand(logits.shape[:-1]).unsqueeze(-1)
     index = classes.nan_to_num(-1).clamp(0, logits.shape[-1] - 1).long()
-    values = logits.gather(-1, index) - logits.logsumexp(-1, keepdim=True)
+    values = logits.log_softmax(-1).gather(-1, index)
     is_class = torch.where(index == classes, 1.0, math.nan).to(values.dtype)  # also in the gradient
     return _reduce((values * is_class).squeeze(-1), event_dims, reduction)
 

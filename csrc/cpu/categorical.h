@@ -2,25 +2,9 @@
 // of the size of the logits is kept from it.
 #pragma once
 #include "cpu/positions.h"
+#include "formulas/exp_sum.h"
 
 namespace aevb::AEVB_ISA {
-
-template <class N>
-AEVB_INLINE N larger(N a, N b) {
-  return select(b > a, b, a);
-}
-
-// A running sum of e^(l - top), where top is the largest l so far or, of -infinity alone, the lowest number, so that
-// e^(l - top) is 0. It is each lane's own, or that of all lanes.
-template <class N>
-struct ExpSum {
-  N top{-(N::digits > 24 ? 0x1.fffffffffffffp1023 : 0x1.fffffep127)}, total{0.0};
-
-  AEVB_INLINE void raise(N to) {
-    total = total * exp(top - to);
-    top = to;
-  }
-};
 
 template <class T>
 class Categorical {
@@ -45,6 +29,7 @@ class Categorical {
  private:
   static constexpr int lanes = N::lanes;
   static constexpr int kNumbers = 8192;  // logits that are computed together
+  static constexpr int kChain = 64;      // of them that are added one after another
 
   // The class of each position; -1 if it is none.
   void load_classes(const PositionTile& tile) {
@@ -136,21 +121,20 @@ class Categorical {
     for (; i < count; ++i) most = l[i] > most ? l[i] : most;
     return most;
   }
-  // sum e^(l - top), whose terms are kept if there is a place for them.
+  // sum e^(l - top), whose terms are kept if there is a place for them. Several sums are as many chains of additions, and
+  // each is a shorter one.
   static T sum_of_exp(const T* l, int count, N top, T* kept) {
-    N total(0.0);
+    N total[4] = {N(0.0), N(0.0), N(0.0), N(0.0)};
     int i = 0;
-    for (; i + lanes <= count; i += lanes) {
-      const N e = exp(N::load(l + i) - top);
-      total = total + e;
-      if (kept) e.store(kept + i);
-    }
-    if (i < count) {
-      const N e = exp(N::load(l + i, count - i) - top).first(count - i);
-      total = total + e;
-      if (kept) e.store(kept + i);
-    }
-    return sum(total);
+    const auto add = [&](N& sum, int at, N e) AEVB_INLINE_BODY {
+      sum = sum + e;
+      if (kept) e.store(kept + at);
+    };
+    for (; i + 4 * lanes <= count; i += 4 * lanes)
+      for (int k = 0; k < 4; ++k) add(total[k], i + k * lanes, exp(N::load(l + i + k * lanes) - top));
+    for (; i + lanes <= count; i += lanes) add(total[0], i, exp(N::load(l + i) - top));
+    if (const int rest = count - i) add(total[1], i, exp(N::load(l + i, rest) - top).first(rest));
+    return sum((total[0] + total[1]) + (total[2] + total[3]));
   }
 
   // A register has one logit of several positions.
@@ -171,12 +155,18 @@ class Categorical {
         N highest = sum.top;
         for (int c = 0; c < some; ++c) highest = larger(highest, N::load(computed_ + c * width + k * lanes));
         sum.raise(highest);
-        for (int c = 0; c < some; ++c) {
-          T* const at = computed_ + c * width + k * lanes;
-          const N e = exp(N::load(at) - sum.top);
-          sum.total = sum.total + e;
-          if (call_.gradient) e.store(at);
+        N of_block(0.0);
+        for (int begin = 0; begin < some; begin += kChain) {
+          N part(0.0);
+          for (int c = begin; c < some && c < begin + kChain; ++c) {
+            T* const at = computed_ + c * width + k * lanes;
+            const N e = exp(N::load(at) - sum.top);
+            part = part + e;
+            if (call_.gradient) e.store(at);
+          }
+          of_block = of_block + part;
         }
+        sum.total = sum.total + of_block;
       }
     }
     for (int k = 0; k < width / lanes; ++k) {

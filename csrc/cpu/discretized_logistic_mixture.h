@@ -1,7 +1,8 @@
 // log p(x | parameters) of the pixels of an image under a mixture of discretised logistics, and its gradient.
 #pragma once
-#include "cpu/categorical.h"
+#include "cpu/positions.h"
 #include "formulas/discretized_logistic_mixture.h"
+#include "formulas/exp_sum.h"
 
 namespace aevb::AEVB_ISA {
 

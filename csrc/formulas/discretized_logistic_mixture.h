@@ -1,5 +1,7 @@
 // A mixture of discretised logistics over the three colours of a pixel (Salimans et al. 2017, PixelCNN++).
 #pragma once
+#include <cstdint>
+
 #include "formulas/logistic_factors.h"
 
 namespace aevb::AEVB_ISA {

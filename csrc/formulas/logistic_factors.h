@@ -20,7 +20,8 @@ struct LogisticFactors {
   AEVB_INLINE LogisticFactors(N distance, N log_scale, N inverse_scale, N half_width, Mask no_lower, Mask no_upper)
       : u_(abs(distance) * inverse_scale), h_(half_width * inverse_scale) {
     const N zero(0), one(1);
-    by_distance_ = select(distance < zero, -inverse_scale, inverse_scale);
+    const Mask negative = distance < zero, others = (distance > zero) | (distance == zero);
+    by_distance_ = select(negative, -inverse_scale, inverse_scale);
     // For a large scale the probability is proportional to 1 / scale, which may underflow: that is left to `exponent`.
     h_of_width_ = half_width * select(inverse_scale < N(kFlat), N(kFlat), inverse_scale);
     N rest;
@@ -28,7 +29,7 @@ struct LogisticFactors {
     exp_of_minus(h_of_width_, g_, rest);
     const N sum = g_ + E_, product = fma(g_, E_, one);
     open_ = no_lower | no_upper;
-    beyond_ = (no_lower & (distance < zero)) | (no_upper & (distance > zero));
+    beyond_ = (no_lower & negative) | (no_upper & others);
     numerator = select(open_, one, rest * (N(2) - rest));
     denominator = select(open_, select(beyond_, sum, product), sum * product);
     const N flat = select(log_scale > N(kLogFlat), N(kLogFlat) - log_scale, zero);

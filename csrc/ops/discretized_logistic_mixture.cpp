@@ -93,7 +93,10 @@ variable_list DiscretizedLogisticMixture::differentiable(const variable_list& co
   const Tensor &given = saved[0], &params = saved[1];
   if (!wanted[1]) return {Tensor(), Tensor()};
   const auto wide = wide_type(params);
-  const Tensor g = differentiable_cotangent(cotangents[0], params.select(-3, 0), 2, parse_reduction(reduction));
+  const Tensor pixels = params.select(-3, 0);
+  const Tensor g = differentiable_cotangent(cotangents[0], pixels, 2, parse_reduction(reduction))
+                       .expand_symint(pixels.sym_sizes())
+                       .unsqueeze(-3);
   const Tensor colours = given.scalar_type() == at::kByte ? given.to(wide) * (2.0 / 255) - 1 : given.to(wide);
   const Tensor x = colours.unsqueeze(-3), all = params.to(wide);
   const auto components = params.sym_size(-3) / 10;
@@ -121,7 +124,7 @@ variable_list DiscretizedLogisticMixture::differentiable(const variable_list& co
   const auto [of_half, near] = exp_of_minus(limited);
   const Tensor sum = of_half + E, product = 1 + of_half * E, both = near * (2 - near);
   const Tensor lowest = (x < -0.999).expand_as(u), highest = (x > 0.999).expand_as(u), open = lowest.logical_or(highest);
-  const Tensor beyond = lowest.logical_and(distance < 0).logical_or(highest.logical_and(distance > 0));
+  const Tensor beyond = lowest.logical_and(distance < 0).logical_or(highest.logical_and(distance >= 0));
   // log P, and its derivatives by u and h.
   const Tensor to_far = of_half * E / product, to_near = of_half / sum;
   const Tensor log_part = at::where(open, at::where(beyond, -u - sum.log(), -product.log()),
@@ -130,12 +133,12 @@ variable_list DiscretizedLogisticMixture::differentiable(const variable_list& co
   const Tensor narrowing = at::where(open, 0, 2 * limited * of_half * of_half / both);
   const Tensor by_h = at::where(open, at::where(beyond, to_near, to_far), to_far + to_near);
   const Tensor responsibility = at::softmax(logits + log_part.sum(-4), -3);
-  const Tensor weight = (g.unsqueeze(-3) * responsibility).unsqueeze(-4);
+  const Tensor weight = (g * responsibility).unsqueeze(-4);
   const Tensor by_mean = -weight * sign * inverse_scale * by_u;
   const Tensor by_scale = (-weight * (u * by_u + h * by_h + narrowing)).masked_fill(log_scales < -7, 0);
   const Tensor of_green = by_mean.select(-4, 1) * red, of_blue = by_mean.select(-4, 2);
   const Tensor by_z = at::stack({of_green, of_blue * red, of_blue * green}, -4) * (1 - t * t);
-  const Tensor by_logits = g.unsqueeze(-3) * (responsibility - at::softmax(logits, -3));
+  const Tensor by_logits = g * (responsibility - at::softmax(logits, -3));
   const Tensor others = at::stack({by_mean, by_scale, by_z}, -4).reshape_symint(shaped({9 * components, height, width}));
   return {Tensor(), narrowed(at::cat({by_logits, others}, -3), params.scalar_type())};
 }
