@@ -168,7 +168,13 @@ class Guesses(ctypes.Structure):
 
 
 class RowTask(ctypes.Structure):
-    _fields_ = (("tiling", Tiling), ("x_scale", ctypes.c_float), ("summed", ctypes.c_bool), ("operands", Operand * 4))
+    _fields_ = (
+        ("tiling", Tiling),
+        ("x_scale", ctypes.c_float),
+        ("spread", ctypes.c_int),
+        ("summed", ctypes.c_bool),
+        ("operands", Operand * 4),
+    )
 
 
 class RowForward(RowTask):
@@ -408,6 +414,7 @@ class Call:
         common = (
             self.tiling,
             self.x_scale,
+            0,
             summed,
             (Operand * 4)(*operands, *(Operand() for _ in range(4 - len(operands)))),
         )
