@@ -51,6 +51,11 @@ def _of_layer(function, width, logvar=False, **options):
     return call
 
 
+def _of_pixels(params, x):
+    """Each data point is one pixel, of the three colours that the event has."""
+    return aevb_ext.discretized_logistic_mixture_log_prob(2 * x[..., None, None] - 1, params[..., None, None])
+
+
 FUNCTIONS = [
     Row("rsample", aevb_ext.rsample, POSTERIOR, draws_noise=True),
     Row("gaussian_kl", aevb_ext.gaussian_kl, POSTERIOR),
@@ -72,6 +77,13 @@ FUNCTIONS = [
         {"mu": NUMBER, "scale": VARIANCE, "df": VARIANCE},
         data=("x",),
     ),
+    Row(
+        "categorical_log_prob",
+        lambda logits, x: aevb_ext.categorical_log_prob(x.argmax(-1), logits),
+        {"logits": NUMBER},
+        data=("x",),
+    ),
+    Row("discretized_logistic_mixture_log_prob", _of_pixels, {"params": Argument(width=10)}, data=("x",)),
     Row("linear_bernoulli_log_prob", _of_layer(aevb_ext.linear_bernoulli_log_prob, EVENT), {"h": NUMBER}, data=("x",)),
     *(
         Row(

@@ -112,8 +112,12 @@ def test_is_torchs(device):
 
 def test_probabilities_sum_to_one(device):
     logits = _logits(5, 1, 30).to(device)
-    every = categorical_log_prob(torch.arange(30, device=device).expand(5, 30), logits.expand(5, 30, 30), reduction="none")
-    torch.testing.assert_close(every.exp().sum(1), torch.ones(5, dtype=torch.float64, device=device), rtol=1e-14, atol=0)
+    every = categorical_log_prob(
+        torch.arange(30, device=device).expand(5, 30), logits.expand(5, 30, 30), reduction="none"
+    )
+    torch.testing.assert_close(
+        every.exp().sum(1), torch.ones(5, dtype=torch.float64, device=device), rtol=1e-14, atol=0
+    )
 
 
 @pytest.mark.parametrize("classes", [5, 300])
@@ -305,4 +309,3 @@ def test_memory():
 
     step()
     assert peak_bytes(step, torch.device("cpu")) < 1.1 * logits.nbytes
-

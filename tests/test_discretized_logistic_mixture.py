@@ -167,7 +167,9 @@ def test_as_published(k, log_scale, device):
 def test_the_gradient_of_a_mean_on_the_first_or_the_last_level(level, device):
     """Where the formula for means beyond it takes over from the one for means before."""
     params = torch.zeros(3, 10, 1, 1, dtype=torch.float64, device=device)
-    params[:, 1] = (2 * level / 255 - 1) + torch.tensor([-1e-9, 0, 1e-9], dtype=torch.float64, device=device)[:, None, None]
+    params[:, 1] = (2 * level / 255 - 1) + torch.tensor([-1e-9, 0, 1e-9], dtype=torch.float64, device=device)[
+        :, None, None
+    ]
     x = torch.tensor([level, 127, 128], dtype=torch.uint8, device=device).reshape(1, 3, 1, 1)
     _, gradient = _value_and_gradient(discretized_logistic_mixture_log_prob, x, params, reduction="sum")
     assert gradient[1, 1].sign() == (1 if level else -1)
@@ -220,7 +222,9 @@ def test_dtypes_of_x(dtype, device):
     _assert_right(x, params, value_ulp=256, gradient_ulp=8192)
     if dtype == torch.float64:
         of_bytes = discretized_logistic_mixture_log_prob(levels, params.double())
-        torch.testing.assert_close(discretized_logistic_mixture_log_prob(x, params.double()), of_bytes, rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            discretized_logistic_mixture_log_prob(x, params.double()), of_bytes, rtol=1e-12, atol=0
+        )
 
 
 @pytest.mark.parametrize("log_scale", [-7.0, -4.0, -1.0, 3.0, 15.0])
@@ -259,9 +263,7 @@ class TestExtremes:
         values, gradient = _value_and_gradient(discretized_logistic_mixture_log_prob, x, params, reduction="none")
         assert values.isfinite().all() and gradient.isfinite().all()
         _assert_right(x, params, value_ulp=4096, gradient_ulp=1 << 20, reduction="none")
-        narrow = _value_and_gradient(
-            discretized_logistic_mixture_log_prob, x, params.float(), reduction="none"
-        )
+        narrow = _value_and_gradient(discretized_logistic_mixture_log_prob, x, params.float(), reduction="none")
         assert narrow[0].isfinite().all() and narrow[1].isfinite().all()
         torch.testing.assert_close(narrow[0].double(), values, rtol=2e-5, atol=2e-3)
 

@@ -153,6 +153,19 @@ for name, (form, parameters) in LOG_PROBS.items():
             {"x: float16", "x: int64", "cotangent: float16", *alone},
         ),
     ]
+# The likelihoods of positions, which alone learn their parameters.
+CLASSES = {"x": torch.zeros(4, 3), "logits": _f(4, 3, 5), **REDUCED}
+PIXELS = {"x": torch.zeros(4, 3, 2, 2), "params": _f(4, 20, 2, 2), "reduction": "sample"}
+for name, given, fine in (
+    ("categorical_log_prob", CLASSES, {"x: float16", "x: int64", "logits: float16"}),
+    ("discretized_logistic_mixture_log_prob", PIXELS, {"x: float16", "params: float16"}),
+):
+    of_samples = {f"{list(given)[1]}: more dims"}
+    ROWS += [
+        Row(name, given, fine | of_samples),
+        Row(f"{name}_speculative", given, fine | of_samples),
+        Row(f"{name}_backward", given | OF_EACH, fine | {"cotangent: float16"}),
+    ]
 # In compiled graphs the forward of operators over rows computes the wanted gradients ahead.
 SPECULATIVE = {
     "bernoulli_log_prob": 2,

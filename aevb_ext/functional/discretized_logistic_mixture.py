@@ -24,9 +24,9 @@ def discretized_logistic_mixture_log_prob(x: Tensor, params: Tensor, *, reductio
         x: images ``[*batch, 3, H, W]``: uint8, or any float dtype with the 256 levels from -1 to 1 (``2 * bytes / 255 -
             1``). Broadcast over samples without a copy.
         params: ``[*samples, *batch, 10 * K, H, W]``, floating, at any strides; channels_last, and the permuted output
-            of a layer that has its channels last, are read in place. Channels are K logits and, for each colour, K means,
-            K logarithms of scales and K coefficients before tanh, whose colour has no meaning: :math:`c_1` is the first
-            colour's, :math:`c_2` the second's and :math:`c_3` the third's.
+            of a layer that has its channels last, are read in place. Channels are K logits and, for each colour, K
+            means, K logarithms of scales and K coefficients before tanh. The coefficients' colour has no meaning:
+            :math:`c_1` is with the first colour, :math:`c_2` with the second and :math:`c_3` with the third.
         reduction: ``"sample"`` | ``"none"`` | ``"sum"`` | ``"mean"``.
 
     Returns:

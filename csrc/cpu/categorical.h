@@ -1,5 +1,5 @@
-// log p(x | logits) of classes, l_x - log sum e^l, and its gradient, onehot(x) - softmax(l). The sum is streamed: nothing
-// of the size of the logits is kept from it.
+// log p(x | logits) of classes, l_x - log sum e^l, and its gradient, onehot(x) - softmax(l). The sum is streamed:
+// nothing of the size of the logits is kept from it.
 #pragma once
 #include "cpu/positions.h"
 #include "formulas/exp_sum.h"
@@ -57,8 +57,8 @@ class Categorical {
       for_each_run(first, tile.first, tile.count, [&](int done, int64_t offset, int64_t step, int run) {
         for (int p = 0; p < run; ++p) {
           const int64_t x = class_[done + p];
-          chosen_.data[done + p] = x < 0 ? T(__builtin_nan(""))
-                                         : widen_one<T>(logits[offset + p * step + x * call_.parameters.step]);
+          chosen_.data[done + p] =
+              x < 0 ? T(__builtin_nan("")) : widen_one<T>(logits[offset + p * step + x * call_.parameters.step]);
         }
       });
     });
@@ -121,8 +121,8 @@ class Categorical {
     for (; i < count; ++i) most = l[i] > most ? l[i] : most;
     return most;
   }
-  // sum e^(l - top), whose terms are kept if there is a place for them. Several sums are as many chains of additions, and
-  // each is a shorter one.
+  // sum e^(l - top), whose terms are kept if there is a place for them. Several sums are as many chains of additions,
+  // and each is a shorter one.
   static T sum_of_exp(const T* l, int count, N top, T* kept) {
     N total[4] = {N(0.0), N(0.0), N(0.0), N(0.0)};
     int i = 0;
@@ -186,7 +186,8 @@ class Categorical {
           (e * N::load(times + k * lanes)).store(at);
         }
       for (int i = 0; i < count; ++i)
-        if (const int64_t c = class_[p + i] - from; 0 <= c && c < some) computed_[c * width + i] += cotangent_.data[p + i];
+        if (const int64_t c = class_[p + i] - from; 0 <= c && c < some)
+          computed_[c * width + i] += cotangent_.data[p + i];
       store_panel(call_, from, some, first + p, count, computed_, width);
     }
   }

@@ -7,8 +7,7 @@ void discretized_logistic_mixture(const PositionCall& call, int64_t begin, int64
   const auto run = [&](auto&& kernel) {
     for_each_position_tile(call, begin, end, [&](const PositionTile& tile) { kernel.run(tile); });
   };
-  call.wide == Type::f64 ? run(DiscretizedLogisticMixture<double>(call))
-                         : run(DiscretizedLogisticMixture<float>(call));
+  call.wide == Type::f64 ? run(DiscretizedLogisticMixture<double>(call)) : run(DiscretizedLogisticMixture<float>(call));
 }
 
 }  // namespace aevb::AEVB_ISA

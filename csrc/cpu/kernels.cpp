@@ -52,18 +52,9 @@ void binarize(const BinarizeCall& call, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA),
-                                   tiles,
-                                   rows,
-                                   position_tiles,
-                                   categorical,
-                                   discretized_logistic_mixture,
-                                   sample_forward,
-                                   sample_backward,
-                                   binarize,
-                                   unpack_bits,
-                                   activate,
-                                   activate_backward,
-                                   scale_bytes};
+extern const CpuKernels kernels = {
+    AEVB_NAME(AEVB_ISA), tiles,           rows,     position_tiles, categorical, discretized_logistic_mixture,
+    sample_forward,      sample_backward, binarize, unpack_bits,    activate,    activate_backward,
+    scale_bytes};
 
 }  // namespace aevb::AEVB_ISA

@@ -1,6 +1,5 @@
 // The log-likelihood of pixels under a mixture of discretised logistics: a thread has a pixel.
 #include "cuda/positions.cuh"
-
 #include "formulas/discretized_logistic_mixture.h"
 
 namespace aevb::device {
@@ -13,7 +12,8 @@ struct Component {
   using N = WideNumber<T>;
   N logit, mean[3], log_scale[3], z[3];
 
-  __device__ __forceinline__ Component(const PositionTask& task, const MixtureLayout& layout, int64_t first, int64_t k) {
+  __device__ __forceinline__ Component(const PositionTask& task, const MixtureLayout& layout, int64_t first,
+                                       int64_t k) {
     const auto parameter = [&](int64_t n) {
       return number_at<T>(task.parameters, first + n * task.of_parameters.step);
     };
@@ -91,9 +91,8 @@ __global__ void __launch_bounds__(kThreads) mixture(const __grid_constant__ Posi
 cudaError_t discretized_logistic_mixture(const PositionCall& call, cudaStream_t stream) {
   const PositionTask task(call);
   const auto grid = static_cast<unsigned>(std::min((task.positions + kThreads - 1) / kThreads, kMaxGrid));
-  return with_parameters(call.parameters.first.type, [&](auto type) {
-    return launch(mixture<decltype(type)>, grid, kThreads, stream, task);
-  });
+  return with_parameters(call.parameters.first.type,
+                         [&](auto type) { return launch(mixture<decltype(type)>, grid, kThreads, stream, task); });
 }
 
 }  // namespace aevb::device

@@ -77,8 +77,8 @@ variable_list Categorical::differentiable(const variable_list& cotangents, const
   const Tensor &x = saved[0], &logits = saved[1];
   if (!wanted[1]) return {Tensor(), Tensor()};
   const auto wide = wide_type(logits);
-  const Tensor g = differentiable_cotangent(cotangents[0], logits.select(-1, 0), x.dim() - batch_dims,
-                                            parse_reduction(reduction));
+  const Tensor g =
+      differentiable_cotangent(cotangents[0], logits.select(-1, 0), x.dim() - batch_dims, parse_reduction(reduction));
   const Tensor classes = at::arange(c10::Scalar(logits.sym_size(-1)), logits.options().dtype(at::kDouble));
   const Tensor chosen = x.to(at::kDouble).unsqueeze(-1).eq(classes);
   // Nothing is the gradient where x is no class.

@@ -1,12 +1,12 @@
 // The log-likelihood of images under a mixture of discretised logistics, as an operator.
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/expm1.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
@@ -30,8 +30,8 @@ struct DiscretizedLogisticMixture {
   auto settings() const { return std::make_tuple(reduction); }
   void check(const variable_list& inputs) const;
   PositionProblem problem(const variable_list& inputs) const {
-    return {PositionFormula::discretized_logistic_mixture, inputs[0], inputs[1], -3, true, 2,
-            parse_reduction(reduction)};
+    return {
+        PositionFormula::discretized_logistic_mixture, inputs[0], inputs[1], -3, true, 2, parse_reduction(reduction)};
   }
   std::tuple<Tensor, Tensor> speculative(const variable_list& saved, at::ArrayRef<bool> wanted) const;
   variable_list fused(const variable_list& cotangents, const variable_list& saved, at::ArrayRef<bool> wanted,
@@ -114,7 +114,8 @@ variable_list DiscretizedLogisticMixture::differentiable(const variable_list& co
   const Tensor means = rest.select(-4, 0), log_scales = rest.select(-4, 1), z = rest.select(-4, 2);
   const Tensor t = at::tanh(z), red = x.select(-4, 0), green = x.select(-4, 1);
   const Tensor nothing = at::zeros_like(means.select(-4, 0));
-  const Tensor before = at::stack({nothing, t.select(-4, 0) * red, t.select(-4, 1) * red + t.select(-4, 2) * green}, -4);
+  const Tensor before =
+      at::stack({nothing, t.select(-4, 0) * red, t.select(-4, 1) * red + t.select(-4, 2) * green}, -4);
   const Tensor s = log_scales.clamp_min(-7), inverse_scale = at::exp(-s), distance = x - (means + before);
   const Tensor sign = at::where(distance < 0, -1, 1).to(wide), u = distance * sign * inverse_scale,
                h = inverse_scale / 255;
@@ -123,12 +124,14 @@ variable_list DiscretizedLogisticMixture::differentiable(const variable_list& co
   const auto [E, far] = exp_of_minus(u);
   const auto [of_half, near] = exp_of_minus(limited);
   const Tensor sum = of_half + E, product = 1 + of_half * E, both = near * (2 - near);
-  const Tensor lowest = (x < -0.999).expand_as(u), highest = (x > 0.999).expand_as(u), open = lowest.logical_or(highest);
+  const Tensor lowest = (x < -0.999).expand_as(u), highest = (x > 0.999).expand_as(u),
+               open = lowest.logical_or(highest);
   const Tensor beyond = lowest.logical_and(distance < 0).logical_or(highest.logical_and(distance >= 0));
   // log P, and its derivatives by u and h.
   const Tensor to_far = of_half * E / product, to_near = of_half / sum;
-  const Tensor log_part = at::where(open, at::where(beyond, -u - sum.log(), -product.log()),
-                                    (near / limited * (2 - near)).log() - s - std::log(255.0) - u - (sum * product).log());
+  const Tensor log_part =
+      at::where(open, at::where(beyond, -u - sum.log(), -product.log()),
+                (near / limited * (2 - near)).log() - s - std::log(255.0) - u - (sum * product).log());
   const Tensor by_u = at::where(open, at::where(beyond, -to_near, to_far), -of_half * far * (1 + E) / (sum * product));
   const Tensor narrowing = at::where(open, 0, 2 * limited * of_half * of_half / both);
   const Tensor by_h = at::where(open, at::where(beyond, to_near, to_far), to_far + to_near);
@@ -139,7 +142,8 @@ variable_list DiscretizedLogisticMixture::differentiable(const variable_list& co
   const Tensor of_green = by_mean.select(-4, 1) * red, of_blue = by_mean.select(-4, 2);
   const Tensor by_z = at::stack({of_green, of_blue * red, of_blue * green}, -4) * (1 - t * t);
   const Tensor by_logits = g * (responsibility - at::softmax(logits, -3));
-  const Tensor others = at::stack({by_mean, by_scale, by_z}, -4).reshape_symint(shaped({9 * components, height, width}));
+  const Tensor others =
+      at::stack({by_mean, by_scale, by_z}, -4).reshape_symint(shaped({9 * components, height, width}));
   return {Tensor(), narrowed(at::cat({by_logits, others}, -3), params.scalar_type())};
 }
 
@@ -154,9 +158,8 @@ Tensor autograd(const Tensor& x, const Tensor& params, c10::string_view reductio
 
 TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
   m.def("discretized_logistic_mixture_log_prob(Tensor x, Tensor params, str reduction) -> Tensor", kAnyLayout);
-  m.def(
-      "discretized_logistic_mixture_log_prob_speculative(Tensor x, Tensor params, str reduction) -> (Tensor, Tensor)",
-      kAnyLayout);
+  m.def("discretized_logistic_mixture_log_prob_speculative(Tensor x, Tensor params, str reduction) -> (Tensor, Tensor)",
+        kAnyLayout);
   m.def(
       "discretized_logistic_mixture_log_prob_backward(Tensor cotangent, Tensor x, Tensor params, str reduction, "
       "Tensor? speculative=None) -> Tensor",
@@ -165,8 +168,6 @@ TORCH_LIBRARY_FRAGMENT(aevb_ext, m) {
 AEVB_REGISTER("discretized_logistic_mixture_log_prob", forward)
 AEVB_REGISTER("discretized_logistic_mixture_log_prob_speculative", speculative_values)
 AEVB_REGISTER("discretized_logistic_mixture_log_prob_backward", backward)
-TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) {
-  m.impl("discretized_logistic_mixture_log_prob", TORCH_FN(autograd));
-}
+TORCH_LIBRARY_IMPL(aevb_ext, Autograd, m) { m.impl("discretized_logistic_mixture_log_prob", TORCH_FN(autograd)); }
 
 }  // namespace aevb

@@ -49,7 +49,8 @@ std::tuple<Tensor, Tensor> pass(const PositionProblem& problem, bool with_values
   Tensor values;
   Gradient gradient;
   if (with_gradient)
-    gradient.result = empty_elementwise(problem.parameters.sym_sizes(), problem.parameters, problem.parameters.options());
+    gradient.result =
+        empty_elementwise(problem.parameters.sym_sizes(), problem.parameters, problem.parameters.options());
   PositionCall call = {};
   if (!full.is_meta()) {
     set_shape(call, full, problem.event_dims);
