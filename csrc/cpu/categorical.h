@@ -28,8 +28,8 @@ class Categorical {
 
  private:
   static constexpr int lanes = N::lanes;
-  static constexpr int kNumbers = 8192;  // logits that are computed together
-  static constexpr int kChain = 64;      // of them that are added one after another
+  static constexpr int kNumbers = 16384;  // logits that are computed together
+  static constexpr int kChain = 64;       // of them that are added one after another
 
   // The class of each position; -1 if it is none.
   void load_classes(const PositionTile& tile) {
@@ -139,7 +139,9 @@ class Categorical {
 
   // A register has one logit of several positions.
   void together(const PositionTile& tile) {
-    const int width = size_ * 4 * lanes <= kNumbers ? 4 * lanes : lanes;
+    // All classes of a few positions or, of classes too many for that, some of more positions, whose runs are longer.
+    const bool wide = size_ * 4 * lanes <= kNumbers || size_ * lanes > kNumbers;
+    const int width = wide && tile.count > lanes ? 4 * lanes : lanes;
     for (int p = 0; p < tile.count; p += width)
       together(tile.first, p, tile.count - p < width ? tile.count - p : width, width);
   }

@@ -14,7 +14,10 @@ inline Tiles position_tiles(const PositionCall& call) {
   int64_t rows = 1;
   if (call.event > 0 && call.event <= kPositions / 2) {
     const int64_t most = kPositions / call.event, worth = numbers / (call.event * call.size) + 1;
-    rows = worth < most ? worth : most;
+    // Where neighbours in memory are positions, a cache line of them at least.
+    const int64_t line = call.parameters.step == 1 ? 1 : 16 / call.event + 1;
+    const int64_t wanted = worth > line ? worth : line;
+    rows = wanted < most ? wanted : most;
   }
   return {rows, (call.rows + rows - 1) / rows * call.blocks};
 }
