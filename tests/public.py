@@ -82,8 +82,15 @@ FUNCTIONS = [
         lambda logits, x: aevb_ext.categorical_log_prob(x.argmax(-1), logits),
         {"logits": NUMBER},
         data=("x",),
+        any_dtype=True,
     ),
-    Row("discretized_logistic_mixture_log_prob", _of_pixels, {"params": Argument(width=10)}, data=("x",)),
+    Row(
+        "discretized_logistic_mixture_log_prob",
+        _of_pixels,
+        {"params": Argument(width=10)},
+        data=("x",),
+        any_dtype=True,
+    ),
     Row("linear_bernoulli_log_prob", _of_layer(aevb_ext.linear_bernoulli_log_prob, EVENT), {"h": NUMBER}, data=("x",)),
     *(
         Row(

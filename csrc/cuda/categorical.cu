@@ -21,7 +21,8 @@ template <class X>
 __device__ __forceinline__ int64_t class_of(const void* data, int64_t at, int64_t size) {
   const X x = static_cast<const X*>(data)[at];
   if constexpr (std::is_integral_v<X>) {
-    return x >= 0 && int64_t(x) < size ? int64_t(x) : -1;
+    const int64_t given = x;
+    return given >= 0 && given < size ? given : -1;
   } else {
     double given;
     if constexpr (sizeof(X) == 2)
