@@ -192,6 +192,7 @@ _CALLS = {
         x.new_zeros(3, *mu.shape), mu.expand(10, *mu.shape)
     ),
     "gaussian_log_prob": lambda f, mu, logvar, key, x: f.gaussian_log_prob(x, mu, logvar),
+    "mixture_log_prob": lambda f, mu, logvar, key, x: f.mixture_log_prob(x, mu, logvar),
     "poisson_log_prob": lambda f, mu, logvar, key, x: f.poisson_log_prob(4 * x, mu),
     "negative_binomial_log_prob": lambda f, mu, logvar, key, x: f.negative_binomial_log_prob(
         4 * x, mu.exp(), logvar.exp()

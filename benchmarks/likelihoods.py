@@ -19,6 +19,7 @@ from torch import Tensor, distributions
 
 import aevb_ext
 
+from . import mixtures
 from .cases import Case, Operation, Shape, _minus
 from .machine import environment
 from .measure import FULL, OURS_COMPILED, kind_of, measure
@@ -239,7 +240,7 @@ DISCRETIZED_LOGISTIC = _operation(
     lambda s: {
         "x": torch.randint(256, (s.batch, s.event)) / 255,
         "mu": torch.rand(s.batch, s.event).requires_grad_(),
-        "log_scale": (_learnt(s.batch, s.event) - 3).detach().requires_grad_(),
+        "log_scale": (0.3 * torch.randn(s.batch, s.event) - 1.5).requires_grad_(),
     },
     {"textbook": discretized_logistic_textbook},
 )
@@ -297,6 +298,8 @@ LINES = [
     Line(MIXTURE_CHANNELS, COLOURS, {"eager": 4}, memory=5),
     Line(CATEGORICAL, Shape(64, 784)),
     Line(CATEGORICAL_SECOND, Shape(64, 784)),
+    Line(mixtures.PRIOR, Shape(4096, 50), {"eager": 4}, memory=20),
+    Line(mixtures.TOTAL_CORRELATION, Shape(1024, 32), {"eager": 4}, memory=20),
 ]
 
 

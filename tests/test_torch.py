@@ -29,7 +29,7 @@ def _schemas():
     return {name.removeprefix("aevb_ext::") for name in names if name.startswith("aevb_ext::")}
 
 
-FORWARD = {operator.name for operator in OPERATORS} | {"binarize", "noise_key", "unpack_bits"}
+FORWARD = {operator.name for operator in OPERATORS} | {"binarize", "mixture_log_prob", "noise_key", "unpack_bits"}
 
 
 def _opcheck_cases():
@@ -79,6 +79,7 @@ class TestOpcheck:
         # test_categorical.py and test_discretized_logistic_mixture.py
         for name in ("categorical_log_prob", "discretized_logistic_mixture_log_prob"):
             layers |= {name, name + "_backward", name + "_speculative"}
+        layers |= {"mixture_log_prob_backward"}  # tests/test_mixture.py
         assert _schemas() == FORWARD | backward | speculative | layers | {"halves", "widened"}
 
     @pytest.mark.parametrize("key", ["CPU", "CUDA", "Meta"])
