@@ -58,6 +58,7 @@ def test_values_and_gradients(classes, event, dtype, device):
     _assert_right(x, _logits(4, *event, classes, dtype=dtype).to(device))
 
 
+@pytest.mark.compiled("where gradients lie")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("classes", [2, 10, 70, 1000])

@@ -189,6 +189,7 @@ def test_many_components():
     _assert_right(_levels(1), _params(1, k=300, dtype=torch.float32), value_ulp=256, gradient_ulp=4096)
 
 
+@pytest.mark.compiled("where gradients lie")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("of_x", ["contiguous", "channels_last", "width_first"])
