@@ -31,6 +31,7 @@ Check = Callable[[str, Any], object]
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DATA = (*FLOATING, torch.uint8, torch.bool)
+COUNTS = (*DATA, torch.int16, torch.int32, torch.int64)
 # Integers that the operators do not take as data; some callers convert them.
 SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
 COUNTS = (*DATA, torch.int16, torch.int32, torch.int64)  # what likelihoods of counts take as data
@@ -228,7 +229,7 @@ def _short(of_torch: torch.dtype | torch.layout) -> str:
     return str(of_torch).removeprefix("torch.")
 
 
-floating, data = tensor(*FLOATING), tensor(*DATA)
+floating, data, counts = tensor(*FLOATING), tensor(*DATA), tensor(*COUNTS)
 number = kind(is_number, "a number")
 truth = kind(lambda value: isinstance(value, int) or type(value).__name__ in ("bool", "bool_"), "True or False")
 shape = kind(_is_shape, "a tuple of integers")

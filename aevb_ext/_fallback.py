@@ -15,10 +15,21 @@ from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Size, Tensor
 
 from . import reference
-from ._arguments import KINDS, check_dtype, explain, sizes
+from ._arguments import (
+    COUNTS,
+    FLOATING,
+    KINDS,
+    Check,
+    check_broadcasts,
+    check_dtype,
+    check_tensor,
+    counts,
+    explain,
+    sizes,
+)
 from ._dtypes import promoted, wide, widened
 from ._formulas import (
     Bernoulli,
@@ -54,7 +65,9 @@ __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
     "binarize",
+    "categorical_log_prob",
     "define_noise_key",
+    "discretized_logistic_mixture_log_prob",
     "gaussian_kl",
     "gaussian_log_prob",
     "halves",
@@ -72,25 +85,33 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _checked(function: Callable[P, R]) -> Callable[P, R]:
+def _checks(**kinds: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: check the kinds of arguments, and warn once of each device that has no kernels.
 
     The compiled operators' schemas refuse a wrong kind. Plain PyTorch would compute something with many of them.
+    ``kinds`` are of this function, as in :func:`explain`.
     """
-    signature = inspect.signature(function)
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.compiler.is_compiling():
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            explain(function, bound.arguments)
-        for given in args:
-            if isinstance(given, Tensor):
-                warn_of_formulas(given.device.type)
-        return function(*args, **kwargs)
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
 
-    return call
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not torch.compiler.is_compiling():
+                bound = signature.bind(*args, **kwargs)
+                bound.apply_defaults()
+                explain(function, bound.arguments, **kinds)
+            for given in args:
+                if isinstance(given, Tensor):
+                    warn_of_formulas(given.device.type)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+_checked = _checks()
 
 
 def _scaled(x: Tensor, x_scale: float, dtype: torch.dtype) -> Tensor:
@@ -334,6 +355,39 @@ def gaussian_log_prob(
     check_name("reduction", reduction, REDUCTIONS)
     formula = Gaussian("GaussianLogProb", Spread(spread))
     return _log_prob(formula, x, mu, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
+
+
+@_checks(x=counts)
+def categorical_log_prob(x: Tensor, logits: Tensor, *, reduction: str = "sample", batch_dims: int = 1) -> Tensor:
+    check_dtype("logits", logits)
+    check_tensor("x", x, COUNTS)
+    check_same_device("x", x, "logits", logits)
+    if not logits.dim() or not sizes(logits.shape)[-1]:
+        raise ValueError(
+            f"logits must be [*samples, *batch, *event, C] with at least one class, got {list(logits.shape)}"
+        )
+    check_batch_dims(batch_dims, "x", x)
+    check_broadcasts("x", x.shape, "the positions of logits", logits.shape[:-1])
+    check_name("reduction", reduction, REDUCTIONS)
+    values = reference.categorical_log_prob(x.detach(), widened(logits, wide(logits)), reduction="none")
+    return _reduce(values, x.dim() - _int(batch_dims), reduction)
+
+
+@_checked
+def discretized_logistic_mixture_log_prob(x: Tensor, params: Tensor, *, reduction: str = "sample") -> Tensor:
+    check_dtype("params", params)
+    check_tensor("x", x, (*FLOATING, torch.uint8))
+    check_same_device("x", x, "params", params)
+    shape = sizes(params.shape)
+    if len(shape) < 3 or not shape[-3] or shape[-3] % 10:
+        raise ValueError(f"params must be [*samples, *batch, 10 K, H, W] for K components, got {list(params.shape)}")
+    if x.dim() < 3 or sizes(x.shape)[-3] != 3:
+        raise ValueError(f"x must be [*batch, 3, H, W], got {list(x.shape)}")
+    pixels = Size((*x.shape[:-3], *x.shape[-2:]))
+    check_broadcasts("the pixels of x", pixels, "the pixels of params", Size((*params.shape[:-3], *params.shape[-2:])))
+    check_name("reduction", reduction, REDUCTIONS)
+    values = reference.discretized_logistic_mixture_log_prob(x, widened(params, wide(params)), reduction="none")
+    return _reduce(values, 2, reduction)
 
 
 def log_prob(

@@ -50,6 +50,19 @@ def _bernoulli_log_prob_of_probs(*arguments):
     return _bernoulli(ops.bernoulli_log_prob_of_probs, *arguments)
 
 
+def _categorical_log_prob(info, in_dims, x, logits, reduction, batch_dims):
+    logits = _whole(logits, in_dims[1], info.batch_size)
+    event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
+    x = _front(x, in_dims[0], logits.dim() - 2)
+    return _reduce(ops.categorical_log_prob(x, logits, _first_pass(reduction), x.dim() - event_dims), reduction), 0
+
+
+def _discretized_logistic_mixture_log_prob(info, in_dims, x, params, reduction):
+    params = _whole(params, in_dims[1], info.batch_size)
+    x = _front(x, in_dims[0], params.dim() - 1)
+    return _reduce(ops.discretized_logistic_mixture_log_prob(x, params, _first_pass(reduction)), reduction), 0
+
+
 def _gaussian_log_prob(info, in_dims, x, mu, logvar, spread, x_scale, reduction, batch_dims):
     mu = _whole(mu, in_dims[1], info.batch_size)
     event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
@@ -209,6 +222,8 @@ def register() -> None:
     rules = (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear)
     for rule in (
         *rules,
+        _categorical_log_prob,
+        _discretized_logistic_mixture_log_prob,
         _linear_bernoulli_log_prob,
         _linear_gaussian_log_prob,
         _rsample,

@@ -187,6 +187,10 @@ _CALLS = {
     "rsample_kl": lambda f, mu, logvar, key, x: f.rsample_kl(mu, logvar, key=key),
     "bernoulli_log_prob": lambda f, mu, logvar, key, x: f.bernoulli_log_prob(x, mu),
     "bernoulli_log_prob_of_probs": lambda f, mu, logvar, key, x: f.bernoulli_log_prob_of_probs(x, 0.5 + 0.4 * mu),
+    "categorical_log_prob": lambda f, mu, logvar, key, x: f.categorical_log_prob(x.new_zeros(x.shape[0]), mu),
+    "discretized_logistic_mixture_log_prob": lambda f, mu, logvar, key, x: f.discretized_logistic_mixture_log_prob(
+        x.new_zeros(3, *mu.shape), mu.expand(10, *mu.shape)
+    ),
     "gaussian_log_prob": lambda f, mu, logvar, key, x: f.gaussian_log_prob(x, mu, logvar),
     "mixture_log_prob": lambda f, mu, logvar, key, x: f.mixture_log_prob(x, mu, logvar),
     "poisson_log_prob": lambda f, mu, logvar, key, x: f.poisson_log_prob(4 * x, mu),

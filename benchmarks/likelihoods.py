@@ -100,6 +100,30 @@ def discretized_logistic_textbook(x, mu, log_scale, reduction):
     return _reduce(-values, reduction)
 
 
+def discretized_logistic_mixture_textbook(x, params, reduction):
+    """As PixelCNN++ and VDVAE have it, of x and params with their channels last."""
+    x, params = x.movedim(1, -1), params.movedim(1, -1)
+    k = params.shape[-1] // 10
+    logits, rest = params[..., :k], params[..., k:].reshape(*x.shape, 3 * k)
+    means, log_scales, coeffs = rest[..., :k], rest[..., k : 2 * k].clamp(min=-7.0), rest[..., 2 * k :].tanh()
+    x = x.unsqueeze(-1)
+    m2 = means[..., 1, :] + coeffs[..., 0, :] * x[..., 0, :]
+    m3 = means[..., 2, :] + coeffs[..., 1, :] * x[..., 0, :] + coeffs[..., 2, :] * x[..., 1, :]
+    centered = x - torch.stack([means[..., 0, :], m2, m3], -2)
+    inv_stdv = torch.exp(-log_scales)
+    plus_in, min_in, mid_in = (inv_stdv * (centered + shift) for shift in (1 / 255, -1 / 255, 0))
+    cdf_delta = plus_in.sigmoid() - min_in.sigmoid()
+    log_pdf_mid = mid_in - log_scales - 2 * F.softplus(mid_in)
+    inner = torch.where(cdf_delta > 1e-5, cdf_delta.clamp(min=1e-12).log(), log_pdf_mid - 4.848116364)
+    log_probs = torch.where(x > 0.999, -F.softplus(min_in), inner)
+    log_probs = torch.where(x < -0.999, plus_in - F.softplus(plus_in), log_probs)
+    return _reduce(-(log_probs.sum(-2) + logits.log_softmax(-1)).logsumexp(-1), reduction)
+
+
+def cross_entropy(x, logits, reduction):
+    return _reduce(F.cross_entropy(logits.movedim(-1, 1), x, reduction="none"), reduction)
+
+
 # What they are given: counts as a count matrix of single cells has them, nine of ten 0.
 
 
@@ -147,7 +171,7 @@ class Line:
         return Case(self.operation, self.shape, torch.float32, "mean", self.asked)
 
 
-CELLS, IMAGES = Shape(1024, 4000), Shape(1024, 3072)
+CELLS, IMAGES, COLOURS = Shape(1024, 4000), Shape(1024, 3072), Shape(64, 3 * 32 * 32)
 ZINB = _operation(
     "zero-inflated negative binomial",
     "zero_inflated_negative_binomial_log_prob",
@@ -220,6 +244,46 @@ DISCRETIZED_LOGISTIC = _operation(
     },
     {"textbook": discretized_logistic_textbook},
 )
+COMPONENTS = 10
+
+
+def _pixels(shape: Shape, lie) -> dict[str, Tensor]:
+    side = int((shape.event // 3) ** 0.5)
+    x = 2 * torch.randint(256, (shape.batch, 3, side, side)) / 255 - 1
+    params = torch.randn(shape.batch, 10 * COMPONENTS, side, side)
+    params[:, COMPONENTS:].unflatten(1, (3, 3, COMPONENTS))[:, :, 1] -= 3  # log scales
+    return {"x": lie(x), "params": lie(params).detach().requires_grad_()}
+
+
+def _channels_last(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def _classes_second(t: Tensor) -> Tensor:
+    return t.movedim(2, 1).contiguous().movedim(1, 2)
+
+
+MIXTURE, MIXTURE_CHANNELS = (
+    _operation(
+        f"mixture of discretized logistics{named}",
+        "discretized_logistic_mixture_log_prob",
+        lambda s, lie=lie: _pixels(s, lie),
+        {"textbook": discretized_logistic_mixture_textbook},
+    )
+    for named, lie in (("", Tensor.contiguous), (", channels_last", _channels_last))
+)
+CATEGORICAL, CATEGORICAL_SECOND = (
+    _operation(
+        f"categorical of 256{named}",
+        "categorical_log_prob",
+        lambda s, lie=lie: {
+            "x": torch.randint(256, (s.batch, s.event)),
+            "logits": lie(torch.randn(s.batch, s.event, 256)).requires_grad_(),
+        },
+        {"cross_entropy": cross_entropy},
+    )
+    for named, lie in (("", Tensor.contiguous), (", classes second", _classes_second))
+)
 LINES = [
     Line(ZINB, CELLS, {"eager": 6, "compile": 2}, memory=10),
     Line(NB, CELLS, {"eager": 6, "compile": 2}, memory=10),
@@ -230,6 +294,10 @@ LINES = [
     Line(STUDENT_T, IMAGES),
     Line(CONTINUOUS_BERNOULLI, IMAGES),
     Line(DISCRETIZED_LOGISTIC, IMAGES),
+    Line(MIXTURE, COLOURS, {"eager": 4}, memory=5),
+    Line(MIXTURE_CHANNELS, COLOURS, {"eager": 4}, memory=5),
+    Line(CATEGORICAL, Shape(64, 784)),
+    Line(CATEGORICAL_SECOND, Shape(64, 784)),
     Line(mixtures.PRIOR, Shape(4096, 50), {"eager": 4}, memory=20),
     Line(mixtures.TOTAL_CORRELATION, Shape(1024, 32), {"eager": 4}, memory=20),
 ]

@@ -121,6 +121,31 @@ struct UnpackCall {
   int64_t rows, width, count;
 };
 
+// Numbers along one more dimension of an operand, at each position: number `n` is `n * step` elements after the first.
+struct Vectors {
+  Input first;
+  int64_t step = 0;
+};
+
+// log p(x | parameters) of positions that each have a vector of parameters: a pixel, a token. A row has `event`
+// positions.
+//   categorical                   `size` logits, and one integer in x, the class. One that is no class gives NaN.
+//   discretized_logistic_mixture  `size` = 10 K parameters of K components, and three colours in x
+enum class PositionFormula : int { categorical, discretized_logistic_mixture };
+struct PositionCall {
+  PositionFormula formula;
+  Type wide;
+  int64_t rows, event, block, blocks;  // a row is summed in blocks of so many positions: kPositions, or on a device one
+  int64_t size;
+  Vectors x, parameters;
+  Output value;     // for each block, or each position; no data: not wanted
+  Input cotangent;  // of the value, in `wide`, times `cotangent_scale`; no data: one
+  double cotangent_scale = 1;
+  void* gradient = nullptr;  // of the parameters, in their type; null: not wanted
+  Vectors gradient_layout;
+};
+constexpr int64_t kPositions = 256;
+
 // What a linear layer computes beside its products, on the CPU, of float32 matrices [rows, features] in row-major
 // order.
 

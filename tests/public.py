@@ -51,6 +51,11 @@ def _of_layer(function, width, logvar=False, **options):
     return call
 
 
+def _of_pixels(params, x):
+    """Each data point is one pixel, of the three colours that the event has."""
+    return aevb_ext.discretized_logistic_mixture_log_prob(2 * x[..., None, None] - 1, params[..., None, None])
+
+
 def _of_components(z, **options):
     """Of a mixture of two components."""
     mu = torch.linspace(-1, 1, 2 * EVENT, device=z.device).to(z.dtype).reshape(2, EVENT)
@@ -77,6 +82,20 @@ FUNCTIONS = [
         aevb_ext.student_t_log_prob,
         {"mu": NUMBER, "scale": VARIANCE, "df": VARIANCE},
         data=("x",),
+    ),
+    Row(
+        "categorical_log_prob",
+        lambda logits, x: aevb_ext.categorical_log_prob(x.argmax(-1), logits),
+        {"logits": NUMBER},
+        data=("x",),
+        any_dtype=True,
+    ),
+    Row(
+        "discretized_logistic_mixture_log_prob",
+        _of_pixels,
+        {"params": Argument(width=10)},
+        data=("x",),
+        any_dtype=True,
     ),
     Row("linear_bernoulli_log_prob", _of_layer(aevb_ext.linear_bernoulli_log_prob, EVENT), {"h": NUMBER}, data=("x",)),
     *(

@@ -169,6 +169,20 @@ FUNCTIONS = _functions(
     },
     x="counts",
 )
+FUNCTIONS += [
+    Row(
+        "categorical_log_prob",
+        aevb_ext.categorical_log_prob,
+        {"x": torch.zeros(4, dtype=torch.int64), "logits": F},
+        {"x": "counts"},
+    ),
+    Row(
+        "discretized_logistic_mixture_log_prob",
+        aevb_ext.discretized_logistic_mixture_log_prob,
+        {"x": torch.zeros(4, 3, 2, 2), "params": torch.zeros(4, 10, 2, 2)},
+        {"params": "floating"},
+    ),
+]
 FUNCTIONS += _functions(
     aevb_ext, "", {"mixture_log_prob": {"z": F, "mu_k": F, "logvar_k": F, "logits_k": F[:, 0]}}, z="floating"
 )

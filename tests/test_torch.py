@@ -76,6 +76,9 @@ class TestOpcheck:
         heads = {"linear_bernoulli_log_prob", "linear_gaussian_log_prob"}
         layers = {"linear", "mlp_bound"} | heads | {f"{name}_backward" for name in {"linear"} | heads}
         layers |= {name + "_speculative" for name in heads}
+        # test_categorical.py and test_discretized_logistic_mixture.py
+        for name in ("categorical_log_prob", "discretized_logistic_mixture_log_prob"):
+            layers |= {name, name + "_backward", name + "_speculative"}
         layers |= {"mixture_log_prob_backward"}  # tests/test_mixture.py
         assert _schemas() == FORWARD | backward | speculative | layers | {"halves", "widened"}
 

@@ -23,6 +23,7 @@ All values are in nats. Equation numbers are those of Kingma & Welling 2014 (arX
 """
 
 from .bernoulli import bernoulli_log_prob, bernoulli_log_prob_of_probs
+from .categorical import categorical_log_prob
 from .continuous import (
     continuous_bernoulli_log_prob,
     discretized_logistic_log_prob,
@@ -34,6 +35,7 @@ from .counts import (
     poisson_log_prob,
     zero_inflated_negative_binomial_log_prob,
 )
+from .discretized_logistic_mixture import discretized_logistic_mixture_log_prob
 from .gaussian import gaussian_kl, gaussian_log_prob
 from .layout import halves, unpack_bits
 from .linear import linear_bernoulli_log_prob, linear_gaussian_log_prob
@@ -45,8 +47,10 @@ __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
     "binarize",
+    "categorical_log_prob",
     "continuous_bernoulli_log_prob",
     "discretized_logistic_log_prob",
+    "discretized_logistic_mixture_log_prob",
     "gaussian_kl",
     "gaussian_log_prob",
     "halves",

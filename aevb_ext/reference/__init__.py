@@ -26,13 +26,16 @@ from .counts import (
     zero_inflated_negative_binomial_log_prob,
 )
 from .mixture import mixture_log_prob
+from .positions import categorical_log_prob, discretized_logistic_mixture_log_prob
 
 __all__ = [
     "bernoulli_log_prob",
     "bernoulli_log_prob_of_probs",
     "binarize",
+    "categorical_log_prob",
     "continuous_bernoulli_log_prob",
     "discretized_logistic_log_prob",
+    "discretized_logistic_mixture_log_prob",
     "gaussian_kl",
     "gaussian_log_prob",
     "laplace_log_prob",

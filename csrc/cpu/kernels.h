@@ -14,6 +14,10 @@ struct CpuKernels {
   const char* name;
   Tiles (*tiles)(int64_t rows, int64_t event, int64_t blocks);
   void (*rows)(const RowCall&, int64_t begin, int64_t end);  // whichever results the call has a place for
+  // Of a call over positions, and what such a call has a place for: values, gradients or both.
+  Tiles (*position_tiles)(const PositionCall&);
+  void (*categorical)(const PositionCall&, int64_t begin, int64_t end);
+  void (*discretized_logistic_mixture)(const PositionCall&, int64_t begin, int64_t end);
   void (*sample_forward)(const SampleCall&, int64_t begin, int64_t end);
   void (*sample_backward)(const SampleCall&, int64_t begin, int64_t end);
   void (*binarize)(const BinarizeCall&, int64_t begin, int64_t end);

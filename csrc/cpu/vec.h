@@ -200,6 +200,10 @@ AEVB_INLINE F64 log1p(F64 a) {
   for (int i = 0; i < F64::lanes; ++i) a.v[i] = __builtin_log1p(a.v[i]);
   return a;
 }
+AEVB_INLINE void exp_of_minus(F64 x, F64& e, F64& rest) {
+  e = exp(-x);
+  for (int i = 0; i < F64::lanes; ++i) rest.v[i] = -__builtin_expm1(-x.v[i]);
+}
 AEVB_INLINE void sincos_turns(F64 t, F64& sine, F64& cosine) {
   constexpr double two_pi = 6.283185307179586477;
   for (int i = 0; i < F64::lanes; ++i) {
@@ -293,6 +297,13 @@ AEVB_INLINE F32 exp_of_minus_abs(F32 x) {
 #else
   return (e.q + F32(1.0)) * power_of_two(e.power) * F32(0x1p-64);
 #endif
+}
+
+// e^-x and 1 - e^-x of x >= 0, each right to its last digits: near 0 the second is the polynomial itself.
+AEVB_INLINE void exp_of_minus(F32 x, F32& e, F32& rest) {
+  const SplitExp split(-1, for_exp_of(-1, x), 254);
+  e = scaled(split.q + F32(1.0), split);
+  rest = select(split.n == F32(0.0), -split.q, F32(1.0) - e);
 }
 
 // e^x - 1 for x <= 0. For n = 0 it is q.

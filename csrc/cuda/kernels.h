@@ -9,6 +9,7 @@ namespace aevb::cuda {
 
 cudaError_t row_forward(const RowCall& call, cudaStream_t stream);
 cudaError_t row_backward(const RowCall& call, cudaStream_t stream);
+cudaError_t positions(const PositionCall& call, cudaStream_t stream);
 cudaError_t sample_forward(const SampleCall& call, cudaStream_t stream);
 cudaError_t sample_backward(const SampleCall& call, cudaStream_t stream);
 cudaError_t binarize(const BinarizeCall& call, cudaStream_t stream);

@@ -94,6 +94,16 @@ __device__ __forceinline__ Float<quick> sqrt(Float<quick> a) {
 }
 __device__ __forceinline__ F64 sqrt(F64 a) { return F64(::sqrt(a.v)); }
 
+// e^-a and 1 - e^-a of a >= 0, each right to its last digits.
+__device__ __forceinline__ void exp_of_minus(F32 a, F32& e, F32& rest) {
+  e = F32(expf(-a.v));
+  rest = F32(-expm1f(-a.v));
+}
+__device__ __forceinline__ void exp_of_minus(F64 a, F64& e, F64& rest) {
+  e = F64(::exp(-a.v));
+  rest = F64(-::expm1(-a.v));
+}
+
 // A quotient of normal numbers: the unit's reciprocal, and one step of Newton's.
 __device__ __forceinline__ F32 ratio(F32 a, F32 b) {
   const float inverse = special::reciprocal(b.v), quotient = a.v * inverse;

@@ -39,6 +39,23 @@ inline std::vector<Buffer> buffers_of(const aevb::RowCall& call) {
   }
   return all;
 }
+inline uint64_t extent(const aevb::Vectors& vectors, int64_t size) {
+  uint64_t last = (size - 1) * vectors.step;
+  for (int d = 0; d < vectors.first.dims; ++d) last += (vectors.first.size[d] - 1) * vectors.first.stride[d];
+  return (last + 1) * size_of(vectors.first.type);
+}
+inline std::vector<Buffer> buffers_of(const aevb::PositionCall& call) {
+  const bool colours = call.formula == aevb::PositionFormula::discretized_logistic_mixture;
+  std::vector<Buffer> all = {operand("x", call.x.first.data, extent(call.x, colours ? 3 : 1)),
+                             operand("the parameters", call.parameters.first.data, extent(call.parameters, call.size)),
+                             operand("the cotangent", call.cotangent),
+                             result("the value", call.value, call.rows, call.event, call.blocks)};
+  if (call.gradient) {
+    all.push_back(operand("the gradient", call.gradient, extent(call.gradient_layout, call.size)));
+    all.back().is_result = true;
+  }
+  return all;
+}
 inline std::vector<Buffer> buffers_of(const aevb::SampleCall& call) {
   return {operand("mu", call.mu),
           operand("the spread", call.spread),

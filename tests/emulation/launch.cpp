@@ -22,6 +22,7 @@ void launch(cudaError_t (*kernel)(const Call&, cudaStream_t), const Call& call) 
 
 void row_forward(const RowCall& call, c10::Device) { launch<RowCall>(row_forward, call); }
 void row_backward(const RowCall& call, c10::Device) { launch<RowCall>(row_backward, call); }
+void positions(const PositionCall& call, c10::Device) { launch<PositionCall>(positions, call); }
 void sample_forward(const SampleCall& call, c10::Device) { launch<SampleCall>(sample_forward, call); }
 void sample_backward(const SampleCall& call, c10::Device) { launch<SampleCall>(sample_backward, call); }
 void binarize(const BinarizeCall& call, c10::Device) { launch<BinarizeCall>(binarize, call); }

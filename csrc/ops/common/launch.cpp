@@ -30,6 +30,7 @@ void rows(const RowCall& call, c10::Device device) {
   else
     AEVB_LAUNCH(row_backward, rows);
 }
+void positions(const PositionCall& call, c10::Device device) { AEVB_LAUNCH(positions, positions); }
 void sample_forward(const SampleCall& call, c10::Device device) { AEVB_LAUNCH(sample_forward, sample_forward); }
 void sample_backward(const SampleCall& call, c10::Device device) { AEVB_LAUNCH(sample_backward, sample_backward); }
 void binarize(const BinarizeCall& call, c10::Device device) { AEVB_LAUNCH(binarize, binarize); }

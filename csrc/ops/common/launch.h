@@ -9,6 +9,7 @@
 namespace aevb::cpu {
 
 void rows(const RowCall& call);
+void positions(const PositionCall& call);
 void sample_forward(const SampleCall& call);
 void sample_backward(const SampleCall& call);
 void binarize(const BinarizeCall& call);
@@ -29,6 +30,7 @@ namespace aevb::cuda {
 
 void row_forward(const RowCall& call, c10::Device device);
 void row_backward(const RowCall& call, c10::Device device);
+void positions(const PositionCall& call, c10::Device device);
 void sample_forward(const SampleCall& call, c10::Device device);
 void sample_backward(const SampleCall& call, c10::Device device);
 void binarize(const BinarizeCall& call, c10::Device device);
@@ -49,6 +51,7 @@ bool guesses_cotangents(c10::Device device);
 
 // Value or gradients, or both at once: with the kernels in cuda/ for a guess.
 void rows(const RowCall& call, c10::Device device);
+void positions(const PositionCall& call, c10::Device device);
 void sample_forward(const SampleCall& call, c10::Device device);
 void sample_backward(const SampleCall& call, c10::Device device);
 void binarize(const BinarizeCall& call, c10::Device device);

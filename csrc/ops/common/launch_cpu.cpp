@@ -86,6 +86,13 @@ const CpuKernels& kernels() {
 }
 
 void rows(const RowCall& call) { run(sized(call), 1, kernels().rows); }
+void positions(const PositionCall& call) {
+  const Tiles tiles = kernels().position_tiles(call);
+  const int64_t per_tile = std::max<int64_t>(call.rows * call.event * call.size / tiles.count, 1);
+  const bool categorical = call.formula == PositionFormula::categorical;
+  share(call, tiles.count, std::max<int64_t>(kGrain / per_tile, 1),
+        categorical ? kernels().categorical : kernels().discretized_logistic_mixture);
+}
 void sample_forward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_forward); }
 void sample_backward(const SampleCall& call) { run(sized(call), call.samples, kernels().sample_backward); }
 void binarize(const BinarizeCall& call) { run(call, 1, kernels().binarize); }

@@ -18,6 +18,7 @@ void launch(cudaError_t (*kernel)(const Call&, cudaStream_t), const Call& call, 
 
 void row_forward(const RowCall& call, c10::Device device) { launch<RowCall>(row_forward, call, device); }
 void row_backward(const RowCall& call, c10::Device device) { launch<RowCall>(row_backward, call, device); }
+void positions(const PositionCall& call, c10::Device device) { launch<PositionCall>(positions, call, device); }
 void sample_forward(const SampleCall& call, c10::Device device) { launch<SampleCall>(sample_forward, call, device); }
 void sample_backward(const SampleCall& call, c10::Device device) { launch<SampleCall>(sample_backward, call, device); }
 void binarize(const BinarizeCall& call, c10::Device device) { launch<BinarizeCall>(binarize, call, device); }

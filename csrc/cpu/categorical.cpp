@@ -1,0 +1,13 @@
+// An object for each instruction set, like kernels.cpp.
+#include "cpu/categorical.h"
+
+namespace aevb::AEVB_ISA {
+
+void categorical(const PositionCall& call, int64_t begin, int64_t end) {
+  const auto run = [&](auto&& kernel) {
+    for_each_position_tile(call, begin, end, [&](const PositionTile& tile) { kernel.run(tile); });
+  };
+  call.wide == Type::f64 ? run(Categorical<double>(call)) : run(Categorical<float>(call));
+}
+
+}  // namespace aevb::AEVB_ISA
