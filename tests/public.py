@@ -193,6 +193,14 @@ def _head(name, module, use, **options):
     )
 
 
+def _of_levels(mu, logvar, prior_mu, prior_logvar, **options):
+    """The bound of two levels, of which the second has a prior of its own; an eighth of it, for float16's range."""
+    elbo = aevb_ext.nn.HierarchicalELBO(**options).to(mu.device)
+    log_likelihood = aevb_ext.gaussian_log_prob(torch.zeros_like(mu), mu, logvar)
+    terms = elbo(log_likelihood, [((prior_mu, logvar), None), ((mu, logvar), (prior_mu, prior_logvar))])
+    return type(terms)(*(value / 8 for value in terms))
+
+
 HEADS = [
     *(
         _head(
@@ -240,6 +248,16 @@ HEADS = [
         module=VAE,
         any_dtype=True,
     ),
+    Row("nn.HierarchicalELBO", lambda **t: tuple(_of_levels(**t)), POSTERIOR | PRIOR, any_dtype=True),
+    Row(
+        "nn.HierarchicalELBO",
+        lambda **t: tuple(_of_levels(free_bits=[9.0, 0.01], warmup_steps=10, **t)),
+        POSTERIOR | PRIOR,
+        variant="free_bits",
+        any_dtype=True,
+        couples_points=True,
+    ),
+    Row("nn.HierarchicalELBOTerms.loss", lambda **t: _of_levels(**t).loss, POSTERIOR | PRIOR, any_dtype=True),
 ]
 
 ROWS = FUNCTIONS + DATA + COMPAT + DISTRIBUTIONS + HEADS

@@ -16,7 +16,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import aevb_ext
 from aevb_ext import compat, functional, noise
 from aevb_ext.distributions import Bernoulli, DiagonalGaussian
-from aevb_ext.nn import ELBO, BernoulliDecoder, GaussianDecoder, GaussianPosterior, Linear
+from aevb_ext.nn import ELBO, BernoulliDecoder, GaussianDecoder, GaussianPosterior, HierarchicalELBO, Linear
 
 F = torch.zeros(4, 3)
 HALF = torch.full((4, 3), 0.5)
@@ -87,6 +87,8 @@ WRONG = {
     "prior": _wrong(*NO_OBJECT, "list of 1.5"),
     "posterior": _wrong("Linear") | {"float": 2.5, "str": "a name", "list": [F, F], r"\(Tensor, float\)": (F, 0.0)},
     "decoder": _wrong(*NO_OBJECT),
+    "numbers": _wrong("'a name'", "1j", "ndarray", "(float32|Float)"),
+    "levels": _wrong("42", "'a name'", "(float32|Float)"),
 }
 # What the names stand for; of the others see the rows. Flags that PyTorch's own signatures have are any truth.
 KINDS = {
@@ -101,6 +103,7 @@ KINDS = {
     **dict.fromkeys(("sample_shape", "batch_shape", "shape"), "shape"),
     **dict.fromkeys(("sigmoid", "soft", "tanh"), "truth"),
     **{kind: kind for kind in ("key", "index", "generator", "device", "net", "dtype", "prior", "posterior", "decoder")},
+    **{"log_likelihood": "floating", "levels": "levels"},
     **{"params": "dense", "packed": "bytes", "z": "tensor", "clamp": "bounds", "other": "distribution"},
 }
 FREE = {"size_average", "reduce", "full", "validate_args", "expand", "_instance", "importance_weighted", "name"}
@@ -213,6 +216,12 @@ MODULES_OF_NN = [
             "set_beta": {"beta": 1.0},
         },
     ),
+    Row("nn.HierarchicalELBO", HierarchicalELBO, {}, {"free_bits": "numbers"}),
+    *_methods(
+        "nn.HierarchicalELBO",
+        HierarchicalELBO(),
+        {"forward": {"log_likelihood": F[:, 0], "levels": [((F, F), None)]}, "set_beta": {"beta": 1.0}},
+    ),
     Row("nn.GaussianPosterior", GaussianPosterior, {"net": NET2}),
     Row("nn.BernoulliDecoder", BernoulliDecoder, {"net": NET}),
     *_methods("nn.BernoulliDecoder", BERNOULLI_DECODER, OF_Z),
@@ -275,7 +284,8 @@ def _public_methods(cls):
 
 
 # Those whose arguments are any truth, are the network's own, or are a tuple's elements.
-OTHERS = {"build_info", "nn.ELBOTerms", "distributions.Bernoulli.enumerate_support", "nn.GaussianPosterior.forward"}
+OTHERS = {"build_info", "nn.ELBOTerms", "nn.HierarchicalELBOTerms", "nn.GaussianPosterior.forward"}
+OTHERS |= {"distributions.Bernoulli.enumerate_support"}
 
 
 @pytest.mark.parametrize("prefix", [*MODULES, "noise."])
