@@ -110,7 +110,7 @@ class HierarchicalELBO(WeightedKL):
 
         Raises:
             ValueError: there are more or fewer levels than numbers in ``free_bits``; shapes do not fit.
-            TypeError: there is no level; a level is neither a pair nor a tensor; its posterior or prior has another type.
+            TypeError: there is no level; a level, its posterior or its prior has another type.
             NotImplementedError: the KL to a prior is not known in closed form.
         """
         check_dtype("log_likelihood", log_likelihood)
