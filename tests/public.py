@@ -13,7 +13,7 @@ import aevb_ext
 import aevb_ext.compat
 import aevb_ext.distributions
 import aevb_ext.nn
-from aevb_ext.distributions import Bernoulli, DiagonalGaussian
+from aevb_ext.distributions import Bernoulli, DiagonalGaussian, DiagonalGaussianMixture
 
 # What is public, by the prefix of its rows' names; and what of it no tensor flows through.
 MODULES = {
@@ -151,6 +151,11 @@ def _expanded(distribution):
     return distribution.expand((2, *distribution.batch_shape)).log_prob(distribution.mean / 2).sum(0)
 
 
+def _of_two_components(value):
+    mu = torch.linspace(-1, 1, 2 * EVENT, device=value.device).to(value.dtype).reshape(2, EVENT)
+    return DiagonalGaussianMixture(mu, mu / 2, mu[:, 0])
+
+
 DISTRIBUTIONS = [
     _gaussian("rsample", lambda q, key: q.rsample((2,), key=key).movedim(0, 1), draws_noise=True),
     _gaussian("sample", lambda q, key: q.mean * q.stddev * q.sample(key=key), draws_noise=True),
@@ -185,6 +190,18 @@ DISTRIBUTIONS = [
     _bernoulli("moments", lambda p: (p.mean, p.variance, p.logits), "probs"),
     _bernoulli("kl", lambda p: torch.distributions.kl_divergence(p, Bernoulli(logits=p.logits / 2))),
     _bernoulli("expand", _expanded),
+    Row(
+        "distributions.DiagonalGaussianMixture.log_prob",
+        lambda value: _of_two_components(value).log_prob(value),
+        {"value": NUMBER},
+        any_dtype=True,
+    ),
+    Row(
+        "distributions.DiagonalGaussianMixture.moments",
+        lambda value: value * (_of_two_components(value).mean + _of_two_components(value).variance),
+        {"value": NUMBER},
+        any_dtype=True,
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import aevb_ext
 from aevb_ext import compat, functional, noise
-from aevb_ext.distributions import Bernoulli, DiagonalGaussian
+from aevb_ext.distributions import Bernoulli, DiagonalGaussian, DiagonalGaussianMixture
 from aevb_ext.nn import ELBO, BernoulliDecoder, GaussianDecoder, GaussianPosterior, HierarchicalELBO, Linear
 
 F = torch.zeros(4, 3)
@@ -220,6 +220,15 @@ DISTRIBUTIONS = [
         BERNOULLI,
         {"expand": {"batch_shape": (2, 4)}, "sample": {}, "kl": {"other": BERNOULLI}, "log_prob": {"value": F}},
         value="floating or integer",
+    ),
+]
+MIXTURE = {"mu": F, "logvar": F}
+DISTRIBUTIONS += [
+    Row("distributions.DiagonalGaussianMixture", DiagonalGaussianMixture, MIXTURE | {"logits": F[:, 0]}),
+    *_methods(
+        "distributions.DiagonalGaussianMixture",
+        DiagonalGaussianMixture(**MIXTURE),
+        {"sample": {}, "log_prob": {"value": F}},
     ),
 ]
 NET, NET2 = nn.Linear(3, 3), nn.Linear(3, 6)

@@ -14,6 +14,7 @@ from torch.distributions import (
     Independent,
     Laplace,
     LogNormal,
+    MixtureSameFamily,
     NegativeBinomial,
     Normal,
     Poisson,
@@ -176,6 +177,50 @@ def test_values_are_validated_as_ever(name):
         assert p.log_prob(wrong)[others].isfinite().all()
 
 
+def _mixture(dtype=torch.float32, components=3):
+    """The leaves, and a function of them that makes a mixture of Gaussians in five dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((components, 5), (components, 5), (components,))
+    leaves = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes
+    ]
+
+    def make(loc, log_scale, logits):
+        return MixtureSameFamily(Categorical(logits=logits), Independent(Normal(loc, log_scale.exp()), 1))
+
+    return leaves, make
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)], ids=str)
+def test_mixtures_of_gaussians(batch):
+    leaves, make = _mixture()
+    z = torch.randn(*batch, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    exact = [t.detach().double().requires_grad_() for t in (z, *leaves)]
+    expected = make(*exact[1:]).log_prob(exact[0])
+    with patch() as applied:
+        ours = make(*leaves).log_prob(z)
+    assert applied.calls["MixtureSameFamily.log_prob"] == 1 and ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), expected, rtol=2e-6, atol=2e-6)
+    gradients, right = (torch.autograd.grad(v.sum(), of) for v, of in ((ours, [z, *leaves]), (expected, exact)))
+    torch.testing.assert_close([g.double() for g in gradients], list(right), rtol=1e-5, atol=1e-5)
+
+
+def test_other_mixtures_stay():
+    weights = Categorical(logits=torch.zeros(3))
+    mixtures = [
+        MixtureSameFamily(weights, Normal(torch.zeros(3), 1.0)),
+        MixtureSameFamily(weights, Independent(Laplace(torch.zeros(3, 5), 1.0), 1)),
+        MixtureSameFamily(weights, Independent(Normal(torch.zeros(3, 2, 5), 1.0), 2)),
+        MixtureSameFamily(Categorical(torch.ones(4, 3)), Independent(Normal(torch.zeros(4, 3, 5), 1.0), 1)),
+    ]
+    values = [torch.rand(4), torch.rand(4, 5), torch.rand(4, 2, 5), torch.rand(4, 5)]
+    originals = [p.log_prob(value) for p, value in zip(mixtures, values, strict=True)]
+    with patch() as applied:
+        ours = [p.log_prob(value) for p, value in zip(mixtures, values, strict=True)]
+    assert applied.calls["MixtureSameFamily.log_prob"] == 0
+    torch.testing.assert_close(ours, originals)
+
+
 class _Own(Normal):
     def log_prob(self, value):
         return torch.full_like(value, 7.0)
@@ -267,7 +312,7 @@ def test_compiled(name, monkeypatch):
 
 
 def test_the_identical_functions_are_put_back():
-    classes = [Independent, *(of for of, *_ in FAMILIES.values())]
+    classes = [Independent, MixtureSameFamily, *(of for of, *_ in FAMILIES.values())]
     before = [vars(of)["log_prob"] for of in classes]
     with patch():
         assert all(vars(of)["log_prob"] is not f for of, f in zip(classes, before, strict=True))

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
+    Categorical,
     ContinuousBernoulli,
     Distribution,
     Independent,
     Laplace,
+    MixtureSameFamily,
     NegativeBinomial,
     Normal,
     Poisson,
@@ -60,10 +62,11 @@ FAMILIES = (
 
 
 def log_prob_replacements() -> list[Replacement]:
-    """Of the ``log_prob`` of the families, and of Independent distributions of them."""
+    """Of the ``log_prob`` of the families, of Independent distributions of them, and of mixtures of Normals."""
     return [
         *(Replacement(family.of, "log_prob", _elementwise(*family[1:])) for family in FAMILIES),
         Replacement(Independent, "log_prob", _independent),
+        Replacement(MixtureSameFamily, "log_prob", _mixture),
     ]
 
 
@@ -83,6 +86,27 @@ def _independent(d, value):
         if event_dims and isinstance(base, of) and type(base).log_prob is of.log_prob:
             return _fused(base, value, event_dims, *family)
     return NotImplemented
+
+
+def _mixture(d, value):
+    """Of K diagonal Gaussians that all values share; another mixture's components may depend on the data point."""
+    components, weights = d.component_distribution, d.mixture_distribution
+    if not isinstance(components, Independent) or components.reinterpreted_batch_ndims != 1:
+        return NotImplemented
+    normal = components.base_dist
+    if not (isinstance(normal, Normal) and type(normal).log_prob is Normal.log_prob and normal.loc.dim() == 2):
+        return NotImplemented
+    if not isinstance(weights, Categorical) or weights.logits.dim() != 1:
+        return NotImplemented
+    operands = (value, normal.loc, normal.scale, weights.logits)
+    if not are_operands(*operands) or value.dtype not in FLOATING or value.dim() == 0:
+        return NotImplemented
+    if value.shape[-1] != normal.loc.shape[1] or normal.scale.shape != normal.loc.shape:
+        return NotImplemented
+    if d._validate_args:
+        d._validate_sample(value)
+    result = F.mixture_log_prob(*operands, spread="std")
+    return result if result.dtype == value.dtype else result.to(value.dtype)
 
 
 def _fused(

@@ -98,8 +98,10 @@ def _log_mixture_nb(x, mu_1, mu_2, theta_1, theta_2, pi_logits, eps=1e-8, log_fn
 
 def _operands(functions: tuple[Callable, Callable], x: Any, *parameters: Any) -> tuple[Tensor, ...] | None:
     """The counts and the parameters in one shape, or None if the original should have them."""
-    # Its callers for MPS and JAX give functions of their own.
+    # Its callers for MPS and JAX give functions of their own. In half precision eps is 0.
     if functions != (torch.log, torch.lgamma) or not are_operands(x, *parameters):
+        return None
+    if parameters[0].dtype not in (torch.float32, torch.float64):
         return None
     try:
         return tuple(torch.broadcast_tensors(x, *parameters))

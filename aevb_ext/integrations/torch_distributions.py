@@ -10,8 +10,10 @@ def patch() -> Patch:
 
     ``log_prob`` of Normal, Bernoulli, Poisson, NegativeBinomial, Laplace, StudentT and ContinuousBernoulli is one
     operator, and so is that of an Independent of one of them, which includes the sum over the reinterpreted dimensions:
-    no elementwise tensor is made. Values are validated as before. That of a Categorical is left alone: its constructor
-    has normalised the logits, and ``log_prob`` only looks one up.
+    no elementwise tensor is made. That of a MixtureSameFamily of diagonal Gaussians, ``Independent(Normal(...), 1)``
+    with parameters ``[K, D]``, is :func:`aevb_ext.mixture_log_prob`: nothing of values times components is made. Values
+    are validated as before. That of a Categorical is left alone: its constructor has normalised the logits, and
+    ``log_prob`` only looks one up.
 
     ``kl_divergence`` of two Normals is elementwise; that of two Independent Normals includes the sum too. It is
     accurate to a few ulp near the prior, where the original cancels.
