@@ -13,7 +13,7 @@ import aevb_ext
 import aevb_ext.compat
 import aevb_ext.distributions
 import aevb_ext.nn
-from aevb_ext.distributions import Bernoulli, DiagonalGaussian
+from aevb_ext.distributions import Bernoulli, DiagonalGaussian, DiagonalGaussianMixture
 
 # What is public, by the prefix of its rows' names; and what of it no tensor flows through.
 MODULES = {
@@ -170,6 +170,11 @@ def _expanded(distribution):
     return distribution.expand((2, *distribution.batch_shape)).log_prob(distribution.mean / 2).sum(0)
 
 
+def _of_two_components(value):
+    mu = torch.linspace(-1, 1, 2 * EVENT, device=value.device).to(value.dtype).reshape(2, EVENT)
+    return DiagonalGaussianMixture(mu, mu / 2, mu[:, 0])
+
+
 DISTRIBUTIONS = [
     _gaussian("rsample", lambda q, key: q.rsample((2,), key=key).movedim(0, 1), draws_noise=True),
     _gaussian("sample", lambda q, key: q.mean * q.stddev * q.sample(key=key), draws_noise=True),
@@ -204,6 +209,18 @@ DISTRIBUTIONS = [
     _bernoulli("moments", lambda p: (p.mean, p.variance, p.logits), "probs"),
     _bernoulli("kl", lambda p: torch.distributions.kl_divergence(p, Bernoulli(logits=p.logits / 2))),
     _bernoulli("expand", _expanded),
+    Row(
+        "distributions.DiagonalGaussianMixture.log_prob",
+        lambda value: _of_two_components(value).log_prob(value),
+        {"value": NUMBER},
+        any_dtype=True,
+    ),
+    Row(
+        "distributions.DiagonalGaussianMixture.moments",
+        lambda value: value * (_of_two_components(value).mean + _of_two_components(value).variance),
+        {"value": NUMBER},
+        any_dtype=True,
+    ),
 ]
 
 
@@ -243,6 +260,14 @@ def _head(name, module, use, **options):
         any_dtype=True,
         **options,
     )
+
+
+def _of_levels(mu, logvar, prior_mu, prior_logvar, **options):
+    """The bound of two levels, of which the second has a prior of its own; an eighth of it, for float16's range."""
+    elbo = aevb_ext.nn.HierarchicalELBO(**options).to(mu.device)
+    log_likelihood = aevb_ext.gaussian_log_prob(torch.zeros_like(mu), mu, logvar)
+    terms = elbo(log_likelihood, [((prior_mu, logvar), None), ((mu, logvar), (prior_mu, prior_logvar))])
+    return type(terms)(*(value / 8 for value in terms))
 
 
 HEADS = [
@@ -292,6 +317,16 @@ HEADS = [
         module=VAE,
         any_dtype=True,
     ),
+    Row("nn.HierarchicalELBO", lambda **t: tuple(_of_levels(**t)), POSTERIOR | PRIOR, any_dtype=True),
+    Row(
+        "nn.HierarchicalELBO",
+        lambda **t: tuple(_of_levels(free_bits=[9.0, 0.01], warmup_steps=10, **t)),
+        POSTERIOR | PRIOR,
+        variant="free_bits",
+        any_dtype=True,
+        couples_points=True,
+    ),
+    Row("nn.HierarchicalELBOTerms.loss", lambda **t: _of_levels(**t).loss, POSTERIOR | PRIOR, any_dtype=True),
 ]
 
 ROWS = FUNCTIONS + DATA + COMPAT + DISTRIBUTIONS + HEADS

@@ -15,8 +15,8 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import aevb_ext
 from aevb_ext import compat, functional, noise
-from aevb_ext.distributions import Bernoulli, DiagonalGaussian
-from aevb_ext.nn import ELBO, BernoulliDecoder, GaussianDecoder, GaussianPosterior, Linear
+from aevb_ext.distributions import Bernoulli, DiagonalGaussian, DiagonalGaussianMixture
+from aevb_ext.nn import ELBO, BernoulliDecoder, GaussianDecoder, GaussianPosterior, HierarchicalELBO, Linear
 
 F = torch.zeros(4, 3)
 HALF = torch.full((4, 3), 0.5)
@@ -88,6 +88,8 @@ WRONG = {
     "prior": _wrong(*NO_OBJECT, "list of 1.5"),
     "posterior": _wrong("Linear") | {"float": 2.5, "str": "a name", "list": [F, F], r"\(Tensor, float\)": (F, 0.0)},
     "decoder": _wrong(*NO_OBJECT),
+    "numbers": _wrong("'a name'", "1j", "ndarray", "(float32|Float)"),
+    "levels": _wrong("42", "'a name'", "(float32|Float)"),
 }
 # What the names stand for; of the others see the rows. Flags that PyTorch's own signatures have are any truth.
 KINDS = {
@@ -105,6 +107,7 @@ KINDS = {
     **dict.fromkeys(("sigmoid", "soft", "tanh", "factorised"), "truth"),
     **dict.fromkeys(("mu_k", "logvar_k", "logits_k"), "floating"),
     **{kind: kind for kind in ("key", "index", "generator", "device", "net", "dtype", "prior", "posterior", "decoder")},
+    **{"log_likelihood": "floating", "levels": "levels"},
     **{"params": "dense", "packed": "bytes", "z": "tensor", "clamp": "bounds", "other": "distribution"},
 }
 FREE = {"size_average", "reduce", "full", "validate_args", "expand", "_instance", "importance_weighted", "name"}
@@ -233,6 +236,15 @@ DISTRIBUTIONS = [
         value="floating or integer",
     ),
 ]
+MIXTURE = {"mu": F, "logvar": F}
+DISTRIBUTIONS += [
+    Row("distributions.DiagonalGaussianMixture", DiagonalGaussianMixture, MIXTURE | {"logits": F[:, 0]}),
+    *_methods(
+        "distributions.DiagonalGaussianMixture",
+        DiagonalGaussianMixture(**MIXTURE),
+        {"sample": {}, "log_prob": {"value": F}},
+    ),
+]
 NET, NET2 = nn.Linear(3, 3), nn.Linear(3, 6)
 BERNOULLI_DECODER, GAUSSIAN_DECODER = BernoulliDecoder(NET), GaussianDecoder(NET2)
 OF_Z = {"forward": {"z": F}, "mean": {"z": F}, "log_prob": {"x": F, "z": F}}
@@ -246,6 +258,12 @@ MODULES_OF_NN = [
             "forward": {"x": F, "posterior": (F, F), "decoder": BERNOULLI_DECODER},
             "set_beta": {"beta": 1.0},
         },
+    ),
+    Row("nn.HierarchicalELBO", HierarchicalELBO, {}, {"free_bits": "numbers"}),
+    *_methods(
+        "nn.HierarchicalELBO",
+        HierarchicalELBO(),
+        {"forward": {"log_likelihood": F[:, 0], "levels": [((F, F), None)]}, "set_beta": {"beta": 1.0}},
     ),
     Row("nn.GaussianPosterior", GaussianPosterior, {"net": NET2}),
     Row("nn.BernoulliDecoder", BernoulliDecoder, {"net": NET}),
@@ -309,7 +327,8 @@ def _public_methods(cls):
 
 
 # Those whose arguments are any truth, are the network's own, or are a tuple's elements.
-OTHERS = {"build_info", "nn.ELBOTerms", "distributions.Bernoulli.enumerate_support", "nn.GaussianPosterior.forward"}
+OTHERS = {"build_info", "nn.ELBOTerms", "nn.HierarchicalELBOTerms", "nn.GaussianPosterior.forward"}
+OTHERS |= {"distributions.Bernoulli.enumerate_support"}
 
 
 @pytest.mark.parametrize("prefix", [*MODULES, "noise."])

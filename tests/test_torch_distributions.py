@@ -25,6 +25,12 @@ from aevb_ext.integrations.torch_distributions import patch
 
 OF_NORMALS, OF_INDEPENDENTS = "kl_divergence(Normal, Normal)", "kl_divergence(Independent, Independent)"
 
+
+def _divergences(applied):
+    """How often each of the two was called (of log_prob see test_torch_log_prob.py)."""
+    return {label: applied.calls[label] for label in (OF_NORMALS, OF_INDEPENDENTS)}
+
+
 # (loc and scale of p, those of q): each the shape of its own tensor.
 SHAPES = {
     "same": ((4, 3), (4, 3), (4, 3), (4, 3)),
@@ -91,7 +97,7 @@ class TestValues:
         for gradient, right in zip(gradients, expected_gradients, strict=True):
             torch.testing.assert_close(gradient.double(), right, rtol=1e-5, atol=2e-5)  # sums of terms of 100s
         used = OF_INDEPENDENTS if event_dims is not None else OF_NORMALS
-        assert applied.calls == {OF_NORMALS: 0, OF_INDEPENDENTS: 0} | {used: 1}
+        assert _divergences(applied) == {OF_NORMALS: 0, OF_INDEPENDENTS: 0} | {used: 1}
 
     def test_near_the_prior(self):
         """Where the original has no digit right, since it is the difference of numbers near 1."""
@@ -185,7 +191,7 @@ class TestOthersStay:
         originals = [kl_divergence(*pair) for pair in pairs]
         with patch() as applied:
             assert all(map(torch.equal, [kl_divergence(*pair) for pair in pairs], originals))
-        assert applied.calls == {OF_NORMALS: 0, OF_INDEPENDENTS: 0}
+        assert _divergences(applied) == {OF_NORMALS: 0, OF_INDEPENDENTS: 0}
 
     def test_what_is_made_of_normals_gains_too(self):
         parameters = _parameters(SHAPES["same"])
@@ -195,7 +201,7 @@ class TestOthersStay:
         with patch() as applied:
             ours = [kl_divergence(*pair) for pair in pairs]
         torch.testing.assert_close(ours, originals)
-        assert applied.calls == {OF_NORMALS: 1, OF_INDEPENDENTS: 1}
+        assert _divergences(applied) == {OF_NORMALS: 1, OF_INDEPENDENTS: 1}
         assert torch.equal(kl_divergence(HalfNormal(1.0), HalfNormal(1.0)), torch.tensor(0.0))
 
     def test_independents_of_other_event_shapes_are_refused_as_ever(self):
@@ -213,9 +219,9 @@ class TestOthersStay:
             with patch() as applied:
                 register_kl(_Special, _Special)(lambda p, q: torch.full((4, 3), 7.0))
                 assert kl_divergence(Independent(special, 1), Independent(special, 1)).tolist() == [21.0] * 4
-                assert applied.calls == {OF_NORMALS: 0, OF_INDEPENDENTS: 0}
+                assert _divergences(applied) == {OF_NORMALS: 0, OF_INDEPENDENTS: 0}
                 kl_divergence(Independent(special, 1), Independent(normal, 1))
-                assert applied.calls == {OF_NORMALS: 0, OF_INDEPENDENTS: 1}
+                assert _divergences(applied) == {OF_NORMALS: 0, OF_INDEPENDENTS: 1}
         finally:
             del kl._KL_REGISTRY[_Special, _Special]
 

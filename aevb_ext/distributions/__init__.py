@@ -26,5 +26,6 @@ distributions. The main differences from PyTorch (docs/distributions.md lists al
 from . import kl as kl  # registers the divergences
 from .bernoulli import Bernoulli
 from .gaussian import DiagonalGaussian
+from .mixture import DiagonalGaussianMixture
 
-__all__ = ["Bernoulli", "DiagonalGaussian"]
+__all__ = ["Bernoulli", "DiagonalGaussian", "DiagonalGaussianMixture"]

@@ -1,13 +1,18 @@
-"""Pyro's analytic KL of Normals (``TraceMeanField_ELBO``) on the fused operator."""
+"""Pyro's log-likelihoods, and its analytic KL of Normals (``TraceMeanField_ELBO``), on the fused operators."""
 
 from ._kl import TORCH_VERSIONS, GaussianKl
+from ._log_prob import log_prob_replacements
 from ._patch import Patch, require
 
 VERSIONS = ("1.9.2",)
 
 
 def patch() -> Patch:
-    """Let Pyro's analytic KLs use :func:`aevb_ext.gaussian_kl`.
+    """Let Pyro's log-likelihoods and analytic KLs use the fused operators.
+
+    Pyro's distributions inherit ``log_prob`` from torch's. Of a sample site with a Normal, Bernoulli, Poisson (unless
+    it is sparse), NegativeBinomial, Laplace, StudentT or ContinuousBernoulli, with ``to_event(n)`` or without, it is
+    one call of an operator.
 
     ``TraceMeanField_ELBO`` calls ``torch.distributions.kl_divergence`` for the KL of each latent variable's guide to
     its prior. For two of Pyro's Normals, and for two ``Normal(...).to_event(n)``, masked, expanded or in a plate, that
@@ -28,4 +33,4 @@ def patch() -> Patch:
     import pyro.distributions  # noqa: F401  (it registers its own KLs, which the patch must come after)
 
     gaussian = GaussianKl()
-    return Patch("pyro", gaussian.replacements(), gaussian.on_change)
+    return Patch("pyro", [*gaussian.replacements(), *log_prob_replacements()], gaussian.on_change)

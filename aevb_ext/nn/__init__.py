@@ -2,6 +2,16 @@
 
 from .elbo import ELBO, ELBOTerms
 from .heads import BernoulliDecoder, GaussianDecoder, GaussianPosterior
+from .hierarchical import HierarchicalELBO, HierarchicalELBOTerms
 from .linear import Linear
 
-__all__ = ["ELBO", "BernoulliDecoder", "ELBOTerms", "GaussianDecoder", "GaussianPosterior", "Linear"]
+__all__ = [
+    "ELBO",
+    "BernoulliDecoder",
+    "ELBOTerms",
+    "GaussianDecoder",
+    "GaussianPosterior",
+    "HierarchicalELBO",
+    "HierarchicalELBOTerms",
+    "Linear",
+]

@@ -15,14 +15,13 @@ from .._arguments import (
     check_broadcasts,
     described,
     explained,
-    is_integer,
-    is_number,
     kind,
     sizes,
 )
 from .._types import Generators
 from ..distributions import DiagonalGaussian
 from .stream import Terms, streamed
+from .warmup import WeightedKL, check_count, check_weight, now
 
 __all__ = ["ELBO", "ELBOTerms"]
 
@@ -95,7 +94,7 @@ _check_decoder = kind(
 )
 
 
-class ELBO(nn.Module):
+class ELBO(WeightedKL):
     r"""The evidence lower bound of each data point (Kingma & Welling 2014, arXiv 1312.6114, eq. 7).
 
     .. math:: \frac1L \sum_l \log p(x | z_l) - \beta\, R\big(D_{KL}(q(z | x) \| p(z))\big),
@@ -151,9 +150,7 @@ class ELBO(nn.Module):
         ValueError: a number is out of range, or options do not fit together; the message says why.
     """
 
-    beta: Tensor
     capacity: Tensor | None
-    steps: Tensor
 
     def __init__(
         self,
@@ -169,30 +166,22 @@ class ELBO(nn.Module):
         gradient: str = "total",
         block: int | None = None,
     ):
-        super().__init__()
+        super().__init__(beta, warmup_steps)
         for name, count, least in (
             ("n_samples", n_samples, 1),
-            ("warmup_steps", warmup_steps, 0),
             ("capacity_steps", capacity_steps, 0),
             ("free_bits_groups", 1 if free_bits_groups is None else free_bits_groups, 1),
             ("block", 1 if block is None else block, 1),
         ):
-            if not is_integer(count) or count < least:
-                raise ValueError(f"{name} must be an integer, at least {least}, got {described(count)}")
-        for name, number in (
-            ("beta", beta),
-            ("free_bits", free_bits),
-            ("capacity", 0 if capacity is None else capacity),
-        ):
-            _check_weight(name, number)
+            check_count(name, count, least)
+        check_weight("free_bits", free_bits)
+        check_weight("capacity", 0 if capacity is None else capacity)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {described(gradient)}")
-        self.n_samples, self.warmup_steps, self.capacity_steps = map(int, (n_samples, warmup_steps, capacity_steps))
+        self.n_samples, self.capacity_steps = int(n_samples), int(capacity_steps)
         self.free_bits, self.free_bits_groups = free_bits, free_bits_groups
         self.importance_weighted, self.gradient, self.block = importance_weighted, gradient, block
-        self.register_buffer("beta", torch.tensor(float(beta)))
         self.register_buffer("capacity", None if capacity is None else torch.tensor(float(capacity)))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._check_options(beta)
 
     def _check_options(self, beta: float) -> None:
@@ -272,8 +261,8 @@ class ELBO(nn.Module):
                 samples); with ``block``, the decoder uses a tensor that was computed outside of it, requires a gradient
                 and is not in its closure.
         """
-        q = posterior if isinstance(posterior, DiagonalGaussian) else _of_tuple("posterior", posterior)
-        p = _prior_of(prior, q)
+        q = posterior if isinstance(posterior, DiagonalGaussian) else of_tuple("posterior", posterior)
+        p = prior_of(prior, q)
         n_samples = None if self.n_samples == 1 else self.n_samples
         noise: _Noise = {"n_samples": n_samples, "key": key, "generator": generator}
         if self._streams:
@@ -309,15 +298,15 @@ class ELBO(nn.Module):
                 return (log_likelihood(_rsample(q, {**noise, "n_samples": n, "first_sample": first})),), None
 
             (total,) = streamed(terms, self.n_samples, self.block, sources, weighted=False)
-            reconstruction, kl = total / self.n_samples, _kl(q, p, reduction)
+            reconstruction, kl = total / self.n_samples, kl_to_prior(q, p, reduction)
         else:
             z, kl = _rsample_kl(q, p, noise, reduction)
             reconstruction = _mean(log_likelihood(z), noise["n_samples"])
         if self.free_bits:
             groups = self._grouped(kl, q)
-            kl, regulariser = groups.sum(-1), self._with_free_bits(groups).sum(-1)
+            kl, regulariser = groups.sum(-1), self._with_free_bits(groups, self.free_bits).sum(-1)
         elif self.capacity is not None:
-            regulariser = (kl - _now(self.capacity, self.steps, self.capacity_steps)).abs()
+            regulariser = (kl - now(self.capacity, self.steps, self.capacity_steps)).abs()
         else:
             regulariser = kl
         return ELBOTerms(reconstruction - self.current_beta * regulariser, reconstruction, kl)
@@ -383,32 +372,11 @@ class ELBO(nn.Module):
         grouped: Tensor = kl.unflatten(-1, (self.free_bits_groups, -1)).sum(-1)
         return grouped
 
-    def _with_free_bits(self, groups: Tensor) -> Tensor:
-        # NaN stays NaN in its own data point, and is left out of the mean for the others.
-        values = groups.detach()
-        is_free = self._mean_over_points(values.reshape(-1, values.shape[-1])) <= self.free_bits
-        return torch.where(is_free & ~values.isnan(), self.free_bits, groups)
-
-    def _mean_over_points(self, values: Tensor) -> Tensor:
-        """The mean over data points without NaN, ``[B, groups]`` to ``[groups]``."""
-        return values.nanmean(0)
-
-    @property
-    def current_beta(self) -> Tensor:
-        """The weight of the KL at this step, a scalar on the device."""
-        return _now(self.beta, self.steps, self.warmup_steps)
-
     @property
     def current_capacity(self) -> Tensor | None:
         """C at this step in nats, a scalar on the device; None without a capacity."""
-        return None if self.capacity is None else _now(self.capacity, self.steps, self.capacity_steps)
+        return None if self.capacity is None else now(self.capacity, self.steps, self.capacity_steps)
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Count a training step, on the device. Call it once after each step of the optimizer."""
-        self.steps.add_(1)
-
-    @torch.no_grad()
     def set_beta(self, beta: float | Tensor) -> None:
         """Change beta in place: to a number, or to a scalar tensor, which is not read on the host.
 
@@ -417,9 +385,7 @@ class ELBO(nn.Module):
         """
         if self.importance_weighted:
             raise ValueError("the importance-weighted bound has no beta")
-        if not (isinstance(beta, Tensor) and beta.dim() == 0):
-            _check_weight("beta", beta)
-        self.beta.fill_(beta)
+        super().set_beta(beta)
 
     def extra_repr(self) -> str:
         options = {
@@ -486,24 +452,19 @@ def _mean(values: Tensor, n_samples: int | None) -> Tensor:
     return values if n_samples is None else values.mean(0)
 
 
-def _now(value: Tensor, steps: Tensor, growing_steps: int) -> Tensor:
-    # Always a copy: the buffer may be filled with another value between a forward and its backward.
-    return value * (steps / growing_steps).clamp(max=1) if growing_steps else value.clone()
-
-
 def _rsample_kl(q: DiagonalGaussian, p: _Density | None, noise: _Noise, reduction: str) -> tuple[Tensor, Tensor]:
     """z and the KL: ``[B]`` (``"sample"``), or that of each of z's dimensions (``"none"``)."""
     if p is None:
         batch_dims = len(q.batch_shape)
         return F.rsample_kl(q.mu, q.scale_param, spread=q.spread, reduction=reduction, batch_dims=batch_dims, **noise)
-    return _rsample(q, noise), _kl(q, p, reduction)
+    return _rsample(q, noise), kl_to_prior(q, p, reduction)
 
 
 def _rsample(q: DiagonalGaussian, noise: _Noise) -> Tensor:
     return F.rsample(q.mu, q.scale_param, spread=q.spread, **noise)
 
 
-def _kl(q: DiagonalGaussian, p: _Density | None, reduction: str) -> Tensor:
+def kl_to_prior(q: DiagonalGaussian, p: _Density | None, reduction: str = "sample") -> Tensor:
     if p is None:
         p = _standard_normal(q)
     elif isinstance(p, Distribution):
@@ -524,7 +485,7 @@ def _kl(q: DiagonalGaussian, p: _Density | None, reduction: str) -> Tensor:
         ) from None
 
 
-def _of_tuple(name: str, given: object, q: DiagonalGaussian | None = None) -> DiagonalGaussian:
+def of_tuple(name: str, given: object, q: DiagonalGaussian | None = None) -> DiagonalGaussian:
     """The Gaussian of (mu, logvar); if it is the prior for q, it has q's event shape."""
     if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(t, Tensor) for t in given)):
         raise TypeError(f"{name} must be a DiagonalGaussian or a tuple (mu, logvar) of tensors, got {_kind(given)}")
@@ -536,9 +497,9 @@ def _of_tuple(name: str, given: object, q: DiagonalGaussian | None = None) -> Di
     return DiagonalGaussian(mu, logvar, batch_dims=mu.dim() - q.event_dims)
 
 
-def _prior_of(given: Any, q: DiagonalGaussian) -> Any:
+def prior_of(given: Any, q: DiagonalGaussian) -> Any:
     """The prior for q as a distribution, or as an object with a log_prob; None is N(0, I)."""
-    p = _of_tuple("prior", given, q) if isinstance(given, tuple) else given
+    p = of_tuple("prior", given, q) if isinstance(given, tuple) else given
     if p is not None and not callable(getattr(p, "log_prob", None)):
         raise TypeError(
             "prior must be a distribution, a tuple (mu, logvar) of tensors or None, which is N(0, I), "
@@ -583,8 +544,3 @@ def _elementwise(q: DiagonalGaussian) -> DiagonalGaussian:
 def _standard_normal(q: DiagonalGaussian) -> DiagonalGaussian:
     zero = q.mu.new_zeros(())
     return DiagonalGaussian(zero.expand_as(q.mu), zero, batch_dims=len(q.batch_shape))
-
-
-def _check_weight(name: str, number: float | Tensor) -> None:
-    if not is_number(number) or not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be a finite number, at least 0, got {described(number)}")
