@@ -344,6 +344,8 @@ def _check_unit(low: float, high: float, x_scale: float, name: str, where: str) 
         helps = "no x_scale moves negative values there: rescale the data, to (x + 1) / 2 if it is in [-1, 1]"
     else:
         helps = "x_scale should map the largest value to 1, as 1/255 does of grey bytes"
+        if x_scale == 1 and high == int(high):
+            helps += "; counts have likelihoods of their own, as negative_binomial"
     raise ValueError(
         f"{name} * x_scale lies in [{low:.6g}, {high:.6g}], outside {where} (x_scale is {x_scale:.6g}): {helps}; or "
         'take a Gaussian whose mean is any number: likelihood="gaussian" with mean_activation="identity" of make_model '
