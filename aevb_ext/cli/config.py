@@ -90,7 +90,8 @@ def add_flags(parser: argparse.ArgumentParser, *, listed: bool = True) -> None:
                 group.add_argument(*names, action="store_true", default=None, dest=key, help=meanings.get(key))
                 continue
             choices = _CHOICES.get(key)
-            metavar = None if choices else _METAVARS.get(kind)
+            # Many names are listed in the help's text, where lines are broken.
+            metavar = ("NAME" if key == "likelihood" else None) if choices else _METAVARS.get(kind)
             group.add_argument(*names, type=kind, choices=choices, metavar=metavar, dest=key, help=meanings.get(key))
 
 
@@ -190,7 +191,8 @@ def _meanings() -> dict[str, str]:
         "depth": "hidden layers of deep-mlp; default: 3",
         "activation": "silu or tanh, after the hidden layers of deep-mlp; default: silu",
         "channels": "channels of conv's first convolution; default: 32",
-        "likelihood": f"of the data given z; nb and zinb are short names; default: {_by_data('likelihood')}",
+        "likelihood": f"{', '.join(_CHOICES['likelihood'])} (the last two are short names); default: "
+        f"{_by_data('likelihood')}",
         "mean_activation": "of the mean of a gaussian, laplace, student_t or discretized_logistic: sigmoid, for data "
         "in [0, 1], or identity, for any; default: sigmoid",
         "logvar_scale": "of mlp: what the weights of each log-variance are multiplied by; default: 1",

@@ -119,8 +119,8 @@ class VAE(nn.Module):
             first, *rest = self.encoder
             if type(first) is Linear:
                 return through(rest, first(x, x_scale))
-        parameter = next(self.parameters(), x)
-        return self.encoder(scaled(x, x_scale, parameter.dtype if parameter.is_floating_point() else torch.float32))
+        dtype = next((p.dtype for p in self.parameters()), torch.float32)
+        return self.encoder(scaled(x, x_scale, dtype))
 
     def _mlp_parameters(self, x: Tensor) -> list[Tensor] | None:
         """The weights and biases of the paper's model for Bernoulli data, if this is it; None if it is another.

@@ -77,6 +77,10 @@ class LikelihoodDecoder(Decoder):
         self.likelihood.check(x, x_scale, name)
 
 
+# The least logarithm of a mean: e^-80 and its reciprocal are numbers of float32.
+_LEAST = -80.0
+
+
 def _learned(name: str, value: float | Tensor) -> nn.Parameter:
     """A parameter that starts at a number or a tensor."""
     if not (isinstance(value, Tensor) or is_number(value)):
@@ -179,7 +183,9 @@ class NegativeBinomialDecoder(CountDecoder):
         self.log_dispersion = _learned("log_dispersion", log_dispersion)
 
     def _of_output(self, log_mean: Tensor) -> dict[str, Tensor]:
-        return {"mean": log_mean.exp(), "dispersion": self.log_dispersion.exp()}
+        # A mean that is 0 in float32 would give a count of 1 the probability 0.
+        mean = log_mean.clamp(min=_LEAST).exp()
+        return {"mean": mean, "dispersion": self.log_dispersion.exp()}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, log_dispersion={list(self.log_dispersion.shape)}"

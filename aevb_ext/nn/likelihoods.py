@@ -5,6 +5,7 @@ mean and its samples are plain PyTorch.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -56,14 +57,11 @@ class Likelihood:
     """
 
     expected: ClassVar[str]
+    # The log-likelihood of each data point, a function of x, ``x_scale`` and the parameters.
+    function: ClassVar[Callable[..., Tensor]]
 
     def __init__(self, **parameters: Tensor):
         self.parameters = parameters
-
-    @staticmethod
-    def function(x: Tensor, *, x_scale: float = 1.0, **parameters: Tensor) -> Tensor:
-        """The log-likelihood of each data point."""
-        raise NotImplementedError
 
     @classmethod
     def fits(cls, x: Tensor) -> Tensor:
@@ -197,9 +195,7 @@ class _Located(Likelihood):
 class Laplace(_Located):
     """Laplace, by ``mu`` and ``scale``, which is its logarithm."""
 
-    @staticmethod
-    def function(x: Tensor, *, x_scale: float = 1.0, **parameters: Tensor) -> Tensor:
-        return F.laplace_log_prob(x, spread="log_scale", x_scale=x_scale, **parameters)
+    function = staticmethod(partial(F.laplace_log_prob, spread="log_scale"))
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         mu, log_scale = self.parameters["mu"], self.parameters["scale"]
@@ -213,9 +209,7 @@ class StudentT(_Located):
     The mean is the location, also where the distribution has none (df up to 1).
     """
 
-    @staticmethod
-    def function(x: Tensor, *, x_scale: float = 1.0, **parameters: Tensor) -> Tensor:
-        return F.student_t_log_prob(x, spread="log_scale", x_scale=x_scale, **parameters)
+    function = staticmethod(partial(F.student_t_log_prob, spread="log_scale"))
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         mu, log_scale, df = (self.parameters[name] for name in ("mu", "scale", "df"))
@@ -281,10 +275,9 @@ class Categorical(Likelihood):
     """Classes 0 to C - 1, by ``logits`` ``[*samples, B, *event, C]``."""
 
     @staticmethod
-    def function(x: Tensor, *, x_scale: float = 1.0, **parameters: Tensor) -> Tensor:
+    def function(x: Tensor, logits: Tensor, *, x_scale: float = 1.0) -> Tensor:
         if x_scale != 1:
             raise ValueError(f"x_scale must be 1 for classes, which are not scaled, got {x_scale}")
-        logits = parameters["logits"]
         # TODO(merge): F.categorical_log_prob(x, logits).
         chosen = logits.log_softmax(-1).gather(-1, x.long().expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
         return chosen.flatten(chosen.dim() - x.dim() + 1).sum(-1)

@@ -139,7 +139,7 @@ def check_data(data: object, model: VAE) -> None:
     for name, split in rows.items():
         wide = isinstance(model.decoder, LikelihoodDecoder) and split.dtype in _COUNTS
         if not (split.dtype.is_floating_point or split.dtype in _DTYPES or wide):
-            counts = ": counts have likelihoods of their own, as nb" if split.dtype in _COUNTS else ""
+            counts = ": counts have likelihoods of their own, as negative_binomial" if split.dtype in _COUNTS else ""
             raise TypeError(f"data.{name} is of {split.dtype}, expected bool, uint8 or a float dtype{counts}")
         _check_shape(name, list(split.event_shape), list(rows["train"].event_shape), model)
 
