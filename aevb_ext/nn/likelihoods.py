@@ -153,7 +153,7 @@ class Poisson(_Counts):
 class NegativeBinomial(_Counts):
     """Negative binomial, by ``mean`` and inverse ``dispersion``: a Poisson whose rate is a gamma variable."""
 
-    function = staticmethod(F.negative_binomial_log_prob)
+    function: ClassVar[Callable[..., Tensor]] = staticmethod(F.negative_binomial_log_prob)
 
     @property
     def mean(self) -> Tensor:
