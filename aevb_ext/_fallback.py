@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
-from ._arguments import check_dtype, explain, sizes
+from ._arguments import KINDS, check_dtype, explain, sizes
 from ._dtypes import promoted, wide, widened
 from ._formulas import (
     Bernoulli,
@@ -332,7 +332,6 @@ def gaussian_log_prob(
     return _log_prob(formula, x, mu, logvar, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
 
 
-@_checked
 def log_prob(
     name: str, x: Tensor, parameters: dict[str, Tensor], form: str, *, x_scale: float, reduction: str, batch_dims: int
 ) -> Tensor:
@@ -340,6 +339,12 @@ def log_prob(
 
     It is the reference formula in float64, whose digits make up for those that it cancels.
     """
+    if not torch.compiler.is_compiling():
+        for argument, given in {"x_scale": x_scale, "reduction": reduction, "batch_dims": batch_dims}.items():
+            KINDS[argument](argument, given)
+        for t in (x, *parameters.values()):
+            if isinstance(t, Tensor):
+                warn_of_formulas(t.device.type)
     (first, full), *others = zip(parameters, _operands(*parameters.values()), strict=True)
     check_dtype(first, full)
     for other, t in others:

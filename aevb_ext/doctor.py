@@ -188,6 +188,19 @@ _CALLS = {
     "bernoulli_log_prob": lambda f, mu, logvar, key, x: f.bernoulli_log_prob(x, mu),
     "bernoulli_log_prob_of_probs": lambda f, mu, logvar, key, x: f.bernoulli_log_prob_of_probs(x, 0.5 + 0.4 * mu),
     "gaussian_log_prob": lambda f, mu, logvar, key, x: f.gaussian_log_prob(x, mu, logvar),
+    "poisson_log_prob": lambda f, mu, logvar, key, x: f.poisson_log_prob(4 * x, mu),
+    "negative_binomial_log_prob": lambda f, mu, logvar, key, x: f.negative_binomial_log_prob(
+        4 * x, mu.exp(), logvar.exp()
+    ),
+    "zero_inflated_negative_binomial_log_prob": (
+        lambda f, mu, logvar, key, x: f.zero_inflated_negative_binomial_log_prob(
+            (4 * x).detach().round(), mu.exp(), logvar.exp(), mu
+        )
+    ),
+    "laplace_log_prob": lambda f, mu, logvar, key, x: f.laplace_log_prob(x, mu, logvar.exp()),
+    "student_t_log_prob": lambda f, mu, logvar, key, x: f.student_t_log_prob(x, mu, logvar.exp(), 1 + logvar.exp()),
+    "continuous_bernoulli_log_prob": lambda f, mu, logvar, key, x: f.continuous_bernoulli_log_prob(x, mu),
+    "discretized_logistic_log_prob": lambda f, mu, logvar, key, x: f.discretized_logistic_log_prob(x, mu, logvar),
 }
 
 

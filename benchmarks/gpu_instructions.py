@@ -168,7 +168,13 @@ class Guesses(ctypes.Structure):
 
 
 class RowTask(ctypes.Structure):
-    _fields_ = (("tiling", Tiling), ("x_scale", ctypes.c_float), ("summed", ctypes.c_bool), ("operands", Operand * 4))
+    _fields_ = (
+        ("tiling", Tiling),
+        ("x_scale", ctypes.c_float),
+        ("spread", ctypes.c_int),
+        ("summed", ctypes.c_bool),
+        ("operands", Operand * 4),
+    )
 
 
 class RowForward(RowTask):
@@ -244,6 +250,12 @@ OPERATORS = {
     "bernoulli_log_prob_of_probs": ("BernoulliOfProbs", ("x", "probs")),
     "gaussian_log_prob": ("Gaussian", ("x", "mu", "logvar")),
     "gaussian_kl": ("GaussianKl", ("mu", "logvar")),
+    "poisson_log_prob": ("Poisson", ("x", "log_rate")),
+    "negative_binomial_log_prob": ("NegativeBinomial", ("x", "mean", "dispersion")),
+    "zero_inflated_negative_binomial_log_prob": (
+        "ZeroInflatedNegativeBinomial",
+        ("x", "mean", "dispersion", "gate_logits"),
+    ),
     "rsample": ("", ("mu", "logvar")),
     "rsample_kl": ("", ("mu", "logvar")),
 }
@@ -251,7 +263,7 @@ OPERATORS = {
 
 def counted_cases():
     """The benchmark's cases on a GPU, and the shorter rows of its cases on a CPU; each with the directions to count."""
-    from . import cases
+    from . import cases, likelihoods
 
     table = cases.cases("cuda")
     image, latent = cases.Shape(65536, 784), cases.Shape(65536, 128)
@@ -261,6 +273,8 @@ def counted_cases():
             cases.Case(operation, latent, dtype, "sample")
             for operation in (cases.KL_TWO_HEADS, cases.RSAMPLE, cases.RSAMPLE_KL)
         ]
+    counts = (likelihoods.POISSON, likelihoods.NB, likelihoods.ZINB)
+    table += [cases.Case(operation, likelihoods.CELLS, cases.f32, "mean") for operation in counts]
     forward = set()
     for case in table:
         same = (case.operation.name, case.shape.event, case.dtype)
@@ -408,6 +422,7 @@ class Call:
         common = (
             self.tiling,
             self.x_scale,
+            0,
             summed,
             (Operand * 4)(*operands, *(Operand() for _ in range(4 - len(operands)))),
         )
@@ -493,8 +508,7 @@ class Call:
         for name, (address, like) in self.outputs.items():
             raw = self.memory.read(address, like.numel() * like.element_size(), "uint8").copy()
             found = torch.from_numpy(raw).view(like.dtype).view(like.shape)
-            if expected[name].dim() == 0:
-                found = found.sum()
+            found = found.sum_to_size(expected[name].shape)
             near = 2e-2 if like.dtype == torch.bfloat16 else 1e-4
             torch.testing.assert_close(
                 found.float(),

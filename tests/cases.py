@@ -197,9 +197,10 @@ class Operator:
     forms: tuple[str, ...] = SPREAD_FORMS
     variant: str = ""
     spreads: dict[str, str] = field(default_factory=lambda: {name: name for name in SPREADS})  # what each is here
-    x_dtypes: tuple = X_DTYPES  # the first is the one to take if a test asks for none
+    x_dtypes: tuple = X_DTYPES
     x_scales: dict = field(default_factory=lambda: {torch.uint8: 1 / 255, "same": 1.0})  # others: 0.75
     counts: bool = False
+    discrete: bool = False  # finite differences of x are no derivative
     thorough: bool = True  # whether it has kernels of its own, and is not one more formula in others' loops
 
     @property
@@ -243,9 +244,10 @@ _of_scale = {
     "thorough": False,
 }
 _of_counts = {
-    "x_dtypes": (torch.int64, torch.int32, torch.int16, torch.uint8, torch.float64, torch.float32, torch.bfloat16),
-    "x_scales": {torch.int64: 1.0, torch.uint8: 1.0},
+    "x_dtypes": ("same", torch.int64, torch.int32, torch.int16, torch.uint8, torch.float64, torch.bfloat16),
+    "x_scales": {torch.int64: 1.0, torch.uint8: 1.0, "same": 1.0},
     "counts": True,
+    "discrete": True,
     "thorough": False,
 }
 _located = {"x": Argument(_unit, _data), "mu": Argument(_normal, _decoder)}
@@ -276,8 +278,9 @@ OPERATORS += [
     Operator(
         "discretized_logistic_log_prob",
         {"x": Argument(_levels, _data), "mu": Argument(_unit, _decoder), "log_scale": _spread(_decoder)},
-        x_dtypes=(torch.uint8, torch.float64, torch.float32),
-        x_scales={torch.uint8: 1 / 255, torch.float64: 1.0, torch.float32: 1.0},
+        x_dtypes=("same", torch.uint8, torch.float64, torch.float32),
+        x_scales={torch.uint8: 1 / 255, "same": 1.0, torch.float64: 1.0, torch.float32: 1.0},
+        discrete=True,
         **_of_scale,
     ),
 ]
@@ -317,7 +320,7 @@ class Case:
         parts += [self.reduction] if self.operator.reduces else []
         parts += [self.operator.spreads[self.spread]] if self.operator.takes_spread else []
         parts += [self.form] if self.operator.takes_form else []
-        parts += ["x_" + _short(self._x_dtype())] if self.operator.takes_x else []
+        parts += ["x_" + _short(self.x_dtype)] if self.operator.takes_x else []
         return "-".join(parts)
 
     def build(self, device="cpu") -> "Call":
@@ -328,15 +331,12 @@ class Case:
             dtype = self.dtype
             if argument.is_spread:
                 values = in_parameterisation(values, self.operator.spreads[self.spread])
-            if name == "x" and self._x_dtype() != "same":
-                dtype = self._x_dtype()
+            if name == "x" and self.x_dtype != "same":
+                dtype = self.x_dtype
                 if not self.operator.counts:
                     values = {torch.uint8: (values * 255).round(), torch.bool: values > 0.5}.get(dtype, values)
             tensors[name] = lay_out(values.to(device=device, dtype=dtype), self.layout)
         return Call(self.operator.name, tensors, self._options(device))
-
-    def _x_dtype(self):
-        return self.operator.x_dtypes[0] if self.x_dtype == "same" else self.x_dtype
 
     def _options(self, device):
         options = {}
@@ -345,7 +345,7 @@ class Case:
         if self.operator.takes_spread:
             options["spread"] = self.operator.spreads[self.spread]
         if self.operator.takes_x:
-            options["x_scale"] = self.operator.x_scales.get(self._x_dtype(), 0.75)
+            options["x_scale"] = self.operator.x_scales.get(self.x_dtype, 0.75)
         if self.operator.draws_noise:
             options["key"] = (
                 keys(self.shape.batch).to(device) if self.operator.keys else torch.tensor(KEY, device=device)

@@ -23,6 +23,13 @@ MODULES = {
     "nn.": aevb_ext.nn,
 }
 WITHOUT_GRADIENT = {"build_info", "noise_key"}
+# Likelihoods that are another formula in the operator of one that has a row.
+SHARED = {
+    "negative_binomial_log_prob",
+    "laplace_log_prob",
+    "continuous_bernoulli_log_prob",
+    "discretized_logistic_log_prob",
+}
 
 NUMBER = Argument()
 LOG_VARIANCE = Argument(torch.tanh)
@@ -52,6 +59,19 @@ FUNCTIONS = [
     Row("bernoulli_log_prob", aevb_ext.bernoulli_log_prob, {"logits": NUMBER}, data=("x",)),
     Row("bernoulli_log_prob_of_probs", aevb_ext.bernoulli_log_prob_of_probs, {"probs": PROBABILITY}, data=("x",)),
     Row("gaussian_log_prob", aevb_ext.gaussian_log_prob, POSTERIOR, data=("x",)),
+    Row("poisson_log_prob", aevb_ext.poisson_log_prob, {"log_rate": NUMBER}, data=("x",)),
+    Row(
+        "zero_inflated_negative_binomial_log_prob",
+        aevb_ext.zero_inflated_negative_binomial_log_prob,
+        {"mean": VARIANCE, "dispersion": VARIANCE, "gate_logits": NUMBER},
+        data=("x",),
+    ),
+    Row(
+        "student_t_log_prob",
+        aevb_ext.student_t_log_prob,
+        {"mu": NUMBER, "scale": VARIANCE, "df": VARIANCE},
+        data=("x",),
+    ),
     Row("linear_bernoulli_log_prob", _of_layer(aevb_ext.linear_bernoulli_log_prob, EVENT), {"h": NUMBER}, data=("x",)),
     *(
         Row(

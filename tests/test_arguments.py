@@ -65,6 +65,7 @@ NO_OBJECT = ("2.5", "'a name'", "(float32|Float)", "Linear")
 WRONG = {
     "floating": _wrong(*NO_TENSOR, *DENSE, "quint8", "[Cc]omplex", "(int64|Long)"),
     "data": _wrong(*NO_TENSOR, *DENSE, "quint8", "[Cc]omplex", "(int64|Long)"),
+    "counts": _wrong(*NO_TENSOR, *DENSE, "quint8", "[Cc]omplex"),
     "floating or integer": _wrong(*NO_TENSOR, *DENSE, "[Cc]omplex"),
     "dense": _wrong(*NO_TENSOR, *DENSE),
     "tensor": _wrong(*NO_TENSOR),
@@ -91,6 +92,8 @@ WRONG = {
 # What the names stand for; of the others see the rows. Flags that PyTorch's own signatures have are any truth.
 KINDS = {
     **dict.fromkeys(("mu", "logvar", "prior_mu", "prior_logvar", "logits", "probs", "h", "weight", "bias"), "floating"),
+    **dict.fromkeys(("rate", "log_rate", "mean", "dispersion", "total_count", "gate_logits"), "floating"),
+    **dict.fromkeys(("scale", "log_scale", "df"), "floating"),
     **dict.fromkeys(("input", "recon_x"), "floating"),
     **dict.fromkeys(("x", "value", "target"), "data"),
     **dict.fromkeys(("n_samples", "first_sample", "batch_dims", "latent_dims", "dim", "n"), "integer"),
@@ -151,6 +154,19 @@ FUNCTIONS = _functions(
         "rsample_kl": POSTERIOR,
         "unpack_bits": {"packed": torch.zeros(4, 1, dtype=torch.uint8), "n": 3},
     },
+) + _functions(
+    aevb_ext,
+    "",
+    {
+        "poisson_log_prob": {"x": F, "log_rate": F},
+        "negative_binomial_log_prob": {"x": F, "mean": HALF, "dispersion": HALF},
+        "zero_inflated_negative_binomial_log_prob": {"x": F, "mean": HALF, "dispersion": HALF, "gate_logits": F},
+        "laplace_log_prob": {"x": F, "mu": F, "scale": HALF},
+        "student_t_log_prob": {"x": F, "mu": F, "scale": HALF, "df": HALF},
+        "continuous_bernoulli_log_prob": {"x": F, "logits": F},
+        "discretized_logistic_log_prob": {"x": F, "mu": F, "log_scale": F},
+    },
+    x="counts",
 )
 COMPAT = [
     *_functions(

@@ -131,6 +131,28 @@ ROWS = [
     ),
     Row("noise_key", {"device": torch.device("cpu"), "generator": torch.Generator(), "n": 3, "call": 0}, OF_A_DRAW),
 ]
+# The elementwise likelihoods: their parameterisation and their parameters, of which the first has the whole shape.
+LOG_PROBS = {
+    "poisson": ("log_rate", ("log_rate",)),
+    "negative_binomial": ("mean", ("mean", "dispersion")),
+    "zero_inflated_negative_binomial": ("mean", ("mean", "dispersion", "gate_logits")),
+    "laplace": ("scale", ("mu", "scale")),
+    "student_t": ("log_scale", ("mu", "scale", "df")),
+    "continuous_bernoulli": ("logits", ("logits",)),
+    "discretized_logistic": ("log_scale", ("mu", "log_scale")),
+}
+for name, (form, parameters) in LOG_PROBS.items():
+    given = {"x": _f(4, 3), **dict.fromkeys(parameters, _f(4, 3)), "form": form, "x_scale": 1.0, **REDUCED}
+    alone = {f"{parameters[0]}: float16"} if len(parameters) == 1 else set()
+    wanted = {"wanted": [True] * (1 + len(parameters))}
+    ROWS += [
+        Row(f"{name}_log_prob", given, {"x: float16", "x: int64", f"{parameters[0]}: more dims", *alone}),
+        Row(
+            f"{name}_log_prob_backward",
+            {**given, **OF_EACH, **wanted},
+            {"x: float16", "x: int64", "cotangent: float16", *alone},
+        ),
+    ]
 # In compiled graphs the forward of operators over rows computes the wanted gradients ahead.
 SPECULATIVE = {
     "bernoulli_log_prob": 2,
@@ -139,6 +161,7 @@ SPECULATIVE = {
     "gaussian_kl": 4,
     "linear_bernoulli_log_prob": 4,
     "linear_gaussian_log_prob": 5,
+    **{f"{name}_log_prob": 1 + len(parameters) for name, (_, parameters) in LOG_PROBS.items()},
 }
 ROWS += [
     Row(f"{row.name}_speculative", row.good | {"wanted": [True] * SPECULATIVE[row.name]}, row.fine)

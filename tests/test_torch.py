@@ -103,6 +103,11 @@ def _inputs(call):
     return call.tensors if key is None or key.dim() == 1 else call.tensors | {"key": key}
 
 
+def _differentiable(call):
+    """The positions of the tensors that have a gradient: data may be integers."""
+    return tuple(k for k, t in enumerate(call.tensors.values()) if t.is_floating_point())
+
+
 class TestFunctionalTransforms:
     @pytest.mark.parametrize("case", small_cases(), ids=str)
     def test_vmap_of_grad(self, case, device):
@@ -114,27 +119,30 @@ class TestFunctionalTransforms:
             tensors = {name: row.unsqueeze(0) for name, row in zip(names, rows, strict=True)}
             return sum(o.square().sum() for o in call.run(tensors))
 
-        positions = tuple(range(len(call.tensors)))
+        positions = _differentiable(call)
         gradients = torch.func.vmap(torch.func.grad(loss, positions))(*_inputs(call).values())
         for i in range(4):
             rows = [t[i].detach().requires_grad_(t.is_floating_point()) for t in _inputs(call).values()]
-            expected = torch.autograd.grad(loss(*rows), rows[: len(positions)])
+            expected = torch.autograd.grad(loss(*rows), [rows[k] for k in positions])
             torch.testing.assert_close(tuple(g[i] for g in gradients), expected)
 
     @pytest.mark.parametrize("case", small_cases(), ids=str)
     def test_hessian_vector_product(self, case, device):
         call = Case(case.operator, Shape((2,), (3,))).build(device)
-        loss = _loss(call, list(call.tensors))
-        positions = tuple(range(len(call.tensors)))
-        tangents = tuple(torch.ones_like(t) for t in call.tensors.values())
+        given, loss = list(call.tensors.values()), _loss(call, list(call.tensors))
+        positions = _differentiable(call)
+        tangents = tuple(torch.ones_like(given[k]) for k in positions)
 
         def directional(*tensors):
             gradients = torch.func.grad(loss, positions)(*tensors)
             return sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True))
 
-        product = torch.func.grad(directional, positions)(*call.tensors.values())
-        leaves = tuple(t.detach().requires_grad_() for t in call.tensors.values())
-        expected = torch.autograd.functional.vhp(loss, leaves, tangents)[1]
+        def of_leaves(*leaves):
+            return loss(*(leaves[positions.index(k)] if k in positions else t for k, t in enumerate(given)))
+
+        product = torch.func.grad(directional, positions)(*given)
+        leaves = tuple(given[k].detach().requires_grad_() for k in positions)
+        expected = torch.autograd.functional.vhp(of_leaves, leaves, tangents)[1]
         torch.testing.assert_close(product, expected)
 
 

@@ -146,7 +146,7 @@ def discretized_logistic_log_prob(
 
     Args:
         x: levels ``[B, *event]``, k / 255 for k = 0 ... 255: bytes with ``x_scale=1 / 255``, or any dtype of
-            :func:`laplace_log_prob`.
+            :func:`laplace_log_prob`. It is rounded to the nearest level.
         mu: the location, ``[*samples, B, *event]``, floating, in the units of the scaled x.
         log_scale: :math:`\log s`, of mu's dtype and shape, or broadcasting to it.
         spread: ``"log_scale"``, or ``"scale"`` if ``log_scale`` is the scale itself.

@@ -21,10 +21,10 @@ def poisson_log_prob(
     if rate is None:
         assert log_rate is not None
         x, log_rate = _scaled(x, log_rate, x_scale)
-        expected, rate = _times(x, log_rate), log_rate.exp()
+        expected, rate = x * torch.where((x == 0) & log_rate.isinf(), 0, log_rate), log_rate.exp()
     else:
         x, rate = _scaled(x, rate, x_scale)
-        expected = _times(x, rate.log())
+        expected = _times_log(x, rate)
     return _reduce(expected - rate - torch.lgamma(x + 1), event_dims, reduction)
 
 
@@ -49,7 +49,7 @@ def negative_binomial_log_prob(
     x, logits = _scaled(x, logits, x_scale)
     total_count = _wide(total_count)
     of_counts = torch.lgamma(x + total_count) - torch.lgamma(total_count) - torch.lgamma(x + 1)
-    values = of_counts + total_count * F.logsigmoid(-logits) + _times(x, F.logsigmoid(logits))
+    values = of_counts + total_count * F.logsigmoid(-logits) + x * F.logsigmoid(logits)
     return _reduce(values, event_dims, reduction)
 
 
@@ -75,7 +75,7 @@ def zero_inflated_negative_binomial_log_prob(
 def _negative_binomial(x: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
     of_counts = torch.lgamma(x + dispersion) - torch.lgamma(dispersion) - torch.lgamma(x + 1)
     share = torch.log1p(mean / dispersion)  # of dispersion in the sum of both: its negative logarithm
-    of_mean = _times(x, mean.log()) - x * (dispersion.log() + share)
+    of_mean = _times_log(x, mean) - x * (dispersion.log() + share)
     return of_counts + of_mean - dispersion * share
 
 
@@ -85,6 +85,6 @@ def _scaled(x: Tensor, parameter: Tensor, x_scale: float) -> tuple[Tensor, Tenso
     return x.to(parameter.dtype) * x_scale, parameter
 
 
-def _times(x: Tensor, logarithm: Tensor) -> Tensor:
-    """Nothing where x is 0 and the logarithm infinite."""
-    return x * torch.where((x == 0) & logarithm.isinf(), 0, logarithm)
+def _times_log(x: Tensor, rate: Tensor) -> Tensor:
+    """x log rate, and 0 where both are 0."""
+    return x * torch.where((x == 0) & (rate == 0), 1, rate).log()

@@ -96,6 +96,18 @@ template <class F, class N, int... i>
 AEVB_INLINE void gradient_of(const F& f, const N* in, N* d, Indices<i...>) {
   f.gradient(in[i]..., d[i]...);
 }
+// Both at once: a long formula computes what they share by itself, which the compiler may not find.
+template <class F, class N, int... i>
+AEVB_INLINE N value_and_gradient_of(const F& f, const N* in, N* d, Indices<i...> all) {
+  N value;
+  if constexpr (requires { f.value_and_gradient(in[i]..., value, d[i]...); }) {
+    f.value_and_gradient(in[i]..., value, d[i]...);
+  } else {
+    value = value_of(f, in, all);
+    gradient_of(f, in, d, all);
+  }
+  return value;
+}
 
 // Whether two arrays that are streamed in step hinder each other. A processor gathers the parts of a line before it
 // writes it, and tells lines apart by their place in a page: two at the same place took more than twice as long. A
@@ -200,12 +212,16 @@ __attribute__((noinline)) void compute(const Arrays<T, Recipe::Formula::arity, v
           arrays.streamed[k] ? result.stream(to[k] + i) : result.store(to[k] + i);
         };
         if constexpr (values) {
-          const N value = value_of(formula, operand, IndicesOf<arity>());
+          N value;
+          if constexpr (gradients)
+            value = value_and_gradient_of(formula, operand, derivative, IndicesOf<arity>());
+          else
+            value = value_of(formula, operand, IndicesOf<arity>());
           stretch = stretch + value;
           if (to[0]) put(0, value);
         }
         if constexpr (gradients) {
-          gradient_of(formula, operand, derivative, IndicesOf<arity>());
+          if constexpr (!values) gradient_of(formula, operand, derivative, IndicesOf<arity>());
           each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
             if (to[values + k]) put(values + k, chained(i, derivative[k]));
           });

@@ -295,6 +295,13 @@ AEVB_INLINE F32 exp_of_minus_abs(F32 x) {
 #endif
 }
 
+// e^x - 1 for x <= 0. For n = 0 it is q.
+AEVB_INLINE F32 expm1_of_negative(F32 x) {
+  const SplitExp e(1, between(-80, 0, x), 127);
+  const F32 power = power_of_two(e.power);
+  return fma(e.q, power, power - F32(1.0));
+}
+
 // Each is as exact as from exp: the square includes the rounding error of 1 + q.
 AEVB_INLINE void exp_and_square(double factor, F32 x, F32& e, F32& square) {
   const SplitExp split(factor, for_exp_of(factor, x), 254);

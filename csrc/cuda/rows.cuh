@@ -445,13 +445,17 @@ bool set_rows(RowTask<typename Wide<T>::type>& task, const RowCall& call) {
 template <class T, class X>
 constexpr bool kMovesPacks = kPack<T> > 1 && !std::is_same_v<X, Any>;
 
+// The data's type where a call is not aligned. A compact formula has one kernel for all of them.
+template <class F, class X>
+using Unaligned = std::conditional_t<is_compact<F>, Any, X>;
+
 struct Forward {
   template <class F, Spread spread, class T, class X>
   static cudaError_t run(const RowCall& call, cudaStream_t stream) {
     RowForward<typename Wide<T>::type> task;
     const bool aligned = set_rows<F, T>(task, call);
     task.value = Target(call.value, call.event);
-    auto* kernel = row_forward<F, spread, T, X, int64_t>;
+    auto* kernel = row_forward<F, spread, T, Unaligned<F, X>, int64_t>;
     if constexpr (kMovesPacks<T, X>)
       if (aligned) kernel = row_forward<F, spread, T, X, uint32_t>;
     return launch(kernel, task.tiling.grid(), task.tiling.threads(), stream, task);
@@ -474,7 +478,7 @@ struct Backward {
     }
     task.value = call.value.data;
     task.guesses = call.guesses;
-    auto* kernel = row_backward<F, spread, T, X, int64_t>;
+    auto* kernel = row_backward<F, spread, T, Unaligned<F, X>, int64_t>;
     if constexpr (kMovesPacks<T, X>)
       if (aligned) kernel = row_backward<F, spread, T, X, uint32_t>;
     const auto most = task.guesses.used && !task.value ? kMaxGridOfGuesses : kMaxGrid;

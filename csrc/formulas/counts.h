@@ -15,6 +15,12 @@ AEVB_INLINE N not_negative(N x) {
   return select(abs(x) == x, x, N(__builtin_nan("")));
 }
 
+// log r of any r = 1 + t.
+template <class N>
+AEVB_INLINE N log_of_any(N t, N r) {
+  return select(abs(t) < N(0.5), log1p_of_near(t), log(r));
+}
+
 // digamma(z) - log z for z > 0. One step of the recurrence leads to arguments above 1.
 template <class N>
 AEVB_INLINE N digamma_minus_log(N z) {
@@ -38,50 +44,64 @@ struct DigammaOfNext {
   }
 };
 
-// The terms of log p that depend on the gamma function alone, for x > 0.
-//   T(x) = x log x - x - lgamma(x + 1)
+// T(x) = x log x - x - lgamma(x + 1) <= 0, given 1 / x and log x. For x >= 1 it is -log(2 pi x) / 2 - S(x).
 template <class N>
-struct CountTerm {
-  N value;
-
-  AEVB_INLINE explicit CountTerm(N x) {
-    const auto below = x < N(1);
-    const N z = select(below, x + N(1), x);
-    value = fma(N(-0.5), log(z), -stirling_of_inverse(N(1) / z)) - N(half_log_2pi);
-    if (N::any(below & (x > N(0)))) value = value + select(below, step(x), N(0));
-  }
-
-  static constexpr double half_log_2pi = 0.91893853320467274178;
-
-  // T(x) in terms of S(x + 1), for 0 < x < 1
-  static AEVB_INLINE N step(N x) { return fma(x, log(x / (x + N(1))), N(1)); }
-};
+AEVB_INLINE N count_term(N x, N inverse, N log_x) {
+  constexpr double half_log_2pi = 0.91893853320467274178;
+  const N term = fma(N(-0.5), log_x, N(-half_log_2pi)) - stirling_of_inverse(inverse);
+  const auto fraction = x < N(1);
+  if (!N::any(fraction & (x > N(0)))) return term;
+  const N z = x + N(1), log_z = log(z);
+  const N of_fraction = fma(x, log_x - log_z, fma(N(-0.5), log_z, N(1 - half_log_2pi))) - stirling_of_inverse(N(1) / z);
+  return select(fraction, of_fraction, term);
+}
 
 //   T(x) + W(x + theta) - W(theta),  W(z) = lgamma(z) - z log z + z
-// and its derivative by theta. T <= 0 and W falls, so that both are of the same sign.
+// and its derivative by theta, of which nothing cancels: T <= 0, W falls, and W' = digamma - log rises. From a z below
+// 1 a step leads to one above it,
+//   W(z) = W(z + 1) - 1 - (z + 1) log(z / (z + 1)),  W'(z) = W'(z + 1) - 1 / z - log(z / (z + 1)).
 template <class N>
 struct DispersedCountTerm {
   N value, dtheta;
 
-  AEVB_INLINE DispersedCountTerm(N x, N theta) {
-    const N one(1), none(0), sum = x + theta;
-    const auto low_theta = theta < one, low_x = x < one, low_sum = sum < one;
-    const N z_x = select(low_x, x + one, x), z_theta = select(low_theta, theta + one, theta),
-            z_sum = select(low_sum, sum + one, sum);
-    const N i_theta = one / z_theta, i_sum = one / z_sum;
-    value = N(-0.5) * log(N(2 * 3.14159265358979323846) * z_x * (z_sum * i_theta)) - stirling_of_inverse(one / z_x) +
-            (stirling_of_inverse(i_sum) - stirling_of_inverse(i_theta));
-    const N apart = x + (select(low_sum, one, none) - select(low_theta, one, none));
-    dtheta = fma(N(0.5) * apart, i_theta * i_sum, digamma_rest_of_inverse(i_theta) - digamma_rest_of_inverse(i_sum));
-    const N theta_step = log((one + theta) / theta);
-    value = value - select(low_theta, fma(z_theta, theta_step, N(-1)), none);
-    dtheta = dtheta + select(low_theta, one / theta - theta_step, none);
-    if (N::any(low_x & (x > none))) {
-      const N sum_step = log((one + sum) / sum);
-      value = value + select(low_sum, fma(z_sum, sum_step, N(-1)), none);
-      dtheta = dtheta - select(low_sum, one / sum - sum_step, none);
-      value = value + select(low_x, CountTerm<N>::step(x), none);
+  AEVB_INLINE DispersedCountTerm(N x, N inverse, N theta) {
+    const Step of_theta(theta);
+    const N sum = x + theta, i_sum = ratio(N(1), sum);
+    value = combined(x, inverse, of_theta, sum, i_sum) + of_theta.value;
+    dtheta = difference(x - of_theta.one, of_theta, i_sum) + of_theta.slope;
+    const auto fraction = x < N(1);
+    if (N::any(fraction & (x > N(0)))) {
+      const N z = x + N(1);
+      const Step of_sum(sum);
+      const N step = fma(x, log(x / z), N(1)) + of_theta.value - of_sum.value;
+      value = select(fraction, combined(z, N(1) / z, of_theta, of_sum.z, of_sum.inverse) + step, value);
+      const N slope = difference((x - of_theta.one) + of_sum.one, of_theta, of_sum.inverse);
+      dtheta = select(fraction, slope + (of_theta.slope - of_sum.slope), dtheta);
     }
+  }
+
+ private:
+  struct Step {
+    N one, z, inverse, value, slope;  // z = theta + one
+
+    AEVB_INLINE explicit Step(N theta) {
+      const auto below = theta < N(1);
+      one = select(below, N(1), N(0));
+      z = theta + one;
+      inverse = ratio(N(1), z);
+      const N logarithm = log_of_normal(theta * inverse);
+      value = select(below, fma(z, logarithm, N(1)), N(0));
+      slope = select(below, ratio(N(1), theta) + logarithm, N(0));
+    }
+  };
+  static AEVB_INLINE N combined(N x, N inverse, const Step& of_theta, N sum, N i_sum) {
+    constexpr double two_pi = 6.283185307179586477;
+    return fma(N(-0.5), log_of_normal(N(two_pi) * x * (sum * of_theta.inverse)), -stirling_of_inverse(inverse)) +
+           (stirling_of_inverse(i_sum) - stirling_of_inverse(of_theta.inverse));
+  }
+  static AEVB_INLINE N difference(N apart, const Step& of_theta, N i_sum) {
+    return fma(N(0.5) * apart, of_theta.inverse * i_sum,
+               digamma_rest_of_inverse(of_theta.inverse) - digamma_rest_of_inverse(i_sum));
   }
 };
 
@@ -96,13 +116,17 @@ struct Poisson {
   AEVB_INLINE N value(N x, N s) const {
     x = not_negative(x * N(x_scale));
     const N r = rate(s);
-    const N distance = (r - x) / x;
-    const LogNearOne<N> near(distance, r / x);
-    N excess = near.excess;
-    if (of_log()) excess = select(s < N(-60), distance - (s - log(x)), excess);
-    const N counted = CountTerm<N>(x).value - x * excess;
-    // All else is nothing beside so large a rate.
-    return select((x == N(0)) | (r > N(1e30)), -r, counted);
+    // All else is nothing beside a very large rate.
+    const auto counted = (x > N(0)) & (r < N(1e30));
+    N value = x * N(0) - r;
+    if (N::any(counted)) {
+      const N inverse = N(1) / x, log_x = log_of_normal(x), distance = (r - x) * inverse;
+      N excess = LogNearOne<N>(distance, r * inverse).excess;
+      const auto tiny = r < N(0x1p-60);
+      if (N::any(tiny)) excess = select(tiny, distance - ((of_log() ? s : log(r)) - log_x), excess);
+      value = select(counted, count_term(x, inverse, log_x) - x * excess, value);
+    }
+    return value;
   }
 
   template <class N>
@@ -116,7 +140,8 @@ struct Poisson {
       ds = select(x == N(0), select(r == r, N(-1), r), relative);
     }
     const DigammaOfNext<N> next(x);
-    N log_ratio = LogNearOne<N>((r - next.z) / next.z, r / next.z).logarithm;
+    const N inverse = N(1) / next.z;
+    N log_ratio = log_of_any((r - next.z) * inverse, r * inverse);
     if (of_log()) log_ratio = select(abs(s) > N(60), s - log(next.z), log_ratio);
     dx = (log_ratio - next.rest) * N(x_scale);
   }
@@ -152,7 +177,14 @@ struct NegativeBinomial {
 
   template <class N>
   AEVB_INLINE void gradient(N x, N mean, N theta, N& dx, N& dmean, N& dtheta) const {
+    N ignored;
+    value_and_gradient(x, mean, theta, ignored, dx, dmean, dtheta);
+  }
+
+  template <class N>
+  AEVB_INLINE void value_and_gradient(N x, N mean, N theta, N& value, N& dx, N& dmean, N& dtheta) const {
     const Parts<N> of(x * N(x_scale), mean, theta);
+    value = of.value;
     dmean = of.dmean;
     dtheta = of.dtheta;
     dx = of.dx() * N(x_scale);
@@ -166,18 +198,21 @@ struct NegativeBinomial {
     AEVB_INLINE Parts(N given_x, N given_mean, N given_theta) : x(given_x) {
       theta = valid_dispersion(x, given_mean, given_theta);
       mean = select(given_mean > N(0x1p64), N(0x1p64), given_mean);
-      inverse = N(1) / (mean + theta);
-      const N failure = theta * inverse, distance = x - mean, ratio = (x + theta) * inverse;
-      const LogNearOne<N> v(distance * inverse, ratio);
+      inverse = ratio(N(1), mean + theta);
+      const N failure = theta * inverse, distance = x - mean, odds = (x + theta) * inverse;
+      const LogNearOne<N> v(distance * inverse, odds);
       value = theta * v.logarithm;
       dmean = -failure;
       dtheta = -v.excess;
       const auto counted = x > N(0);
       if (N::any(counted)) {
-        const N inverse_x = N(1) / x;
-        const LogNearOne<N> u(-(failure * distance) * inverse_x, ratio * (mean * inverse_x));
-        const DispersedCountTerm<N> term(x, theta);
-        value = select(counted, fma(-theta, v.excess, fma(-x, u.excess, term.value)), value);
+        const N inverse_x = ratio(N(1), x);
+        const N shift = -(failure * distance) * inverse_x;
+        N excess = LogNearOne<N>(shift, odds * (mean * inverse_x)).excess;
+        const auto tiny = mean < N(0x1p-60);
+        if (N::any(tiny)) excess = select(tiny, shift - (log(mean) - log(x) + log(odds)), excess);
+        const DispersedCountTerm<N> term(x, inverse_x, theta);
+        value = select(counted, fma(-theta, v.excess, fma(-x, excess, term.value)), value);
         dmean = select(counted, failure * (distance / mean), dmean);
         dtheta = select(counted, term.dtheta - v.excess, dtheta);
       }
@@ -186,8 +221,8 @@ struct NegativeBinomial {
     AEVB_INLINE N dx() const {
       const DigammaOfNext<N> next(x);
       const N share = inverse / next.z, above = fma(theta, mean - next.z, -mean * (next.z - x));
-      const LogNearOne<N> ratio(above * share, mean * ((x + theta) * share));
-      return digamma_minus_log(x + theta) - next.rest + ratio.logarithm;
+      const N logarithm = log_of_any(above * share, mean * ((x + theta) * share));
+      return digamma_minus_log(x + theta) - next.rest + logarithm;
     }
   };
 };
@@ -204,7 +239,14 @@ struct NegativeBinomialOfLogits {
 
   template <class N>
   AEVB_INLINE void gradient(N x, N logits, N total, N& dx, N& dlogits, N& dtotal) const {
+    N ignored;
+    value_and_gradient(x, logits, total, ignored, dx, dlogits, dtotal);
+  }
+
+  template <class N>
+  AEVB_INLINE void value_and_gradient(N x, N logits, N total, N& value, N& dx, N& dlogits, N& dtotal) const {
     const Parts<N> of(x * N(x_scale), logits, total);
+    value = of.value;
     dlogits = of.dlogits;
     dtotal = of.dtotal;
     dx = of.dx() * N(x_scale);
@@ -220,7 +262,7 @@ struct NegativeBinomialOfLogits {
       const auto none = total == N(0);
       theta = valid_dispersion(x, x, select(none, N(1), total));
       const auto positive = l > N(0);
-      const N e = exp_of_minus_abs(l), whole = N(1) / (N(1) + e);
+      const N e = exp_of_minus_abs(l), whole = ratio(N(1), N(1) + e);
       distance = select(positive, fma(x, e, -theta), fma(-theta, e, x)) * whole;  // x (1 - sigmoid) - theta sigmoid
       // Where e^-|l| leaves the normal numbers, what is beyond e^-85 is added to the logarithms.
       const auto far = abs(l) > N(85);
@@ -228,7 +270,7 @@ struct NegativeBinomialOfLogits {
       success = select(positive, whole, smaller);
       const N failure = select(positive, smaller, whole), over = select(positive, beyond, N(0));
       under = select(positive, N(0), beyond);
-      const N inverse_theta = N(1) / theta;
+      const N inverse_theta = ratio(N(1), theta);
       const LogNearOne<N> v(distance * inverse_theta, (x + theta) * inverse_theta * failure);
       const N log_v = v.logarithm + over;
       value = theta * log_v;
@@ -236,9 +278,9 @@ struct NegativeBinomialOfLogits {
       dlogits = select(none, x * failure, distance);
       const auto counted = x > N(0);
       if (N::any(counted)) {
-        const N inverse_x = N(1) / x;
+        const N inverse_x = ratio(N(1), x);
         const LogNearOne<N> u(-distance * inverse_x, (x + theta) * inverse_x * success);
-        const DispersedCountTerm<N> term(x, theta);
+        const DispersedCountTerm<N> term(x, inverse_x, theta);
         const N deviance = fma(theta, v.excess - over, x * (u.excess - under));
         value = select(counted, term.value - deviance, value);
         dtotal = select(counted, term.dtheta + log_v, dtotal);
@@ -250,8 +292,8 @@ struct NegativeBinomialOfLogits {
     AEVB_INLINE N dx() const {
       const DigammaOfNext<N> next(x);
       const N inverse_z = N(1) / next.z;
-      const LogNearOne<N> ratio(-(distance + (next.z - x)) * inverse_z, (x + theta) * inverse_z * success);
-      return digamma_minus_log(x + theta) - next.rest + (ratio.logarithm + under);
+      const N logarithm = log_of_any(-(distance + (next.z - x)) * inverse_z, (x + theta) * inverse_z * success);
+      return digamma_minus_log(x + theta) - next.rest + (logarithm + under);
     }
   };
 };
@@ -269,7 +311,14 @@ struct ZeroInflatedNegativeBinomial {
 
   template <class N>
   AEVB_INLINE void gradient(N x, N mean, N theta, N g, N& dx, N& dmean, N& dtheta, N& dg) const {
+    N ignored;
+    value_and_gradient(x, mean, theta, g, ignored, dx, dmean, dtheta, dg);
+  }
+
+  template <class N>
+  AEVB_INLINE void value_and_gradient(N x, N mean, N theta, N g, N& value, N& dx, N& dmean, N& dtheta, N& dg) const {
     const Parts<N> of(x * N(x_scale), mean, theta, g);
+    value = of.value;
     dmean = of.dmean;
     dtheta = of.dtheta;
     dg = of.dg;
@@ -281,31 +330,32 @@ struct ZeroInflatedNegativeBinomial {
   struct Parts {
     N value, dmean, dtheta, dg;
     NegativeBinomial::Parts<N> nb;
-    N share;
+    decltype(N() == N()) zero;
 
-    AEVB_INLINE Parts(N x, N mean, N theta, N g) : nb(x, mean, theta) {
+    AEVB_INLINE Parts(N x, N mean, N theta, N g) : nb(x, mean, theta), zero(x == N(0)) {
       const auto counted = x > N(0), positive = g > N(0);
-      const N e = exp_of_minus_abs(g), whole = N(1) / (N(1) + e);
+      const N e = exp_of_minus_abs(g), whole = ratio(N(1), N(1) + e);
       const N closed = select(positive, whole, e * whole), open = select(positive, e * whole, whole);  // pi, 1 - pi
       const N n = select(counted, N(0), nb.value);
-      const N lost = Exponential<N>(n).expm1;
-      const N gap = exp_of_minus_abs(g - n), part = N(1) / (N(1) + gap);
+      const N lost = expm1_of_negative(n);
+      const N gap = exp_of_minus_abs(g - n), part = ratio(N(1), N(1) + gap);
       const auto gated = g > n;
       const N structural = select(gated, part, gap * part), sampled = select(gated, gap * part, part);
       // Below log 1/2 by the larger one of the two terms.
       const N y = open * lost;
       const auto near = y > N(-0.5);
       const N argument = select(counted, e, select(near, y, (gap - e) * whole));
-      const N l = LogNearOne<N>(argument, N(1) + argument).logarithm;
+      const N l = log1p_of_near(argument);
       const N larger = select(gated, g, n), base = select(near, N(0), larger);
       value = select(counted, nb.value - select(positive, g, N(0)) - l, base + l);
       dg = select(counted, -closed, -open * structural * lost);
-      share = select(counted, N(1), sampled);
+      const N share = select(counted, N(1), sampled);
       dmean = share * nb.dmean;
       dtheta = share * nb.dtheta;
     }
 
-    AEVB_INLINE N dx() const { return product(share, nb.dx()); }
+    // A zero is of two kinds, and not the limit of small x.
+    AEVB_INLINE N dx() const { return select(zero, N(0), nb.dx()); }
   };
 };
 

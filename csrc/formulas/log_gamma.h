@@ -59,8 +59,73 @@ AEVB_INLINE N digamma_rest_of_inverse(N inverse) {
   }
 }
 
-// log r and t - log r, which is never negative, of r = 1 + t > 0, each to a few ulp of itself. Both t and r are given,
-// because where r is near 1 only t, and where it is near 0 only r has all digits.
+// (f - log(1 + f)) / f^2 for 1 + f in [sqrt(1/2), sqrt(2)], the minimax polynomial of float32, to an absolute 5e-9.
+template <class N>
+AEVB_INLINE N log_tail(N f) {
+  constexpr double c[] = {0.499999999435,  -0.333333227936, 0.250000109401,  -0.200014467222, 0.166675367724,
+                          -0.142323178596, 0.124208144679,  -0.118121361423, 0.11557287882,   -0.0676902411382};
+  return polynomial(f, c);
+}
+
+// A number of float32 as m 2^e with m in [sqrt(1/2), sqrt(2)), whose lower end has the bits 0x3f3504f3.
+template <class N>
+struct SplitLog {
+  static constexpr double high = 0.693359375 / 8388608, low = -2.12194440054690583e-4 / 8388608;  // log 2, in two parts
+  decltype(N().bits()) power;
+  N m, e;  // e times 2^23
+
+  AEVB_INLINE explicit SplitLog(N r) {
+    const auto bits = r.bits();
+    power = (bits - 0x3f3504f3) & ~0x7fffff;
+    m = N::of_bits(bits - power);
+    e = N::of_integer(power);
+  }
+  // e log 2 + a, and a - e log 2
+  AEVB_INLINE N added_to(N a) const { return fma(e, N(high), fma(e, N(low), a)); }
+  AEVB_INLINE N taken_from(N a) const { return fma(e, N(-low), fma(e, N(-high), a)); }
+  // t 2^-e + (2^-e - 1): if 1 + t is the number, m - 1 with a single rounding, for e of -1, 0 or 1.
+  AEVB_INLINE N rest_of(N t) const {
+    const N scale = N::of_bits(0x3f800000 - power);
+    return fma(t, scale, scale - N(1));
+  }
+};
+
+// log r of a normal number r > 0. What it gives for others, NaN included, is some number.
+template <class N>
+AEVB_INLINE N log_of_normal(N r) {
+  if constexpr (N::digits > 24) {
+    return log(r);
+  } else {
+    const SplitLog<N> split(r);
+    const N f = split.m - N(1);
+    return split.added_to(fma(-f * f, log_tail(f), f));
+  }
+}
+
+// log(1 + t) for -1/2 <= t <= 1
+template <class N>
+AEVB_INLINE N log1p_of_near(N t) {
+  if constexpr (N::digits > 24) {
+    return log1p(t);
+  } else {
+    const SplitLog<N> split(N(1) + t);
+    const N f = split.rest_of(t);
+    return split.added_to(fma(-f * f, log_tail(f), f));
+  }
+}
+
+// 2/3, 2/5, 2/7, ...
+template <int count>
+struct OddReciprocals {
+  double twice_from_3[count];
+
+  constexpr OddReciprocals() : twice_from_3() {
+    for (int k = 0; k < count; ++k) twice_from_3[k] = 2.0 / (2 * k + 3);
+  }
+};
+
+// log r and t - log r, which is never negative, of a normal number r = 1 + t > 0, each to a few ulp of itself. Both t
+// and r are given, because near r = 1 only t, and far from it only r has all digits.
 template <class N>
 struct LogNearOne {
   N logarithm, excess;
@@ -69,29 +134,18 @@ struct LogNearOne {
     if constexpr (N::digits > 24) {
       // log(1 + t) = 2 artanh s = 2 (s + s^3 / 3 + s^5 / 5 + ...), and t - 2 s = t s.
       const N s = t / (N(2) + t), square = s * s;
-      constexpr double c[] = {2.0 / 3,  2.0 / 5,  2.0 / 7,  2.0 / 9,  2.0 / 11, 2.0 / 13, 2.0 / 15,
-                              2.0 / 17, 2.0 / 19, 2.0 / 21, 2.0 / 23, 2.0 / 25, 2.0 / 27, 2.0 / 29};
-      const auto near = abs(t - N(0.1)) < N(0.5);
-      const N small = s * fma(-square, polynomial(square, c), t), far = log(r);
+      constexpr OddReciprocals<18> c;
+      const auto near = abs(t - N(0.25)) < N(0.75);
+      const N small = s * fma(-square, polynomial(square, c.twice_from_3), t), far = log(r);
       excess = select(near, small, t - far);
       logarithm = select(near, t - small, far);
     } else {
-      // Between -1/2 and 1 the sum's rounding error is kept.
-      const N sum = N(1) + t;
       const auto away = abs(t - N(0.25)) > N(0.75);
-      const N argument = select(away, r, sum), lost = select(away, N(0), t - (sum - N(1)));
-      // argument = (1 + f) 2^e with 1 + f in [sqrt(1/2), sqrt(2)), whose lower end has these bits.
-      const auto bits = argument.bits(), power = (bits - 0x3f3504f3) & ~0x7fffff;
-      const N f = select(power == 0, t, fma(lost, select(t > N(0), N(0.5), N(2)), N::of_bits(bits - power) - N(1)));
-      const N e = N::of_integer(power) * N(1.0 / 8388608);
-      // log(1 + f) = f - f^2 (...), the minimax polynomial to 5e-9.
-      constexpr double c[] = {0.499999999435,  -0.333333227936, 0.250000109401,  -0.200014467222, 0.166675367724,
-                              -0.142323178596, 0.124208144679,  -0.118121361423, 0.11557287882,   -0.0676902411382};
-      const N tail = polynomial(f, c) * (f * f);
-      constexpr double high = 0.693359375, low = -2.12194440054690583e-4;  // log 2, of which the first has 9 bits
-      const auto none = argument == N(0);
-      logarithm = select(none, N(-__builtin_inf()), fma(e, N(high), fma(e, N(low), f - tail)));
-      excess = select(none, N(__builtin_inf()), fma(e, N(-low), fma(e, N(-high), t) - f) + tail);
+      const SplitLog<N> split(select(away, r, N(1) + t));
+      const N f = select(away, split.m - N(1), split.rest_of(t));
+      const N tail = log_tail(f) * (f * f);
+      logarithm = split.added_to(f - tail);
+      excess = tail + (split.taken_from(t) - f);
     }
   }
 };

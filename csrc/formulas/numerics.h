@@ -161,6 +161,12 @@ struct Exponential {
   }
 };
 
+// e^x - 1 for x <= 0
+template <class N>
+AEVB_INLINE N expm1_of_negative(N x) {
+  return Exponential<N>(x).expm1;
+}
+
 // a - log(1 + t) for 0 <= t <= 1, the range that a softplus needs: one polynomial, without the division and the cases
 // of the general logarithm. It is the minimax polynomial (Remez), with an error of 0.08 ulp in float32 before rounding,
 // and of 1.3e-6 in half precision.

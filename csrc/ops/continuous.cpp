@@ -95,7 +95,7 @@ struct DiscretizedLogistic {
   static variable_list derivatives(const Form& form, const Tensors& in, at::ArrayRef<bool> wanted) {
     constexpr double half = 0.5 / 255;
     const Scale scale(form, in[2]);
-    const Tensor centred = in[0] - in[1], first = in[0] < half, last = in[0] > 1 - half;
+    const Tensor x = (255 * in[0]).round() / 255, centred = x - in[1], first = x < half, last = x > 1 - half;
     const Tensor upper = (centred + half) / scale.s, lower = (centred - half) / scale.s, width = 2 * half / scale.s;
     const Tensor by_upper = at::where(last, 0, at::sigmoid(-upper)), by_lower = at::where(first, 0, at::sigmoid(lower));
     variable_list d(3);
