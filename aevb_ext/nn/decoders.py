@@ -309,7 +309,8 @@ class StudentTDecoder(LocationDecoder):
     ):
         super().__init__(net, dim, log_scale=log_scale, sigmoid=sigmoid, latent_dims=latent_dims)
         self.log_df = _learned("df", df)
-        if not (self.log_df > 0).all():
+        # Of the number itself: a model that is only described has parameters without numbers (torch.device("meta")).
+        if not ((df > 0).all() if isinstance(df, Tensor) else df > 0):
             raise ValueError(f"df must be positive, got {df}")
         with torch.no_grad():
             self.log_df.log_()
