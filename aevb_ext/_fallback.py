@@ -32,10 +32,12 @@ from ._formulas import (
     elements,
 )
 from ._library import is_loaded, warn_of_formulas
+from ._mixture import log_density
 from ._operand_checks import (
     REDUCTIONS,
     SPREADS,
     check_batch_dims,
+    check_components,
     check_data,
     check_key,
     check_layer,
@@ -59,6 +61,8 @@ __all__ = [
     "linear_bernoulli_log_prob",
     "linear_gaussian_log_prob",
     "log_prob",
+    "mixture_log_prob",
+    "reduce_mixture",
     "rsample",
     "rsample_kl",
     "unpack_bits",
@@ -451,3 +455,38 @@ def _layer(
         h, weight = widened(h, torch.float32), widened(weight, torch.float32)
         bias = bias if bias is None else widened(bias, torch.float32)
     return F.linear(h, weight, bias)
+
+
+@_checked
+def mixture_log_prob(
+    z: Tensor,
+    mu_k: Tensor,
+    logvar_k: Tensor,
+    logits_k: Tensor | None = None,
+    *,
+    spread: str = "logvar",
+    factorised: bool = False,
+    reduction: str = "sample",
+) -> Tensor:
+    given = (z, mu_k, logvar_k, *(() if logits_k is None else (logits_k,)))
+    z, mu_k, logvar_k, *logits = _operands(*given)
+    check_dtype("z", z)
+    check_components(z, mu_k, logvar_k, *logits)
+    check_name("spread", spread, SPREADS)
+    dtype = wide(z)
+    wide_z, mu, s, *logits = (widened(t, dtype) for t in (z, mu_k, logvar_k, *logits))
+    log_weight = torch.log_softmax(logits[0] if logits else mu.new_zeros(mu.shape[0]), 0)
+    v = Spread(spread).logvar(s).expand(mu.shape)
+    density = log_density(wide_z.reshape(-1, z.shape[-1]), mu, v, log_weight, bool(factorised))
+    return reduce_mixture(density.reshape(z.shape if factorised else z.shape[:-1]), factorised, reduction)
+
+
+def reduce_mixture(values: Tensor, factorised: bool, reduction: str) -> Tensor:
+    """The rows' log densities, or those of their dimensions, reduced."""
+    check_name("reduction", reduction, REDUCTIONS)
+    if reduction == "none" and not factorised:
+        raise ValueError(
+            'reduction="none" is for elements, and the joint density has none: expected "sample", "sum" or "mean", or '
+            "factorised=True"
+        )
+    return _reduce(values, int(factorised), reduction)

@@ -17,6 +17,7 @@ __all__ = [
     "REDUCTIONS",
     "SPREADS",
     "check_batch_dims",
+    "check_components",
     "check_data",
     "check_key",
     "check_layer",
@@ -141,4 +142,27 @@ def check_layer_spread(logvar: Tensor, h: Tensor, features: int, same_dtype: boo
         raise ValueError(
             f"logvar has shape {list(logvar.shape)}: expected one number, or one for each of the {features} outputs of "
             "the layer"
+        )
+
+
+def check_components(z: Tensor, mu: Tensor, spread: Tensor, logits: Tensor | None = None) -> None:
+    """The components of a mixture that has the density of z."""
+    for name, t in {"mu_k": mu, "logits_k": logits}.items():
+        if t is None:
+            continue
+        check_dtype(name, t)
+        check_same_device(name, t, "z", z)
+        if t.dtype != z.dtype:
+            raise TypeError(f"{name} is {_dtype_name(t.dtype)}, but z is {_dtype_name(z.dtype)}: expected one dtype")
+    shape, of_z = list(sizes(mu.shape)), list(sizes(z.shape))
+    if len(shape) != 2:
+        raise ValueError(f"mu_k must be [K, D], a row for each component, got shape {shape}")
+    if not shape[0]:
+        raise ValueError(f"mu_k has no component (shape {shape}): expected at least one")
+    if not of_z or of_z[-1] != shape[1]:
+        raise ValueError(f"z must be [*, {shape[1]}], since mu_k is {shape}; got {of_z}")
+    check_like("logvar_k", spread, "mu_k", mu)
+    if logits is not None and list(sizes(logits.shape)) != shape[:1]:
+        raise ValueError(
+            f"logits_k has shape {list(logits.shape)}: expected one for each of the {shape[0]} components of mu_k"
         )

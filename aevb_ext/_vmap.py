@@ -111,6 +111,15 @@ def _rsample_kl(info, in_dims, mu, logvar, key, n_samples, first_sample, spread,
     return (z, _reduce(kl, reduction)), (int(n_samples is not None), 0)
 
 
+def _mixture_log_prob(info, in_dims, z, mu_k, logvar_k, logits_k, spread, factorised):
+    """Elements that share the components are more rows. If each has components of its own, they go one by one."""
+    if any(dim is not None for dim in in_dims[1:4]):
+        given = zip((z, mu_k, logvar_k, logits_k), in_dims[:4], strict=True)
+        every = [[t] * info.batch_size if dim is None else t.unbind(dim) for t, dim in given]
+        return torch.stack([ops.mixture_log_prob(*one, spread, factorised) for one in zip(*every, strict=True)]), 0
+    return ops.mixture_log_prob(z.movedim(in_dims[0], 0), mu_k, logvar_k, logits_k, spread, factorised), 0
+
+
 def _binarize(info, in_dims, x, key, x_scale):
     return ops.binarize(_whole(x, in_dims[0], info.batch_size), _whole(key, in_dims[1], info.batch_size), x_scale), 0
 
@@ -204,6 +213,7 @@ def register() -> None:
         _linear_gaussian_log_prob,
         _rsample,
         _rsample_kl,
+        _mixture_log_prob,
         _binarize,
         _unpack_bits,
         _widened,

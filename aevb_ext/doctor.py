@@ -188,6 +188,7 @@ _CALLS = {
     "bernoulli_log_prob": lambda f, mu, logvar, key, x: f.bernoulli_log_prob(x, mu),
     "bernoulli_log_prob_of_probs": lambda f, mu, logvar, key, x: f.bernoulli_log_prob_of_probs(x, 0.5 + 0.4 * mu),
     "gaussian_log_prob": lambda f, mu, logvar, key, x: f.gaussian_log_prob(x, mu, logvar),
+    "mixture_log_prob": lambda f, mu, logvar, key, x: f.mixture_log_prob(x, mu, logvar),
     "poisson_log_prob": lambda f, mu, logvar, key, x: f.poisson_log_prob(4 * x, mu),
     "negative_binomial_log_prob": lambda f, mu, logvar, key, x: f.negative_binomial_log_prob(
         4 * x, mu.exp(), logvar.exp()

@@ -19,6 +19,7 @@ from torch import Tensor, distributions
 
 import aevb_ext
 
+from . import mixtures
 from .cases import Case, Operation, Shape, _minus
 from .machine import environment
 from .measure import FULL, OURS_COMPILED, kind_of, measure
@@ -229,6 +230,8 @@ LINES = [
     Line(STUDENT_T, IMAGES),
     Line(CONTINUOUS_BERNOULLI, IMAGES),
     Line(DISCRETIZED_LOGISTIC, IMAGES),
+    Line(mixtures.PRIOR, Shape(4096, 50), {"eager": 4}, memory=20),
+    Line(mixtures.TOTAL_CORRELATION, Shape(1024, 32), {"eager": 4}, memory=20),
 ]
 
 

@@ -148,4 +148,26 @@ struct ScaleCall {
   int64_t count;
 };
 
+// The log density of rows z under mixtures of diagonal Gaussians (formulas/mixture.h), in `wide`: of one mixture over
+// all dimensions, or of each dimension's own mixture, their product's marginals. A problem is one of these: `event`
+// dimensions of z, which is [rows, problems, event]. Components lie in panels: those of mu are
+// [problems, components / kPanel, event, kPanel]; what pads them has the weight 0.
+constexpr int64_t kPanel = 16;
+struct MixtureCall {
+  Type wide;
+  int64_t rows, problems, event, components;
+  const void* z;
+  const void *mu, *inverse_std;
+  const void* log_weight;  // [problems, components]: c_k
+  void* log_density;       // [rows, problems]: the forward's result, and read by the backward
+  // Backward. The rows are divided into parts, each with sums of its own over its rows.
+  const void* cotangent;         // [rows, problems]
+  void* dz;                      // as z; null: not wanted
+  int64_t parts, rows_per_part;  // whole tiles of rows
+  void *of_mu, *of_logvar;       // [parts, *mu's shape], without their factors; null: not wanted
+  void* of_log_weight;           // [parts, problems, components]; null with these
+  void* scratch;                 // on the CPU: kMixtureRows * event * kPanel numbers for each part
+};
+constexpr int64_t kMixtureRows = 16;  // of a tile
+
 }  // namespace aevb

@@ -1,3 +1,4 @@
+import gc
 import importlib
 import os
 import random
@@ -45,6 +46,17 @@ def pytest_report_header():
     kernels += ["no compiled library: every function computes its formula in plain PyTorch"] if FORMULAS else []
     gpu = torch.cuda.get_device_name() if GPU else "no GPU: what `device` parametrises runs on the CPU alone"
     return [gpu, *kernels]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """The collector of garbage would look through thousands of tests again and again; none of them is ever garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

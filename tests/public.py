@@ -51,6 +51,12 @@ def _of_layer(function, width, logvar=False, **options):
     return call
 
 
+def _of_components(z, **options):
+    """Of a mixture of two components."""
+    mu = torch.linspace(-1, 1, 2 * EVENT, device=z.device).to(z.dtype).reshape(2, EVENT)
+    return aevb_ext.mixture_log_prob(z, mu, mu / 2, mu[:, 0], **options)
+
+
 FUNCTIONS = [
     Row("rsample", aevb_ext.rsample, POSTERIOR, draws_noise=True),
     Row("gaussian_kl", aevb_ext.gaussian_kl, POSTERIOR),
@@ -82,6 +88,13 @@ FUNCTIONS = [
             variant=variant,
         )
         for width, logvar, sigmoid, variant in ((2 * EVENT, False, True, ""), (EVENT, True, False, "learned_spread"))
+    ),
+    Row("mixture_log_prob", _of_components, {"z": NUMBER}),
+    Row(
+        "mixture_log_prob",
+        functools.partial(_of_components, factorised=True, reduction="none"),
+        {"z": NUMBER},
+        variant="factorised",
     ),
     Row("halves", aevb_ext.halves, {"params": PACKED}, any_dtype=True),
 ]

@@ -102,7 +102,8 @@ KINDS = {
     **dict.fromkeys(("x_scale", "eps", "beta", "free_bits", "capacity"), "number"),
     **dict.fromkeys(("spread", "reduction", "gradient", "purpose"), "name"),
     **dict.fromkeys(("sample_shape", "batch_shape", "shape"), "shape"),
-    **dict.fromkeys(("sigmoid", "soft", "tanh"), "truth"),
+    **dict.fromkeys(("sigmoid", "soft", "tanh", "factorised"), "truth"),
+    **dict.fromkeys(("mu_k", "logvar_k", "logits_k"), "floating"),
     **{kind: kind for kind in ("key", "index", "generator", "device", "net", "dtype", "prior", "posterior", "decoder")},
     **{"params": "dense", "packed": "bytes", "z": "tensor", "clamp": "bounds", "other": "distribution"},
 }
@@ -167,6 +168,9 @@ FUNCTIONS = _functions(
         "discretized_logistic_log_prob": {"x": F, "mu": F, "log_scale": F},
     },
     x="counts",
+)
+FUNCTIONS += _functions(
+    aevb_ext, "", {"mixture_log_prob": {"z": F, "mu_k": F, "logvar_k": F, "logits_k": F[:, 0]}}, z="floating"
 )
 COMPAT = [
     *_functions(

@@ -68,11 +68,12 @@ def test_only_where_it_is_on(operator, device):
     """Outside, and where it is turned off or on for another device, dtypes that differ are a mistake."""
     call = mixed(operator, (BF16, FLOAT), device)
     other = torch.device("cuda" if device.type == "cpu" else "cpu")
+    full, second = [name for name in call.tensors if name != "x"][:2]
     for contexts in ([], [_autocast(device), torch.autocast(device.type, enabled=False)]):
         with contextlib.ExitStack() as stack:
             for context in contexts:
                 stack.enter_context(context)
-            with pytest.raises(TypeError, match=r"logvar is \w+, but mu is \w+: expected one dtype"):
+            with pytest.raises(TypeError, match=rf"{second} is \w+, but {full} is \w+: expected one dtype"):
                 call.run()
     if torch.cuda.is_available():
         with _autocast(other), pytest.raises(TypeError, match="expected one dtype"):
@@ -83,7 +84,8 @@ def test_only_where_it_is_on(operator, device):
 def test_a_spread_that_broadcasts(operator, device):
     """Its gradient is summed in the wide type, and rounded once to its own."""
     call = mixed(operator, (FLOAT, BF16), device)
-    call.tensors["logvar"] = call.tensors["logvar"].flatten()[0]
+    second = [name for name in call.tensors if name != "x"][1]
+    call.tensors[second] = call.tensors[second].flatten()[0]
     expected = outputs_and_gradients(call, contextlib.nullcontext(), lambda t: t.to(FLOAT))
     found = outputs_and_gradients(call, _autocast(device))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -161,5 +163,6 @@ def test_what_no_operator_takes(operator, dtype, autocast, device):
     for name, t in call.tensors.items():
         with _autocast(device) if autocast else contextlib.nullcontext(), pytest.raises(TypeError) as caught:
             call.run(call.tensors | {name: t.to(dtype)})
-        accepted = "float64, float32, bfloat16" + (", float16, uint8 or bool" if name == "x" else " or float16")
+        data = ", float16, uint8 or bool" if operator.thorough else ", float16, uint8, bool, int16, int32 or int64"
+        accepted = "float64, float32, bfloat16" + (data if name == "x" else " or float16")
         assert f"{name} must be {accepted}, got {str(dtype).removeprefix('torch.')}" in str(caught.value)

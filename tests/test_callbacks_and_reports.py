@@ -23,6 +23,8 @@ from aevb_ext.train import Callback, History, fit
 from aevb_ext.train.callbacks import Pictures, Progress, TensorBoard
 from aevb_ext.train.run import Record
 
+pytestmark = pytest.mark.once("text, pictures and pages")
+
 Console = pytest.importorskip("rich.console").Console
 
 

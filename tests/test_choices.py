@@ -12,6 +12,8 @@ from aevb_ext.configuration.datasets import KNOWN
 from aevb_ext.configuration.settings import CHOICES
 from aevb_ext.data.known import READERS
 
+pytestmark = pytest.mark.once("names are Python's")
+
 # What is said without PyTorch, and the table of what the names are of.
 TABLES = {
     "learner": (choices.LEARNER_TRAITS, learners.LEARNERS),

@@ -16,6 +16,8 @@ from aevb_ext.data import Data, load
 from aevb_ext.models import mlp_vae
 from aevb_ext.train import fit
 
+pytestmark = pytest.mark.once("what the command writes and says is Python; test_cli_help.py runs each verb")
+
 Image = pytest.importorskip("PIL.Image")
 
 if sys.version_info >= (3, 11):

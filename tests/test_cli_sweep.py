@@ -18,6 +18,8 @@ import torch
 from aevb_ext.cli import main
 from aevb_ext.cli.main import verbs_of_aevb
 
+pytestmark = pytest.mark.once("the messages of the command are Python")
+
 VALUES = [
     "",
     "nan",

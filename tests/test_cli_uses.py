@@ -14,6 +14,8 @@ from aevb_ext.estimators import bound_values
 from aevb_ext.train import load_checkpoint
 from aevb_ext.uses import auc
 
+pytestmark = pytest.mark.once("what the verbs write is Python; test_uses.py and test_cli_help.py run what they call")
+
 image, colormaps = pytest.importorskip("matplotlib.image"), pytest.importorskip("matplotlib").colormaps
 Image = pytest.importorskip("PIL.Image")
 

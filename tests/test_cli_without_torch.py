@@ -10,6 +10,8 @@ import pytest
 import aevb_ext
 from aevb_ext._extras import missing
 
+pytestmark = pytest.mark.once("what is said before PyTorch is imported")
+
 ROOT = Path(aevb_ext.__file__).parents[1]
 
 # As the console script starts it, for each line of words. A PyTorch that cannot be imported stands in the path.

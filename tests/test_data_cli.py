@@ -6,6 +6,8 @@ import pytest
 from aevb_ext.cli import main
 from aevb_ext.cli.config import read_config
 
+pytestmark = pytest.mark.once("what the command says of data is Python")
+
 Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.RandomState(0)

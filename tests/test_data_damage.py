@@ -19,6 +19,8 @@ from aevb_ext.data.known import _read_amat, _read_npy
 from aevb_ext.models import make_model
 from aevb_ext.train import Callback, fit
 
+pytestmark = pytest.mark.once("files are read by Python and NumPy")
+
 Image = pytest.importorskip("PIL.Image")
 
 X = np.random.RandomState(0).randint(0, 256, (12, 5, 7)).astype(np.uint8)

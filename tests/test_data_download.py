@@ -12,6 +12,8 @@ from aevb_ext.configuration.datasets import KNOWN, RemoteFile
 from aevb_ext.data.download import DownloadError, fetch
 from aevb_ext.data.known import CHECKS
 
+pytestmark = pytest.mark.once("files are fetched by Python")
+
 CONTENT = bytes(range(256)) * 400
 CHECKSUM = "md5:" + hashlib.md5(CONTENT).hexdigest()
 

@@ -11,6 +11,8 @@ import torch
 
 from aevb_ext import data
 
+pytestmark = pytest.mark.once("pictures are read by Python and Pillow")
+
 Image, ExifTags = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ExifTags")
 
 RNG = np.random.RandomState(0)

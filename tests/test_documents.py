@@ -13,6 +13,8 @@ from aevb_ext.cli import main
 from aevb_ext.cli.main import verbs_of_aevb
 from aevb_ext.cli.parser import parsed
 
+pytestmark = pytest.mark.once("pages, and programs of what has tests of its own")
+
 PROGRAMS = [(page, program) for page in printed.PAGES for program in printed.all_programs(page)]
 COMMANDS = sorted({command for page in printed.PAGES for command in printed.commands(page)})
 README = printed.ROOT / "README.md"

@@ -174,6 +174,23 @@ def test_no_order_and_no_grid_changes_a_bit_of_data(monkeypatch):
             assert same_bits(results(), expected), (name, value)
 
 
+@pytest.mark.parametrize("factorised", [False, True], ids=["joint", "factorised"])
+def test_no_order_and_no_grid_changes_a_bit_of_mixtures(monkeypatch, factorised):
+    """Of several tiles of rows and of components, and of several blocks for the dimensions of one."""
+    shapes = {"z": (70, 70), "mu_k": (90, 70), "logvar_k": (90, 1), "logits_k": (90,)}
+    operands = [torch.randn(shape).requires_grad_() for shape in shapes.values()]
+
+    def results():
+        values = aevb_ext.mixture_log_prob(*operands, factorised=factorised)
+        return values, *torch.autograd.grad(values.sum(), operands)
+
+    expected = results()
+    for name, value in (("ORDER", "shuffled"), ("ORDER", "ahead"), ("BLOCKS", "1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"AEVB_EMULATION_{name}", value)
+            assert same_bits(results(), expected), (name, value)
+
+
 def test_an_order_that_is_none(monkeypatch):
     """What goes wrong in a launch is a Python exception."""
     monkeypatch.setenv("AEVB_EMULATION_ORDER", "sideways")

@@ -14,6 +14,8 @@ from benchmarks import __main__ as benchmarks_main
 from benchmarks import gpu_check
 from benchmarks.measure import QUICK
 
+pytestmark = pytest.mark.once("which tests and benchmarks are chosen is Python")
+
 ROOT = Path(__file__).parents[1]
 
 

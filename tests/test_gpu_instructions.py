@@ -13,6 +13,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks import gpu_instructions, instructions, sass
 
+pytestmark = pytest.mark.once("the counts are of text and NumPy")
+
 HEADER = """
     S2R R0, SR_TID.X
     ULDC.64 UR4, c[0x0][0x208]

@@ -84,7 +84,8 @@ def test_at_random_moments(tmp_path, whole):
         out, over = tmp_path / str(runs), False
         while not over:
             process = child(out, make, options)
-            time.sleep(moments.uniform(0, seconds / 3))
+            # Of the whole run's time, of which much passes before a first checkpoint: with less hardly one would end.
+            time.sleep(moments.uniform(0, seconds))
             os.kill(process, signal.SIGKILL)
             over = ended(process)
             kills += not over

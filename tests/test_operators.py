@@ -32,6 +32,10 @@ LAYER = {"x": _f(4, 3), "h": _f(4, 5), "weight": _f(3, 5), "bias": _f(3), "x_sca
 GAUSSIAN_LAYER = {**LAYER, "logvar": _f(3), "sigmoid": True}
 LINEAR = {"x": _f(4, 5), "weight": _f(3, 5), "x_scale": 1.0}
 OF_EACH = {"cotangent": _f(4)}
+MIXTURE = {
+    **{"z": _f(4, 3), "mu_k": _f(5, 3), "logvar_k": _f(5, 3), "logits_k": _f(5)},
+    **{"spread": "logvar", "factorised": False},
+}
 
 
 ANY_PARAMS = {f"params: {w}" for w in ("less", "float16", "int64", "more dims", "elsewhere")}
@@ -78,6 +82,12 @@ ROWS = [
     ),
     Row("gaussian_kl", {**POSTERIOR, **PRIOR}, {"mu: more dims"}),
     Row("gaussian_kl_backward", {**POSTERIOR, **PRIOR, **OF_EACH, "wanted": [True] * 4}, {"cotangent: float16"}),
+    Row("mixture_log_prob", MIXTURE, {"z: more dims"}),
+    Row(
+        "mixture_log_prob_backward",
+        {**MIXTURE, **OF_EACH, "log_density": _f(4), "wanted": [True] * 4},
+        {"cotangent: float16", "log_density: float16"},
+    ),
     Row("rsample", {**POSTERIOR, **DRAWN}, {"mu: more dims", *NUMBERS}),
     Row(
         "rsample_backward",

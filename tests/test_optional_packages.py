@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.once("what is imported where is Python")
+
 ROOT = Path(__file__).parents[1]
 
 # pyproject.toml's other dependencies and extras; ninja is not imported by what is built already. mpmath comes with

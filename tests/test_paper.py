@@ -15,6 +15,8 @@ from aevb_ext.paper.planning import PlannedRun, evaluation_at, split_keys
 from aevb_ext.paper.training import train_all
 from aevb_ext.train import Settings
 
+pytestmark = pytest.mark.once("plans, files and pictures of runs; test_learner.py and test_train.py train")
+
 imread = pytest.importorskip("matplotlib.image").imread
 
 SMALL = {"data": "digits", "latent": 2, "hidden": 8, "samples_seen": 3000, "evaluate_every": 1000, "seed": 0}

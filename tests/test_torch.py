@@ -29,7 +29,7 @@ def _schemas():
     return {name.removeprefix("aevb_ext::") for name in names if name.startswith("aevb_ext::")}
 
 
-FORWARD = {operator.name for operator in OPERATORS} | {"binarize", "noise_key", "unpack_bits"}
+FORWARD = {operator.name for operator in OPERATORS} | {"binarize", "mixture_log_prob", "noise_key", "unpack_bits"}
 
 
 def _opcheck_cases():
@@ -76,6 +76,7 @@ class TestOpcheck:
         heads = {"linear_bernoulli_log_prob", "linear_gaussian_log_prob"}
         layers = {"linear", "mlp_bound"} | heads | {f"{name}_backward" for name in {"linear"} | heads}
         layers |= {name + "_speculative" for name in heads}
+        layers |= {"mixture_log_prob_backward"}  # tests/test_mixture.py
         assert _schemas() == FORWARD | backward | speculative | layers | {"halves", "widened"}
 
     @pytest.mark.parametrize("key", ["CPU", "CUDA", "Meta"])

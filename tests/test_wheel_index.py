@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once("pages for pip")
+
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 HERE = sysconfig.get_platform().replace("-", "_").replace(".", "_")

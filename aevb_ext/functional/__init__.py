@@ -37,6 +37,7 @@ from .counts import (
 from .gaussian import gaussian_kl, gaussian_log_prob
 from .layout import halves, unpack_bits
 from .linear import linear_bernoulli_log_prob, linear_gaussian_log_prob
+from .mixture import mixture_log_prob
 from .sampling import binarize, noise_key, rsample, rsample_kl
 from .sampling import key_for as key_for
 
@@ -52,6 +53,7 @@ __all__ = [
     "laplace_log_prob",
     "linear_bernoulli_log_prob",
     "linear_gaussian_log_prob",
+    "mixture_log_prob",
     "negative_binomial_log_prob",
     "noise_key",
     "poisson_log_prob",

@@ -25,6 +25,7 @@ from .counts import (
     poisson_log_prob,
     zero_inflated_negative_binomial_log_prob,
 )
+from .mixture import mixture_log_prob
 
 __all__ = [
     "bernoulli_log_prob",
@@ -37,6 +38,7 @@ __all__ = [
     "laplace_log_prob",
     "linear_bernoulli_log_prob",
     "linear_gaussian_log_prob",
+    "mixture_log_prob",
     "negative_binomial_log_prob",
     "noise_key",
     "poisson_log_prob",

@@ -2,6 +2,7 @@
 #include "cpu/bits.h"
 #include "cpu/families.h"
 #include "cpu/layer.h"
+#include "cpu/mixture.h"
 #include "formulas/bernoulli.h"
 #include "formulas/gaussian.h"
 
@@ -51,8 +52,9 @@ void binarize(const BinarizeCall& call, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles,      rows,        sample_forward,
-                                   sample_backward,     binarize,   unpack_bits, activate,
-                                   activate_backward,   scale_bytes};
+extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles,           rows,
+                                   sample_forward,      sample_backward, binarize,
+                                   unpack_bits,         activate,        activate_backward,
+                                   scale_bytes,         mixture_forward, mixture_backward};
 
 }  // namespace aevb::AEVB_ISA

@@ -21,6 +21,8 @@ struct CpuKernels {
   void (*activate)(const ActivationCall&, int64_t begin, int64_t end);  // rows
   void (*activate_backward)(const ActivationBackwardCall&, int64_t begin, int64_t end);  // features
   void (*scale_bytes)(const ScaleCall&, int64_t begin, int64_t end);                     // bytes
+  void (*mixture_forward)(const MixtureCall&, int64_t begin, int64_t end);               // tiles of rows
+  void (*mixture_backward)(const MixtureCall&, int64_t begin, int64_t end);              // parts
 };
 
 #define AEVB_DECLARE_KERNELS(isa)  \

@@ -96,17 +96,15 @@ template <class F, class N, int... i>
 AEVB_INLINE void gradient_of(const F& f, const N* in, N* d, Indices<i...>) {
   f.gradient(in[i]..., d[i]...);
 }
-// Both at once: a long formula computes what they share by itself, which the compiler may not find.
+// Some formulas compute both at once, and the first operand's derivative apart: `of_first` says whether it is wanted.
 template <class F, class N, int... i>
-AEVB_INLINE N value_and_gradient_of(const F& f, const N* in, N* d, Indices<i...> all) {
-  N value;
-  if constexpr (requires { f.value_and_gradient(in[i]..., value, d[i]...); }) {
-    f.value_and_gradient(in[i]..., value, d[i]...);
+AEVB_INLINE void value_and_gradient_of(const F& f, const N* in, bool of_first, N& value, N* d, Indices<i...> all) {
+  if constexpr (requires { f.value_and_gradient(of_first, value, in[i]..., d[i]...); }) {
+    f.value_and_gradient(of_first, value, in[i]..., d[i]...);
   } else {
     value = value_of(f, in, all);
     gradient_of(f, in, d, all);
   }
-  return value;
 }
 
 // Whether two arrays that are streamed in step hinder each other. A processor gathers the parts of a line before it
@@ -211,17 +209,16 @@ __attribute__((noinline)) void compute(const Arrays<T, Recipe::Formula::arity, v
         const auto put = [&](int k, N result) AEVB_INLINE_BODY {
           arrays.streamed[k] ? result.stream(to[k] + i) : result.store(to[k] + i);
         };
+        N value;
+        if constexpr (gradients)
+          value_and_gradient_of(formula, operand, to[values], value, derivative, IndicesOf<arity>());
+        else
+          value = value_of(formula, operand, IndicesOf<arity>());
         if constexpr (values) {
-          N value;
-          if constexpr (gradients)
-            value = value_and_gradient_of(formula, operand, derivative, IndicesOf<arity>());
-          else
-            value = value_of(formula, operand, IndicesOf<arity>());
           stretch = stretch + value;
           if (to[0]) put(0, value);
         }
         if constexpr (gradients) {
-          if constexpr (!values) gradient_of(formula, operand, derivative, IndicesOf<arity>());
           each(IndicesOf<arity>(), [&](int k) AEVB_INLINE_BODY {
             if (to[values + k]) put(values + k, chained(i, derivative[k]));
           });

@@ -13,6 +13,8 @@ cudaError_t sample_forward(const SampleCall& call, cudaStream_t stream);
 cudaError_t sample_backward(const SampleCall& call, cudaStream_t stream);
 cudaError_t binarize(const BinarizeCall& call, cudaStream_t stream);
 cudaError_t unpack_bits(const UnpackCall& call, cudaStream_t stream);
+cudaError_t mixture_forward(const MixtureCall& call, cudaStream_t stream);
+cudaError_t mixture_backward(const MixtureCall& call, cudaStream_t stream);
 
 // A generator's state. In a captured graph the seed and the increment of the offset are read from device memory when
 // the graph is replayed; otherwise the pointers are null.

@@ -59,6 +59,17 @@ __device__ __forceinline__ void gradient_of(const F& f, const N (&in)[F::arity],
   if constexpr (F::arity == 3) f.gradient(in[0], in[1], in[2], d[0], d[1], d[2]);
   if constexpr (F::arity == 4) f.gradient(in[0], in[1], in[2], in[3], d[0], d[1], d[2], d[3]);
 }
+// Some formulas compute both at once, and the first operand's derivative apart: `of_first` says whether it is wanted.
+template <class F, class N>
+concept has_both = requires(const F f, N n) { f.value_and_gradient(true, n, n, n, n, n, n, n); } ||
+                   requires(const F f, N n) { f.value_and_gradient(true, n, n, n, n, n, n, n, n, n); };
+template <class F, class N>
+__device__ __forceinline__ void both_of(const F& f, const N (&in)[F::arity], bool of_first, N& value,
+                                        N (&d)[F::arity]) {
+  if constexpr (F::arity == 3) f.value_and_gradient(of_first, value, in[0], in[1], in[2], d[0], d[1], d[2]);
+  if constexpr (F::arity == 4)
+    f.value_and_gradient(of_first, value, in[0], in[1], in[2], in[3], d[0], d[1], d[2], d[3]);
+}
 
 // Factors have the type of the arithmetic, so that no thread has to convert them.
 template <class Factor>
@@ -321,15 +332,18 @@ struct BackwardWork {
   }
   template <int W>
   __device__ __forceinline__ void use(int i, const Loaded<W>& loaded) {
-    N operands[W][F::arity], derivative[W][F::arity];
+    N operands[W][F::arity], derivative[W][F::arity], values[W];
 #pragma unroll
     for (int j = 0; j < W; ++j) {
       numbers<N, W, In>(loaded.in, j, operands[j]);
-      gradient_of(formula, operands[j], derivative[j]);
+      if constexpr (has_both<F, N>)
+        both_of(formula, operands[j], wanted[0], values[j], derivative[j]);
+      else
+        gradient_of(formula, operands[j], derivative[j]);
     }
     if (valued) {
 #pragma unroll
-      for (int j = 0; j < W; ++j) value = value + value_of(formula, operands[j]);
+      for (int j = 0; j < W; ++j) value = value + (has_both<F, N> ? values[j] : value_of(formula, operands[j]));
       if (!graded) return;
     }
 #pragma unroll

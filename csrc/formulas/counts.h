@@ -3,6 +3,9 @@
 // Loader's saddle-point form: with the gamma functions' leading terms moved into the deviance of x from its mean, every
 // term of log p has the same sign, so that nothing cancels in any regime. Fractional x are the continuous extension;
 // a negative x gives NaN.
+//
+// value_and_gradient shares what both need, and computes the derivative by x, which takes as long as all else, only
+// where it is wanted: data seldom has a gradient.
 #pragma once
 #include "formulas/log_gamma.h"
 #include "formulas/spread.h"
@@ -178,16 +181,17 @@ struct NegativeBinomial {
   template <class N>
   AEVB_INLINE void gradient(N x, N mean, N theta, N& dx, N& dmean, N& dtheta) const {
     N ignored;
-    value_and_gradient(x, mean, theta, ignored, dx, dmean, dtheta);
+    value_and_gradient(true, ignored, x, mean, theta, dx, dmean, dtheta);
   }
 
   template <class N>
-  AEVB_INLINE void value_and_gradient(N x, N mean, N theta, N& value, N& dx, N& dmean, N& dtheta) const {
+  AEVB_INLINE void value_and_gradient(bool of_x, N& value, N x, N mean, N theta, N& dx, N& dmean, N& dtheta) const {
     const Parts<N> of(x * N(x_scale), mean, theta);
     value = of.value;
     dmean = of.dmean;
     dtheta = of.dtheta;
-    dx = of.dx() * N(x_scale);
+    dx = N(0);
+    if (of_x) dx = of.dx() * N(x_scale);
   }
 
   template <class N>
@@ -240,16 +244,17 @@ struct NegativeBinomialOfLogits {
   template <class N>
   AEVB_INLINE void gradient(N x, N logits, N total, N& dx, N& dlogits, N& dtotal) const {
     N ignored;
-    value_and_gradient(x, logits, total, ignored, dx, dlogits, dtotal);
+    value_and_gradient(true, ignored, x, logits, total, dx, dlogits, dtotal);
   }
 
   template <class N>
-  AEVB_INLINE void value_and_gradient(N x, N logits, N total, N& value, N& dx, N& dlogits, N& dtotal) const {
+  AEVB_INLINE void value_and_gradient(bool of_x, N& value, N x, N logits, N total, N& dx, N& dlogits, N& dtotal) const {
     const Parts<N> of(x * N(x_scale), logits, total);
     value = of.value;
     dlogits = of.dlogits;
     dtotal = of.dtotal;
-    dx = of.dx() * N(x_scale);
+    dx = N(0);
+    if (of_x) dx = of.dx() * N(x_scale);
   }
 
  private:
@@ -312,17 +317,19 @@ struct ZeroInflatedNegativeBinomial {
   template <class N>
   AEVB_INLINE void gradient(N x, N mean, N theta, N g, N& dx, N& dmean, N& dtheta, N& dg) const {
     N ignored;
-    value_and_gradient(x, mean, theta, g, ignored, dx, dmean, dtheta, dg);
+    value_and_gradient(true, ignored, x, mean, theta, g, dx, dmean, dtheta, dg);
   }
 
   template <class N>
-  AEVB_INLINE void value_and_gradient(N x, N mean, N theta, N g, N& value, N& dx, N& dmean, N& dtheta, N& dg) const {
+  AEVB_INLINE void value_and_gradient(bool of_x, N& value, N x, N mean, N theta, N g, N& dx, N& dmean, N& dtheta,
+                                      N& dg) const {
     const Parts<N> of(x * N(x_scale), mean, theta, g);
     value = of.value;
     dmean = of.dmean;
     dtheta = of.dtheta;
     dg = of.dg;
-    dx = of.dx() * N(x_scale);
+    dx = N(0);
+    if (of_x) dx = of.dx() * N(x_scale);
   }
 
  private:

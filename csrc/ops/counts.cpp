@@ -4,13 +4,15 @@
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/where.h>
 
-#include "ops/common/spread.h"
 #include "ops/log_prob.h"
 
 namespace aevb {
 namespace {
 
 using at::Tensor;
+
+// x / rate, and 0 where both are.
+Tensor over(const Tensor& x, const Tensor& rate) { return x / rate.masked_fill((x == 0).logical_and(rate == 0), 1); }
 
 struct Poisson {
   AEVB_NAMES("poisson", "Poisson")
@@ -24,7 +26,7 @@ struct Poisson {
     const bool log_rate = form.spread == Spread::logvar;
     variable_list d(2);
     if (wanted[0]) d[0] = (log_rate ? s : s.log()) - at::digamma(x + 1);
-    if (wanted[1]) d[1] = log_rate ? x - s.exp() : product(x, s.reciprocal()) - 1;
+    if (wanted[1]) d[1] = log_rate ? x - s.exp() : over(x, s) - 1;
     return d;
   }
 };
@@ -43,7 +45,7 @@ struct NegativeBinomial {
     const Tensor &x = in[0], &mean = in[1], &theta = in[2], total = mean + theta;
     variable_list d(4);
     if (wanted[0]) d[0] = (mean / total).log() + at::digamma(x + theta) - at::digamma(x + 1);
-    if (wanted[1]) d[1] = product(x, mean.reciprocal()) - (x + theta) / total;
+    if (wanted[1]) d[1] = over(x, mean) - (x + theta) / total;
     if (wanted[2]) d[2] = at::digamma(x + theta) - at::digamma(theta) + (theta / total).log() + (mean - x) / total;
     return d;
   }
@@ -66,9 +68,10 @@ struct ZeroInflatedNegativeBinomial {
 
   // A zero is the gate's, or with probability `counted` the negative binomial's.
   static variable_list derivatives(const Form&, const Tensors& in, at::ArrayRef<bool> wanted) {
-    const Tensor &x = in[0], &mean = in[1], &theta = in[2], &gate = in[3], zero = x == 0;
+    const Tensor &mean = in[1], &theta = in[2], &gate = in[3], zero = in[0] == 0;
     const Tensor counted = at::sigmoid(theta * (theta / (mean + theta)).log() - gate);
-    variable_list d = NegativeBinomial::of_mean(in, wanted);
+    const Tensor x = at::where(zero, 0, in[0]);  // nothing depends on it where it is 0
+    variable_list d = NegativeBinomial::of_mean({x, mean, theta}, wanted);
     if (wanted[0]) d[0] = at::where(zero, 0, d[0]);
     for (size_t k = 1; k < 3; ++k)
       if (wanted[k]) d[k] = at::where(zero, counted * d[k], d[k]);

@@ -58,6 +58,23 @@ inline std::vector<Buffer> buffers_of(const aevb::UnpackCall& call) {
   return {operand("the packed bits", call.packed, uint64_t(call.rows) * call.width),
           result("the bits", {call.bits, aevb::Type::u8}, call.rows, call.count, 1)};
 }
+inline std::vector<Buffer> buffers_of(const aevb::MixtureCall& call) {
+  const uint64_t size = size_of(call.wide), of_rows = call.rows * call.problems * size;
+  const uint64_t of_components = call.problems * call.components * size;
+  const auto buffer = [](const char* name, const void* data, uint64_t bytes, bool is_result) -> Buffer {
+    return {name, data, bytes, 0, 1, is_result};
+  };
+  return {buffer("z", call.z, of_rows * call.event, false),
+          buffer("mu", call.mu, of_components * call.event, false),
+          buffer("1 / sigma", call.inverse_std, of_components * call.event, false),
+          buffer("the log weights", call.log_weight, of_components, false),
+          buffer("the log density", call.log_density, of_rows, !call.cotangent),
+          buffer("the cotangent", call.cotangent, of_rows, false),
+          buffer("z's gradient", call.dz, of_rows * call.event, true),
+          buffer("mu's sums", call.of_mu, call.parts * of_components * call.event, true),
+          buffer("the spread's sums", call.of_logvar, call.parts * of_components * call.event, true),
+          buffer("the log weights' sums", call.of_log_weight, call.parts * of_components, true)};
+}
 
 // Runs one of the kernels in cuda/kernels.h, which touches the call's buffers alone, and writes all of its results.
 template <class Call>

@@ -26,5 +26,7 @@ void sample_forward(const SampleCall& call, c10::Device) { launch<SampleCall>(sa
 void sample_backward(const SampleCall& call, c10::Device) { launch<SampleCall>(sample_backward, call); }
 void binarize(const BinarizeCall& call, c10::Device) { launch<BinarizeCall>(binarize, call); }
 void unpack_bits(const UnpackCall& call, c10::Device) { launch<UnpackCall>(unpack_bits, call); }
+void mixture_forward(const MixtureCall& call, c10::Device) { launch<MixtureCall>(mixture_forward, call); }
+void mixture_backward(const MixtureCall& call, c10::Device) { launch<MixtureCall>(mixture_backward, call); }
 
 }  // namespace aevb::cuda

@@ -1,23 +1,43 @@
-// A formula's values and gradients at operands in a file, on the CPU's number types:
+// A formula's values and gradients at operands in a file, by the CPU's vectors or, with tests/emulation among the
+// headers AEVB_SCALARS, by the GPU's scalars:
 //   evaluate FORMULA float|double SPREAD X_SCALE COUNT OPERANDS RESULTS
-// OPERANDS has COUNT numbers of each operand, one operand after the other; RESULTS the values and then the gradients.
-// The numbers after the first so many are for the lanes of the last vector. SPREAD is the index in `enum class Spread`.
+// OPERANDS has COUNT numbers of each operand, one operand after the other, and RESULTS the values and then the
+// gradients. SPREAD is the index in `enum class Spread`.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
+#ifdef AEVB_SCALARS
+#include "cuda/scalar.h"
+#else
 #include "cpu/vec.h"
+#endif
 #include "formulas/counts.h"
 
 using namespace aevb;
 using namespace aevb::AEVB_ISA;
 
+#ifdef AEVB_SCALARS
+template <class T>
+using Number = Scalar<T>;
+#else
+template <class T>
+using Number = Vec<T>;
+#endif
+
+template <class N>
+struct Element;
+template <class T>
+struct Element<Number<T>> {
+  using type = T;
+};
+
 struct Call {
   std::string formula, type;
   Spread spread;
   double x_scale;
-  long count;
+  size_t count;
   const char *operands, *results;
 };
 
@@ -29,41 +49,57 @@ F make(const Call& call) {
     return {call.x_scale};
 }
 
-template <class N, class F>
-void evaluate(const F& formula, const std::vector<N>* in, std::vector<N>* out) {
+// Whether all lanes have the same bits, or are NaN.
+template <class N>
+bool same(const N& a, const N& b) {
+  typename Element<N>::type x[sizeof(N) / sizeof(typename Element<N>::type)], y[sizeof x / sizeof *x];
+  memcpy(x, &a, sizeof x);
+  memcpy(y, &b, sizeof y);
+  for (size_t lane = 0; lane < sizeof x / sizeof *x; ++lane)
+    if (memcmp(&x[lane], &y[lane], sizeof *x) && (x[lane] == x[lane] || y[lane] == y[lane])) return false;
+  return true;
+}
+
+// Fails where a formula that computes value and gradient at once gives others than apart.
+template <class N, class F, class... Index>
+void evaluate(const F& formula, const std::vector<N>* in, std::vector<N>* out, Index... k) {
   for (size_t i = 0; i < in[0].size(); ++i) {
-    N d[4];
-    if constexpr (F::arity == 2) {
-      out[0][i] = formula.value(in[0][i], in[1][i]);
-      formula.gradient(in[0][i], in[1][i], d[0], d[1]);
-    } else if constexpr (F::arity == 3) {
-      out[0][i] = formula.value(in[0][i], in[1][i], in[2][i]);
-      formula.gradient(in[0][i], in[1][i], in[2][i], d[0], d[1], d[2]);
-    } else {
-      out[0][i] = formula.value(in[0][i], in[1][i], in[2][i], in[3][i]);
-      formula.gradient(in[0][i], in[1][i], in[2][i], in[3][i], d[0], d[1], d[2], d[3]);
+    N d[F::arity];
+    out[0][i] = formula.value(in[k][i]...);
+    formula.gradient(in[k][i]..., d[k]...);
+    (void(out[1 + k][i] = d[k]), ...);
+    if constexpr (requires(N value) { formula.value_and_gradient(true, value, in[k][i]..., d[k]...); }) {
+      for (bool of_x : {true, false}) {
+        N both[1 + F::arity];
+        formula.value_and_gradient(of_x, both[0], in[k][i]..., both[1 + k]...);
+        if (!of_x) both[1] = d[0];
+        for (int j = 0; j <= F::arity; ++j)
+          if (!same(both[j], out[j][i])) exit(3);
+      }
     }
-    for (int k = 0; k < F::arity; ++k) out[1 + k][i] = d[k];
   }
 }
 
 template <class F, class T>
 void run(const Call& call) {
-  using N = Vec<T>;
-  const size_t vectors = (call.count + N::lanes - 1) / N::lanes;
+  using N = Number<T>;
+  constexpr size_t lanes = sizeof(N) / sizeof(T);
+  const size_t vectors = (call.count + lanes - 1) / lanes;
   std::vector<N> in[F::arity], out[1 + F::arity];
   FILE* file = fopen(call.operands, "rb");
   bool done = file;
   for (auto& operand : in) {
     operand.assign(vectors, N(1.0));
-    done = done && fread(operand.data(), sizeof(T), call.count, file) == size_t(call.count);
+    done = done && fread(operand.data(), sizeof(T), call.count, file) == call.count;
   }
   for (auto& result : out) result.resize(vectors);
-  evaluate(make<F>(call), in, out);
+  if constexpr (F::arity == 2) evaluate(make<F>(call), in, out, 0, 1);
+  if constexpr (F::arity == 3) evaluate(make<F>(call), in, out, 0, 1, 2);
+  if constexpr (F::arity == 4) evaluate(make<F>(call), in, out, 0, 1, 2, 3);
   if (file) fclose(file);
   file = fopen(call.results, "wb");
   done = done && file;
-  for (auto& result : out) done = done && fwrite(result.data(), sizeof(T), call.count, file) == size_t(call.count);
+  for (auto& result : out) done = done && fwrite(result.data(), sizeof(T), call.count, file) == call.count;
   if (!done || fclose(file)) exit(2);
 }
 
@@ -74,8 +110,10 @@ bool run_if(const char* name, const Call& call) {
   return true;
 }
 
-int main(int, char** words) {
-  const Call call = {words[1], words[2], Spread(atoi(words[3])), atof(words[4]), atol(words[5]), words[6], words[7]};
+int main(int count, char** words) {
+  if (count != 8) return 1;
+  const Call call = {words[1], words[2], Spread(atoi(words[3])), atof(words[4]), size_t(atol(words[5])),
+                     words[6], words[7]};
   const bool known = run_if<Poisson>("poisson", call) || run_if<NegativeBinomial>("negative_binomial", call) ||
                      run_if<NegativeBinomialOfLogits>("negative_binomial_of_logits", call) ||
                      run_if<ZeroInflatedNegativeBinomial>("zero_inflated_negative_binomial", call);

@@ -34,5 +34,7 @@ void sample_forward(const SampleCall& call, c10::Device device) { AEVB_LAUNCH(sa
 void sample_backward(const SampleCall& call, c10::Device device) { AEVB_LAUNCH(sample_backward, sample_backward); }
 void binarize(const BinarizeCall& call, c10::Device device) { AEVB_LAUNCH(binarize, binarize); }
 void unpack_bits(const UnpackCall& call, c10::Device device) { AEVB_LAUNCH(unpack_bits, unpack_bits); }
+void mixture_forward(const MixtureCall& call, c10::Device device) { AEVB_LAUNCH(mixture_forward, mixture_forward); }
+void mixture_backward(const MixtureCall& call, c10::Device device) { AEVB_LAUNCH(mixture_backward, mixture_backward); }
 
 }  // namespace aevb

@@ -16,6 +16,8 @@ void unpack_bits(const UnpackCall& call);
 void activate(const ActivationCall& call);
 void activate_backward(const ActivationBackwardCall& call);
 void scale_bytes(const ScaleCall& call);
+void mixture_forward(const MixtureCall& call);
+void mixture_backward(const MixtureCall& call);
 
 // The kernels in use: of the widest instruction set that this CPU supports, or of the one that AEVB_CPU_ISA names.
 const CpuKernels& kernels();
@@ -31,6 +33,8 @@ void sample_forward(const SampleCall& call, c10::Device device);
 void sample_backward(const SampleCall& call, c10::Device device);
 void binarize(const BinarizeCall& call, c10::Device device);
 void unpack_bits(const UnpackCall& call, c10::Device device);
+void mixture_forward(const MixtureCall& call, c10::Device device);
+void mixture_backward(const MixtureCall& call, c10::Device device);
 
 }  // namespace aevb::cuda
 
@@ -49,5 +53,7 @@ void sample_forward(const SampleCall& call, c10::Device device);
 void sample_backward(const SampleCall& call, c10::Device device);
 void binarize(const BinarizeCall& call, c10::Device device);
 void unpack_bits(const UnpackCall& call, c10::Device device);
+void mixture_forward(const MixtureCall& call, c10::Device device);
+void mixture_backward(const MixtureCall& call, c10::Device device);
 
 }  // namespace aevb

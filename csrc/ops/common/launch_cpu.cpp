@@ -108,4 +108,14 @@ void activate_backward(const ActivationBackwardCall& call) {
 
 void scale_bytes(const ScaleCall& call) { share(call, call.count, kGrain, kernels().scale_bytes); }
 
+void mixture_forward(const MixtureCall& call) {
+  const int64_t per_row = call.problems * call.event * call.components;
+  share(call, (call.rows + kMixtureRows - 1) / kMixtureRows, kGrain / (per_row * kMixtureRows) + 1,
+        kernels().mixture_forward);
+}
+void mixture_backward(const MixtureCall& call) {
+  const int64_t per_row = call.problems * call.event * call.components;
+  share(call, call.parts, kGrain / (per_row * call.rows_per_part) + 1, kernels().mixture_backward);
+}
+
 }  // namespace aevb::cpu

@@ -22,5 +22,11 @@ void sample_forward(const SampleCall& call, c10::Device device) { launch<SampleC
 void sample_backward(const SampleCall& call, c10::Device device) { launch<SampleCall>(sample_backward, call, device); }
 void binarize(const BinarizeCall& call, c10::Device device) { launch<BinarizeCall>(binarize, call, device); }
 void unpack_bits(const UnpackCall& call, c10::Device device) { launch<UnpackCall>(unpack_bits, call, device); }
+void mixture_forward(const MixtureCall& call, c10::Device device) {
+  launch<MixtureCall>(mixture_forward, call, device);
+}
+void mixture_backward(const MixtureCall& call, c10::Device device) {
+  launch<MixtureCall>(mixture_backward, call, device);
+}
 
 }  // namespace aevb::cuda
