@@ -178,7 +178,7 @@ def likelihood_config(
     if mean_activation != "sigmoid":
         config["mean_activation"] = mean_activation
     if library_size is not None:
-        config["library_size"] = library_size
+        config["library_size"] = float(library_size)
     if classes is not None:
         config["classes"] = classes
     return config
