@@ -8,6 +8,7 @@ import torch
 from torch import distributions as D
 from torch import nn
 
+from aevb_ext import plots
 from aevb_ext.cli.main import main
 from aevb_ext.data import Data
 from aevb_ext.estimators import evaluate_bound
@@ -287,6 +288,24 @@ def test_a_run_on_a_sparse_matrix_resumes_to_the_same_bits(tmp_path, monkeypatch
     one, other = (load_checkpoint(name).model.state_dict() for name in ("whole", "parts"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert main(["train", *how, "--likelihood", "nb", "--resume", "--out", "parts"]) == 1
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "laplace", "student_t"])
+def test_a_decoder_is_one_graph(likelihood):
+    model = make_model(x_dim=DIM, latent=LATENT, hidden=4, likelihood=likelihood)
+    x, z = torch.arange(2 * DIM).view(2, DIM), torch.randn(2, LATENT)
+    compiled = torch.compile(model.decoder.log_prob, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, z), model.decoder.log_prob(x, z))
+
+
+@pytest.mark.parametrize("likelihood, options", [("nb", {}), ("categorical", {"classes": 40})])
+def test_pictures_of_counts_and_classes_are_white_at_the_largest_number(likelihood, options):
+    model = make_model(image_shape=(4, 3), latent=LATENT, hidden=4, likelihood=likelihood, **options)
+    x = torch.randint(40, (5, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x[0, 0] = 39
+    canvas = plots.reconstructions(model, x, (4, 3))
+    assert canvas.nan_to_num(0).max() == 1 and canvas[0, 0] == 1
+    assert canvas[0, 1] == x[0, 1] / 39
 
 
 OTHER_VERBS = [

@@ -116,7 +116,7 @@ def decoder_of(
         if not issubclass(decoder, GaussianDecoder | LocationDecoder):
             raise ValueError(
                 'mean_activation "identity" needs likelihood gaussian, or another with a location: the mean of '
-                f"{likelihood} is {'a probability' if decoder is BernoulliDecoder else 'of bounded range'}"
+                f"{likelihood} is {'a probability' if decoder is BernoulliDecoder else 'not any real number'}"
             )
         options["sigmoid"] = False
     if library_size is not None:

@@ -5,7 +5,6 @@ mean and its samples are plain PyTorch.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -195,7 +194,9 @@ class _Located(Likelihood):
 class Laplace(_Located):
     """Laplace, by ``mu`` and ``scale``, which is its logarithm."""
 
-    function = staticmethod(partial(F.laplace_log_prob, spread="log_scale"))
+    @staticmethod
+    def function(x: Tensor, mu: Tensor, scale: Tensor, *, x_scale: float = 1.0) -> Tensor:
+        return F.laplace_log_prob(x, mu, scale, spread="log_scale", x_scale=x_scale)
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         mu, log_scale = self.parameters["mu"], self.parameters["scale"]
@@ -209,7 +210,9 @@ class StudentT(_Located):
     The mean is the location, also where the distribution has none (df up to 1).
     """
 
-    function = staticmethod(partial(F.student_t_log_prob, spread="log_scale"))
+    @staticmethod
+    def function(x: Tensor, mu: Tensor, scale: Tensor, df: Tensor, *, x_scale: float = 1.0) -> Tensor:
+        return F.student_t_log_prob(x, mu, scale, df, spread="log_scale", x_scale=x_scale)
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         mu, log_scale, df = (self.parameters[name] for name in ("mu", "scale", "df"))
@@ -278,7 +281,6 @@ class Categorical(Likelihood):
     def function(x: Tensor, logits: Tensor, *, x_scale: float = 1.0) -> Tensor:
         if x_scale != 1:
             raise ValueError(f"x_scale must be 1 for classes, which are not scaled, got {x_scale}")
-        # TODO(merge): F.categorical_log_prob(x, logits).
         chosen = logits.log_softmax(-1).gather(-1, x.long().expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
         return chosen.flatten(chosen.dim() - x.dim() + 1).sum(-1)
 
