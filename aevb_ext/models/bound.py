@@ -40,7 +40,7 @@ POINT_BITS = 40
 # cost little beside the products, few enough to stay in the last-level cache (docs/many-samples.md).
 ROWS = 5000
 # Numbers in the decoder's output that are computed at a time: rows of thousands of genes would fill the memory.
-_NUMBERS = 1 << 24
+_NUMBERS = 1 << 23
 
 
 def terms_a(
