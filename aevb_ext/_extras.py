@@ -20,11 +20,13 @@ EXTRAS = {
         "tqdm": "tqdm",
     },
     "tensorboard": {"tensorboard": "tensorboard"},
+    "anndata": {"anndata": "anndata"},
     "export": {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
 }
 PURPOSES = {
     "train": "the trainer",
     "tensorboard": "aevb train --tensorboard",
+    "anndata": ".h5ad files",
     "export": "ONNX in aevb export",
 }
 

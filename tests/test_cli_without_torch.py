@@ -112,9 +112,17 @@ MISTAKES = [
     ((*TRAIN, "--config", "kind.toml"), REFUSED, "kind.toml: lr must be a number, got '0.1'"),
     ((*TRAIN, "--config", "range.toml"), REFUSED, "range.toml: batch_size must be an integer, at least 1, got 0"),
     # Data that is not there.
-    ((*TRAIN, "--data", "cifar"), REFUSED, "--data must be the path of a folder of images, or a .npy or .npz file"),
+    (
+        (*TRAIN, "--data", "cifar"),
+        REFUSED,
+        "--data must be the path of a folder of images, or a .npy, .npz or .h5ad file",
+    ),
     ((*TRAIN, "--data", "none/x.npy"), REFUSED, "there is no none/x.npy: expected a folder of images"),
-    ((*TRAIN, "--data", "./file.txt"), REFUSED, "file.txt is neither a folder of images nor a .npy or .npz file"),
+    (
+        (*TRAIN, "--data", "./file.txt"),
+        REFUSED,
+        "file.txt is neither a folder of images nor a .npy, .npz or .h5ad file",
+    ),
     ((*TRAIN, "--data", "mnist"), REFUSED, "MNIST is not there: no --data-dir was given"),
     ((*TRAIN, "--data", "mnist", "--data-dir", "none"), REFUSED, "was looked for in none/mnist and none"),
     (("held-out", "--out", "new", "--data", "mnist"), REFUSED, "MNIST is not there"),

@@ -60,7 +60,10 @@ def test_training_and_a_probe(tmp_path, capsys, make):
 @pytest.mark.parametrize(
     "options, complaint",
     [
-        (["--data", ""], "data must be the path of a folder of images, or a .npy or .npz file, or one of digits"),
+        (
+            ["--data", ""],
+            "data must be the path of a folder of images, or a .npy, .npz or .h5ad file, or one of digits",
+        ),
         (["--image-shape", "4by5"], "expected HEIGHTxWIDTH, 3xHEIGHTxWIDTH or HEIGHTxWIDTHx3, got '4by5'"),
         (["--image-shape", "4x6"], "--image-shape must have as many numbers as a data point of "),
         (["--image-shape", "20"], "--image-shape must be (height, width)"),

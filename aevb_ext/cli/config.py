@@ -11,7 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ..configuration.choices import BINARIZE, MODEL_CHOICES
+from ..configuration.choices import (
+    BINARIZE,
+    COUNT_LIKELIHOODS,
+    LIKELIHOOD_ALIASES,
+    MODEL_CHOICES,
+    likelihood_name,
+)
 from ..configuration.datasets import NAMES
 from ..configuration.saved_run import parse_toml
 from ..configuration.settings import CHOICES, Settings
@@ -34,6 +40,7 @@ DEFAULTS = {
 }
 
 _CHOICES = {**CHOICES, **MODEL_CHOICES, "binarize": BINARIZE}
+_CHOICES["likelihood"] = (*MODEL_CHOICES["likelihood"], *LIKELIHOOD_ALIASES)
 _METAVARS = {count: "N", whole: "N", float: "X", shape: "SHAPE"}
 _ALIASES = {"n_samples": ["--samples"], "batch_size": ["-M"]}
 
@@ -61,6 +68,8 @@ MODEL: dict[str, Any] = {
     "mean_activation": str,
     "logvar_scale": float,
 }
+# What of a model follows from the data.
+_OF_DATA = ("x_dim", "image_shape", "x_scale", "library_size", "classes")
 _TYPES: dict[Any, Any] = {int: whole, float: float, str: str}
 # "int", or "int | None".
 SETTINGS = {field.name: _TYPES[(get_args(field.type) or [field.type])[0]] for field in fields(Settings)}
@@ -81,7 +90,8 @@ def add_flags(parser: argparse.ArgumentParser, *, listed: bool = True) -> None:
                 group.add_argument(*names, action="store_true", default=None, dest=key, help=meanings.get(key))
                 continue
             choices = _CHOICES.get(key)
-            metavar = None if choices else _METAVARS.get(kind)
+            # Many names are listed in the help's text, where lines are broken.
+            metavar = ("NAME" if key == "likelihood" else None) if choices else _METAVARS.get(kind)
             group.add_argument(*names, type=kind, choices=choices, metavar=metavar, dest=key, help=meanings.get(key))
 
 
@@ -106,7 +116,7 @@ def read_config(path: StrPath) -> dict:
     if not isinstance(model, dict):
         raise ValueError(f"config: {path}: model must be a table, [model], got {model!r}")
     # A run writes these into its file for readers; they follow from the data.
-    model = {key: value for key, value in model.items() if key not in ("x_dim", "image_shape", "x_scale")}
+    model = {key: value for key, value in model.items() if key not in _OF_DATA}
     keys = {**found, **model}
     for key in keys:
         if key not in KEYS:
@@ -155,16 +165,21 @@ def resolved(arguments: argparse.Namespace) -> dict:
     if keys.get("architecture", "mlp") != "mlp":
         # The width of the paper's single layer is no default for other architectures.
         defaults = {key: value for key, value in defaults.items() if key != "hidden"}
-    return {**defaults, **keys}
+    keys = {**defaults, **keys}
+    keys["likelihood"] = likelihood_name(keys["likelihood"])
+    if keys["likelihood"] in (*COUNT_LIKELIHOODS, "categorical") and "binarize" not in keys:
+        # Counts and classes are whole numbers, also where they are bytes.
+        keys.setdefault("x_scale", 1.0)
+    return keys
 
 
 def _meanings() -> dict[str, str]:
     """The help of each key; for a setting, taken from the docstring of Settings."""
     found = {
-        "data": f"{', '.join(NAMES)}, or the path of a folder of images, a .npy or .npz file; default: digits",
+        "data": f"{', '.join(NAMES)}, or the path of a folder of images, a .npy, .npz or .h5ad file; default: digits",
         "data_dir": "where the files of named data are",
         "binarize": "draw binary pixels anew in each epoch (dynamic), or round them to 0 and 1 (threshold)",
-        "x_scale": "what a value of the data is multiplied by; default: 1/255 for bytes",
+        "x_scale": "what a value of the data is multiplied by; default: 1/255 for bytes that are no counts or classes",
         "test_fraction": "the fraction held out if the data has no test split; default: 0.1",
         "colour": "keep the images of a folder in colour (RGB); default: convert them to grey",
         "image_shape": "HEIGHTxWIDTH, or 3xHEIGHTxWIDTH: of the pictures that rows of a .npy or .npz file are",
@@ -176,8 +191,10 @@ def _meanings() -> dict[str, str]:
         "depth": "hidden layers of deep-mlp; default: 3",
         "activation": "silu or tanh, after the hidden layers of deep-mlp; default: silu",
         "channels": "channels of conv's first convolution; default: 32",
-        "likelihood": f"default: {_by_data('likelihood')}",
-        "mean_activation": "of a Gaussian mean: sigmoid, for data in [0, 1], or identity, for any; default: sigmoid",
+        "likelihood": f"{', '.join(_CHOICES['likelihood'])} (the last two are short names); default: "
+        f"{_by_data('likelihood')}",
+        "mean_activation": "of the mean of a gaussian, laplace, student_t or discretized_logistic: sigmoid, for data "
+        "in [0, 1], or identity, for any; default: sigmoid",
         "logvar_scale": "of mlp: what the weights of each log-variance are multiplied by; default: 1",
         "epochs": "training length, in passes over the training data",
         "samples_seen": f"training length in data points; default: {_by_data('samples_seen')}",

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BINARIZE",
+    "COUNT_LIKELIHOODS",
     "ESTIMATORS",
     "FIGURES",
     "LEARNER_TRAITS",
+    "LIKELIHOOD_ALIASES",
     "LOG_LIKELIHOOD_ESTIMATORS",
     "MEAN_ACTIVATIONS",
     "MODEL_CHOICES",
@@ -29,6 +31,7 @@ __all__ = [
     "SPLITS",
     "Figure",
     "LearnerTraits",
+    "likelihood_name",
 ]
 
 
@@ -71,13 +74,34 @@ ESTIMATORS = ("a", "b", "iwae")
 # The estimators of log p(x) itself, with their default number of samples; None: the estimator draws none.
 LOG_LIKELIHOOD_ESTIMATORS = {"marginal": 50, "ais": 16, "quadrature": None}
 
-# The last activation of a Gaussian's mean: the paper's sigmoid for data in [0, 1], or none for any data.
+# The likelihoods of counts.
+COUNT_LIKELIHOODS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial")
+# Other names of likelihoods: what they are usually called.
+LIKELIHOOD_ALIASES = {"nb": "negative_binomial", "zinb": "zero_inflated_negative_binomial"}
+
+
+def likelihood_name(name: str) -> str:
+    """The name of a likelihood, given it or an alias."""
+    return LIKELIHOOD_ALIASES.get(name, name) if isinstance(name, str) else name
+
+
+# The last activation of a Gaussian's mean, or of another location: the paper's sigmoid for data in [0, 1], or none for
+# any data.
 MEAN_ACTIVATIONS = ("sigmoid", "identity")
 # The options of a model that are one of several names.
 MODEL_CHOICES = {
     "architecture": ("mlp", "deep-mlp", "conv"),
     "activation": ("silu", "tanh"),
-    "likelihood": ("bernoulli", "gaussian"),
+    "likelihood": (
+        "bernoulli",
+        "gaussian",
+        *COUNT_LIKELIHOODS,
+        "laplace",
+        "student_t",
+        "continuous_bernoulli",
+        "categorical",
+        "discretized_logistic",
+    ),
     "mean_activation": MEAN_ACTIVATIONS,
 }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._extras import of_extra
+from .._extras import check_extra, of_extra
 from .._messages import python_or_flags
 
 if TYPE_CHECKING:
@@ -101,13 +101,13 @@ def own_path(data: StrPath) -> Path:
     """
     path = Path(data)
     if not str(data) or not path.exists():
-        kinds = "a folder of images, or a .npy or .npz file"
+        kinds = "a folder of images, or a .npy, .npz or .h5ad file"
         if str(data) and (os.path.sep in str(data) or path.suffix):
             where = python_or_flags("data", "--data")
             raise FileNotFoundError(f"there is no {path}: expected {kinds}; if it was moved, say where it is ({where})")
         raise ValueError(f"data must be the path of {kinds}, or one of {', '.join(NAMES)}, got {str(data)!r}")
-    if not path.is_dir() and path.suffix.lower() not in (".npy", ".npz"):
-        raise ValueError(f"{path} is neither a folder of images nor a .npy or .npz file")
+    if not path.is_dir() and path.suffix.lower() not in (".npy", ".npz", ".h5ad"):
+        raise ValueError(f"{path} is neither a folder of images nor a .npy, .npz or .h5ad file")
     return path
 
 
@@ -116,7 +116,9 @@ def check_there(data: str, data_dir: StrPath | None = None) -> None:
     if data in KNOWN:
         KNOWN[data].paths(data_dir)
     else:
-        own_path(data)
+        path = own_path(data)
+        if path.suffix.lower() == ".h5ad" and path.is_file():
+            check_extra("anndata", f"{path}, a .h5ad file,")
 
 
 def _mirrored(mirrors: tuple[str, ...], name: str, checksum: str | None = None, **options: Any) -> RemoteFile:

@@ -4,6 +4,7 @@ from .._extras import of_extra
 
 with of_extra("train", __name__):  # NumPy
     from .arrays import StoredRows
+    from .counts import CsrRows
     from .dataset import SPLITS, Data
     from .download import DownloadError
     from .images import ImageRows
@@ -20,6 +21,7 @@ __all__ = [
     "SPLITS",
     "BinarizedRows",
     "BitRows",
+    "CsrRows",
     "Data",
     "DatasetRows",
     "DownloadError",

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from .._messages import python_or_flags
 from .arrays import ArrayFile, layout, read_array, read_rows
+from .counts import csr_data, is_sparse
 from .folders import SPLIT_OF, is_hidden
 from .integrity import FileError, reading
 from .own_data import FoundData, Labels, read_labels
@@ -62,6 +65,8 @@ def _read_npz(path: Path, resident_bytes: int, image_shape: tuple[int, ...] | No
             if name in members:
                 raise FileError(f"{path} has two arrays {name}: {members[name].filename} and {member.filename}")
             members[name] = member
+        if array is None and is_sparse(list(members)):
+            return csr_data(_all_of(archive, path, members), path)
         points, labels = _chosen(path, list(members), array)
         splits, events = {}, {}
         for split, name in points.items():
@@ -78,6 +83,14 @@ def _read_npz(path: Path, resident_bytes: int, image_shape: tuple[int, ...] | No
     return FoundData(
         splits, layout(events["train"])[0], found, points, skipped=[name for name in members if name not in used]
     )
+
+
+def _all_of(archive: zipfile.ZipFile, path: Path, members: dict[str, zipfile.ZipInfo]) -> dict[str, np.ndarray | None]:
+    arrays = {}
+    for name, member in members.items():
+        with _opened(archive, path, member) as source:
+            arrays[name] = read_array(source)
+    return arrays
 
 
 def _chosen(path: Path, names: list[str], array: str | None) -> tuple[dict[str, str], dict[str, str]]:

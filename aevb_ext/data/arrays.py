@@ -64,7 +64,8 @@ def native(array: np.ndarray, what: object) -> np.ndarray:
             scaled = f"array / {high}" if low >= 0 else f"(array - {low}) / {high - low}".replace("- -", "+ ")
             raise FileError(
                 f"{what} has integers from {low} to {high} ({array.dtype.name}), and integers are read as bytes, from "
-                f"0 to 255: save it as floats, ({scaled}).astype('float32'), or as bytes"
+                f"0 to 255: save it as floats, ({scaled}).astype('float32'), or as bytes; counts keep their dtype in a "
+                "sparse matrix, scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(array))"
             )
     return array.astype(np.uint8, copy=False)
 

@@ -17,7 +17,8 @@ __all__ = ["SPLITS", "Data"]
 class Data:
     """The splits of a dataset.
 
-    Each split is a tensor ``[N, *event]`` or :class:`~aevb_ext.data.Rows`, of any float dtype, bool or uint8.
+    Each split is a tensor ``[N, *event]`` or :class:`~aevb_ext.data.Rows`, of any float dtype, bool or uint8;
+    for likelihoods of counts and classes also of int16, int32 or int64.
 
     Attributes:
         name: what messages and checkpoints call it, and what :func:`~aevb_ext.data.load` loads it by.

@@ -17,6 +17,7 @@ from ..configuration.choices import BINARIZE, SPLITS
 from ..configuration.datasets import KNOWN, NAMES, own_path
 from .archive import read_arrays
 from .arrays import layout
+from .counts import read_h5ad
 from .dataset import Data
 from .images import read_images
 from .known import download_known, load_known
@@ -68,6 +69,9 @@ def load(
     - a ``.npz`` file: one such array, or arrays ``train`` and optionally ``test`` and ``valid``, with these names or
       similar ones such as ``x_train`` or ``train_images``. Arrays of labels are called ``y_train``, ``train_labels``
       and so on, or ``labels`` or ``y`` beside a single array;
+    - a ``.npz`` file of ``scipy.sparse.save_npz`` in the format CSR, and a ``.h5ad`` file of AnnData, whose X is read:
+      counts, integers or floats. A sparse matrix stays sparse in memory, and its rows are made dense as they are
+      gathered;
     - a folder of images, or one with the folders ``train`` and optionally ``test`` and ``valid`` (also ``training``,
       ``testing``, ``val``, ``validation``, in any letter case). A folder in these is a class. Hidden files and folders
       are ignored. All images must have one size after they are put upright as their EXIF says. Transparent ones are
@@ -84,7 +88,7 @@ def load(
             ``gather``, anew in each epoch (Burda et al. 2016). ``"threshold"``: 1 where ``x * x_scale`` is at least
             1/2, kept in bits.
         x_scale: what a stored value is multiplied by to give the model's x. Default: that of named data; 1/255 for
-            bytes, 1 for other dtypes.
+            bytes, 1 for other dtypes, and for sparse matrices and .h5ad files.
         test_fraction: the fraction held out as test split if the files have none.
         train_count: use only the first ``train_count`` data points of the train split. None: all.
         colour: read the images of a folder as RGB; otherwise they are converted to grey.
@@ -119,6 +123,9 @@ def load(
         if path.is_dir():
             _check_unused(f"the folder {data}", image_shape, array)
             found = read_images(path, colour, resident_bytes)
+        elif path.suffix.lower() == ".h5ad":
+            _check_unused(data, image_shape, array)
+            found = read_h5ad(path)
         else:
             found = read_arrays(path, resident_bytes, image_shape, array)
         loaded = _data(str(path.resolve()), found, x_scale, test_fraction)
@@ -204,6 +211,8 @@ def _data(name: str, found: FoundData, x_scale: float | None, test_fraction: flo
             labels["train"], labels["test"] = hold_out(labels["train"], test_fraction)
     found.splits = splits = {split: splits[split] for split in SPLITS if split in splits}
     description = summary(name, found, None if has_test else test_fraction, x_scale)
+    if x_scale is None:
+        x_scale = found.x_scale
     if x_scale is None:
         x_scale = 1 / 255 if rows_of(splits["train"]).dtype == torch.uint8 else 1.0
     of_splits: dict[str, Any] = dict(splits)

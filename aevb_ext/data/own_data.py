@@ -128,6 +128,7 @@ class FoundData:
         origins: the name of each split in the files, if it has one.
         converted: conversions of some data points, in words.
         skipped: names of files or arrays that were not read.
+        x_scale: what values are multiplied by; None: 1/255 for bytes, 1 for others.
     """
 
     splits: dict[str, Tensor | Rows]
@@ -136,6 +137,7 @@ class FoundData:
     origins: dict[str, str] = field(default_factory=dict)
     converted: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    x_scale: float | None = None
 
 
 def summary(name: str, found: FoundData, held_out: float | None, x_scale: float | None) -> str:
@@ -163,7 +165,7 @@ def summary(name: str, found: FoundData, held_out: float | None, x_scale: float 
         told = ", ".join(found.skipped[:_NAMES]) + (f" and {more} more" if more > 0 else "")
         lines.append(f"skipped: {told}")
     rows = found.splits["train"]
-    is_unknown = x_scale is None and rows_of(rows).dtype == torch.uint8
+    is_unknown = x_scale is None and found.x_scale is None and rows_of(rows).dtype == torch.uint8
     if is_unknown and isinstance(rows, Tensor) and 0 < (high := int(rows.max())) < _DARK:
         lines.append(
             f"no byte of train is above {high}, and bytes are multiplied by 1/255: if {high} is white, "

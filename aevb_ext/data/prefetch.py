@@ -11,7 +11,10 @@ from torch import Tensor
 from .._types import Device
 from .rows import Rows, rows_of
 
-__all__ = ["chunks", "first", "prefetch"]
+__all__ = ["chunk_size", "chunks", "first", "prefetch"]
+
+# A chunk of data that is looked at once has this many data points, or fewer if they are large.
+_POINTS, _BYTES = 4096, 1 << 24
 
 
 # A function from the indices of data points to their noise keys.
@@ -117,6 +120,12 @@ def chunks(data: Tensor | Rows, size: int, device: Device | None = None, keys: K
     rows = rows_of(data)
     index = (torch.arange(i, min(i + size, len(rows))) for i in range(0, len(rows), size))
     return prefetch(rows, ((i, None if keys is None else keys(i)) for i in index), device)
+
+
+def chunk_size(data: Tensor | Rows) -> int:
+    """How many data points to look at at a time: few enough that a chunk takes little memory."""
+    rows = rows_of(data)
+    return max(1, min(_POINTS, _BYTES // max(1, rows.event_shape.numel() * rows.dtype.itemsize)))
 
 
 def first(data: Tensor | Rows, n: int, device: Device | None = None, keys: Keys | None = None) -> Tensor:

@@ -21,7 +21,8 @@ class Rows(Protocol):
 
     Attributes:
         event_shape: the shape of one data point.
-        dtype: of the data points that :meth:`gather` returns: any float dtype, bool or uint8.
+        dtype: of the data points that :meth:`gather` returns: any float dtype, bool or uint8; for likelihoods of counts
+            and classes int16, int32 or int64 too.
         device: the device of the indices that :meth:`gather` takes and of the data points that it returns.
         resident: whether gathering runs on the device alone, so that a CUDA graph may capture it.
         draws: whether gathering draws random values and needs noise keys (dynamic binarisation).

@@ -39,6 +39,8 @@ POINT_BITS = 40
 # The default number of rows of the decoder's output computed at a time: enough that loading the weights and the calls
 # cost little beside the products, few enough to stay in the last-level cache (docs/many-samples.md).
 ROWS = 5000
+# Numbers in the decoder's output that are computed at a time: rows of thousands of genes would fill the memory.
+_NUMBERS = 1 << 23
 
 
 def terms_a(
@@ -153,10 +155,15 @@ def bound_values(
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     values = []
-    for index, batch in data_points(model, x, max(1, ROWS // n_samples), seed, first, count, progress):
+    for index, batch in data_points(model, x, max(1, _rows_of_width(x) // n_samples), seed, first, count, progress):
         key = keys_at(seed, "evaluation", index + (repeat << POINT_BITS))
         values.append(ESTIMATORS[estimator](model, batch, n_samples, block=ROWS, key=key).bound)
     return torch.cat(values).double()
+
+
+def _rows_of_width(x: Tensor | Rows) -> int:
+    """The number of rows of the decoder's output computed at a time: fewer if data points are large."""
+    return max(1, min(ROWS, _NUMBERS // max(1, rows_of(x).event_shape.numel())))
 
 
 def device_and_dtype(model: VAE, x: Tensor | Rows) -> tuple[torch.device, torch.dtype]:

@@ -9,7 +9,7 @@ from torch import nn
 from .._checks import check_sizes, is_python_integer
 from .._types import Shape
 from ..nn import Linear
-from .layers import decoder_of, he_normal_, likelihood_config
+from .layers import decoder_of, encoder_of, he_normal_, likelihood_config
 from .vae import VAE
 
 __all__ = ["conv_vae"]
@@ -26,6 +26,8 @@ def conv_vae(
     channels: int = 32,
     likelihood: str = "bernoulli",
     mean_activation: str = "sigmoid",
+    library_size: float | None = None,
+    classes: int | None = None,
     x_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> VAE:
@@ -38,7 +40,8 @@ def conv_vae(
     Args:
         image_shape: ``(height, width)`` or ``(channels, height, width)``, the order of the elements of a row; x is
             ``[B, prod(image_shape)]``, as in the datasets of :mod:`aevb_ext.data`.
-        latent, likelihood, mean_activation, x_scale, generator: as in :func:`~aevb_ext.models.mlp_vae`.
+        latent, likelihood, mean_activation, library_size, classes, x_scale, generator: as in
+            :func:`~aevb_ext.models.mlp_vae`.
         hidden: the number of units of the hidden layer.
         channels: the number of channels of the first convolution.
 
@@ -47,10 +50,12 @@ def conv_vae(
     """
     colours, height, width = _checked(image_shape)
     check_sizes(latent=latent, hidden=hidden, channels=channels)
-    decoder, numbers_per_x = decoder_of(likelihood, mean_activation)
+    decoder, numbers_per_x = decoder_of(
+        likelihood, mean_activation, x_dim=math.prod(image_shape), library_size=library_size, classes=classes
+    )
     maps = _maps(channels, height, width)
     model = VAE(
-        _encoder((colours, height, width), maps, hidden, 2 * latent),
+        encoder_of(_encoder((colours, height, width), maps, hidden, 2 * latent), likelihood, classes),
         decoder(_decoder(latent, hidden, maps, (numbers_per_x * colours, height, width))),
         latent,
         x_scale,
@@ -60,7 +65,7 @@ def conv_vae(
             "latent": latent,
             "hidden": hidden,
             "channels": channels,
-            **likelihood_config(likelihood, mean_activation),
+            **likelihood_config(likelihood, mean_activation, library_size, classes),
             "x_scale": x_scale,
         },
     )

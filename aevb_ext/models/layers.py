@@ -2,18 +2,32 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .._checks import check_name
-from ..configuration.choices import MEAN_ACTIVATIONS
-from ..nn import BernoulliDecoder, GaussianDecoder
+from .._checks import check_name, check_sizes
+from ..configuration.choices import COUNT_LIKELIHOODS, MEAN_ACTIVATIONS, likelihood_name
+from ..nn import (
+    BernoulliDecoder,
+    CategoricalDecoder,
+    ContinuousBernoulliDecoder,
+    DiscretizedLogisticDecoder,
+    GaussianDecoder,
+    LaplaceDecoder,
+    NegativeBinomialDecoder,
+    PoissonDecoder,
+    StudentTDecoder,
+    ZeroInflatedNegativeBinomialDecoder,
+)
+from ..nn.decoders import LocationDecoder
 from ..nn.heads import Decoder
 
 __all__ = [
     "LIKELIHOODS",
     "decoder_of",
+    "encoder_of",
     "glorot_uniform_",
     "he_normal_",
     "likelihood_config",
@@ -23,9 +37,14 @@ __all__ = [
 
 @torch.no_grad()
 def paper_normal_(model: nn.Module, generator: torch.Generator | None = None) -> None:
-    """All parameters from N(0, 0.01^2), as in the paper (section 5)."""
+    """All parameters from N(0, 0.01^2), as in the paper (section 5).
+
+    What a decoder has beside its network (a dispersion, degrees of freedom) keeps its own initial value.
+    """
+    of_decoders = [p for each in model.modules() if isinstance(each, Decoder) for p in each.parameters(recurse=False)]
     for parameter in model.parameters():
-        parameter.normal_(0, 0.01, generator=generator)
+        if not any(parameter is other for other in of_decoders):
+            parameter.normal_(0, 0.01, generator=generator)
 
 
 def glorot_uniform_(model: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -59,32 +78,107 @@ def he_normal_(model: nn.Module, generator: torch.Generator | None = None) -> No
             layer.bias.zero_()
 
 
-# The decoder of each likelihood, and the number of its parameters for each element of x.
-LIKELIHOODS: dict[str, tuple[type[BernoulliDecoder] | type[GaussianDecoder], int]] = {
+# The decoder of each likelihood, and the number of its parameters for each element of x (of categorical: and class).
+LIKELIHOODS: dict[str, tuple[type[Decoder], int]] = {
     "bernoulli": (BernoulliDecoder, 1),
     "gaussian": (GaussianDecoder, 2),
+    "poisson": (PoissonDecoder, 1),
+    "negative_binomial": (NegativeBinomialDecoder, 1),
+    "zero_inflated_negative_binomial": (ZeroInflatedNegativeBinomialDecoder, 2),
+    "laplace": (LaplaceDecoder, 2),
+    "student_t": (StudentTDecoder, 2),
+    "continuous_bernoulli": (ContinuousBernoulliDecoder, 1),
+    "categorical": (CategoricalDecoder, 1),
+    "discretized_logistic": (DiscretizedLogisticDecoder, 2),
 }
 
 
-def decoder_of(likelihood: str, mean_activation: str = "sigmoid") -> tuple[Callable[[nn.Module], Decoder], int]:
+def decoder_of(
+    likelihood: str,
+    mean_activation: str = "sigmoid",
+    *,
+    x_dim: int,
+    library_size: float | None = None,
+    classes: int | None = None,
+) -> tuple[Callable[[nn.Module], Decoder], int]:
     """A function from a network to the decoder of that likelihood, and the network's outputs per element of x.
 
     Raises:
-        ValueError: an unknown likelihood or activation, or "identity" with a likelihood other than the Gaussian.
+        ValueError: an unknown likelihood or activation, or an option that the likelihood does not have, or one that it
+            needs.
     """
+    likelihood = likelihood_name(likelihood)
     check_name("likelihood", likelihood, LIKELIHOODS)
     check_name("mean_activation", mean_activation, MEAN_ACTIVATIONS)
     decoder, numbers_per_x = LIKELIHOODS[likelihood]
-    if mean_activation == "sigmoid":
-        return decoder, numbers_per_x
-    if decoder is not GaussianDecoder:
-        raise ValueError(
-            f'mean_activation "identity" needs likelihood gaussian: the mean of {likelihood} is a probability'
-        )
-    return partial(decoder, sigmoid=False), numbers_per_x
+    options: dict[str, Any] = {}
+    if mean_activation != "sigmoid":
+        if not issubclass(decoder, GaussianDecoder | LocationDecoder):
+            raise ValueError(
+                'mean_activation "identity" needs likelihood gaussian, or another with a location: the mean of '
+                f"{likelihood} is {'a probability' if decoder is BernoulliDecoder else 'not any real number'}"
+            )
+        options["sigmoid"] = False
+    if library_size is not None:
+        if likelihood not in COUNT_LIKELIHOODS:
+            raise ValueError(
+                f"library_size needs a likelihood of counts ({', '.join(COUNT_LIKELIHOODS)}), got {likelihood}"
+            )
+        options["library_size"] = library_size
+    if issubclass(decoder, NegativeBinomialDecoder):
+        options["log_dispersion"] = torch.zeros(x_dim)
+    if decoder is CategoricalDecoder:
+        if classes is None:
+            raise ValueError("classes is needed by likelihood categorical: how many classes there are, got None")
+        check_sizes(classes=classes)
+        options["classes"] = numbers_per_x = classes
+    elif classes is not None:
+        raise ValueError(f"classes needs likelihood categorical, got {likelihood}")
+    return (partial(decoder, **options) if options else decoder), numbers_per_x
 
 
-def likelihood_config(likelihood: str, mean_activation: str) -> dict[str, str]:
-    """These options in a model's config. The sigmoid is left out: older checkpoints do not have the key."""
-    config = {"likelihood": likelihood}
-    return config if mean_activation == "sigmoid" else {**config, "mean_activation": mean_activation}
+def encoder_of(net: nn.Sequential, likelihood: str, classes: int | None) -> nn.Sequential:
+    """The encoder's network, which sees counts as log(1 + x), and classes as numbers from 0 to 1."""
+    likelihood = likelihood_name(likelihood)
+    if likelihood in COUNT_LIKELIHOODS:
+        return nn.Sequential(Log1p(), *net)
+    if likelihood == "categorical" and classes is not None:
+        return nn.Sequential(Divided(max(1, classes - 1)), *net)
+    return net
+
+
+class Log1p(nn.Module):
+    """log(1 + x), which brings counts of any size to the scale of a network's input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of each element."""
+        return x.log1p()
+
+
+class Divided(nn.Module):
+    """x / divisor."""
+
+    def __init__(self, divisor: float):
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of each element."""
+        return x / self.divisor
+
+    def extra_repr(self) -> str:
+        return f"{self.divisor}"
+
+
+def likelihood_config(
+    likelihood: str, mean_activation: str, library_size: float | None, classes: int | None
+) -> dict[str, Any]:
+    """These options in a model's config. Defaults are left out: older checkpoints do not have the keys."""
+    config: dict[str, Any] = {"likelihood": likelihood_name(likelihood)}
+    if mean_activation != "sigmoid":
+        config["mean_activation"] = mean_activation
+    if library_size is not None:
+        config["library_size"] = float(library_size)
+    if classes is not None:
+        config["classes"] = classes
+    return config

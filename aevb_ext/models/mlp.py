@@ -6,7 +6,7 @@ from torch import nn
 from .._checks import check_name, check_positive, check_sizes
 from ..nn import Linear
 from ..nn.linear import MeanLogvar
-from .layers import decoder_of, glorot_uniform_, he_normal_, likelihood_config, paper_normal_
+from .layers import decoder_of, encoder_of, glorot_uniform_, he_normal_, likelihood_config, paper_normal_
 from .vae import VAE
 
 __all__ = ["ACTIVATIONS", "deep_mlp_vae", "mlp_vae"]
@@ -22,6 +22,8 @@ def mlp_vae(
     hidden: int,
     likelihood: str = "bernoulli",
     mean_activation: str = "sigmoid",
+    library_size: float | None = None,
+    classes: int | None = None,
     logvar_scale: float = 1.0,
     x_scale: float = 1.0,
     generator: torch.Generator | None = None,
@@ -33,9 +35,16 @@ def mlp_vae(
     Args:
         x_dim: the dimension of a data point; x is ``[B, x_dim]``.
         latent, hidden: the number of latent dimensions, and of hidden units.
-        likelihood: ``"bernoulli"``, for data in [0, 1], or ``"gaussian"``.
-        mean_activation: the activation of a Gaussian decoder's mean: ``"sigmoid"`` as in the paper, for data in [0, 1],
-            or ``"identity"`` for data of any range (learnt fastest if centred at 0 with a standard deviation near 1).
+        likelihood: one of :data:`~aevb_ext.models.LIKELIHOODS`: ``"bernoulli"``, ``"continuous_bernoulli"`` or
+            ``"discretized_logistic"`` (bytes) for data in [0, 1]; ``"gaussian"``, ``"laplace"`` or ``"student_t"``;
+            ``"poisson"``, ``"negative_binomial"`` (``"nb"``) or ``"zero_inflated_negative_binomial"`` (``"zinb"``) for
+            counts, which the encoder sees as log(1 + x); ``"categorical"`` for classes.
+        mean_activation: the activation of the mean of a Gaussian decoder, or of another with a location: ``"sigmoid"``
+            as in the paper, for data in [0, 1], or ``"identity"`` for data of any range (learnt fastest if centred at 0
+            with a standard deviation near 1).
+        library_size: of a likelihood of counts, as in :class:`~aevb_ext.nn.PoissonDecoder`: the mean sum of a data
+            point, if the decoder is to give proportions; None: it gives the means themselves.
+        classes: of ``"categorical"``: how many there are.
         logvar_scale: factor of the weights of each log sigma^2, in the encoder and in a Gaussian decoder. With 0.1
             these outputs follow steps of Adagrad and Adam a tenth as fast. The code that the paper's first author
             published for Wake-Sleep has 0.1 in its encoder.
@@ -48,10 +57,12 @@ def mlp_vae(
     """
     check_sizes(x_dim=x_dim, latent=latent, hidden=hidden)
     check_positive("logvar_scale", logvar_scale)
-    decoder, numbers_per_x = decoder_of(likelihood, mean_activation)
-    gives_logvar = numbers_per_x == 2
+    decoder, numbers_per_x = decoder_of(
+        likelihood, mean_activation, x_dim=x_dim, library_size=library_size, classes=classes
+    )
+    gives_logvar = likelihood == "gaussian"
     model = VAE(
-        _tanh_mlp(x_dim, hidden, 2 * latent, logvar_scale),
+        encoder_of(_tanh_mlp(x_dim, hidden, 2 * latent, logvar_scale), likelihood, classes),
         decoder(_tanh_mlp(latent, hidden, numbers_per_x * x_dim, logvar_scale if gives_logvar else 1.0)),
         latent,
         x_scale,
@@ -60,7 +71,7 @@ def mlp_vae(
             "x_dim": x_dim,
             "latent": latent,
             "hidden": hidden,
-            **likelihood_config(likelihood, mean_activation),
+            **likelihood_config(likelihood, mean_activation, library_size, classes),
             "x_scale": x_scale,
             # Left out if 1, so that runs from before this option can be resumed.
             **({} if logvar_scale == 1 else {"logvar_scale": logvar_scale}),
@@ -79,6 +90,8 @@ def deep_mlp_vae(
     activation: str = "silu",
     likelihood: str = "bernoulli",
     mean_activation: str = "sigmoid",
+    library_size: float | None = None,
+    classes: int | None = None,
     x_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> VAE:
@@ -88,7 +101,7 @@ def deep_mlp_vae(
     section 5) with one stochastic layer.
 
     Args:
-        x_dim, latent, likelihood, mean_activation, x_scale, generator: as in :func:`mlp_vae`.
+        x_dim, latent, likelihood, mean_activation, library_size, classes, x_scale, generator: as in :func:`mlp_vae`.
         hidden: the number of units of each hidden layer.
         depth: the number of hidden layers.
         activation: ``"silu"``, with weights initialised as by He et al. (:func:`~aevb_ext.models.layers.he_normal_`),
@@ -100,9 +113,11 @@ def deep_mlp_vae(
     """
     check_sizes(x_dim=x_dim, latent=latent, hidden=hidden, depth=depth)
     check_name("activation", activation, ACTIVATIONS)
-    decoder, numbers_per_x = decoder_of(likelihood, mean_activation)
+    decoder, numbers_per_x = decoder_of(
+        likelihood, mean_activation, x_dim=x_dim, library_size=library_size, classes=classes
+    )
     model = VAE(
-        _deep_mlp(x_dim, hidden, depth, 2 * latent, activation),
+        encoder_of(_deep_mlp(x_dim, hidden, depth, 2 * latent, activation), likelihood, classes),
         decoder(_deep_mlp(latent, hidden, depth, numbers_per_x * x_dim, activation)),
         latent,
         x_scale,
@@ -113,7 +128,7 @@ def deep_mlp_vae(
             "hidden": hidden,
             "depth": depth,
             "activation": activation,
-            **likelihood_config(likelihood, mean_activation),
+            **likelihood_config(likelihood, mean_activation, library_size, classes),
             "x_scale": x_scale,
         },
     )

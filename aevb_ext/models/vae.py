@@ -51,9 +51,10 @@ class VAE(nn.Module):
             feature maps ``[B, 2 * C, H, W]`` the channels are halved), a tuple ``(mu, logvar)``, or a
             :class:`~aevb_ext.distributions.DiagonalGaussian`, as a :class:`~aevb_ext.nn.GaussianPosterior` gives it.
             Packed halves are not copied.
-        decoder: p(x | z): a :class:`~aevb_ext.nn.BernoulliDecoder`, a :class:`~aevb_ext.nn.GaussianDecoder`, or a
-            module with their methods. Any other module is wrapped in a BernoulliDecoder: it maps z ``[N, latent]`` to
-            the *logits* of Bernoulli pixels ``[N, *event]``, without a sigmoid at its end.
+        decoder: p(x | z): a :class:`~aevb_ext.nn.BernoulliDecoder`, a :class:`~aevb_ext.nn.GaussianDecoder`, another
+            decoder of :mod:`aevb_ext.nn`, or a module with their methods. Any other module is wrapped in a
+            BernoulliDecoder: it maps z ``[N, latent]`` to the *logits* of Bernoulli pixels ``[N, *event]``, without a
+            sigmoid at its end.
         latent: the number of dimensions of z. None: it is known after the first call of :meth:`posterior`.
         x_scale: what a value of x is multiplied by (1/255 for grey bytes).
         config: arguments with which :func:`~aevb_ext.models.make_model` builds the model again; None for a model that
@@ -118,7 +119,8 @@ class VAE(nn.Module):
             first, *rest = self.encoder
             if type(first) is Linear:
                 return through(rest, first(x, x_scale))
-        return self.encoder(scaled(x, x_scale))
+        dtype = next((p.dtype for p in self.parameters()), torch.float32)
+        return self.encoder(scaled(x, x_scale, dtype))
 
     def _mlp_parameters(self, x: Tensor) -> list[Tensor] | None:
         """The weights and biases of the paper's model for Bernoulli data, if this is it; None if it is another.

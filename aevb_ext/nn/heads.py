@@ -78,7 +78,7 @@ class Decoder(nn.Module):
 
     if TYPE_CHECKING:
 
-        def __call__(self, z: Tensor) -> Bernoulli | DiagonalGaussian: ...
+        def __call__(self, z: Tensor) -> Any: ...
 
         def log_prob(self, x: Tensor, z: Tensor, x_scale: float = 1.0) -> Tensor: ...
 
@@ -285,15 +285,15 @@ _BOUNDING = (
 _RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity)
 
 
-def check_unbounded(net: nn.Module, what: str) -> None:
-    """Raise ValueError if net's last module bounds the values of which the likelihood takes the sigmoid.
+def check_unbounded(net: nn.Module, what: str, taken: str = "sigmoid") -> None:
+    """Raise ValueError if net's last module bounds the values of which the likelihood takes the sigmoid, or the like.
 
     A Bernoulli decoder that ends in its own sigmoid would train without an error, to probabilities from 0.5 to 0.73.
     The last module is known only of an ``nn.Sequential``.
 
     Args:
         net: a decoder's network.
-        what: what its output is, for the message.
+        what, taken: what its output is, and what the likelihood takes of it, for the message.
     """
     last = _last(net)
     has_tanh = isinstance(last, Linear) and last.tanh
@@ -302,7 +302,7 @@ def check_unbounded(net: nn.Module, what: str) -> None:
     if has_tanh or (isinstance(last, _BOUNDING) and not is_wide):
         raise ValueError(
             f"the decoder's net ends in {last}, which bounds its output: expected {what}, any real numbers; the "
-            f"likelihood itself takes their sigmoid. Remove {'tanh=True' if has_tanh else f'that {last}'}"
+            f"likelihood itself takes their {taken}. Remove {'tanh=True' if has_tanh else f'that {last}'}"
         )
 
 
@@ -344,6 +344,8 @@ def _check_unit(low: float, high: float, x_scale: float, name: str, where: str) 
         helps = "no x_scale moves negative values there: rescale the data, to (x + 1) / 2 if it is in [-1, 1]"
     else:
         helps = "x_scale should map the largest value to 1, as 1/255 does of grey bytes"
+        if x_scale == 1 and high == int(high):
+            helps += "; counts have likelihoods of their own, as negative_binomial"
     raise ValueError(
         f"{name} * x_scale lies in [{low:.6g}, {high:.6g}], outside {where} (x_scale is {x_scale:.6g}): {helps}; or "
         'take a Gaussian whose mean is any number: likelihood="gaussian" with mean_activation="identity" of make_model '

@@ -18,6 +18,8 @@ from .._files import atomic_write
 from .._types import Shape, StrPath
 from ..data import Data, Rows, first
 from ..models import VAE
+from ..nn import CategoricalDecoder
+from ..nn.decoders import CountDecoder
 from ..noise import keys_at
 
 if TYPE_CHECKING:
@@ -117,19 +119,19 @@ def reconstructions(
     x = first(x, columns * rows, device, lambda index: keys_at(seed, "evaluation binarize", index))
     pairs = [_images(t, image_shape) for t in (x * model.x_scale, model.reconstruct(x))]
     line = pairs[0].new_full((len(x), 1, *pairs[0].shape[2:]), math.nan)
-    return _grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x)))
+    return _in_unit(_grid(torch.cat([pairs[0], line, pairs[1]], 1), min(columns, len(x))), model)
 
 
 def samples(model: VAE, image_shape: Shape, n: int = 100, seed: int = 0, *, sampled: bool = False) -> Tensor:
     """A canvas of ``n`` new data points, as in Figure 5; arguments as in :meth:`~aevb_ext.models.VAE.generate`."""
     key = keys_at(seed, "generation", torch.arange(n)).to(next(model.parameters()).device)
     images = _images(model.generate(n, sampled=sampled, key=key), image_shape)
-    return _grid(images, math.ceil(math.sqrt(n)))
+    return _in_unit(_grid(images, math.ceil(math.sqrt(n))), model)
 
 
 def manifold(model: VAE, image_shape: Shape, side: int = 20, dims: tuple[int, int] | None = None) -> Tensor:
     """A canvas of a plane through latent space (Figure 4); arguments as in :meth:`~aevb_ext.models.VAE.manifold`."""
-    return _grid(_images(model.manifold(side, dims), image_shape), side)
+    return _in_unit(_grid(_images(model.manifold(side, dims), image_shape), side), model)
 
 
 def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape: Shape, steps: int = 8) -> Tensor:
@@ -142,7 +144,7 @@ def interpolations(model: VAE, x: Tensor, y: Tensor, image_shape: Shape, steps: 
         steps: the number of interpolated images, both reconstructions included.
     """
     way = model.interpolate(x, y, steps)
-    return _side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape)
+    return _in_unit(_side_by_side([(x * model.x_scale)[None], way, (y * model.x_scale)[None]], image_shape), model)
 
 
 def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature: float = 1.0, seed: int = 0) -> Tensor:
@@ -157,7 +159,7 @@ def variants(model: VAE, x: Tensor, image_shape: Shape, n: int = 9, temperature:
     """
     key = keys_at(seed, "augmentation", torch.arange(len(x))).to(x.device)
     found = model.augment(x, n_samples=n, temperature=temperature, key=key)
-    return _side_by_side([(x * model.x_scale)[None], found], image_shape)
+    return _in_unit(_side_by_side([(x * model.x_scale)[None], found], image_shape), model)
 
 
 @of_extra("train", "aevb_ext.plots")
@@ -252,6 +254,13 @@ def _images(x: Tensor, image_shape: Shape) -> Tensor:
         return images
     # One or two channels are shown as grey, more than three as the first three.
     return images[:, 0] if image_shape[0] < 3 else images[:, :3].movedim(1, -1)
+
+
+def _in_unit(canvas: Tensor, model: VAE) -> Tensor:
+    """The canvas; of counts and classes, which go beyond 1, with the largest number as white."""
+    if not isinstance(model.decoder, CountDecoder | CategoricalDecoder):
+        return canvas
+    return canvas / canvas.nan_to_num(0).max().clamp(min=1e-6)
 
 
 def _side_by_side(groups: list[Tensor], image_shape: Shape) -> Tensor:

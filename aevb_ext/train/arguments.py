@@ -15,9 +15,12 @@ from torch import Tensor
 from .._arguments import described
 from .._checks import check_count, check_positive
 from ..configuration.settings import Settings
-from ..data import SPLITS, Data, Rows, prefetch, rows_of
+from ..data import SPLITS, CsrRows, Data, Rows, SubsetRows, prefetch, rows_of
+from ..data.prefetch import chunk_size
 from ..models import VAE
-from ..nn import BernoulliDecoder, GaussianDecoder
+from ..nn import BernoulliDecoder, GaussianDecoder, LaplaceDecoder, StudentTDecoder
+from ..nn.decoders import LikelihoodDecoder
+from ..nn.likelihoods import OutsideSupport
 from ..noise import keys_at
 from .callbacks import Callback
 from .distributed import Processes
@@ -34,6 +37,8 @@ __all__ = [
 
 # Dtypes that data may have beside any float dtype.
 _DTYPES = (torch.bool, torch.uint8)
+# What the likelihoods of counts and classes take too, and those of locations.
+_COUNTS = (torch.int16, torch.int32, torch.int64)
 
 
 def check_arguments(
@@ -132,8 +137,10 @@ def check_data(data: object, model: VAE) -> None:
     if "valid" in rows and len(rows["valid"]) == 0:
         raise ValueError("data.valid has no data points: leave it None")
     for name, split in rows.items():
-        if not (split.dtype.is_floating_point or split.dtype in _DTYPES):
-            raise TypeError(f"data.{name} is of {split.dtype}, expected bool, uint8 or a float dtype")
+        wide = isinstance(model.decoder, LikelihoodDecoder) and split.dtype in _COUNTS
+        if not (split.dtype.is_floating_point or split.dtype in _DTYPES or wide):
+            counts = ": counts have likelihoods of their own, as negative_binomial" if split.dtype in _COUNTS else ""
+            raise TypeError(f"data.{name} is of {split.dtype}, expected bool, uint8 or a float dtype{counts}")
         _check_shape(name, list(split.event_shape), list(rows["train"].event_shape), model)
 
 
@@ -171,9 +178,6 @@ def settings_of(settings: Settings | None, options: dict[str, Any]) -> Settings:
     return settings or Settings(**options)
 
 
-# The data is checked in chunks of this many data points, or fewer if they are large.
-_POINTS, _BYTES = 4096, 1 << 24
-
 # Data that is this many standard deviations away from a Gaussian likelihood's initial mean is not learnt at the usual
 # learning rates.
 _FAR = 30.0
@@ -195,23 +199,38 @@ def check_support(model: VAE, data: Data, processes: Processes) -> Range | None:
         ``[*event]``; None for an empty share.
 
     Raises:
-        ValueError: it does not. The message names the first chunk outside the support.
+        ValueError: it does not. The message names the first chunk outside the support, or the first number.
     """
     found = None
     for split in ("train", "test", "valid"):
         if getattr(data, split) is None:
             continue
         rows = rows_of(getattr(data, split))
-        bytes_each = max(1, rows.event_shape.numel() * rows.dtype.itemsize)
-        parts = torch.arange(len(rows)).split(max(1, min(_POINTS, _BYTES // bytes_each)))
+        parts = torch.arange(len(rows)).split(chunk_size(rows))
         parts = parts[processes.rank :: processes.world_size]
         batches = ((index, keys_at(0, "evaluation binarize", index) if rows.draws else None) for index in parts)
         for index, x in zip(parts, prefetch(rows, batches), strict=True):
             part = "" if len(index) == len(rows) else f"[{index[0]}:{index[-1] + 1}]"
-            model.decoder.check_support(x, model.x_scale, f"data.{split}{part}")
+            try:
+                model.decoder.check_support(x, model.x_scale, f"data.{split}{part}")
+            except OutsideSupport as error:
+                raise _placed(error, data.name, split, rows, int(index[0])) from None
             if split == "train":
                 found = _joined(found, (x.amin(0).cpu(), x.amax(0).cpu()))
     return found
+
+
+def _placed(error: OutsideSupport, name: str, split: str, rows: Rows, first: int) -> ValueError:
+    """The error with the place of the number in its file, or in the split if the file's rows are not known."""
+    row, *element = error.place
+    row += first
+    is_part = isinstance(rows, SubsetRows)
+    while isinstance(rows, SubsetRows):
+        row, rows = int(rows.index[row]), rows.rows
+    column = ", ".join(map(str, element))
+    if is_part or isinstance(rows, CsrRows):
+        return ValueError(f"{name}: row {row}, column {column} {error.said}")
+    return ValueError(f"{name}: data.{split}[{row}, {column}] {error.said}")
 
 
 def warn_of_range(model: VAE, found: Range | None, processes: Processes) -> None:
@@ -242,15 +261,20 @@ def _joined(a: Range | None, b: Range | None) -> Range | None:
 
 def _warn_of_constants(decoder: object, low: Tensor, high: Tensor) -> None:
     # The bound has a limit if no element of x has its own variance, or the variance is bounded below.
-    if not isinstance(decoder, GaussianDecoder):
+    if isinstance(decoder, GaussianDecoder):
+        spread, is_bounded = decoder.logvar, decoder.clamp is not None
+        what, cure = "Gaussian's variance", "bound the variance: GaussianDecoder(net, clamp=(-8, 8), soft=True)"
+    elif isinstance(decoder, LaplaceDecoder | StudentTDecoder):
+        spread, is_bounded = decoder.log_scale, False
+        what, cure = "scale", f"learn one for all: {type(decoder).__name__}(net, log_scale=0.0)"
+    else:
         return
-    if decoder.clamp is not None or (decoder.logvar is not None and decoder.logvar.numel() == 1):
+    if is_bounded or (spread is not None and spread.numel() == 1):
         return
     if constant := int((low == high).sum()):
         warnings.warn(
             f"{constant} of the {low.numel()} elements of a data point are constant in all of data.train: the "
-            "Gaussian's variance goes to 0 there, and the bound grows without limit. Leave them out, or bound the "
-            "variance: GaussianDecoder(net, clamp=(-8, 8), soft=True)",
+            f"{what} goes to 0 there, and the bound grows without limit. Leave them out, or {cure}",
             stacklevel=4,
         )
 

@@ -35,6 +35,7 @@ PARTS = {
     "aevb_ext.integrations": ("diffusers", "pythae", "pyro", "scvi", "torch_distributions"),
     "aevb_ext.learners": ("learner", "cavi"),
     "aevb_ext.models": ("factor_analysis",),
+    "aevb_ext.nn": ("decoders", "likelihoods"),
 }
 
 

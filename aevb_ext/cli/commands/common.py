@@ -1,8 +1,11 @@
 """What commands share: the run and its data, the objects made of keys, pictures."""
 
 import argparse
+import math
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +15,12 @@ from ... import plots
 from ..._files import write_whole
 from ..._library import build_info
 from ..._types import StrPath
+from ...configuration.choices import COUNT_LIKELIHOODS
 from ...configuration.saved_run import read_run_config
-from ...data import Data
+from ...data import Data, Rows, chunks
+from ...data.prefetch import chunk_size
 from ...models import VAE, make_model
+from ...noise import keys_at
 from ...train import Checkpoint, Processes, Settings, load_checkpoint
 from ..checks import with_data_keys
 from ..config import DATA, MODEL, known_settings
@@ -97,7 +103,36 @@ def model_of_keys(keys: dict, data: Data, seed: int) -> VAE:
         x_scale=data.x_scale,
         generator=torch.Generator().manual_seed(seed),
         **{key: keys[key] for key in MODEL if key in keys},
+        **_of_data(data, keys.get("likelihood")),
     )
+
+
+# More classes are taken for a mistake.
+_CLASSES = 1 << 16
+
+
+def _of_data(data: Data, likelihood: str | None) -> dict[str, Any]:
+    """What a model with this likelihood has to know of the data: the mean sum of a data point, or how many classes.
+
+    Numbers that the likelihood does not take are refused later, by the check of the data.
+    """
+    if likelihood in COUNT_LIKELIHOODS:
+        total = sum(x.sum(dtype=torch.float64).item() for x in _chunked(data.train)) * data.x_scale
+        mean = total / len(data.train)
+        return {"library_size": mean if 0 < mean < math.inf else 1.0}
+    if likelihood == "categorical":
+        splits = [split for split in (data.train, data.test, data.valid) if split is not None]
+        largest = max(x.max().item() for split in splits for x in _chunked(split)) * data.x_scale
+        if largest >= _CLASSES:
+            raise ValueError(
+                f"{data.name} goes up to {largest:.8g}, expected numbers of classes, from 0 on: fewer than {_CLASSES}"
+            )
+        return {"classes": int(largest) + 1 if largest > 0 else 1}
+    return {}
+
+
+def _chunked(split: Tensor | Rows) -> Iterator[Tensor]:
+    return chunks(split, chunk_size(split), keys=lambda index: keys_at(0, "evaluation binarize", index))
 
 
 def checked_shape(image_shape: tuple[int, ...] | None, name: str) -> tuple[int, ...]:
