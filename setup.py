@@ -16,8 +16,8 @@ Environment variables:
     MAX_JOBS              how many compilers run at once. Default: one per core.
 
 Ninja runs the compilers, as it does for torch's own BuildExtension, which knows one set of flags for all C++ sources:
-here the sources of the CPU kernels are compiled once per instruction set, and library.cpp alone is told the commit, so that
-a new commit does not compile everything again.
+here those of the CPU kernels are compiled once per instruction set, and library.cpp alone is told the commit, so that a
+new commit does not compile everything again.
 """
 
 import contextlib

@@ -17,6 +17,7 @@ LAYERS = (
     ("_library", "noise"),
     ("_dtypes",),
     ("reference", "_formulas", "_operand_checks", "_vmap"),
+    ("_mixture",),
     ("_fallback",),
     ("functional",),
     ("compat", "distributions", "hmc", "doctor", "data"),

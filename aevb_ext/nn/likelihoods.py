@@ -281,8 +281,7 @@ class Categorical(Likelihood):
     def function(x: Tensor, logits: Tensor, *, x_scale: float = 1.0) -> Tensor:
         if x_scale != 1:
             raise ValueError(f"x_scale must be 1 for classes, which are not scaled, got {x_scale}")
-        chosen = logits.log_softmax(-1).gather(-1, x.long().expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-        return chosen.flatten(chosen.dim() - x.dim() + 1).sum(-1)
+        return F.categorical_log_prob(x, logits)
 
     @property
     def mean(self) -> Tensor:

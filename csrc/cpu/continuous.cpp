@@ -1,7 +1,8 @@
 // The log-likelihoods of locations and scales, and the continuous Bernoulli, over rows.
+#include "formulas/continuous.h"
+
 #include "cpu/families.h"
 #include "cpu/rows.h"
-#include "formulas/continuous.h"
 #include "formulas/discretized_logistic.h"
 #include "formulas/student_t.h"
 

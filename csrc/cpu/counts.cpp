@@ -1,7 +1,8 @@
 // The log-likelihoods of counts, over rows.
+#include "formulas/counts.h"
+
 #include "cpu/families.h"
 #include "cpu/rows.h"
-#include "formulas/counts.h"
 
 namespace aevb::AEVB_ISA {
 namespace {

@@ -45,7 +45,8 @@ void check_counts(const char* name, const at::Tensor& t) {
   const auto type = t.scalar_type();
   TORCH_CHECK_TYPE(is_floating(type) || type == at::kByte || type == at::kBool || type == at::kShort ||
                        type == at::kInt || type == at::kLong,
-                   name, " must be float64, float32, bfloat16, float16, uint8, bool, int16, int32 or int64, got ", type);
+                   name, " must be float64, float32, bfloat16, float16, uint8, bool, int16, int32 or int64, got ",
+                   type);
 }
 
 void check_same_device(const char* name, const at::Tensor& t, const char* other_name, const at::Tensor& other) {
