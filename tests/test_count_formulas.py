@@ -51,12 +51,19 @@ def evaluate(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("formulas")
     subprocess.run([COMPILER, *FLAGS, *NUMBERS[request.param], SOURCE, "-o", folder / "evaluate"], check=True)
 
-    def run(formula: str, operands: np.ndarray, x_scale: float = 1.0) -> np.ndarray:
-        name, _, spread = formula.partition(" of ")
-        kind = {"": 0, "log rate": 0, "rate": 3, "logits": 0}[spread]
-        name = name if spread != "logits" else f"{name} of logits"
+    def run(formula: str, operands: np.ndarray, x_scale: float = 1.0, spread: int | None = None) -> np.ndarray:
+        name, _, kind = formula.partition(" of ")
+        name = name if kind != "logits" else f"{name} of logits"
+        if spread is None:
+            spread = {"": 0, "log rate": 0, "rate": 3, "logits": 0}[kind]
         operands.tofile(folder / "operands")
-        words = [name.replace(" ", "_"), {4: "float", 8: "double"}[operands.itemsize], kind, x_scale, operands.shape[1]]
+        words = [
+            name.replace(" ", "_"),
+            {4: "float", 8: "double"}[operands.itemsize],
+            spread,
+            x_scale,
+            operands.shape[1],
+        ]
         subprocess.run([folder / "evaluate", *map(str, words), folder / "operands", folder / "results"], check=True)
         return np.fromfile(folder / "results", operands.dtype).reshape(1 + len(operands), -1)
 

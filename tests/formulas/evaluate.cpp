@@ -13,7 +13,10 @@
 #else
 #include "cpu/vec.h"
 #endif
+#include "formulas/continuous.h"
 #include "formulas/counts.h"
+#include "formulas/discretized_logistic.h"
+#include "formulas/student_t.h"
 
 using namespace aevb;
 using namespace aevb::AEVB_ISA;
@@ -116,6 +119,9 @@ int main(int count, char** words) {
                      words[6], words[7]};
   const bool known = run_if<Poisson>("poisson", call) || run_if<NegativeBinomial>("negative_binomial", call) ||
                      run_if<NegativeBinomialOfLogits>("negative_binomial_of_logits", call) ||
-                     run_if<ZeroInflatedNegativeBinomial>("zero_inflated_negative_binomial", call);
+                     run_if<ZeroInflatedNegativeBinomial>("zero_inflated_negative_binomial", call) ||
+                     run_if<Laplace>("laplace", call) || run_if<StudentT>("student_t", call) ||
+                     run_if<ContinuousBernoulli>("continuous_bernoulli", call) ||
+                     run_if<DiscretizedLogistic>("discretized_logistic", call);
   return known ? 0 : 1;
 }
