@@ -2,8 +2,8 @@
 #include "cpu/bits.h"
 #include "cpu/families.h"
 #include "cpu/layer.h"
-#include "cpu/positions.h"
 #include "cpu/mixture.h"
+#include "cpu/positions.h"
 #include "formulas/bernoulli.h"
 #include "formulas/gaussian.h"
 
@@ -53,20 +53,10 @@ void binarize(const BinarizeCall& call, int64_t begin, int64_t end) {
 
 }  // namespace
 
-extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA),
-                                   tiles,
-                                   rows,
-                                   position_tiles,
-                                   categorical,
-                                   discretized_logistic_mixture,
-                                   sample_forward,
-                                   sample_backward,
-                                   binarize,
-                                   unpack_bits,
-                                   activate,
-                                   activate_backward,
-                                   scale_bytes,
-                                   mixture_forward,
-                                   mixture_backward};
+extern const CpuKernels kernels = {AEVB_NAME(AEVB_ISA), tiles,           rows,
+                                   position_tiles,      categorical,     discretized_logistic_mixture,
+                                   sample_forward,      sample_backward, binarize,
+                                   unpack_bits,         activate,        activate_backward,
+                                   scale_bytes,         mixture_forward, mixture_backward};
 
 }  // namespace aevb::AEVB_ISA
