@@ -285,6 +285,13 @@ OPERATORS += [
     ),
 ]
 
+# For tests of the loops and of what surrounds them, which know nothing of the formula: one of each number of operands.
+LOOPS = [
+    operator
+    for operator in OPERATORS
+    if operator.thorough or operator.name in ("poisson_log_prob", "zero_inflated_negative_binomial_log_prob")
+]
+
 
 def keys(batch: tuple[int, ...]) -> torch.Tensor:
     """Noise keys ``[*batch, 2]``, one for each data point."""

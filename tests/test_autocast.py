@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from cases import OPERATORS, Case, Shape
+from cases import LOOPS, Case, Shape
 
 import aevb_ext
 
@@ -23,7 +23,7 @@ MIXED = [
 ]
 
 # Whose operands have to be of one dtype.
-SEVERAL = [operator for operator in OPERATORS if len(operator.arguments.keys() - {"x"}) > 1]
+SEVERAL = [operator for operator in LOOPS if len(operator.arguments.keys() - {"x"}) > 1]
 
 
 def _autocast(device, dtype=BF16):
@@ -157,7 +157,7 @@ REFUSED += [torch.complex32, torch.complex64, torch.complex128]
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 @pytest.mark.parametrize("dtype", REFUSED, ids=str)
-@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("operator", LOOPS, ids=str)
 def test_what_no_operator_takes(operator, dtype, autocast, device):
     call = Case(operator, Shape((4,), (7,)), FLOAT).build(device)
     for name, t in call.tensors.items():

@@ -32,6 +32,7 @@ NUMBERS = {
 pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler"),
     pytest.mark.cpu_kernels("the formulas are compiled apart from the library"),
+    pytest.mark.once("a program of its own, without PyTorch"),
 ]
 
 

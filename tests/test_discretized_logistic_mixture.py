@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from cases import DTYPES
 
+import aevb_ext
 from aevb_ext import discretized_logistic_mixture_log_prob, reference
 from aevb_ext._library import ops
 from benchmarks.memory import peak_bytes
@@ -124,17 +125,16 @@ class TestAgainstExactNumbers:
         exact = sum(_log_bin(float(2 * level / 255 - 1), given[1], given[2]) for level in levels)
         return x, params, exact
 
-    @pytest.mark.parametrize("log_scale", [-20, -7, -6.5, -5, -3, -1, 0, 2, 5, 11, 12, 13, 20, 40, 80])
     @pytest.mark.parametrize("mu", [-100.0, -1.5, -1.0, -0.3, 0.0, 0.00390625, 0.25, 0.998, 1.2, 50.0])
     @pytest.mark.parametrize("levels", [(0, 0, 0), (255, 255, 255), (0, 127, 255), (128, 96, 160), (1, 254, 3)])
-    def test_value(self, levels, mu, log_scale):
-        x, params, exact = self._pixel(torch.float64, levels, mu, log_scale)
-        for value in (
-            discretized_logistic_mixture_log_prob(x, params),
-            reference.discretized_logistic_mixture_log_prob(x, params),
-        ):
+    def test_value(self, levels, mu):
+        for log_scale in (-20, -7, -6.5, -5, -3, -1, 0, 2, 5, 11, 12, 13, 20, 40, 80):
+            x, params, exact = self._pixel(torch.float64, levels, mu, log_scale)
             # x - mu is rounded, and magnified by at most 1097.
-            assert abs(value.item() - float(exact)) < 1e-15 * 1100 * (1 + abs(mu)) * 10 + 1e-14 * abs(float(exact))
+            bound = 1e-15 * 1100 * (1 + abs(mu)) * 10 + 1e-14 * abs(float(exact))
+            for of in (aevb_ext, reference):
+                value = of.discretized_logistic_mixture_log_prob(x, params).item()
+                assert abs(value - float(exact)) < bound, log_scale
 
     @pytest.mark.parametrize("log_scale", [-7, -3, 0, 5, 12, 20])
     @pytest.mark.parametrize("levels", [(0, 0, 0), (255, 255, 255), (128, 128, 128)])

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from cases import LAYOUTS, OPERATORS, Case, Shape, lay_out, small_cases
+from cases import LAYOUTS, LOOPS, Case, Shape, lay_out, small_cases
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import aevb_ext
@@ -20,7 +20,7 @@ def _results(call, tensors):
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "contiguous"])
-@pytest.mark.parametrize(("operator", "shape"), list(itertools.product(OPERATORS, SHAPES)), ids=str)
+@pytest.mark.parametrize(("operator", "shape"), list(itertools.product(LOOPS, SHAPES)), ids=str)
 def test_strides_change_nothing(operator, shape, layout, device):
     """Elementwise results and their gradients, bit for bit: the arithmetic of an element is that of its values."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
@@ -30,7 +30,7 @@ def test_strides_change_nothing(operator, shape, layout, device):
             assert torch.equal(strided, plain)
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("operator", LOOPS, ids=str)
 def test_unaligned_storage(operator, device):
     """A tensor that starts at any element of its storage."""
     for dtype, offset in itertools.product((torch.float32, torch.bfloat16), (1, 2, 3, 5, 7)):

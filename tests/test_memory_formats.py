@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from cases import OPERATORS, Case, Shape, lay_out
+from cases import LOOPS, Case, Shape, lay_out
 from torch._prims_common import compute_elementwise_output_strides
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -87,7 +87,7 @@ def _strides(t):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("operator", LOOPS, ids=str)
 class TestLayouts:
     def test_of_results_and_gradients(self, operator, shape, device):
         for layouts in LAYOUTS:
@@ -118,7 +118,7 @@ def _on_meta(call, tensors):
 
 
 @pytest.mark.parametrize("shape", LARGE_SHAPES)
-@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("operator", LOOPS, ids=str)
 def test_elements_are_the_same(operator, shape, device):
     """Elementwise results, samples and gradients, bit for bit."""
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -133,7 +133,7 @@ def test_elements_are_the_same(operator, shape, device):
 
 @pytest.mark.parametrize("layouts", ["channels_last", "halves of channels", "first channels_last", "transposed"])
 @pytest.mark.parametrize("reduction", ["sample", "sum", "mean"])
-@pytest.mark.parametrize("operator", [o for o in OPERATORS if o.reduces], ids=str)
+@pytest.mark.parametrize("operator", [o for o in LOOPS if o.reduces], ids=str)
 def test_sums(operator, reduction, layouts, device):
     """Sums may be taken in another order, by which float64 loses nothing that is seen here."""
     for shape in ("colours", "channels", "words"):
@@ -144,7 +144,7 @@ def test_sums(operator, reduction, layouts, device):
 
 
 @pytest.mark.parametrize("form", ["scalar", "feature", "channel", "point"])
-@pytest.mark.parametrize("operator", [o for o in OPERATORS if o.takes_spread], ids=str)
+@pytest.mark.parametrize("operator", [o for o in LOOPS if o.takes_spread], ids=str)
 def test_broadcast_spreads(operator, form, device):
     for reduction, layouts in itertools.product(("none", "mean"), ("channels_last", "transposed")):
         call, tensors = _call(
@@ -157,7 +157,7 @@ def test_broadcast_spreads(operator, form, device):
 
 @pytest.mark.parametrize("x_dtype", [torch.uint8, torch.bool, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("layouts", ["first contiguous", "first channels_last", "channels_last"])
-@pytest.mark.parametrize("operator", [o for o in OPERATORS if o.takes_x], ids=str)
+@pytest.mark.parametrize("operator", [o for o in LOOPS if o.takes_x], ids=str)
 def test_data_of_another_dtype(operator, layouts, x_dtype, device):
     for shape in ("colours", "channels"):
         call, tensors = _call(operator, LARGE_SHAPES[shape], layouts, x_dtype=x_dtype, device=device, reduction="none")

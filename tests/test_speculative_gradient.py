@@ -6,13 +6,13 @@ import threading
 
 import pytest
 import torch
-from cases import OPERATORS, Case, Shape
+from cases import LOOPS, Case, Shape
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import aevb_ext
 
-SPECULATIVE = [operator for operator in OPERATORS if operator.reduces and not operator.draws_noise]
+SPECULATIVE = [operator for operator in LOOPS if operator.reduces and not operator.draws_noise]
 REDUCED = ("sample", "sum", "mean")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 SHAPES = {
@@ -163,7 +163,7 @@ def test_other_cotangents(operator, as_given):
     _same_bits(torch.autograd.grad(call.run(), inputs, given), expected)
 
 
-@pytest.mark.parametrize("case", [_case(operator) for operator in OPERATORS], ids=str)
+@pytest.mark.parametrize("case", [_case(operator) for operator in LOOPS], ids=str)
 def test_inputs_with_their_sign_to_be_changed(case):
     """A tensor's memory may hold the negative of its numbers (the imaginary part of a conjugate)."""
     call = case.build().differentiable()

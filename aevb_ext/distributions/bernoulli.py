@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 from .. import functional as F
 from .._arguments import check_dtype, explained
 from .._types import Generators, Shape
-from ..reference import _reduce
+from ..reference._common import _reduce
 from .factorised import Factorised, samples, wide
 
 

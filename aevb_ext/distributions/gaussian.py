@@ -11,7 +11,7 @@ from .. import functional as F
 from .._arguments import check_broadcasts, check_dtype, explained, sizes
 from .._dtypes import promoted, widened
 from .._types import Generators, Shape
-from ..reference import _logvar, _reduce
+from ..reference._common import _logvar, _reduce
 from .factorised import Factorised, samples, wide
 
 

@@ -44,15 +44,13 @@ def poisson_log_prob(
         TypeError: a dtype is not supported.
     """
     try:
-        if (log_rate is None) == (rate is None):
+        given = {name: t for name, t in {"log_rate": log_rate, "rate": rate}.items() if t is not None}
+        if len(given) != 1:
             raise ValueError("log_rate and rate are two ways to give one parameter: give one of them")
-        form = "rate" if log_rate is None else "log_rate"
-        parameters = {form: log_rate if rate is None else rate}
+        ((form, _),) = given.items()
         if validate_args:
-            check_counts(x, **parameters)
-        return log_prob(
-            "poisson_log_prob", x, parameters, form, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims
-        )
+            check_counts(x, **given)
+        return log_prob("poisson_log_prob", x, given, form, x_scale=x_scale, reduction=reduction, batch_dims=batch_dims)
     except Exception:
         explain(poisson_log_prob, locals(), **OF_COUNTS)
         raise
@@ -98,14 +96,11 @@ def negative_binomial_log_prob(
         TypeError: a dtype is not supported, or the parameters have two.
     """
     try:
-        by_mean = [t is not None for t in (mean, dispersion)]
-        by_logits = [t is not None for t in (total_count, logits)]
-        if sorted((by_mean, by_logits)) != [[False] * 2, [True] * 2]:
+        pairs = {"mean": mean, "dispersion": dispersion, "logits": logits, "total_count": total_count}
+        parameters = {name: t for name, t in pairs.items() if t is not None}
+        if [*parameters] not in (["mean", "dispersion"], ["logits", "total_count"]):
             raise ValueError("expected mean and dispersion, or total_count and logits: one of the two pairs")
-        if all(by_mean):
-            form, parameters = "mean", {"mean": mean, "dispersion": dispersion}
-        else:
-            form, parameters = "logits", {"logits": logits, "total_count": total_count}
+        form = next(iter(parameters))
         if validate_args:
             check_counts(x, **parameters)
         return log_prob(

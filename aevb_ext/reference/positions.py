@@ -27,12 +27,15 @@ def discretized_logistic_mixture_log_prob(x: Tensor, params: Tensor, *, reductio
     k = params.shape[-3] // 10
     logits = params[..., :k, :, :]
     means, log_scales, coefficients = params[..., k:, :, :].unflatten(-3, (3, 3, k)).unbind(-4)  # [..., 3, K, H, W]
-    red, green, _ = x = colours.unsqueeze(-3).unbind(-4)
+    red, green, blue = colours.unsqueeze(-3).unbind(-4)
     c = coefficients.tanh().unbind(-4)
     m = means.unbind(-4)
     joint = logits.log_softmax(-3)
     for pixel, mean, log_scale in zip(
-        x, (m[0], m[1] + c[0] * red, m[2] + c[1] * red + c[2] * green), log_scales.unbind(-4), strict=True
+        (red, green, blue),
+        (m[0], m[1] + c[0] * red, m[2] + c[1] * red + c[2] * green),
+        log_scales.unbind(-4),
+        strict=True,
     ):
         inverse = (-log_scale.clamp(min=-7)).exp()
         upper, lower = (inverse * (pixel - mean + half) for half in (1 / 255, -1 / 255))
