@@ -12,11 +12,13 @@ namespace {
 struct OfContinuous {
   template <class T, class Run>
   static void with_formula(const RowCall& call, Run run) {
+    constexpr Spread scale = Spread::std, log_scale = Spread::log_std;
+    const Spread spread = call.params.spread;
     switch (call.formula) {
-      case Formula::laplace: return run(Recipe<Laplace, false>());
-      case Formula::student_t: return run(Recipe<StudentT, false>());
-      case Formula::continuous_bernoulli: return run(Recipe<ContinuousBernoulli, false>());
-      default: return run(Recipe<DiscretizedLogistic, false>());
+      case Formula::laplace: return with_spread<T, Laplace, scale, log_scale>(spread, run);
+      case Formula::student_t: return with_spread<T, StudentT, scale, log_scale>(spread, run);
+      case Formula::continuous_bernoulli: return run(Recipe<ContinuousBernoulli>());
+      default: return with_spread<T, DiscretizedLogistic, scale, log_scale>(spread, run);
     }
   }
 };

@@ -11,10 +11,10 @@ struct OfCounts {
   template <class T, class Run>
   static void with_formula(const RowCall& call, Run run) {
     switch (call.formula) {
-      case Formula::poisson: return run(Recipe<Poisson, false>());
-      case Formula::negative_binomial: return run(Recipe<NegativeBinomial, false>());
-      case Formula::negative_binomial_of_logits: return run(Recipe<NegativeBinomialOfLogits, false>());
-      default: return run(Recipe<ZeroInflatedNegativeBinomial, false>());
+      case Formula::poisson: return with_spread<T, Poisson, Spread::logvar, Spread::var>(call.params.spread, run);
+      case Formula::negative_binomial: return run(Recipe<NegativeBinomial>());
+      case Formula::negative_binomial_of_logits: return run(Recipe<NegativeBinomialOfLogits>());
+      default: return run(Recipe<ZeroInflatedNegativeBinomial>());
     }
   }
 };

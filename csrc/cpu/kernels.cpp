@@ -13,20 +13,14 @@ namespace {
 struct OfBernoulliAndGaussian {
   template <class T, class Run>
   static void with_formula(const RowCall& call, Run run) {
-    if (call.formula == Formula::bernoulli) return run(Recipe<Bernoulli, true>());
-    if (call.formula == Formula::bernoulli_of_probs) return run(Recipe<BernoulliOfProbs, true>());
-    if (call.formula == Formula::gaussian_of_sigmoid) return run(Recipe<GaussianOfSigmoid, true>());
-    const auto gaussian = [&](auto logvar) {
-      switch (call.formula) {
-        case Formula::gaussian: return run(Recipe<Gaussian, logvar>());
-        case Formula::gaussian_kl: return run(Recipe<GaussianKl, logvar>());
-        default: return run(Recipe<GaussianKlPrior, logvar>());
-      }
-    };
-    // float64, which is for checking, has one loop for all spreads.
-    if constexpr (sizeof(T) == 4)
-      if (call.params.spread == Spread::logvar) return gaussian(std::true_type());
-    gaussian(std::false_type());
+    if (call.formula == Formula::bernoulli) return run(Recipe<Bernoulli>());
+    if (call.formula == Formula::bernoulli_of_probs) return run(Recipe<BernoulliOfProbs>());
+    if (call.formula == Formula::gaussian_of_sigmoid) return run(Recipe<GaussianOfSigmoid>());
+    const Spread spread = call.params.spread;
+    if (call.formula == Formula::gaussian) return with_spread<T, Gaussian, Spread::logvar, any_spread>(spread, run);
+    if (call.formula == Formula::gaussian_kl)
+      return with_spread<T, GaussianKl, Spread::logvar, any_spread>(spread, run);
+    with_spread<T, GaussianKlPrior, Spread::logvar, any_spread>(spread, run);
   }
 };
 

@@ -115,13 +115,14 @@ inline bool collide(const void* a, const void* b) {
   return kVectorBytes < 64 && (apart < 64 || apart > 4096 - 64);
 }
 
-// Makes a call's formula where it is used; with `logvar` the compiler knows which of the four spreads it is.
-template <class F, bool logvar>
+// Makes a call's formula where it is used; unless a spread is `any`, the compiler knows which of them it is.
+constexpr Spread any_spread = Spread(-1);
+template <class F, Spread known = any_spread>
 struct Recipe {
   using Formula = F;
 
   AEVB_INLINE static F make(const Params& params) {
-    const SpreadOf spread = {logvar ? Spread::logvar : params.spread};
+    const SpreadOf spread = {known == any_spread ? params.spread : known};
     if constexpr (!has_spread<F>)
       return {params.x_scale};
     else if constexpr (has_x_scale<F>)
@@ -130,6 +131,16 @@ struct Recipe {
       return {spread};
   }
 };
+
+// Calls run(recipe), in which the compiler knows the spread: the usual one, or else the other. In float64, which is for
+// checking, one loop serves all.
+template <class T, class F, Spread usual, Spread other, class Run>
+void with_spread(Spread given, Run run) {
+  if constexpr (sizeof(T) == 8)
+    run(Recipe<F>());
+  else
+    given == usual ? run(Recipe<F, usual>()) : run(Recipe<F, other>());
+}
 
 // The cotangents of a chunk, if each row has a single number (and not zero, which needs `chain`).
 template <class T>
