@@ -24,12 +24,13 @@ BURST_SECONDS = 0.1  # long compared with applying and undoing a patch, which ta
 @dataclass(frozen=True)
 class Program:
     """
-    build: makes two steps, functions without arguments: the one with our operators, the one without.
+    build: makes two steps, functions without arguments: the one with our operators, the one without; and where that
+        one can be compiled by torch.compile, this as a third.
     patch: what the first runs in.
     """
 
     name: str
-    build: Callable[[], tuple[Callable, Callable]]
+    build: Callable[[], tuple[Callable, ...]]
     patch: Callable[[], AbstractContextManager] = nullcontext
 
     def __str__(self):
@@ -204,16 +205,63 @@ def pyro_programs() -> list[Program]:
 def scvi_programs() -> list[Program]:
     from aevb_ext.integrations.scvi import patch
 
-    def make_step():
+    def likelihood(cells, genes):
+        """The reconstruction of SCVI's default, forward and backward: a dispersion for each gene."""
+
+        def build():
+            from scvi.distributions import ZeroInflatedNegativeBinomial
+            from scvi.distributions._negative_binomial import log_zinb_positive
+
+            mean, gate = (torch.randn(cells, genes) for _ in range(2))
+            mean, gate, log_theta = mean.exp().requires_grad_(), gate.requires_grad_(), torch.randn(genes)
+            log_theta.requires_grad_()
+            counts = torch.poisson(mean.detach())
+
+            def step_of(log_prob):
+                def step():
+                    log_prob(counts, mean, log_theta.exp(), gate).sum(-1).mean().backward()
+                    mean.grad = gate.grad = log_theta.grad = None
+
+                return step
+
+            def as_ever(x, mu, theta, zi_logits):
+                return ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits).log_prob(x)
+
+            # Compiled, its log_prob would stop at the validation of the counts: their formula alone.
+            compiled = torch.compile(log_zinb_positive, dynamic=False)
+            return step_of(as_ever), step_of(as_ever), step_of(compiled)
+
+        return build
+
+    def make_step(cells, genes):
         import scvi
 
-        cells = scvi.data.synthetic_iid(batch_size=64, n_genes=2000)
-        scvi.model.SCVI.setup_anndata(cells, batch_key="batch")
-        model = scvi.model.SCVI(cells)
-        (tensors,) = model._make_data_loader(cells, batch_size=128)
+        some = scvi.data.synthetic_iid(batch_size=64, n_genes=genes)
+        scvi.model.SCVI.setup_anndata(some, batch_key="batch")
+        model = scvi.model.SCVI(some)
+        (tensors,) = model._make_data_loader(some, batch_size=128)
+        tensors = {name: t.repeat(cells // 128, 1) for name, t in tensors.items()}
         return training_step(model.module.train(), lambda: model.module(tensors)[2].loss)
 
-    return [Program("scvi-tools: a training step of SCVI, 128 cells x 2000 genes", twice(make_step), patch)]
+    sizes = ((128, 4000), (1024, 4000), (4096, 20_000))
+    return [
+        *(
+            Program(
+                f"scvi-tools: log_prob of ZeroInflatedNegativeBinomial, {cells} x {genes}",
+                likelihood(cells, genes),
+                patch,
+            )
+            for cells, genes in sizes
+        ),
+        *(
+            Program(
+                f"scvi-tools: a training step of SCVI, {cells} cells x {genes} genes",
+                twice(partial(make_step, cells, genes)),
+                patch,
+            )
+            for cells, genes in sizes
+        ),
+    ]
 
 
 def pytorch_example_programs() -> list[Program]:
@@ -250,12 +298,12 @@ def pytorch_example_programs() -> list[Program]:
 
 
 def measure(program: Program, device: torch.device, effort: Effort = FULL) -> dict:
-    """The figures of a program, as the results file has them: "ours" is with the patch, "eager: without it" is not."""
+    """The figures of a program, as the results file has them: "ours" is with the patch, the others are not."""
     figures = {"case": str(program), "commit": build_info()["commit"], "seconds": {}, "peak_bytes": {}, "failures": {}}
     try:
         with torch.device(device):
-            steps = dict(zip(("ours", "eager: without it"), program.build(), strict=True))
-            contexts = dict(zip(steps, (program.patch, nullcontext), strict=True))
+            steps = dict(zip(("ours", "eager: without it", "compile: without it"), program.build(), strict=False))
+            contexts = {name: program.patch if name == "ours" else nullcontext for name in steps}
             bursts, repeats = {}, {}
             for name, step in steps.items():
                 with contexts[name]():

@@ -81,10 +81,10 @@ def _elementwise(parameters: tuple[str, ...], log_prob: Callable[..., Tensor], o
 
 def _independent(d, value):
     base, event_dims = d.base_dist, d.reinterpreted_batch_ndims
-    for of, *family in FAMILIES:
+    for of, parameters, log_prob, of_counts in FAMILIES:
         # A subclass with a log_prob of its own keeps it.
         if event_dims and isinstance(base, of) and type(base).log_prob is of.log_prob:
-            return _fused(base, value, event_dims, *family)
+            return _fused(base, value, event_dims, parameters, log_prob, of_counts)
     return NotImplemented
 
 

@@ -1,5 +1,7 @@
 """scvi-tools on the fused operators: training on its synthetic data, and its likelihoods of counts."""
 
+import warnings
+
 import anndata
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def _totalvi(cells):
     return scvi.model.TOTALVI(cells, n_latent=5)
 
 
-ZINB, NB, ENCODER = "log_zinb_positive", "log_nb_positive", "Encoder.forward"
+ZINB, NB, ENCODER = "ZeroInflatedNegativeBinomial.log_prob", "log_nb_positive", "Encoder.forward"
 
 # A model, and what it calls in a step: how often its encoders sample, KLs of Normals, and likelihoods.
 MODELS = {
@@ -129,13 +131,13 @@ def blood():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("likelihood", ["zinb", "nb"])
-def test_five_epochs_of_blood_cells(likelihood, blood, our_noise):
+@pytest.mark.parametrize(("likelihood", "label"), [("zinb", ZINB), ("nb", NB)])
+def test_five_epochs_of_blood_cells(likelihood, label, blood, our_noise):
     make = _scvi(gene_likelihood=likelihood)
     original = _train(make, blood, epochs=5)
     with patch() as applied:
         ours = _train(make, blood, epochs=5)
-    assert applied.calls[f"log_{likelihood}_positive"] == len(ours) > 5 * 15
+    assert applied.calls[label] == len(ours) > 5 * 15
     assert original[-1, 0] < 0.9 * original[0, 0]
     # Both round differently at each step, and Adam's steps carry it on.
     torch.testing.assert_close(ours, original, rtol=1e-4, atol=0)
@@ -179,6 +181,20 @@ def test_the_functions(name, theta_shape):
     torch.testing.assert_close([g.double() for g in gradients], list(right), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("wrong", [0.5, -1.0, float("nan")])
+def test_what_is_no_count_is_warned_of_as_ever(wrong):
+    x, mu, theta, _, pi = _counts()
+    p = scvi.distributions.ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=pi)
+    with patch() as applied, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        p.log_prob(x)
+        assert applied.calls[ZINB] == 1
+        x[1, 1] = wrong
+        with pytest.raises(UserWarning, match="within the support"):
+            p.log_prob(x)
+    assert applied.calls[ZINB] == 1
+
+
 def test_what_is_left_to_the_originals():
     x, mu, theta, _, pi = _counts()
     calls = [
@@ -214,7 +230,8 @@ def test_what_the_encoder_returns(return_dist, our_noise):
 
 
 def _state():
-    functions = [getattr(_negative_binomial, name) for name in (ZINB, NB, "log_mixture_nb")]
+    functions = [getattr(_negative_binomial, name) for name in ("log_zinb_positive", NB, "log_mixture_nb")]
+    functions.append(vars(scvi.distributions.ZeroInflatedNegativeBinomial)["log_prob"])
     return list(kl._KL_REGISTRY.items()), dict(kl._KL_MEMOIZE), scvi.nn.Encoder.forward, functions
 
 
