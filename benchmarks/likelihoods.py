@@ -117,7 +117,7 @@ def discretized_logistic_mixture_textbook(x, params, reduction):
     inner = torch.where(cdf_delta > 1e-5, cdf_delta.clamp(min=1e-12).log(), log_pdf_mid - 4.848116364)
     log_probs = torch.where(x > 0.999, -F.softplus(min_in), inner)
     log_probs = torch.where(x < -0.999, plus_in - F.softplus(plus_in), log_probs)
-    return _reduce(-(log_probs.sum(-2) + logits.log_softmax(-1)).logsumexp(-1), reduction)
+    return _reduce(-(log_probs.sum(-2) + logits.log_softmax(-1)).logsumexp(-1).flatten(1), reduction)
 
 
 def cross_entropy(x, logits, reduction):

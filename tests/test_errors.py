@@ -169,7 +169,7 @@ def test_a_cuda_tensor_in_a_build_without_cuda(case):
     """No GPU is needed: what the dispatcher would do for a CUDA tensor, done to a CPU tensor."""
     call = case.build()
     operator = getattr(torch.ops.aevb_ext, case.operator.name).default
-    given = call.tensors | {"first_sample": 0} | call.options
+    given = call.tensors | {"first_sample": 0, "form": "mean"} | call.options
     arguments = [given.get(a.name) for a in operator._schema.arguments]
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     with pytest.raises((RuntimeError, NotImplementedError)) as caught:

@@ -274,7 +274,7 @@ def test_a_file_larger_than_memory_is_trained_on(tmp_path):
     file = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (500_000, 28, 28))
     file[:10] = 255
     file.flush()
-    room = file.nbytes // 3
+    room = file.nbytes // 2
     del file
     command = [sys.executable, "-c", LARGE, str(tmp_path / "x.npy"), str(room)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -48,8 +48,10 @@ class CotangentHistory {
 namespace {
 
 CotangentHistory& history_of(size_t key, bool on_device) {
-  static std::array<std::array<CotangentHistory, kHistories>, 2> all;  // a collision costs a wrong guess
-  return all[on_device][key % kHistories];
+  constexpr size_t on_host = 4096;  // a collision costs a wrong guess
+  static std::array<CotangentHistory, on_host> of_host;
+  static std::array<CotangentHistory, kHistories> of_device;
+  return on_device ? of_device[key % kHistories] : of_host[key % on_host];
 }
 
 bool reads_at_once(const at::Tensor& t) { return !t.defined() || (t.device().is_cpu() && !runs_cuda(t.device())); }
