@@ -251,7 +251,8 @@ def _pixels(shape: Shape, lie) -> dict[str, Tensor]:
     side = int((shape.event // 3) ** 0.5)
     x = 2 * torch.randint(256, (shape.batch, 3, side, side)) / 255 - 1
     params = torch.randn(shape.batch, 10 * COMPONENTS, side, side)
-    params[:, COMPONENTS:].unflatten(1, (3, 3, COMPONENTS))[:, :, 1] -= 3  # log scales
+    log_scales = params[:, COMPONENTS:].unflatten(1, (3, 3, COMPONENTS))[:, :, 1]
+    log_scales.mul_(0.3).sub_(1.5)  # wider than a level, where the density that others take for its mass is near it
     return {"x": lie(x), "params": lie(params).detach().requires_grad_()}
 
 

@@ -65,8 +65,8 @@ cudaError_t binarize(const BinarizeCall& call, cudaStream_t stream) {
     case Type::bf16: return device::launch_binarize<__nv_bfloat16>(call, stream);
     case Type::f16: return device::launch_binarize<__half>(call, stream);
     case Type::u8: return device::launch_binarize<uint8_t>(call, stream);
+    default: return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 }  // namespace aevb::cuda
