@@ -74,7 +74,8 @@ docs: .venv-docs/installed
 
 cuda: .venv-cuda/installed
 	@# From .venv-cuda, where `import aevb_ext` finds the installed package and not this folder's CPU build.
-	cd .venv-cuda && AEVB_CUDA=1 bin/$(PYTEST) -c ../pyproject.toml --rootdir .. -m "not slow and not cuda and not once" $(ARGS) ../tests
+	@# One thread for each process of tests; `make test` has several.
+	cd .venv-cuda && OMP_NUM_THREADS=1 AEVB_CUDA=1 bin/$(PYTEST) -c ../pyproject.toml --rootdir .. -m "not slow and not cuda and not once" $(ARGS) ../tests
 
 bench: .venv/installed-bench
 	.venv/bin/python -m benchmarks $(ARGS)

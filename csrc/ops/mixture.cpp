@@ -233,7 +233,7 @@ Gradients backward(const Tensor& cotangent, const Tensor& z, const Tensor& mu, c
     gradients[kSpread] = as_operand(dv, logvar).contiguous();
   }
   if (wanted[kLogits] && logits) {
-    const Tensor total = of_log_weight.sum({0, 1}).narrow(0, 0, mu.size(0));
+    const Tensor total = of_log_weight.sum(at::IntArrayRef{0, 1}).narrow(0, 0, mu.size(0));
     gradients[kLogits] = narrowed(total - mixture.shares.exp() * total.sum(), logits->scalar_type());
   }
   return result();
@@ -273,7 +273,7 @@ variable_list MixtureLogProb::differentiable(const variable_list& cotangents, co
   if (wanted[kSpread])
     gradients[kSpread] = as_operand(times_slope(0.5 * (w * (t * t - 1)).sum(0), s, kind), saved[kSpread]);
   if (wanted[kLogits] && logits.defined()) {
-    const Tensor total = w.sum({0, 2});
+    const Tensor total = w.sum(at::IntArrayRef{0, 2});
     gradients[kLogits] = narrowed(total - shares.exp() * total.sum(), logits.scalar_type());
   }
   return gradients;
