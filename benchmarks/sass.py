@@ -460,27 +460,35 @@ class Warp:
                 value = strict | (x == y) & below
         self._combine(modifiers, first, second, value, combined)
 
-    def op_fsetp(self, i, modifiers, first, second, a, b, combined):
+    def _compared(self, name, a, b):
+        """Whether two numbers compare so; with U, or are none."""
         x, y = self.number(a), self.number(b)
         unordered = np.isnan(x) | np.isnan(y)
-        name = modifiers[0]
         if name in ("NUM", "NAN"):
-            value = ~unordered if name == "NUM" else unordered
-        else:
-            either = name.endswith("U")
-            value = {
-                "GE": x >= y,
-                "GT": x > y,
-                "LE": x <= y,
-                "LT": x < y,
-                "NE": (x != y) & ~unordered,
-                "EQ": x == y,
-            }[name.removesuffix("U")]
-            value = value | unordered if either else value
+            return ~unordered if name == "NUM" else unordered
+        value = {
+            "GE": x >= y,
+            "GT": x > y,
+            "LE": x <= y,
+            "LT": x < y,
+            "NE": (x != y) & ~unordered,
+            "EQ": x == y,
+        }[name.removesuffix("U")]
+        return value | unordered if name.endswith("U") else value
+
+    def op_fsetp(self, i, modifiers, first, second, a, b, combined):
+        value = self._compared(modifiers[0], a, b)
         self._combine(modifiers, first, second, value, combined)
 
     def op_sel(self, i, modifiers, to, a, b, which):
         self.set(to, np.where(self.predicate(which), self.word(a), self.word(b)))
+
+    def op_fset(self, i, modifiers, to, a, b, combined):
+        """One or zero, as a number."""
+        if modifiers[0] != "BF" or modifiers[2] != "AND":
+            raise Unknown(i.text)
+        value = self._compared(modifiers[1], a, b) & self.predicate(combined)
+        self.set_number(to, np.where(value, 1.0, 0.0))
 
     def op_fsel(self, i, modifiers, to, a, b, which):
         self.set_number(to, np.where(self.predicate(which), self.number(a), self.number(b)))

@@ -368,9 +368,9 @@ struct BackwardWork {
 };
 
 template <class F, Spread spread, class T, class X, class Index>
-__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double>        ? 1
-                                                 : F::arity == 4 || sizeof(T) < 4 ? 2
-                                                                                  : 3)
+__global__ void __launch_bounds__(kBlockThreads, std::is_same_v<T, double> || is_compact<F> ? 1
+                                                 : F::arity == 4 || sizeof(T) < 4           ? 2
+                                                                                            : 3)
     row_backward(const __grid_constant__ RowBackward<typename Wide<T>::type> task) {
   using N = Number<T>;
   using Factor = typename Wide<T>::type;
