@@ -211,7 +211,7 @@ def test_memory_is_that_of_the_sparse_matrix(tmp_path):
     ).stdout
     found = json.loads(told.splitlines()[-1])
     assert found["rows"] == 5400
-    assert found["bytes"] < 120e6  # a few chunks of 16 MB
+    assert found["bytes"] < 140e6  # a few chunks of 16 MB, where all rows are 480
 
 
 def test_a_h5ad_file_says_what_to_type_without_anndata(tmp_path, capsys, monkeypatch):
