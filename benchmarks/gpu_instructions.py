@@ -261,6 +261,16 @@ OPERATORS = {
 }
 
 
+def of_whole_shape(operation):
+    """The operation with a parameter for each element in place of one for each feature, which takes other kernels."""
+
+    def inputs(shape, device, dtype):
+        given = operation.inputs(shape, device, dtype).items()
+        return {k: t.detach().expand(shape.full).clone().requires_grad_(t.requires_grad) for k, t in given}
+
+    return replace(operation, inputs=inputs)
+
+
 def counted_cases():
     """The benchmark's cases on a GPU, and the shorter rows of its cases on a CPU; each with the directions to count."""
     from . import cases, likelihoods
@@ -274,7 +284,7 @@ def counted_cases():
             for operation in (cases.KL_TWO_HEADS, cases.RSAMPLE, cases.RSAMPLE_KL)
         ]
     counts = (likelihoods.POISSON, likelihoods.NB, likelihoods.ZINB)
-    table += [cases.Case(operation, likelihoods.CELLS, cases.f32, "mean") for operation in counts]
+    table += [cases.Case(of_whole_shape(operation), likelihoods.CELLS, cases.f32, "mean") for operation in counts]
     forward = set()
     for case in table:
         same = (case.operation.name, case.shape.event, case.dtype)
