@@ -411,7 +411,7 @@ def log_prob(
     check_name("reduction", reduction, REDUCTIONS)
     options = {}
     if name in _SCALES:
-        check_name("spread", form, ("scale", "log_scale"))
+        check_name("spread", form, _SCALES[name])
         options["spread"] = form
     dtype = torch.float32 if full.device.type == "mps" else torch.float64  # which MPS does not have
     given = {k: widened(t, dtype) for k, t in [(first, full), *others]}
@@ -420,7 +420,11 @@ def log_prob(
     return _reduce(values.to(wide(full)), x.dim() - _int(batch_dims), reduction)
 
 
-_SCALES = ("laplace_log_prob", "student_t_log_prob", "discretized_logistic_log_prob")
+_SCALES = {  # as the operators list them
+    "laplace_log_prob": ("scale", "log_scale"),
+    "student_t_log_prob": ("scale", "log_scale"),
+    "discretized_logistic_log_prob": ("log_scale", "scale"),
+}
 
 
 @_checked

@@ -29,6 +29,11 @@ SHARED = {
     "laplace_log_prob",
     "continuous_bernoulli_log_prob",
     "discretized_logistic_log_prob",
+    "nn.NegativeBinomialDecoder",
+    "nn.LaplaceDecoder",
+    "nn.DiscretizedLogisticDecoder",
+    "nn.ContinuousBernoulliDecoder",
+    "nn.CategoricalDecoder",
 }
 
 NUMBER = Argument()
@@ -262,9 +267,8 @@ def _head(name, module, use, **options):
     )
 
 
-def _of_levels(mu, logvar, prior_mu, prior_logvar, **options):
+def _of_levels(elbo, mu, logvar, prior_mu, prior_logvar):
     """The bound of two levels, of which the second has a prior of its own; an eighth of it, for float16's range."""
-    elbo = aevb_ext.nn.HierarchicalELBO(**options).to(mu.device)
     log_likelihood = aevb_ext.gaussian_log_prob(torch.zeros_like(mu), mu, logvar)
     terms = elbo(log_likelihood, [((prior_mu, logvar), None), ((mu, logvar), (prior_mu, prior_logvar))])
     return type(terms)(*(value / 8 for value in terms))
@@ -317,16 +321,35 @@ HEADS = [
         module=VAE,
         any_dtype=True,
     ),
-    Row("nn.HierarchicalELBO", lambda **t: tuple(_of_levels(**t)), POSTERIOR | PRIOR, any_dtype=True),
-    Row(
-        "nn.HierarchicalELBO",
-        lambda **t: tuple(_of_levels(free_bits=[9.0, 0.01], warmup_steps=10, **t)),
-        POSTERIOR | PRIOR,
-        variant="free_bits",
-        any_dtype=True,
-        couples_points=True,
+    *(
+        Row(
+            f"nn.HierarchicalELBO{name}",
+            lambda module, use=use, **t: use(_of_levels(module, **t)),
+            POSTERIOR | PRIOR,
+            module=functools.partial(aevb_ext.nn.HierarchicalELBO, **options),
+            variant=variant,
+            any_dtype=True,
+            couples_points="free_bits" in options,
+        )
+        for name, use, variant, options in (
+            ("", tuple, "", {}),
+            ("", tuple, "free_bits", {"free_bits": [9.0, 0.01], "warmup_steps": 10}),
+            ("Terms.loss", lambda terms: terms.loss, "", {}),
+        )
     ),
-    Row("nn.HierarchicalELBOTerms.loss", lambda **t: _of_levels(**t).loss, POSTERIOR | PRIOR, any_dtype=True),
+    *(
+        _head(
+            name,
+            lambda decoder=decoder, width=width: decoder(nn.Linear(EVENT, width)),
+            lambda module, h, x: (module.log_prob(x, h), module.mean(h)),
+            data=("x",),
+        )
+        for name, decoder, width in (
+            ("PoissonDecoder", functools.partial(aevb_ext.nn.PoissonDecoder, library_size=3.0), EVENT),
+            ("ZeroInflatedNegativeBinomialDecoder", aevb_ext.nn.ZeroInflatedNegativeBinomialDecoder, 2 * EVENT),
+            ("StudentTDecoder", aevb_ext.nn.StudentTDecoder, 2 * EVENT),
+        )
+    ),
 ]
 
 ROWS = FUNCTIONS + DATA + COMPAT + DISTRIBUTIONS + HEADS

@@ -16,7 +16,22 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import aevb_ext
 from aevb_ext import compat, functional, noise
 from aevb_ext.distributions import Bernoulli, DiagonalGaussian, DiagonalGaussianMixture
-from aevb_ext.nn import ELBO, BernoulliDecoder, GaussianDecoder, GaussianPosterior, HierarchicalELBO, Linear
+from aevb_ext.nn import (
+    ELBO,
+    BernoulliDecoder,
+    CategoricalDecoder,
+    ContinuousBernoulliDecoder,
+    DiscretizedLogisticDecoder,
+    GaussianDecoder,
+    GaussianPosterior,
+    HierarchicalELBO,
+    LaplaceDecoder,
+    Linear,
+    NegativeBinomialDecoder,
+    PoissonDecoder,
+    StudentTDecoder,
+    ZeroInflatedNegativeBinomialDecoder,
+)
 
 F = torch.zeros(4, 3)
 HALF = torch.full((4, 3), 0.5)
@@ -275,6 +290,22 @@ MODULES_OF_NN = [
     Row("nn.Linear", Linear, {"in_features": 3, "out_features": 3}, {"bias": "truth"}),
     *_methods("nn.Linear", Linear(3, 3), {"forward": {"x": F}}, x="tensor"),
 ]
+# The likelihoods' other decoders, each made of a network; classes are x themselves.
+OF_LIKELIHOODS = {
+    PoissonDecoder: ({"net": NET}, {}),
+    NegativeBinomialDecoder: ({"net": NET}, {}),
+    ZeroInflatedNegativeBinomialDecoder: ({"net": NET2}, {}),
+    LaplaceDecoder: ({"net": NET2}, {}),
+    StudentTDecoder: ({"net": NET2}, {}),
+    DiscretizedLogisticDecoder: ({"net": NET2}, {}),
+    ContinuousBernoulliDecoder: ({"net": NET}, {}),
+    CategoricalDecoder: ({"net": NET2, "classes": 2}, {"classes": "integer"}),
+}
+for cls, (right, kinds) in OF_LIKELIHOODS.items():
+    name = f"nn.{cls.__name__}"
+    learned = dict.fromkeys(("log_dispersion", "log_scale", "df"), "number or tensor")
+    MODULES_OF_NN.append(Row(name, cls, right, learned | {"library_size": "number"} | kinds))
+    MODULES_OF_NN += _methods(name, cls(**right), OF_Z | SUPPORT, x="tensor")
 NOISE = [
     *_functions(
         noise,

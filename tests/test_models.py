@@ -128,7 +128,7 @@ def test_logvar_scale_is_kept_with_the_model():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"x_dim": 0}, {"latent": 0}, {"hidden": -1}, {"likelihood": "poisson"}, {"logvar_scale": 0.0}],
+    [{"x_dim": 0}, {"latent": 0}, {"hidden": -1}, {"likelihood": "gamma"}, {"logvar_scale": 0.0}],
     ids=lambda bad: next(iter(bad)),
 )
 def test_bad_arguments_are_named(bad):

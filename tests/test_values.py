@@ -167,5 +167,6 @@ class TestTheReferenceItself:
 
     def test_every_function_has_one(self):
         others = {"binarize", "noise_key", "unpack_bits", "linear_bernoulli_log_prob", "linear_gaussian_log_prob"}
-        others |= {"mixture_log_prob"}  # test_mixture.py
+        # test_mixture.py, test_categorical.py, test_discretized_logistic_mixture.py
+        others |= {"mixture_log_prob", "categorical_log_prob", "discretized_logistic_mixture_log_prob"}
         assert {o.name for o in OPERATORS} | others == set(reference.__all__)

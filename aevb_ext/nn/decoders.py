@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional as F
-from .._arguments import described, explained, is_number
+from .._arguments import described, explain, explained, integer, is_number, number, tensor
 from .._checks import check_positive, check_sizes
 from .heads import Decoder, check_unbounded
 from .likelihoods import (
@@ -71,9 +71,9 @@ class LikelihoodDecoder(Decoder):
         """E[x | z], ``[*samples, B, *event]``."""
         return self(z).mean
 
-    @explained(x=None)
     def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
         """Raise ValueError naming ``name`` and the first number of ``x * x_scale`` that is outside the support."""
+        explain(LikelihoodDecoder.check_support, locals(), x=tensor())
         self.likelihood.check(x, x_scale, name)
 
 
@@ -109,6 +109,7 @@ class CountDecoder(LikelihoodDecoder):
 
     def __init__(self, net: nn.Module, *, library_size: float | None = None, latent_dims: int = 1):
         super().__init__(net, latent_dims)
+        explain(CountDecoder, locals(), library_size=number)
         check_unbounded(net, "the logarithm of a mean", "exponential or softmax")
         if library_size is not None:
             check_positive("library_size", library_size)
@@ -214,6 +215,7 @@ class ZeroInflatedNegativeBinomialDecoder(NegativeBinomialDecoder):
         latent_dims: int = 1,
     ):
         super().__init__(net, library_size=library_size, log_dispersion=log_dispersion, latent_dims=latent_dims)
+        explain(ZeroInflatedNegativeBinomialDecoder, locals())
         self.dim = dim
 
     def _with_total(self, out: Tensor, rows: int, total: Tensor | float | None) -> dict[str, Tensor]:
@@ -256,6 +258,7 @@ class LocationDecoder(LikelihoodDecoder):
         latent_dims: int = 1,
     ):
         super().__init__(net, latent_dims)
+        explain(LocationDecoder, locals())
         if sigmoid:
             check_unbounded(net, "the location before the sigmoid (sigmoid=True)")
         self.dim, self.sigmoid = dim, sigmoid
@@ -368,6 +371,7 @@ class CategoricalDecoder(LikelihoodDecoder):
 
     def __init__(self, net: nn.Module, classes: int, dim: int = 1, *, latent_dims: int = 1):
         super().__init__(net, latent_dims)
+        explain(CategoricalDecoder, locals(), classes=integer)
         check_sizes(classes=classes)
         check_unbounded(net, "logits", "softmax")
         self.classes, self.dim = classes, dim
@@ -378,9 +382,9 @@ class CategoricalDecoder(LikelihoodDecoder):
         # A view: the classes become the last dimension.
         return {"logits": out.unflatten(dim, (self.classes, -1)).movedim(dim, -1)}
 
-    @explained(x=None)
     def check_support(self, x: Tensor, x_scale: float, name: str) -> None:
         """Raise ValueError naming ``name`` and the first number of ``x * x_scale`` that is no class."""
+        explain(CategoricalDecoder.check_support, locals(), x=tensor())
         Categorical.check_classes(x, self.classes, x_scale, name)
 
     def extra_repr(self) -> str:
