@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._arguments import sizes
 from ._formulas import _product
 
 # Of rows x components x dimensions, at a time.
@@ -34,7 +35,9 @@ def _exponents(z: Tensor, mu: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Ten
     """(z - mu) / sigma, and the logarithms of the terms that are summed over the components."""
     t = _product(z.unsqueeze(1) - mu, (-0.5 * v).exp())
     squares = t.square()
-    return t, c - 0.5 * (squares.sum(2, keepdim=True) if c.shape[1] == 1 else squares)  # joint, or of each dimension
+    return t, c - 0.5 * (
+        squares.sum(2, keepdim=True) if sizes(c.shape)[1] == 1 else squares
+    )  # joint, or of each dimension
 
 
 def _some(z: Tensor, mu: Tensor) -> int:

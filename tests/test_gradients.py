@@ -5,6 +5,7 @@ import torch
 from cases import CASES, GRADIENT_EPS, OPERATORS, REDUCTIONS, SPREADS, Case, Shape, arithmetic_dtype, small_cases
 
 import aevb_ext
+from aevb_ext._library import is_loaded
 
 
 def _cotangents(outputs):
@@ -132,6 +133,8 @@ def test_retain_graph(case, device):
 @pytest.mark.parametrize("case", small_cases(), ids=str)
 def test_a_changed_input_is_noticed(case, device):
     """An input written in place after the forward would make the backward wrong: PyTorch must be able to say so."""
+    if not case.operator.thorough and not is_loaded():
+        pytest.skip("the formula in float64 has a copy of it")
     call = case.build(device).differentiable()
     *_, name = call.floating()
     changed = call.tensors[name].clone()

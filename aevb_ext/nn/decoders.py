@@ -258,7 +258,7 @@ class LocationDecoder(LikelihoodDecoder):
         latent_dims: int = 1,
     ):
         super().__init__(net, latent_dims)
-        explain(LocationDecoder, locals())
+        explain(LocationDecoder, locals(), log_scale=None)  # a number, too
         if sigmoid:
             check_unbounded(net, "the location before the sigmoid (sigmoid=True)")
         self.dim, self.sigmoid = dim, sigmoid
