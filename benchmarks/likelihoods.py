@@ -363,7 +363,7 @@ def main() -> None:
         figures = figures_of(line)
         print(row(name, figures), flush=True)
         if given.json:
-            kept |= {"machine": environment(CPU), name: figures}
+            kept = kept | environment(CPU) | {"likelihoods": kept.get("likelihoods", {}) | {name: figures}}
             given.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 
