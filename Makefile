@@ -102,7 +102,7 @@ mutants: .venv/installed-test
 
 # A copy of the package as well, whose objects are those of .venv but for the kernels' and what chooses them.
 EMULATED := build/emulated
-EMULATED_TESTS := emulation one_pass speculative_gradient values gradients layouts noise_keys bits extremes mixture machinery machinery_autograd
+EMULATED_TESTS := emulation one_pass speculative_gradient values gradients layouts noise_keys bits extremes mixture categorical machinery machinery_autograd
 emulate: .venv/installed-test
 	AEVB_CUDA=emulated .venv/bin/python setup.py -q build --build-lib $(EMULATED)/lib
 	cd $(EMULATED)/lib && OMP_NUM_THREADS=1 PYTHONPATH=../../.. ../../../.venv/bin/python -m $(PYTEST) -q -p no:cacheprovider -W ignore::RuntimeWarning \
