@@ -31,8 +31,7 @@ Check = Callable[[str, Any], object]
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DATA = (*FLOATING, torch.uint8, torch.bool)
-COUNTS = (*DATA, torch.int16, torch.int32, torch.int64)
-# Integers that the operators do not take as data; some callers convert them.
+# What the operators of bytes and grey levels do not take as data; some callers convert them.
 SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
 COUNTS = (*DATA, torch.int16, torch.int32, torch.int64)  # what likelihoods of counts take as data
 INTEGERS = (*SIGNED, torch.uint16, torch.uint32, torch.uint64)

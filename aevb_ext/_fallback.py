@@ -21,7 +21,6 @@ from . import reference
 from ._arguments import (
     COUNTS,
     FLOATING,
-    KINDS,
     Check,
     check_broadcasts,
     check_dtype,
@@ -390,6 +389,7 @@ def discretized_logistic_mixture_log_prob(x: Tensor, params: Tensor, *, reductio
     return _reduce(values, 2, reduction)
 
 
+@_checks(x=counts)
 def log_prob(
     name: str, x: Tensor, parameters: dict[str, Tensor], form: str, *, x_scale: float, reduction: str, batch_dims: int
 ) -> Tensor:
@@ -397,12 +397,6 @@ def log_prob(
 
     It is the reference formula in float64, whose digits make up for those that it cancels.
     """
-    if not torch.compiler.is_compiling():
-        for argument, given in {"x_scale": x_scale, "reduction": reduction, "batch_dims": batch_dims}.items():
-            KINDS[argument](argument, given)
-        for t in (x, *parameters.values()):
-            if isinstance(t, Tensor):
-                warn_of_formulas(t.device.type)
     (first, full), *others = zip(parameters, _operands(*parameters.values()), strict=True)
     check_dtype(first, full)
     for other, t in others:

@@ -34,10 +34,8 @@ def log_density(z: Tensor, mu: Tensor, v: Tensor, log_weight: Tensor, factorised
 def _exponents(z: Tensor, mu: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """(z - mu) / sigma, and the logarithms of the terms that are summed over the components."""
     t = _product(z.unsqueeze(1) - mu, (-0.5 * v).exp())
-    squares = t.square()
-    return t, c - 0.5 * (
-        squares.sum(2, keepdim=True) if sizes(c.shape)[1] == 1 else squares
-    )  # joint, or of each dimension
+    squares, is_joint = t.square(), sizes(c.shape)[1] == 1  # not of each dimension
+    return t, c - 0.5 * (squares.sum(2, keepdim=True) if is_joint else squares)
 
 
 def _some(z: Tensor, mu: Tensor) -> int:

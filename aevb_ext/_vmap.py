@@ -34,22 +34,6 @@ def _first_pass(reduction: str) -> str:
     return "none" if reduction == "none" else "sample"
 
 
-def _bernoulli(operator, info, in_dims, x, parameter, x_scale, reduction, batch_dims):
-    parameter = _whole(parameter, in_dims[1], info.batch_size)
-    event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
-    x = _front(x, in_dims[0], parameter.dim() - 1)
-    values = operator(x, parameter, x_scale, _first_pass(reduction), x.dim() - event_dims)
-    return _reduce(values, reduction), 0
-
-
-def _bernoulli_log_prob(*arguments):
-    return _bernoulli(ops.bernoulli_log_prob, *arguments)
-
-
-def _bernoulli_log_prob_of_probs(*arguments):
-    return _bernoulli(ops.bernoulli_log_prob_of_probs, *arguments)
-
-
 def _categorical_log_prob(info, in_dims, x, logits, reduction, batch_dims):
     logits = _whole(logits, in_dims[1], info.batch_size)
     event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
@@ -63,34 +47,26 @@ def _discretized_logistic_mixture_log_prob(info, in_dims, x, params, reduction):
     return _reduce(ops.discretized_logistic_mixture_log_prob(x, params, _first_pass(reduction)), reduction), 0
 
 
-def _gaussian_log_prob(info, in_dims, x, mu, logvar, spread, x_scale, reduction, batch_dims):
-    mu = _whole(mu, in_dims[1], info.batch_size)
-    event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
-    x = _front(x, in_dims[0], mu.dim() - 1)
-    logvar = _front(logvar, in_dims[2], mu.dim() - 1)
-    values = ops.gaussian_log_prob(x, mu, logvar, spread, x_scale, _first_pass(reduction), x.dim() - event_dims)
-    return _reduce(values, reduction), 0
-
-
 def _log_prob(name):
     """The rule of an elementwise likelihood of any number of parameters, of which the first has the whole shape."""
 
     def rule(info, in_dims, x, *arguments):
-        *parameters, form, x_scale, reduction, batch_dims = arguments
-        full = _whole(parameters[0], in_dims[1], info.batch_size)
+        count = sum(isinstance(argument, Tensor) for argument in arguments)
+        (full, *others), (*settings, reduction, batch_dims) = arguments[:count], arguments[count:]
+        full = _whole(full, in_dims[1], info.batch_size)
         event_dims = x.dim() - (in_dims[0] is not None) - batch_dims
         x = _front(x, in_dims[0], full.dim() - 1)
-        rest = [
-            _front(t, dim, full.dim() - 1)
-            for t, dim in zip(parameters[1:], in_dims[2 : 1 + len(parameters)], strict=True)
-        ]
-        values = getattr(ops, name)(x, full, *rest, form, x_scale, _first_pass(reduction), x.dim() - event_dims)
+        rest = (_front(t, dim, full.dim() - 1) for t, dim in zip(others, in_dims[2 : 1 + count], strict=True))
+        values = getattr(ops, name)(x, full, *rest, *settings, _first_pass(reduction), x.dim() - event_dims)
         return _reduce(values, reduction), 0
 
     return rule
 
 
 LOG_PROBS = (
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_of_probs",
+    "gaussian_log_prob",
     "poisson_log_prob",
     "negative_binomial_log_prob",
     "zero_inflated_negative_binomial_log_prob",
@@ -189,7 +165,8 @@ def _widened(info, in_dims, t, dtype):
 
 def _linear_bernoulli_log_prob(info, in_dims, x, h, weight, bias, x_scale, reduction, batch_dims):
     def two_steps(logits, dim):
-        return _bernoulli_log_prob(info, (in_dims[0], dim), x, logits, x_scale, reduction, batch_dims)
+        rule = _log_prob("bernoulli_log_prob")
+        return rule(info, (in_dims[0], dim), x, logits, x_scale, reduction, batch_dims)
 
     operator, layer = ops.linear_bernoulli_log_prob, (weight, bias)
     return _linear_log_prob(operator, two_steps, info, in_dims[:4], x, h, layer, batch_dims, reduction, x_scale)
@@ -203,7 +180,8 @@ def _linear_gaussian_log_prob(info, in_dims, x, h, weight, bias, logvar, sigmoid
         dtype = torch.promote_types(mean.dtype, spread.dtype)
         mean, spread = widened(mean.sigmoid() if sigmoid else mean, dtype), widened(spread, dtype)
         dims = (in_dims[0], dim, spread_dim)
-        return _gaussian_log_prob(info, dims, x, mean, spread, "logvar", x_scale, reduction, batch_dims)
+        rule = _log_prob("gaussian_log_prob")
+        return rule(info, dims, x, mean, spread, "logvar", x_scale, reduction, batch_dims)
 
     operator, layer = ops.linear_gaussian_log_prob, (weight, bias, logvar)
     settings = sigmoid, x_scale
@@ -219,9 +197,9 @@ def register() -> None:
     _library.impl("noise_key", _noise_key, "FuncTorchVmapMode")
     if not is_loaded():
         return
-    rules = (_bernoulli_log_prob, _bernoulli_log_prob_of_probs, _gaussian_log_prob, _gaussian_kl, _linear)
     for rule in (
-        *rules,
+        _gaussian_kl,
+        _linear,
         _categorical_log_prob,
         _discretized_logistic_mixture_log_prob,
         _linear_bernoulli_log_prob,

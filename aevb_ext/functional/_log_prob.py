@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from .. import _fallback, _library
-from .._arguments import COUNTS, FLOATING, instance, tensor
+from .._arguments import counts, instance
 from .._library import ops
 
 # The arguments' checks where those of the other functions do not fit (see explain).
-OF_COUNTS = {"x": tensor(*COUNTS)}
+OF_COUNTS = {"x": counts}
 OF_SCALES = {**OF_COUNTS, "spread": instance(str, '"scale" or "log_scale"')}
 
 
@@ -31,9 +31,14 @@ def log_prob(
     return result
 
 
+def is_count(x: Tensor) -> Tensor:
+    """Whether each number is a whole one from 0 on."""
+    return (x >= 0) & (x == x.floor()) & x.isfinite() if x.is_floating_point() else x >= 0
+
+
 def check_counts(x: Tensor, **parameters: Tensor) -> None:
     """Raise ValueError unless x has counts, and each parameter the numbers that it may have. The host waits for it."""
-    _check("x", x, (x >= 0) & (x == x.floor() if x.dtype in FLOATING else True), "counts: whole numbers from 0 on")
+    _check("x", x, is_count(x), "counts: whole numbers from 0 on")
     for name, t in parameters.items():
         if name in ("dispersion", "total_count"):
             _check(name, t, t > 0, "positive numbers")

@@ -1,11 +1,11 @@
 """The log-likelihood of classes."""
 
-import torch
 from torch import Tensor
 
 from .. import _fallback, _library
 from .._arguments import counts, explain
 from .._library import ops
+from ._log_prob import is_count
 
 
 def categorical_log_prob(
@@ -55,8 +55,5 @@ def categorical_log_prob(
 
 
 def _check_classes(x: Tensor, classes: int) -> None:
-    fits = (x >= 0) & (x < classes)
-    if x.is_floating_point():
-        fits &= x == x.floor()
-    if not bool(torch.all(fits)):
+    if not (is_count(x) & (x < classes)).all():
         raise ValueError(f"x must have integers from 0 to {classes - 1}, since logits has {classes} classes")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import functional as F
 from .._types import Generators
+from ..functional._log_prob import is_count
 from ..noise import seed_for
 
 __all__ = [
@@ -129,11 +130,7 @@ def _check(x: Tensor, x_scale: float, name: str, fits: Callable[[Tensor], Tensor
 class _Counts(Likelihood):
     expected = "counts, which are whole numbers from 0 on"
 
-    @classmethod
-    def fits(cls, x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            return x >= 0
-        return (x >= 0) & (x == x.floor()) & x.isfinite()
+    fits = staticmethod(is_count)
 
 
 class Poisson(_Counts):
@@ -299,6 +296,6 @@ class Categorical(Likelihood):
         """Raise :class:`OutsideSupport` if a number of ``x * x_scale`` is no class."""
 
         def fits(t: Tensor) -> Tensor:
-            return _Counts.fits(t) & (t < classes)
+            return is_count(t) & (t < classes)
 
         _check(x, x_scale, name, fits, f"a class: a whole number from 0 to {classes - 1}")

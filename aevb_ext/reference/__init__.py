@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._types import Device, Generators
 from ..noise import keys_of, standard_normal, words
-from ._common import _logvar, _reduce, _wide
+from ._common import _logvar, _reduce, _scaled, _wide
 from .continuous import (
     continuous_bernoulli_log_prob,
     discretized_logistic_log_prob,
@@ -126,8 +126,7 @@ def bernoulli_log_prob(
     x: Tensor, logits: Tensor, *, x_scale: float = 1.0, reduction: str = "sample", batch_dims: int = 1
 ) -> Tensor:
     event_dims = x.dim() - batch_dims
-    logits = _wide(logits)
-    x = x.to(logits.dtype) * x_scale
+    x, logits = _scaled(x, logits, x_scale)
     return _reduce(x * logits + F.logsigmoid(-logits), event_dims, reduction)
 
 
@@ -154,8 +153,7 @@ def gaussian_log_prob(
     batch_dims: int = 1,
 ) -> Tensor:
     event_dims = x.dim() - batch_dims
-    mu, v = _wide(mu), _logvar(_wide(logvar), spread)
-    x = x.to(mu.dtype) * x_scale
+    (x, mu), v = _scaled(x, mu, x_scale), _logvar(_wide(logvar), spread)
     return _reduce(-0.5 * (math.log(2 * math.pi) + v + (x - mu).square() * (-v).exp()), event_dims, reduction)
 
 

@@ -9,6 +9,12 @@ def _wide(t: Tensor) -> Tensor:
     return t if t.dtype == torch.float64 else t.float()
 
 
+def _scaled(x: Tensor, parameter: Tensor, x_scale: float) -> tuple[Tensor, Tensor]:
+    """The data and the first parameter, in the dtype of the arithmetic."""
+    parameter = _wide(parameter)
+    return x.to(parameter.dtype) * x_scale, parameter
+
+
 def _logvar(s: Tensor, spread: str) -> Tensor:
     match spread:
         case "logvar":

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import _reduce, _wide
+from ._common import _reduce, _scaled, _wide
 
 
 def laplace_log_prob(
@@ -20,8 +20,7 @@ def laplace_log_prob(
     batch_dims: int = 1,
 ) -> Tensor:
     event_dims = x.dim() - batch_dims
-    mu, b = _wide(mu), _scale(scale, spread)
-    x = x.to(mu.dtype) * x_scale
+    (x, mu), b = _scaled(x, mu, x_scale), _scale(scale, spread)
     return _reduce(-(2 * b).log() - (x - mu).abs() / b, event_dims, reduction)
 
 
@@ -37,8 +36,8 @@ def student_t_log_prob(
     batch_dims: int = 1,
 ) -> Tensor:
     event_dims = x.dim() - batch_dims
-    mu, s, df = _wide(mu), _scale(scale, spread), _wide(df)
-    t = (x.to(mu.dtype) * x_scale - mu) / s
+    (x, mu), s, df = _scaled(x, mu, x_scale), _scale(scale, spread), _wide(df)
+    t = (x - mu) / s
     normaliser = torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * (df * math.pi).log() - s.log()
     return _reduce(normaliser - (df + 1) / 2 * torch.log1p(t.square() / df), event_dims, reduction)
 
@@ -47,8 +46,7 @@ def continuous_bernoulli_log_prob(
     x: Tensor, logits: Tensor, *, x_scale: float = 1.0, reduction: str = "sample", batch_dims: int = 1
 ) -> Tensor:
     event_dims = x.dim() - batch_dims
-    logits = _wide(logits)
-    x = x.to(logits.dtype) * x_scale
+    x, logits = _scaled(x, logits, x_scale)
     # log of (e^l - 1) / l: symmetric around l / 2, and a series where both are 0.
     size = logits.abs()
     near = size < 0.1
@@ -73,8 +71,8 @@ def discretized_logistic_log_prob(
     batch_dims: int = 1,
 ) -> Tensor:
     event_dims = x.dim() - batch_dims
-    mu, s = _wide(mu), _scale(log_scale, spread)
-    x = (x.to(mu.dtype) * x_scale * 255).round() / 255  # the name of a level, whose gradient is 0
+    (x, mu), s = _scaled(x, mu, x_scale), _scale(log_scale, spread)
+    x = (x * 255).round() / 255  # the name of a level, whose gradient is 0
     half = 0.5 / 255
     upper, lower = (x - mu + half) / s, (x - mu - half) / s
     # sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - e^-(upper - lower))

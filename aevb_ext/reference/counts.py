@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import _reduce, _wide
+from ._common import _reduce, _scaled, _wide
 
 
 def poisson_log_prob(
@@ -77,12 +77,6 @@ def _negative_binomial(x: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
     share = torch.log1p(mean / dispersion)  # of dispersion in the sum of both: its negative logarithm
     of_mean = _times_log(x, mean) - x * (dispersion.log() + share)
     return of_counts + of_mean - dispersion * share
-
-
-def _scaled(x: Tensor, parameter: Tensor, x_scale: float) -> tuple[Tensor, Tensor]:
-    """The data and the first parameter, in the dtype of the arithmetic."""
-    parameter = _wide(parameter)
-    return x.to(parameter.dtype) * x_scale, parameter
 
 
 def _times_log(x: Tensor, rate: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import described
+from .._arguments import COUNTS, described
 from .._checks import check_count, check_positive
 from ..configuration.settings import Settings
 from ..data import SPLITS, CsrRows, Data, Rows, SubsetRows, prefetch, rows_of
@@ -37,8 +37,6 @@ __all__ = [
 
 # Dtypes that data may have beside any float dtype.
 _DTYPES = (torch.bool, torch.uint8)
-# What the likelihoods of counts and classes take too, and those of locations.
-_COUNTS = (torch.int16, torch.int32, torch.int64)
 
 
 def check_arguments(
@@ -137,9 +135,9 @@ def check_data(data: object, model: VAE) -> None:
     if "valid" in rows and len(rows["valid"]) == 0:
         raise ValueError("data.valid has no data points: leave it None")
     for name, split in rows.items():
-        wide = isinstance(model.decoder, LikelihoodDecoder) and split.dtype in _COUNTS
+        wide = isinstance(model.decoder, LikelihoodDecoder) and split.dtype in COUNTS
         if not (split.dtype.is_floating_point or split.dtype in _DTYPES or wide):
-            counts = ": counts have likelihoods of their own, as negative_binomial" if split.dtype in _COUNTS else ""
+            counts = ": counts have likelihoods of their own, as negative_binomial" if split.dtype in COUNTS else ""
             raise TypeError(f"data.{name} is of {split.dtype}, expected bool, uint8 or a float dtype{counts}")
         _check_shape(name, list(split.event_shape), list(rows["train"].event_shape), model)
 
