@@ -76,21 +76,6 @@ AEVB_INLINE void for_each_run(const Input& first, int64_t begin, int count, Body
   });
 }
 
-// Calls body(p) with a pointer to the elements of a type, which are numbers.
-template <class Body>
-AEVB_INLINE void with_type(Type type, const void* data, Body body) {
-  switch (type) {
-    case Type::f64: return body(static_cast<const double*>(data));
-    case Type::f32: return body(static_cast<const float*>(data));
-    case Type::bf16: return body(static_cast<const BFloat16*>(data));
-    case Type::f16: return body(static_cast<const Half*>(data));
-    case Type::u8: return body(static_cast<const uint8_t*>(data));
-    case Type::i16: return body(static_cast<const int16_t*>(data));
-    case Type::i32: return body(static_cast<const int32_t*>(data));
-    case Type::i64: return body(static_cast<const int64_t*>(data));
-  }
-}
-
 // Numbers of a position that are side by side in memory are moved so many at a time.
 constexpr int kLine = 128;
 

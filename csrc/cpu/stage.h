@@ -187,18 +187,24 @@ void gather(const T* from, int64_t stride, int count, W* to) {
   for (; i < count; ++i) to[i] = widen_one<W>(from[i * stride]);
 }
 
+// Calls body(p) with a pointer to the elements of a type, which are numbers.
+template <class Body>
+AEVB_INLINE void with_type(Type type, const void* data, Body body) {
+  switch (type) {
+    case Type::f64: return body(static_cast<const double*>(data));
+    case Type::f32: return body(static_cast<const float*>(data));
+    case Type::bf16: return body(static_cast<const BFloat16*>(data));
+    case Type::f16: return body(static_cast<const Half*>(data));
+    case Type::u8: return body(static_cast<const uint8_t*>(data));
+    case Type::i16: return body(static_cast<const int16_t*>(data));
+    case Type::i32: return body(static_cast<const int32_t*>(data));
+    case Type::i64: return body(static_cast<const int64_t*>(data));
+  }
+}
+
 template <class W>
 void gather(Type type, const void* base, int64_t offset, int64_t stride, int count, W* to) {
-  switch (type) {
-    case Type::f64: return gather(static_cast<const double*>(base) + offset, stride, count, to);
-    case Type::f32: return gather(static_cast<const float*>(base) + offset, stride, count, to);
-    case Type::bf16: return gather(static_cast<const BFloat16*>(base) + offset, stride, count, to);
-    case Type::f16: return gather(static_cast<const Half*>(base) + offset, stride, count, to);
-    case Type::u8: return gather(static_cast<const uint8_t*>(base) + offset, stride, count, to);
-    case Type::i16: return gather(static_cast<const int16_t*>(base) + offset, stride, count, to);
-    case Type::i32: return gather(static_cast<const int32_t*>(base) + offset, stride, count, to);
-    case Type::i64: return gather(static_cast<const int64_t*>(base) + offset, stride, count, to);
-  }
+  with_type(type, base, [=](auto* p) AEVB_INLINE_BODY { gather(p + offset, stride, count, to); });
 }
 
 // Four rows of four numbers.
@@ -347,17 +353,7 @@ void gather(const T* from, int64_t row_step, int64_t step, int rows, int cols, W
 
 template <class W>
 void gather(Type type, const void* base, int64_t offset, int64_t row_step, int64_t step, int rows, int cols, W* to) {
-  const auto from = [=](auto* p) AEVB_INLINE_BODY { gather(p + offset, row_step, step, rows, cols, to); };
-  switch (type) {
-    case Type::f64: return from(static_cast<const double*>(base));
-    case Type::f32: return from(static_cast<const float*>(base));
-    case Type::bf16: return from(static_cast<const BFloat16*>(base));
-    case Type::f16: return from(static_cast<const Half*>(base));
-    case Type::u8: return from(static_cast<const uint8_t*>(base));
-    case Type::i16: return from(static_cast<const int16_t*>(base));
-    case Type::i32: return from(static_cast<const int32_t*>(base));
-    case Type::i64: return from(static_cast<const int64_t*>(base));
-  }
+  with_type(type, base, [=](auto* p) AEVB_INLINE_BODY { gather(p + offset, row_step, step, rows, cols, to); });
 }
 
 // The offset of the element with a flat index, and its index in each dimension.

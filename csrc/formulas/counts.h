@@ -180,12 +180,6 @@ struct NegativeBinomial {
   }
 
   template <class N>
-  AEVB_INLINE void gradient(N x, N mean, N theta, N& dx, N& dmean, N& dtheta) const {
-    N ignored;
-    value_and_gradient(true, ignored, x, mean, theta, dx, dmean, dtheta);
-  }
-
-  template <class N>
   AEVB_INLINE void value_and_gradient(bool of_x, N& value, N x, N mean, N theta, N& dx, N& dmean, N& dtheta) const {
     const Parts<N> of(rounded_product(x, N(x_scale)), mean, theta);
     value = of.value;
@@ -240,12 +234,6 @@ struct NegativeBinomialOfLogits {
   template <class N>
   AEVB_INLINE N value(N x, N logits, N total) const {
     return Parts<N>(rounded_product(x, N(x_scale)), logits, total).value;
-  }
-
-  template <class N>
-  AEVB_INLINE void gradient(N x, N logits, N total, N& dx, N& dlogits, N& dtotal) const {
-    N ignored;
-    value_and_gradient(true, ignored, x, logits, total, dx, dlogits, dtotal);
   }
 
   template <class N>
@@ -313,12 +301,6 @@ struct ZeroInflatedNegativeBinomial {
   template <class N>
   AEVB_INLINE N value(N x, N mean, N theta, N g) const {
     return Parts<N>(rounded_product(x, N(x_scale)), mean, theta, g).value;
-  }
-
-  template <class N>
-  AEVB_INLINE void gradient(N x, N mean, N theta, N g, N& dx, N& dmean, N& dtheta, N& dg) const {
-    N ignored;
-    value_and_gradient(true, ignored, x, mean, theta, g, dx, dmean, dtheta, dg);
   }
 
   template <class N>

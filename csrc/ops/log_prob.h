@@ -46,10 +46,12 @@ struct LogProb {
   auto settings() const { return std::make_tuple(form, x_scale, reduction, batch_dims); }
 
   const Form& parameterisation() const {
+    for (const Form& one : Likelihood::forms)
+      if (form == one.name) return one;
     std::string known;
     for (const Form& one : Likelihood::forms) {
-      if (form == one.name) return one;
-      known += (known.empty() ? "\"" : " or \"") + std::string(one.name) + "\"";
+      known += known.empty() ? "\"" : " or \"";
+      known.append(one.name).append("\"");
     }
     TORCH_CHECK_VALUE(false, Likelihood::argument, " must be ", known, ", got \"", form, "\"");
   }

@@ -69,7 +69,12 @@ void evaluate(const F& formula, const std::vector<N>* in, std::vector<N>* out, I
   for (size_t i = 0; i < in[0].size(); ++i) {
     N d[F::arity];
     out[0][i] = formula.value(in[k][i]...);
-    formula.gradient(in[k][i]..., d[k]...);
+    if constexpr (requires { formula.gradient(in[k][i]..., d[k]...); }) {
+      formula.gradient(in[k][i]..., d[k]...);
+    } else {
+      N with_value;
+      formula.value_and_gradient(true, with_value, in[k][i]..., d[k]...);
+    }
     (void(out[1 + k][i] = d[k]), ...);
     if constexpr (requires(N value) { formula.value_and_gradient(true, value, in[k][i]..., d[k]...); }) {
       for (bool of_x : {true, false}) {
