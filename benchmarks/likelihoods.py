@@ -10,6 +10,7 @@ PyTorch's allocator had handed out at once, beyond the inputs, and without the g
 
 import argparse
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,11 +101,11 @@ def discretized_logistic_textbook(x, mu, log_scale, reduction):
     return _reduce(-values, reduction)
 
 
-def discretized_logistic_mixture_textbook(x, params, reduction):
-    """As PixelCNN++ and VDVAE have it, of x and params with their channels last."""
-    x, params = x.movedim(1, -1), params.movedim(1, -1)
+def published_mixture(x, params):
+    """discretized_mix_logistic_loss of PixelCNN++ and VDVAE, negated and unsummed, of tensors [..., channels, H, W]."""
+    x, params = x.movedim(-3, -1), params.movedim(-3, -1)
     k = params.shape[-1] // 10
-    logits, rest = params[..., :k], params[..., k:].reshape(*x.shape, 3 * k)
+    logits, rest = params[..., :k], params[..., k:].reshape(*params.shape[:-1], 3, 3 * k)
     means, log_scales, coeffs = rest[..., :k], rest[..., k : 2 * k].clamp(min=-7.0), rest[..., 2 * k :].tanh()
     x = x.unsqueeze(-1)
     m2 = means[..., 1, :] + coeffs[..., 0, :] * x[..., 0, :]
@@ -114,10 +115,14 @@ def discretized_logistic_mixture_textbook(x, params, reduction):
     plus_in, min_in, mid_in = (inv_stdv * (centered + shift) for shift in (1 / 255, -1 / 255, 0))
     cdf_delta = plus_in.sigmoid() - min_in.sigmoid()
     log_pdf_mid = mid_in - log_scales - 2 * F.softplus(mid_in)
-    inner = torch.where(cdf_delta > 1e-5, cdf_delta.clamp(min=1e-12).log(), log_pdf_mid - 4.848116364)
+    inner = torch.where(cdf_delta > 1e-5, cdf_delta.clamp(min=1e-12).log(), log_pdf_mid - math.log(127.5))
     log_probs = torch.where(x > 0.999, -F.softplus(min_in), inner)
     log_probs = torch.where(x < -0.999, plus_in - F.softplus(plus_in), log_probs)
-    return _reduce(-(log_probs.sum(-2) + logits.log_softmax(-1)).logsumexp(-1).flatten(1), reduction)
+    return (log_probs.sum(-2) + logits.log_softmax(-1)).logsumexp(-1)
+
+
+def discretized_logistic_mixture_textbook(x, params, reduction):
+    return _reduce(-published_mixture(x, params).flatten(1), reduction)
 
 
 def cross_entropy(x, logits, reduction):

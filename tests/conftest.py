@@ -2,6 +2,8 @@ import gc
 import importlib
 import os
 import random
+import sys
+from pathlib import Path
 
 # Before torch starts its threads: on a machine with other work they wait asleep and not spinning, or else a small
 # operator would take whole time slices of the scheduler.
@@ -12,6 +14,9 @@ import pytest
 import torch
 
 import aevb_ext.distributions.kl
+
+# For `benchmarks`. At the end: `aevb_ext` is the one that is tested, in this folder or installed.
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 def _settings():

@@ -1,18 +1,12 @@
 """The benchmarks compare like with like, and say so when a ratio is missed."""
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 import aevb_ext
-
-# At the end: `aevb_ext` is the one that is tested, in this folder or installed.
-sys.path.append(str(Path(__file__).parents[1]))
-
 from benchmarks import check, instructions, likelihoods, report, samples, training, users
 from benchmarks.cases import BERNOULLI, Case, Shape, cases
 from benchmarks.measure import as_tuple, candidates, cotangents_of

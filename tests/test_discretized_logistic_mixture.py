@@ -5,12 +5,12 @@ import math
 import mpmath
 import pytest
 import torch
-import torch.nn.functional as F
 from cases import DTYPES
 
 import aevb_ext
 from aevb_ext import discretized_logistic_mixture_log_prob, reference
 from aevb_ext._library import ops
+from benchmarks.likelihoods import published_mixture
 from benchmarks.memory import peak_bytes
 
 REDUCTIONS = ("sample", "none", "sum", "mean")
@@ -42,27 +42,6 @@ def _levels(*batch, size=(5, 7)):
 
 def _from_levels(levels, dtype=torch.float64):
     return (2 * levels.double() / 255 - 1).to(dtype)
-
-
-def _published(x, params):
-    """discretized_mix_logistic_loss of pixel_cnn_pp/nn.py, negated and unsummed, of tensors [..., channels, H, W]."""
-    x, params = x.movedim(-3, -1), params.movedim(-3, -1)
-    k = params.shape[-1] // 10
-    logits, rest = params[..., :k], params[..., k:].reshape(*params.shape[:-1], 3, 3 * k)
-    means, log_scales = rest[..., :k], rest[..., k : 2 * k].clamp(min=-7.0)
-    coeffs = rest[..., 2 * k :].tanh()
-    x = x.unsqueeze(-1).expand(*x.shape, k)
-    m2 = means[..., 1, :] + coeffs[..., 0, :] * x[..., 0, :]
-    m3 = means[..., 2, :] + coeffs[..., 1, :] * x[..., 0, :] + coeffs[..., 2, :] * x[..., 1, :]
-    centered = x - torch.stack([means[..., 0, :], m2, m3], -2)
-    inv_stdv = torch.exp(-log_scales)
-    plus_in, min_in, mid_in = (inv_stdv * (centered + shift) for shift in (1 / 255, -1 / 255, 0))
-    cdf_delta = plus_in.sigmoid() - min_in.sigmoid()
-    log_pdf_mid = mid_in - log_scales - 2 * F.softplus(mid_in)
-    inner = torch.where(cdf_delta > 1e-5, cdf_delta.clamp(min=1e-12).log(), log_pdf_mid - math.log(127.5))
-    log_probs = torch.where(x > 0.999, -F.softplus(min_in), inner)
-    log_probs = torch.where(x < -0.999, plus_in - F.softplus(plus_in), log_probs)
-    return (log_probs.sum(-2) + logits.log_softmax(-1)).logsumexp(-1)
 
 
 def _weights(values):
@@ -148,7 +127,7 @@ class TestAgainstExactNumbers:
 
 @pytest.mark.parametrize("log_scale", [-4.0, -1.0, 0.0])
 @pytest.mark.parametrize("k", [1, 3, 10])
-def test_as_published(k, log_scale, device):
+def test_aspublished_mixture(k, log_scale, device):
     """Where theirs is the logarithm of the difference and not of the density, which is what a bin's mass is not."""
     x = _from_levels(_levels(9)).to(device)
     params = _params(9, k=k).to(device)
@@ -156,7 +135,7 @@ def test_as_published(k, log_scale, device):
     of_colours[:, :, 1] = log_scale + 0.3 * of_colours[:, :, 0]
     of_colours[:, :, 0] = x.unsqueeze(2) + 0.05 * of_colours[:, :, 0]
     of_colours[:, :, 2] *= 0.02
-    theirs, theirs_gradient = _value_and_gradient(_published, x, params)
+    theirs, theirs_gradient = _value_and_gradient(published_mixture, x, params)
     ours, gradient = _value_and_gradient(discretized_logistic_mixture_log_prob, x, params, reduction="none")
     # They subtract probabilities that differ by 1e-5 or more.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
@@ -440,4 +419,4 @@ def test_memory():
     step(ours)
     peak = peak_bytes(lambda: step(ours), torch.device("cpu"))
     assert peak < 1.1 * params.nbytes
-    assert peak < peak_bytes(lambda: step(lambda: _published(x, params).sum()), torch.device("cpu")) / 5
+    assert peak < peak_bytes(lambda: step(lambda: published_mixture(x, params).sum()), torch.device("cpu")) / 5

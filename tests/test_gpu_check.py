@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-# At the end: `aevb_ext` is the one that is tested, in this folder or installed.
-sys.path.append(str(Path(__file__).parents[1]))
-
 from benchmarks import __main__ as benchmarks_main
 from benchmarks import gpu_check
 from benchmarks.measure import QUICK

@@ -2,14 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-# At the end: `aevb_ext` is the one that is tested, in this folder or installed.
-sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks import gpu_instructions, instructions, sass
 
