@@ -42,10 +42,14 @@ def _program(operator, reduction):
 
 @functools.cache
 def _compiled(name, reduction):
-    """A call, and the same compiled: the forward's result of its tensors."""
+    """A call, and the same compiled: the forward's result of its tensors.
+
+    One step has run, so that no test sees the operators that the compiler calls while it traces.
+    """
     operator = next(operator for operator in SPECULATIVE if str(operator) == name)
     call = _case(operator, reduction=reduction).build().differentiable()
     compiled = torch.compile(lambda tensors: call.run(tensors)[0], fullgraph=True, dynamic=False, backend="aot_eager")
+    _gradients((call, compiled), 1.0)
     return call, compiled
 
 
