@@ -38,12 +38,14 @@ struct Input {
 };
 
 // A result: one number for each element, or one for each block of each row (their sum). It is contiguous, except that
-// elements may lie as those of an Input; on a device, as rows with gaps between them.
+// elements may lie as those of an Input; on a device, as rows with gaps between them. On the CPU a gradient may be, for
+// each element of a row, a sum over each so many rows, which is contiguous as well.
 struct Output {
   void* data = nullptr;
   Type type = Type::f32;
   bool per_block = false;
   const Input* layout = nullptr;  // its dimensions; null: contiguous
+  int64_t rows_per_sum = 0;       // 0: no sums over rows
 };
 
 struct Params {
@@ -73,6 +75,14 @@ struct RowCall {
   Output gradient[4];  // of each input; no data: not wanted
   Guesses guesses;
   bool beyond_caches = false;
+
+  // That of those gradients that are sums over rows, all the same; 0: there are none.
+  int64_t rows_per_sum() const {
+    int64_t rows = 0;
+    for (const Output& output : gradient)
+      if (output.data && output.rows_per_sum) rows = output.rows_per_sum;
+    return rows;
+  }
 };
 
 // z = mu + sigma eps for `samples` draws, of which the first is number `first_sample`, and the KL to N(0, I) if it is
@@ -98,6 +108,7 @@ struct SampleCall {
   double kl_cotangent_scale = 1;
   Output gradient[2];  // backward: of mu and spread
   bool beyond_caches = false;
+  static constexpr int64_t rows_per_sum() { return 0; }
 };
 
 // Bits that are 1 with probability x * x_scale. Each group of `key_rows` rows has a key, as in a SampleCall: element e
@@ -111,6 +122,7 @@ struct BinarizeCall {
   int64_t key_rows;
   Input logical;  // as in a SampleCall
   static constexpr int64_t first_sample = 0;
+  static constexpr int64_t rows_per_sum() { return 0; }
   uint8_t* bits;  // [rows, event], a byte each
 };
 

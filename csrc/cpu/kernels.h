@@ -5,14 +5,15 @@
 
 namespace aevb {
 
-// A tile is a block of one long row, or as many whole short rows as fill a chunk.
+// A tile is a block of one long row, or as many whole short rows as fill a chunk; or a block of each of the rows that
+// are summed.
 struct Tiles {
   int64_t rows_per_tile, count;
 };
 
 struct CpuKernels {
   const char* name;
-  Tiles (*tiles)(int64_t rows, int64_t event, int64_t blocks);
+  Tiles (*tiles)(int64_t rows, int64_t event, int64_t blocks, int64_t rows_per_sum);
   void (*rows)(const RowCall&, int64_t begin, int64_t end);  // whichever results the call has a place for
   // Of a call over positions, and what such a call has a place for: values, gradients or both.
   Tiles (*position_tiles)(const PositionCall&);

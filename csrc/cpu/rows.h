@@ -276,7 +276,7 @@ class RowPass {
       : RowPass(call, loops, IndicesOf<arity>()) {}
 
   void run(int64_t begin, int64_t end) {
-    const Tiles tile = tiles(call_.rows, call_.event, call_.blocks);
+    const Tiles tile = tiles(call_.rows, call_.event, call_.blocks, call_.rows_per_sum());
     for (int64_t t = begin; t < end; ++t)
       for_each_chunk(call_, tile, t, [&](const Chunk& chunk) { one(chunk); }, limit_);
     if (call_.beyond_caches) finish_streams();

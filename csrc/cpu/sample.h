@@ -192,7 +192,7 @@ inline int drawn_at_once(const Input& logical) {
 // sample, a chunk's noise is that of its key from number `numbered` on, where flat indices are logical ones.
 template <class Call, class Body>
 AEVB_INLINE void for_each_drawn(const Call& call, int64_t begin, int64_t end, Body body) {
-  const Tiles tile = tiles(call.rows, call.event, call.blocks);
+  const Tiles tile = tiles(call.rows, call.event, call.blocks, call.rows_per_sum());
   const int64_t numbers = call.key_rows * call.event, before = call.first_sample * numbers;
   const int limit = call.logical.dims ? drawn_at_once(call.logical) : kChunk;
   int64_t key = 0;

@@ -6,9 +6,12 @@
 
 namespace aevb::AEVB_ISA {
 
-inline Tiles tiles(int64_t rows, int64_t event, int64_t blocks) {
-  // Groups of rows that are not contiguous are copied to buffers; longer rows are better read in place.
-  const int64_t rows_per_tile = 0 < event && event < kChunk / 4 ? kChunk / event : 1;
+// How many rows are computed together. Groups of rows that are not contiguous are copied to buffers; longer rows are
+// better read in place.
+inline int64_t rows_together(int64_t event) { return 0 < event && event < kChunk / 4 ? kChunk / event : 1; }
+
+inline Tiles tiles(int64_t rows, int64_t event, int64_t blocks, int64_t rows_per_sum) {
+  const int64_t rows_per_tile = rows_per_sum ? rows_per_sum : rows_together(event);
   return {rows_per_tile, (rows + rows_per_tile - 1) / rows_per_tile * blocks};
 }
 
@@ -22,13 +25,16 @@ struct Chunk {
 // Calls body(chunk) for the chunks, of at most `limit` elements of a row, of tile `index`.
 template <class Call, class Body>
 AEVB_INLINE void for_each_chunk(const Call& call, const Tiles& tiles, int64_t index, Body body, int limit = kChunk) {
-  const int64_t row = index / call.blocks * tiles.rows_per_tile, block = index % call.blocks;
-  const int rows = int(call.rows - row < tiles.rows_per_tile ? call.rows - row : tiles.rows_per_tile);
-  int64_t first = block * kBlock;
-  const int64_t end = first + kBlock < call.event ? first + kBlock : call.event;
-  for (; first < end; first += limit) {
-    const int count = int(end - first < limit ? end - first : limit);
-    body(Chunk{row, first, row * call.event + first, call.event, call.blocks, rows, count, rows * count});
+  const int64_t begin = index / call.blocks * tiles.rows_per_tile, block = index % call.blocks;
+  const int64_t end = call.rows - begin < tiles.rows_per_tile ? call.rows : begin + tiles.rows_per_tile;
+  const int64_t from = block * kBlock, to = from + kBlock < call.event ? from + kBlock : call.event;
+  const int64_t together = rows_together(call.event);
+  for (int64_t row = begin; row < end; row += together) {
+    const int rows = int(end - row < together ? end - row : together);
+    for (int64_t first = from; first < to; first += limit) {
+      const int count = int(to - first < limit ? to - first : limit);
+      body(Chunk{row, first, row * call.event + first, call.event, call.blocks, rows, count, rows * count});
+    }
   }
 }
 
@@ -57,6 +63,27 @@ template <class T>
 void add_row_sums(const Output& output, const Chunk& chunk, const T* from) {
   for (int r = 0; r < chunk.rows; ++r)
     add_to(block_sum<T>(output, chunk, r), chunk.first % kBlock, sum(from + r * chunk.count, chunk.count));
+}
+
+template <class T>
+void add_all(T* to, const T* from, int count) {
+  constexpr int lanes = Vec<T>::lanes;
+  int i = 0;
+  for (; i + lanes <= count; i += lanes) (Vec<T>::load(to + i) + Vec<T>::load(from + i)).store(to + i);
+  for (; i < count; ++i) to[i] += from[i];
+}
+
+// Adds a chunk's rows to the sum of its tile's. A half of them is added to the other first, and so on: a sum of one row
+// after the other would lose a digit.
+template <class T>
+void add_rows(const Output& output, const Chunk& chunk, T* from) {
+  for (int rows = chunk.rows; rows > 1; rows -= rows / 2)
+    add_all(from, from + (rows - rows / 2) * chunk.count, rows / 2 * chunk.count);
+  T* const to = static_cast<T*>(output.data) + chunk.row / output.rows_per_sum * chunk.event + chunk.first;
+  if (chunk.row % output.rows_per_sum)
+    add_all(to, from, chunk.count);
+  else
+    memcpy(to, from, chunk.count * sizeof(T));
 }
 
 // Contiguous rows of the arithmetic's type, `step` elements apart.
@@ -93,7 +120,7 @@ Place place_of(const Input& layout, const Chunk& chunk) {
 // Where a chunk's results are computed: in the output if it has the arithmetic's type, else in a buffer.
 template <class T>
 Rows<T> target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& buffer) {
-  if (output.data && !output.per_block && output.type == wide) {
+  if (output.data && !output.per_block && !output.rows_per_sum && output.type == wide) {
     T* const data = static_cast<T*>(output.data);
     if (!output.layout) return {data + chunk.flat, chunk.count};
     if (const Place place = place_of<T>(*output.layout, chunk); place.found) return {data + place.offset, place.step};
@@ -108,12 +135,13 @@ T* flat_target(const Output& output, const Chunk& chunk, Type wide, Buffer<T>& b
   return rows.step == chunk.count ? rows.first : buffer.data;
 }
 
-// Moves a chunk's results from their buffer to the output: their row sums, or each element, past the caches where whole
-// cache lines are written.
+// Moves a chunk's results from their buffer to the output: their row sums, their sums over rows, or each element, past
+// the caches where whole cache lines are written.
 template <bool gradient = false, class T>
-void deliver(const Output& output, const Chunk& chunk, const Buffer<T>& from, bool beyond_caches) {
+void deliver(const Output& output, const Chunk& chunk, Buffer<T>& from, bool beyond_caches) {
   if (!output.data) return;
   if (output.per_block) return add_row_sums(output, chunk, from.data);
+  if (output.rows_per_sum) return add_rows(output, chunk, from.data);
   unstage<gradient>(output, chunk.flat, chunk.size, from.data, beyond_caches);
 }
 

@@ -71,7 +71,7 @@ struct Problem : Header {
   }
   template <class Call>
   void run(void (*kernel)(const Call&, int64_t, int64_t), const Call& call) const {
-    kernel(call, 0, kernels().tiles(rows, event, blocks()).count);
+    kernel(call, 0, kernels().tiles(rows, event, blocks(), call.rows_per_sum()).count);
   }
 
   void run_rows() const {

@@ -24,7 +24,7 @@ int64_t bytes_of(const RowCall& call) {
   for (const Input& input : call.in)
     if (input.data && input.stride[input.dims - 1]) each += size_of(input.type);
   for (const Output& gradient : call.gradient)
-    if (gradient.data && !gradient.per_block) each += size_of(gradient.type);
+    if (gradient.data && !gradient.per_block && !gradient.rows_per_sum) each += size_of(gradient.type);
   if (call.value.data && !call.value.per_block) each += size_of(call.value.type);
   return call.rows * call.event * each;
 }
@@ -68,7 +68,7 @@ void share(const Call& call, int64_t count, int64_t grain, const Kernel& kernel)
 template <class Call>
 void run(const Call& call, int64_t elements_each, void (*kernel)(const Call&, int64_t, int64_t)) {
   if (call.rows == 0 || call.blocks == 0) return;
-  const Tiles tiles = kernels().tiles(call.rows, call.event, call.blocks);
+  const Tiles tiles = kernels().tiles(call.rows, call.event, call.blocks, call.rows_per_sum());
   const int64_t per_tile = std::max<int64_t>(call.rows * call.event * elements_each / tiles.count, 1);
   share(call, tiles.count, std::max<int64_t>(kGrain / per_tile, 1), kernel);
 }

@@ -30,6 +30,37 @@ RowCall call_of(RowProblem& problem, const Order& order) {
   return call;
 }
 
+// Whether the last `event_dims` dimensions of an operand have one number.
+bool is_per_row(const at::Tensor& operand, int64_t event_dims) {
+  const auto sizes = operand.sizes();
+  for (int64_t d = 0; d < std::min<int64_t>(event_dims, operand.dim()); ++d)
+    if (sizes[sizes.size() - 1 - d] != 1) return false;
+  return event_dims > 0;
+}
+
+// Whether an operand has the same numbers in all rows, one for each element of a row or some of them.
+bool is_per_feature(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims) {
+  const auto sizes = operand.sizes();
+  for (int64_t d = 0; d < operand.dim() - event_dims; ++d)
+    if (sizes[d] != 1) return false;
+  return full.dim() > event_dims && operand.numel() > 1 && sizes != full.sizes() && !is_per_row(operand, event_dims);
+}
+
+// So many rows are summed by one thread, on the CPU: few, that threads have work, and many, that the sums are a small
+// part of what would be the gradient of each row. Of short rows as many as are computed together.
+int64_t rows_per_sum(const RowProblem& problem) {
+  const at::Tensor& full = problem.shape_of();
+  if (full.is_meta() || runs_cuda(full.device())) return 0;
+  const int64_t event = c10::multiply_integers(full.sizes().slice(full.dim() - problem.event_dims));
+  const int64_t rows = event ? full.numel() / event : 0;
+  return std::max(std::clamp<int64_t>(rows / 32, 8, 64), 512 / std::max<int64_t>(event, 1));
+}
+
+// Whether the kernels write the gradient of an operand as the operand is; else in the type of the arithmetic.
+bool is_as_operand(const at::Tensor& operand, const at::Tensor& full) {
+  return operand.sym_sizes() == full.sym_sizes() && operand.scalar_type() == full.scalar_type();
+}
+
 // That of the parameters before that of the data, of which there is less to read and write.
 Order order_of(const RowProblem& problem) {
   const at::Tensor& full = problem.shape_of();
@@ -39,23 +70,12 @@ Order order_of(const RowProblem& problem) {
   if (contiguous) return {};
   std::vector<at::Tensor> operands = problem.operands;
   std::rotate(operands.begin(), operands.begin() + problem.full, operands.end());
-  // The kernels in cuda/ take the dimensions of a row apart from those of its elements.
-  return loop_order(operands, runs_cuda(full.device())
-                                  ? problem.event_dims
-                                  : free_dims(operands, full, problem.event_dims, problem.reduction));
-}
-
-// Whether the last `event_dims` dimensions of an operand have one number.
-bool is_per_row(const at::Tensor& operand, int64_t event_dims) {
-  const auto sizes = operand.sizes();
-  for (int64_t d = 0; d < std::min<int64_t>(event_dims, operand.dim()); ++d)
-    if (sizes[sizes.size() - 1 - d] != 1) return false;
-  return event_dims > 0;
-}
-
-// Whether the kernels write the gradient of an operand as the operand is; else in the type of the arithmetic.
-bool is_as_operand(const at::Tensor& operand, const at::Tensor& full) {
-  return operand.sym_sizes() == full.sym_sizes() && operand.scalar_type() == full.scalar_type();
+  // The kernels in cuda/ take the dimensions of a row apart from those of its elements, and so do sums over rows.
+  const bool rows_apart = runs_cuda(full.device()) || std::any_of(operands.begin(), operands.end(), [&](const auto& t) {
+                            return is_per_feature(t, full, problem.event_dims);
+                          });
+  return loop_order(operands,
+                    rows_apart ? problem.event_dims : free_dims(operands, full, problem.event_dims, problem.reduction));
 }
 
 }  // namespace
@@ -139,7 +159,7 @@ int64_t free_dims(at::ArrayRef<at::Tensor> operands, const at::Tensor& full, int
 }
 
 OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted,
-                                 Order order)
+                                 Order order, int64_t rows_per_sum)
     : operand_(operand), order_(std::move(order)) {
   if (!wanted) return;
   if (full.is_meta() || is_as_operand(operand, full)) {
@@ -148,17 +168,39 @@ OperandGradient::OperandGradient(const at::Tensor& operand, const at::Tensor& fu
   }
   // An operand with one number for a whole event (a learned scalar, one per data point): its gradient is a row sum.
   per_block_ = is_per_row(operand, event_dims);
-  buffer_ = per_block_ ? empty_values(full, event_dims, false)
-                       : empty_in_order(full.sizes(), order_, full.options().dtype(wide_type(full)));
+  if (per_block_) {
+    buffer_ = empty_values(full, event_dims, false);
+    return;
+  }
+  if (is_per_feature(operand, full, event_dims)) rows_per_sum_ = rows_per_sum;
+  const auto options = full.options().dtype(wide_type(full));
+  if (!rows_per_sum_) {
+    buffer_ = empty_in_order(full.sizes(), order_, options);
+    return;
+  }
+  // The event's dimensions in the order of the loop, which goes through rows one after the other.
+  const int64_t row_dims = full.dim() - event_dims;
+  const int64_t rows = c10::multiply_integers(full.sizes().slice(0, row_dims));
+  std::vector<int64_t> sizes = full.sizes().slice(row_dims).vec();
+  sizes.insert(sizes.begin(), (rows + rows_per_sum_ - 1) / rows_per_sum_);
+  Order of_event;
+  for (const int64_t d : order_)
+    if (d >= row_dims) of_event.push_back(d - row_dims);
+  buffer_ = empty_in_order(sizes, with_outer_dim(of_event), options);
 }
 
 Output OperandGradient::output(int64_t event) {
   if (!buffer_.defined()) return result_.output(order_, event);
-  return {buffer_.mutable_data_ptr(), type_of(buffer_.scalar_type()), per_block_};
+  return {buffer_.mutable_data_ptr(), type_of(buffer_.scalar_type()), per_block_, nullptr, rows_per_sum_};
 }
 
 at::Tensor OperandGradient::finish(const at::Tensor& full, int64_t event_dims) const {
   if (!buffer_.defined()) return result_.finish();
+  if (rows_per_sum_) {
+    std::vector<int64_t> sizes = buffer_.sizes().vec();
+    sizes.insert(sizes.begin() + 1, full.dim() - event_dims - 1, 1);
+    return laid_out_like(as_operand(buffer_.view(sizes), operand_), operand_);
+  }
   if (!per_block_) return laid_out_like(as_operand(buffer_, operand_), operand_);
   const at::Tensor rows = reduce(buffer_, full, event_dims, Reduction::sample);
   return laid_out_like(as_operand(over_event(rows, full, event_dims, Reduction::sample), operand_), operand_);
@@ -196,7 +238,8 @@ std::vector<OperandGradient> empty_gradients(const RowProblem& problem, at::Arra
       for (const auto& half : empty_halves(operands[k], run)) gradients.emplace_back(half, order);
       ++k;
     } else {
-      gradients.emplace_back(operands[k], problem.shape_of(), problem.event_dims, wanted[k], order);
+      gradients.emplace_back(operands[k], problem.shape_of(), problem.event_dims, wanted[k], order,
+                             rows_per_sum(problem));
     }
   }
   return gradients;

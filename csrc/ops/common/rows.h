@@ -84,18 +84,21 @@ int64_t free_dims(at::ArrayRef<at::Tensor> operands, const at::Tensor& full, int
 // The gradient of one operand: the tensor that the kernel fills, and its conversion to the operand's shape and dtype.
 class OperandGradient {
  public:
-  // The kernel's loop has this order.
-  OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted, Order order = {});
+  // The kernel's loop has this order. It may sum over rows, so many each, if that is not 0.
+  OperandGradient(const at::Tensor& operand, const at::Tensor& full, int64_t event_dims, bool wanted, Order order = {},
+                  int64_t rows_per_sum = 0);
   // One of a pair: `half` is its memory.
   OperandGradient(const at::Tensor& half, Order order) : result_(half), order_(std::move(order)) {}
   Output output(int64_t event);
   at::Tensor finish(const at::Tensor& full, int64_t event_dims) const;
 
  private:
-  at::Tensor operand_, buffer_;  // a buffer: in the type of the arithmetic, of the full shape or row sums
+  // A buffer: in the type of the arithmetic, of the full shape, row sums, or sums over rows.
+  at::Tensor operand_, buffer_;
   Result result_;
   Order order_;
   bool per_block_ = false;
+  int64_t rows_per_sum_ = 0;
 };
 
 // A gradient in a dtype that may be narrower than the arithmetic's. As in the kernels, a finite gradient that overflows
