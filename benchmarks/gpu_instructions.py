@@ -256,9 +256,15 @@ OPERATORS = {
         "ZeroInflatedNegativeBinomial",
         ("x", "mean", "dispersion", "gate_logits"),
     ),
+    "laplace_log_prob": ("Laplace", ("x", "mu", "scale")),
+    "student_t_log_prob": ("StudentT", ("x", "mu", "scale", "df")),
+    "continuous_bernoulli_log_prob": ("ContinuousBernoulli", ("x", "logits")),
+    "discretized_logistic_log_prob": ("DiscretizedLogistic", ("x", "mu", "log_scale")),
     "rsample": ("", ("mu", "logvar")),
     "rsample_kl": ("", ("mu", "logvar")),
 }
+# Of enum class Spread; of the other operators 0.
+SPREADS = {"laplace_log_prob": 2, "student_t_log_prob": 2, "discretized_logistic_log_prob": 1}
 
 
 def of_whole_shape(operation):
@@ -283,8 +289,13 @@ def counted_cases():
             cases.Case(operation, latent, dtype, "sample")
             for operation in (cases.KL_TWO_HEADS, cases.RSAMPLE, cases.RSAMPLE_KL)
         ]
-    counts = (likelihoods.POISSON, likelihoods.NB, likelihoods.ZINB)
-    table += [cases.Case(of_whole_shape(operation), likelihoods.CELLS, cases.f32, "mean") for operation in counts]
+    of_cells = (likelihoods.POISSON, likelihoods.NB, likelihoods.ZINB)
+    of_images = (
+        *(likelihoods.LAPLACE, likelihoods.STUDENT_T),
+        *(likelihoods.CONTINUOUS_BERNOULLI, likelihoods.DISCRETIZED_LOGISTIC),
+    )
+    for shape, operations in ((likelihoods.CELLS, of_cells), (likelihoods.IMAGES, of_images)):
+        table += [cases.Case(of_whole_shape(operation), shape, cases.f32, "mean") for operation in operations]
     forward = set()
     for case in table:
         same = (case.operation.name, case.shape.event, case.dtype)
@@ -432,7 +443,7 @@ class Call:
         common = (
             self.tiling,
             self.x_scale,
-            0,
+            SPREADS.get(self.case.operation.operator, 0),
             summed,
             (Operand * 4)(*operands, *(Operand() for _ in range(4 - len(operands)))),
         )
