@@ -206,6 +206,7 @@ def test_inductor_copies_no_image():
     compiled = torch.compile(loss, fullgraph=True, dynamic=False)
     parameters = list(layer.parameters())
     found, code = run_and_get_code(lambda: torch.autograd.grad(compiled(x, h), parameters))
+    _compiled.cache_clear()  # it has made the compiler forget every program
     torch.testing.assert_close(found, torch.autograd.grad(loss(x, h), parameters))
     assert len(code) == 2 and all("torch.ops.aevb_ext.bernoulli_log_prob_" in one for one in code)
     copies = [name for one in code for name in re.findall(r"cpp_fused_\w*", one) if "log_prob" in name]

@@ -5,13 +5,13 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from . import bits, calls, layers, likelihoods
+from . import bits, calls, layers, likelihoods, vectors
 from .calls import Call
 from .drawing import Draw
 from .exact import fault
 from .layers import LayerCall
 
-BUILDERS = calls.BUILDERS + layers.BUILDERS + likelihoods.BUILDERS + bits.BUILDERS
+BUILDERS = calls.BUILDERS + layers.BUILDERS + likelihoods.BUILDERS + vectors.BUILDERS + bits.BUILDERS
 ROUNDS = 4  # ways that the tensors of a case lie in memory, each with cotangents of its own
 
 

@@ -22,6 +22,4 @@ def test_every_public_function_is_called():
     public = {*functional.__all__, *(f"compat.{name}" for name in compat.__all__), "nn.Linear", "nn.ELBO"}
     public |= {"DiagonalGaussian.log_prob", "DiagonalGaussian.kl", "DiagonalGaussian.entropy"}
     public |= {"Bernoulli(logits).log_prob", "Bernoulli(probs).log_prob"}
-    # They are no sums of elementwise formulas, and have tests of random numbers of their own.
-    public -= {"mixture_log_prob", "categorical_log_prob", "discretized_logistic_mixture_log_prob"}
     assert public - names == {"noise_key"}  # which takes no tensors
