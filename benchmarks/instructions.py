@@ -29,6 +29,8 @@ def counted(torch, aevb_ext):
     torch.manual_seed(0)
     x = torch.rand(SHAPE)
     grey = (x * 255).to(torch.uint8)
+    counts = torch.where(x < 0.9, 0, grey % 16)
+    classes, pixels = grey[:, :49] % 16, grey[:, :216].reshape(-1, 3, 8, 9)
     params = torch.randn(SHAPE[0], 2 * SHAPE[1])
     key = torch.tensor([1, 2])
 
@@ -50,9 +52,40 @@ def counted(torch, aevb_ext):
         "rsample": lambda mu, logvar: (aevb_ext.rsample(mu, logvar, key=key),),
         "rsample_kl mean": lambda mu, logvar: aevb_ext.rsample_kl(mu, logvar, key=key, reduction="mean"),
     }
+    # In one dtype: their arithmetic outweighs its conversion.
+    long_formulas = {
+        "poisson_log_prob": lambda mu, _: (aevb_ext.poisson_log_prob(counts, mu),),
+        "negative_binomial_log_prob": lambda mu, logvar: (
+            aevb_ext.negative_binomial_log_prob(counts, mu.exp(), logvar[0].exp()),
+        ),
+        "negative_binomial_log_prob of logits": lambda mu, logvar: (
+            aevb_ext.negative_binomial_log_prob(counts, logits=mu, total_count=logvar[0].exp()),
+        ),
+        "zero_inflated_negative_binomial_log_prob": lambda mu, logvar: (
+            aevb_ext.zero_inflated_negative_binomial_log_prob(counts, mu.exp(), mu[0].exp(), logvar),
+        ),
+        "laplace_log_prob": lambda mu, logvar: (aevb_ext.laplace_log_prob(x, mu, logvar.exp()),),
+        "student_t_log_prob": lambda mu, logvar: (aevb_ext.student_t_log_prob(x, mu, logvar.exp(), mu[0].exp()),),
+        "continuous_bernoulli_log_prob": lambda mu, _: (aevb_ext.continuous_bernoulli_log_prob(x, mu),),
+        "discretized_logistic_log_prob": lambda mu, logvar: (
+            aevb_ext.discretized_logistic_log_prob(grey, mu, logvar, x_scale=1 / 255),
+        ),
+        "categorical_log_prob": lambda mu, _: (aevb_ext.categorical_log_prob(classes, mu.unflatten(1, (49, 16))),),
+        "discretized_logistic_mixture_log_prob": lambda mu, _: (
+            aevb_ext.discretized_logistic_mixture_log_prob(pixels, mu[:, :720].unflatten(1, (10, 8, 9))),
+        ),
+        "mixture_log_prob": lambda mu, logvar: (
+            aevb_ext.mixture_log_prob(mu[:, :50], mu[:40, 50:100], logvar[:40, :50]),
+        ),
+        "mixture_log_prob factorised": lambda mu, logvar: (
+            aevb_ext.mixture_log_prob(mu[:, :50], mu[:40, 50:100], logvar[:40, :50], factorised=True),
+        ),
+    }
     for name, function in calls.items():
         for dtype in (torch.float32, torch.bfloat16):
             yield f"{name}, {str(dtype).removeprefix('torch.')}", lambda f=function, d=dtype: backward(d, f)
+    for name, function in long_formulas.items():
+        yield f"{name}, float32", lambda f=function: backward(torch.float32, f)
 
 
 def execute() -> None:
@@ -71,7 +104,8 @@ def execute() -> None:
 def count(valgrind: str) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         # Everything below aevb::cpu::rows(...), sample_forward(...), ...; none of them calls another.
-        kernels = ("aevb::cpu::row*(aevb::RowCall const&)", "aevb::cpu::sample_*(aevb::SampleCall const&)")
+        kernels = [f"aevb::cpu::{call}*(aevb::{call.title()}Call const&)" for call in ("row", "sample", "mixture")]
+        kernels.append("aevb::cpu::positions(aevb::PositionCall const&)")
         command = [valgrind, "-q", "--tool=callgrind", "--collect-atstart=no", f"--callgrind-out-file={folder}/out"]
         command += [f"--toggle-collect={kernel}" for kernel in kernels]
         command += ["--dump-before=aevb::cpu::instruction_sets()", sys.executable, "-m", __spec__.name, "--execute"]

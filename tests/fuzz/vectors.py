@@ -150,9 +150,7 @@ def mixture_log_prob(draw: Draw) -> Call:
         return (exponents(**parts) + _stack(parts, "off")).logsumexp(0)
 
     dims_of_event = len(shape) - len(batch)
-    return _call(
-        "mixture_log_prob", tensors, options, formula, shape, dims_of_event, parts=parts, exponents=exponents
-    )
+    return _call("mixture_log_prob", tensors, options, formula, shape, dims_of_event, parts=parts, exponents=exponents)
 
 
 def discretized_logistic_mixture_log_prob(draw: Draw) -> Call:
