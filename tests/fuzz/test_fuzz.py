@@ -18,7 +18,8 @@ def test_random_calls(part):
 
 def test_every_public_function_is_called():
     """Among the cases of fixed numbers, by its own name or as a method of what it makes."""
-    names = {Draw(number).one_of(BUILDERS)(Draw(number)).name for number in range(PARTS * CASES)}
+    draws = map(Draw, range(PARTS * CASES))
+    names = {draw.one_of(BUILDERS)(draw).name for draw in draws}
     public = {*functional.__all__, *(f"compat.{name}" for name in compat.__all__), "nn.Linear", "nn.ELBO"}
     public |= {"DiagonalGaussian.log_prob", "DiagonalGaussian.kl", "DiagonalGaussian.entropy"}
     public |= {"Bernoulli(logits).log_prob", "Bernoulli(probs).log_prob"}

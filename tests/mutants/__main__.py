@@ -15,7 +15,7 @@ from .faults import CPU, CUDA, Fault
 ROOT = Path(__file__).resolve().parents[2]
 # Where a fault is looked for that the file of its row does not see: the tests of numbers, not of programs.
 OTHERS = "values gradients extremes numbers layouts rows noise noise_keys bits halves half_gradients linear_log_prob"
-OTHERS += " speculative_gradient memory distributions compat"
+OTHERS += " speculative_gradient memory distributions compat likelihoods mixture categorical sums_over_rows"
 COPIES = ROOT / "build" / "mutants"
 CHOICE = """
 #include <cstdlib>
