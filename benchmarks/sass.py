@@ -734,7 +734,7 @@ class Warp:
                 onward = [(labels[i.target], self.mask), (at + 1, lanes & ~self.mask)]
             elif i.opcode == "RET":
                 onward = [(at + 1, lanes & ~self.mask)]
-                addresses = self.register(i.operands[0])
+                addresses = self.register(i.operands[0].partition(" ")[0])  # before the function's name
                 for address in np.unique(addresses[self.mask]):
                     onward.append((self.kernel.at[int(address)], self.mask & (addresses == address)))
             elif i.opcode == "BSSY":

@@ -115,6 +115,19 @@ def test_a_density_integrates_to_one():
         assert torch.trapezoid(density, grid).item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_scale_of_zero_is_a_point(dtype):
+    """All density is at mu: infinite there, and none elsewhere."""
+    mu = torch.tensor([0.0, 0.0, 1e30, -2.0], dtype=dtype)
+    x = torch.tensor([0.0, 1e-30, -1e30, -2.0], dtype=dtype)
+    expected = torch.tensor([math.inf, -math.inf, -math.inf, math.inf], dtype=dtype)
+    for spread, scale in (("scale", 0.0), ("log_scale", -math.inf)):
+        scales = torch.full_like(mu, scale)
+        assert torch.equal(
+            aevb_ext.laplace_log_prob(x, mu, scales, spread=spread, reduction="none", batch_dims=1), expected
+        )
+
+
 def test_many_degrees_of_freedom_are_the_gaussian():
     x, mu, scale = [0.3, 5.0], [0.0, 1.0], [1.0, 2.0]
     values, gradients = elements(student_t_log_prob, x, mu, scale, [1e30] * 2)
