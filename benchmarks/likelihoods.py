@@ -1,8 +1,9 @@
 """The likelihoods of counts, scales and grey levels against PyTorch: time and memory of forward and backward.
 
-python -m benchmarks.likelihoods                       the table of docs/likelihoods.md
+python -m benchmarks.likelihoods                       measures this machine
 python -m benchmarks.likelihoods --only zero           the lines with this in their name
     --json FILE                                        keep the figures as well, beside those that are there
+python -m benchmarks.likelihoods --markdown FILES      the table of docs/likelihoods.md, of each ratio the least
 
 Ours, eager PyTorch and torch.compile take turns; the gradients of all parameters are computed. Memory is the most that
 PyTorch's allocator had handed out at once, beyond the inputs, and without the gradients, which everybody has to write.
@@ -23,7 +24,7 @@ import aevb_ext
 from . import mixtures
 from .cases import Case, Operation, Shape, _minus
 from .machine import environment
-from .measure import FULL, OURS_COMPILED, kind_of, measure
+from .measure import FULL, OURS_COMPILED, Effort, kind_of, measure
 from .rivals import _reduce
 
 CPU = torch.device("cpu")
@@ -164,12 +165,14 @@ def _operation(name: str, operator: str, inputs, rivals: dict, **fixed) -> Opera
 
 @dataclass(frozen=True)
 class Line:
-    """asked: the least ratio of each kind of rival's time to ours. memory: of eager's peak to ours."""
+    """asked: the least ratio of each kind of rival's time to ours. memory: of eager's peak to ours. by_name: it takes
+    minutes and 15 GB, and is measured where --only names it."""
 
     operation: Operation
     shape: Shape
     asked: dict[str, float] = field(default_factory=dict)
     memory: float | None = None
+    by_name: bool = False
 
     @property
     def case(self) -> Case:
@@ -306,11 +309,12 @@ LINES = [
     Line(CATEGORICAL_SECOND, Shape(64, 784)),
     Line(mixtures.PRIOR, Shape(4096, 50), {"eager": 4}, memory=20),
     Line(mixtures.TOTAL_CORRELATION, Shape(1024, 32), {"eager": 4}, memory=20),
+    Line(mixtures.TOTAL_CORRELATION, Shape(4096, 32), {"eager": 4}, memory=20, by_name=True),
 ]
 
 
 def figures_of(line: Line) -> dict:
-    figures = measure(line.case, CPU, FULL)
+    figures = measure(line.case, CPU, Effort(0.1, 2) if line.by_name else FULL)
     inputs = line.case.inputs("cpu")
     gradients = sum(t.nbytes for t in inputs.values() if t.requires_grad)
     quickest: dict[str, float] = {}
@@ -330,24 +334,39 @@ def figures_of(line: Line) -> dict:
     }
 
 
-def row(name: str, figures: dict) -> str:
-    seconds, extra = figures["seconds"], figures["extra_bytes"]
-    asked = figures["asked"]
+def row(name: str, *machines: dict) -> str:
+    """Times of each machine, of each ratio the least, and the memory of the last one."""
+    asked, extra = machines[0]["asked"], machines[-1]["extra_bytes"]
+
+    def least(rival: str, ours: str) -> float:
+        return min(of["seconds"][rival] / of["seconds"][ours] for of in machines)
+
     ratios = [
-        f"{seconds[kind] / seconds['ours']:.1f}x" + (f" (asked {asked[kind]})" if kind in asked else "")
+        f"{least(kind, 'ours'):.1f}x" + (f" (asked {asked[kind]})" if kind in asked else "")
         for kind in ("eager", "compile")
     ]
-    inside = f"{seconds['compile'] / seconds[OURS_COMPILED]:.1f}x" if OURS_COMPILED in seconds else "-"
+    times = ", ".join(f"{of['seconds']['ours'] * 1e3:.1f}" for of in machines)
+    floors = ", ".join(f"{of['floors']:.1f}" for of in machines)
     memory = [f"{extra[kind] / 1e6:.1f}" for kind in ("ours", "eager", "compile")]
-    cells = [name, f"{seconds['ours'] * 1e3:.1f} ms", *ratios, inside, f"{figures['floors']:.1f}", *memory]
+    cells = [name, times, *ratios, f"{least('compile', OURS_COMPILED):.1f}x", floors, *memory]
     return f"| {' | '.join(cells)} |"
 
 
 COLUMNS = (
-    *("likelihood", "ours", "eager", "torch.compile", "ours inside torch.compile", "floors"),
+    *("likelihood", "ours, ms", "eager", "torch.compile", "ours inside torch.compile", "floors"),
     *("extra MB: ours", "eager", "compile"),
 )
 HEADER = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+
+
+def markdown(files: list[Path]) -> str:
+    """The table of several results files; a line that one of them lacks is of the others."""
+    figures = [json.loads(file.read_text())["likelihoods"] for file in files]
+    names = (f"{line.operation.name}, {line.shape}" for line in LINES)
+    rows = [
+        row(name, *(of[name] for of in figures if name in of)) for name in names if any(name in of for of in figures)
+    ]
+    return "\n".join([HEADER, *rows])
 
 
 def main() -> None:
@@ -358,12 +377,16 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", metavar="TEXT")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", nargs="+")
     given = parser.parse_args()
+    if given.markdown:
+        print(markdown(given.markdown))
+        return
     kept = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
     print(HEADER)
     for line in LINES:
         name = f"{line.operation.name}, {line.shape}"
-        if given.only not in name:
+        if given.only not in name or (line.by_name and not given.only):
             continue
         figures = figures_of(line)
         print(row(name, figures), flush=True)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -292,6 +293,12 @@ def test_training_rivals_learn_alike(quiet_steps):
     learnt = float(quiet_steps["jax: jit, scan"](5))
     assert learnt == pytest.approx(float(quiet_steps["eager: textbook"](5)), rel=1e-3)
     assert learnt != pytest.approx(float(quiet_steps["ours"](1)), rel=0.01)
+
+
+def test_the_likelihoods_table_is_that_of_the_results():
+    root = Path(likelihoods.__file__).parents[1]
+    results = [root / f"benchmarks/results/likelihoods-amd-epyc-{isa}-2-threads.json" for isa in ("avx512", "avx2")]
+    assert likelihoods.markdown(results) in (root / "docs/likelihoods.md").read_text()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -1,11 +1,12 @@
-// An elementwise log-likelihood log p(x | parameters) as an operator over rows. A Likelihood is a struct:
-//   AEVB_NAMES("poisson", "Poisson")
-//   static constexpr size_t count;         of parameters; the first has the whole shape, x and the others broadcast to
-//   it static constexpr Form forms[];         its parameterisations static variable_list derivatives(const Form& form,
-//   const Tensors& in, at::ArrayRef<bool> wanted);
-// The derivatives are those of log p by x and the parameters (`in`, x scaled), computed by
-// differentiable operations of PyTorch for the backward of a backward, in float64: its digits make up for those that
-// such plain formulas cancel.
+// An elementwise log-likelihood log p(x | parameters) as an operator over rows. A Likelihood is a struct with these
+// members:
+// - AEVB_NAMES("poisson", "Poisson"): what its operators are called.
+// - `argument`: what the user calls the choice between its parameterisations.
+// - `count`: how many parameters it has. The first has the whole shape; x and the others broadcast to it.
+// - `forms`: its parameterisations.
+// - `derivatives(form, in, wanted)`: those of log p by x and the parameters (`in`, x scaled), for the backward of a
+//   backward. They are differentiable operations of PyTorch, in float64, whose digits make up for those that such plain
+//   formulas cancel.
 #pragma once
 #include <array>
 #include <utility>
