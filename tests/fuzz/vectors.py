@@ -15,6 +15,8 @@ from .drawing import DTYPES, Draw
 from .exact import STEPS, Bounded, Elementwise, elementwise
 
 FEW = (1, 1, 2, 3, 4)
+# Of few vectors: the bounds of n numbers take n backwards.
+MANY = (*FEW, 17, 70)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def _call(name: str, tensors: dict, options: dict, formula, shape, event_dims: i
 
 def categorical_log_prob(draw: Draw) -> Call:
     samples, batch, event = draw.shapes()
-    classes, dtype = draw.one_of(FEW), draw.one_of(DTYPES)
+    vectors = torch.Size(samples + batch + event).numel()
+    classes, dtype = draw.one_of(MANY if vectors < 500 else FEW), draw.one_of(DTYPES)
     x = (classes * draw.uniform(batch + event)).floor().to(draw.one_of((torch.int64, torch.int32, torch.uint8)))
     logits = draw.as_dtype(draw.number((*samples, *batch, *event, classes)), dtype)
     tensors = {"x": draw.lie(x), "logits": draw.lie(logits)}
@@ -117,7 +120,8 @@ def categorical_log_prob(draw: Draw) -> Call:
 def mixture_log_prob(draw: Draw) -> Call:
     """Joint, or of each dimension, which is then an element."""
     batch, factorised = draw.sizes(0, 2), draw.often(0.5)
-    components, dims = (draw.one_of((*FEW, 17) if factorised else FEW) for _ in range(2))
+    dims = draw.one_of((*FEW, 17) if factorised else FEW)
+    components = draw.one_of((*FEW, 17) if factorised or dims == 1 else FEW)
     dtype, of_components = draw.one_of(DTYPES), draw.one_of(((components, dims),) * 2 + ((components, 1),))
     s, spread = draw.spread(draw.log_variance(of_components), dtype)
     tensors = {
